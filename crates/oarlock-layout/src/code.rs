@@ -1,0 +1,156 @@
+//! Stable error codes and the exit status each leads to.
+//!
+//! A code is printed as `OAR-2101`, explained by `oarlock explain`, carried on the session socket and never
+//! given another meaning. Thousands sort them: 1 the command line and configuration, 2 locks, 3 health,
+//! 5 circuits.
+
+use core::fmt;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, exit $exit:literal;)*) => {
+        /// A stable error code.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[non_exhaustive]
+        #[repr(u16)]
+        pub enum Code {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Code {
+            /// Every code, ascending.
+            pub const ALL: &[Code] = &[$(Code::$name),*];
+
+            /// The exit status of a command that ends with this error.
+            pub const fn exit(self) -> u8 {
+                match self { $(Code::$name => $exit,)* }
+            }
+
+            /// The code with this number.
+            pub const fn from_number(number: u16) -> Option<Code> {
+                match number { $($number => Some(Code::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The command line does not make sense.
+    Usage = 1001, exit 2;
+    /// Something failed that has no code of its own; the message says what.
+    Failed = 1002, exit 1;
+    /// No daemon answers on the socket.
+    NoDaemon = 1101, exit 69;
+    /// The socket may not be opened by this user.
+    SocketDenied = 1102, exit 77;
+    /// Daemon and client speak different protocol versions.
+    SessionVersion = 1103, exit 69;
+    /// A Unix socket path has at most 107 bytes.
+    SocketPathTooLong = 1104, exit 78;
+    /// Another daemon listens on the socket.
+    SocketInUse = 1105, exit 69;
+    /// Another program listens on the UDP or HTTP address.
+    AddressInUse = 1106, exit 69;
+    /// The address is not one of this machine.
+    AddressNotHere = 1107, exit 78;
+    /// The peer sent bytes that are no session message.
+    SessionMalformed = 1108, exit 1;
+    /// The configuration cannot be read or does not make sense.
+    BadConfig = 1201, exit 78;
+    /// The configuration has a key that nobody knows.
+    UnknownKey = 1202, exit 78;
+    /// A key file is readable by others than its owner.
+    KeyPermissions = 1203, exit 78;
+    /// A key file does not hold a key.
+    KeyMalformed = 1204, exit 78;
+    /// The key is not the one that the configuration names for this node.
+    KeyMismatch = 1205, exit 78;
+    /// A data directory cannot be used or is in use.
+    DataDir = 1206, exit 78;
+    /// No more descriptors.
+    OutOfDescriptors = 1301, exit 69;
+
+    /// Not granted: somebody holds it, and the request did not want to wait.
+    Busy = 2101, exit 75;
+    /// Not granted in time.
+    TimedOut = 2102, exit 75;
+    /// The request was cancelled.
+    Cancelled = 2103, exit 1;
+    /// This node does not own enough to answer without a message.
+    NotOwned = 2104, exit 75;
+    /// There is no such lock.
+    NoSuchLock = 2105, exit 1;
+    /// Another operation of this lock is under way.
+    InFlight = 2106, exit 1;
+    /// The conversion is impossible.
+    BadConversion = 2107, exit 2;
+    /// These flags do not go together.
+    BadFlags = 2108, exit 2;
+    /// A resource name is empty or too long.
+    BadName = 2109, exit 2;
+    /// Not a lock mode.
+    BadMode = 2110, exit 2;
+    /// Not a duration.
+    BadDuration = 2111, exit 2;
+    /// The lockspace has as many resources as it may.
+    SpaceFull = 2201, exit 1;
+    /// There is no such lockspace.
+    UnknownSpace = 2202, exit 2;
+    /// Too many locks wait on this resource at this node.
+    TooManyWaiters = 2203, exit 1;
+    /// The session has as many locks as it may.
+    TooManyLocks = 2204, exit 1;
+    /// The node has as many sessions as it may.
+    TooManySessions = 2205, exit 69;
+    /// Granting would complete a cycle of conversions; the later one is refused (D9).
+    Deadlock = 2301, exit 81;
+    /// The lock was lost: daemon gone, or its incarnation ended.
+    Lost = 2401, exit 76;
+    /// The node is not in a view yet.
+    NotServing = 2402, exit 69;
+    /// The node restarted alone and is refused until the whole cluster forms again.
+    Refused = 2403, exit 69;
+    /// Serials of this epoch are used up; restart the whole cluster to raise the epoch.
+    TokensExhausted = 2404, exit 69;
+    /// A member has not been heard; requests that need it wait.
+    MemberSilent = 3101, exit 69;
+    /// Half of this epoch's serials are used.
+    SerialsLow = 3102, exit 0;
+
+    /// A peer's key is not the pinned one.
+    PeerKey = 5101, exit 1;
+    /// A peer speaks another protocol version.
+    PeerVersion = 5102, exit 1;
+    /// A peer's shared configuration differs.
+    PeerConfig = 5103, exit 1;
+    /// A peer restarted; this version needs a restart of the whole cluster.
+    PeerRestarted = 5104, exit 1;
+    /// A peer sent what no honest peer sends.
+    PeerViolation = 5105, exit 1;
+}
+
+impl Code {
+    /// The number behind `OAR-`.
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OAR-{:04}", self.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_ascend_and_find_their_code() {
+        assert!(Code::ALL.windows(2).all(|w| w[0] < w[1]));
+        for code in Code::ALL {
+            assert_eq!(Code::from_number(code.number()), Some(*code));
+        }
+        assert_eq!(Code::Busy.to_string(), "OAR-2101");
+    }
+}

@@ -1,0 +1,53 @@
+//! Every bound of the system in one place, with its reason and how the bounds relate.
+//!
+//! A full queue refuses at the edge with a reason the caller can act on; nothing inside grows without one
+//! of these.
+
+use core::time::Duration;
+
+/// Longest resource name. One byte holds the length.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest lockspace or node name: they are printed in tables and put in file names.
+pub const LABEL_BYTES_MAX: usize = 64;
+/// Size of a value block.
+pub const VALUE_BYTES: usize = 64;
+/// Members of a cluster. One bit each in a `u64`; probes are all-pairs.
+pub const NODES_MAX: usize = 64;
+/// Lockspaces of a cluster.
+pub const SPACES_MAX: usize = 1024;
+/// Default bound on resources a lockspace keeps on one node (retained ones included).
+pub const RESOURCES_MAX_DEFAULT: u32 = 1 << 20;
+/// Sessions of a node: descriptors are the scarce thing, 1024 is the usual soft limit.
+pub const SESSIONS_MAX: usize = 4096;
+/// Locks of one session, held and waiting.
+pub const SESSION_LOCKS_MAX: usize = 1 << 20;
+/// Locks waiting on one resource at one node.
+pub const WAITERS_MAX: usize = 1 << 16;
+
+/// Bits of a token's epoch: a million whole restarts.
+pub const EPOCH_BITS: u32 = 20;
+/// Bits of a token's serial: 17 million grants a second for twelve days, in one epoch.
+pub const SERIAL_BITS: u32 = 44;
+/// Grants are refused from here on; the last sixteenth is for whoever must still finish.
+pub const SERIAL_MAX: u64 = (1 << SERIAL_BITS) - (1 << (SERIAL_BITS - 4));
+/// From here on `status` warns that serials run out: half of the room is used.
+pub const SERIAL_WARN: u64 = 1 << (SERIAL_BITS - 1);
+
+/// Largest message a circuit carries; larger ones are the sender's mistake.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Largest packet on a session's socket, both ways. Below the kernel's default socket buffer.
+pub const SESSION_PACKET_BYTES_MAX: usize = 64 << 10;
+
+/// A circuit with no received data for this long sends a keepalive that asks for an answer (A6, E4).
+pub const PROBE: Duration = Duration::from_millis(100);
+/// Ten unanswered probes make a peer silent. Evidence, not a verdict.
+pub const SILENT: Duration = Duration::from_secs(1);
+/// What a membership lease lasts. With static views: how long a new view waits after an unclean stop.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+const _: () = assert!(SILENT.as_millis() == 10 * PROBE.as_millis(), "ten probes to silence");
+const _: () = assert!(LEASE.as_millis() > 2 * SILENT.as_millis(), "a lease outlives a silence");
+const _: () = assert!(NODES_MAX <= 64, "node sets are u64 bitmaps");
+const _: () = assert!(EPOCH_BITS + SERIAL_BITS == 64, "a fence is one u64");
+const _: () = assert!(SERIAL_WARN < SERIAL_MAX, "warn before refusing");
+const _: () = assert!(NAME_BYTES_MAX + VALUE_BYTES + 1024 < SESSION_PACKET_BYTES_MAX, "a request fits a packet");

@@ -1,0 +1,1 @@
+//! The form of a datagram. Owned by the circuit room.

@@ -1,0 +1,8 @@
+//! The messages of Oarlock, one module per conversation.
+
+pub mod form;
+pub mod frame;
+pub mod lock;
+pub mod look;
+pub mod peer;
+pub mod session;

@@ -1,0 +1,114 @@
+//! Names of resources: 1 to 255 bytes, any bytes.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::limit::NAME_BYTES_MAX;
+
+/// A resource's name. Cheap to clone; compares and sorts by bytes; prints readable bytes as they are and
+/// others as `\xNN`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<[u8]>);
+
+/// Why bytes are not a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No bytes at all.
+    #[error("a name has at least one byte")]
+    Empty,
+    /// More bytes than a name may have.
+    #[error("a name has at most {NAME_BYTES_MAX} bytes, this one has {0}")]
+    TooLong(usize),
+}
+
+impl Name {
+    /// Checks the length; every byte value is allowed.
+    pub fn new(bytes: &[u8]) -> Result<Name, NameError> {
+        match bytes.len() {
+            0 => Err(NameError::Empty),
+            n if n > NAME_BYTES_MAX => Err(NameError::TooLong(n)),
+            _ => Ok(Name(Arc::from(bytes))),
+        }
+    }
+
+    /// The bytes of the name.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The inverse of printing: `\xNN` and `\\` are bytes, everything else stands for itself.
+    pub fn unescape(text: &str) -> Vec<u8> {
+        let bytes = text.as_bytes();
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut i = 0;
+        while i < bytes.len() {
+            let hex = bytes.get(i + 2..i + 4).and_then(|h| core::str::from_utf8(h).ok());
+            match (bytes[i], bytes.get(i + 1), hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+                (b'\\', Some(b'x'), Some(byte)) => {
+                    out.push(byte);
+                    i += 4;
+                }
+                (b'\\', Some(b'\\'), _) => {
+                    out.push(b'\\');
+                    i += 2;
+                }
+                (byte, ..) => {
+                    out.push(byte);
+                    i += 1;
+                }
+            }
+        }
+        out
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\\' => f.write_str("\\\\")?,
+                    c if c.is_control() => {
+                        let mut buffer = [0; 4];
+                        for byte in c.encode_utf8(&mut buffer).bytes() {
+                            write!(f, "\\x{byte:02x}")?;
+                        }
+                    }
+                    c => write!(f, "{c}")?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_bounds_are_one_and_255() {
+        assert_eq!(Name::new(b""), Err(NameError::Empty));
+        assert!(Name::new(&[0; 255]).is_ok());
+        assert_eq!(Name::new(&[0; 256]), Err(NameError::TooLong(256)));
+    }
+
+    proptest! {
+        #[test]
+        fn printing_loses_nothing(bytes in proptest::collection::vec(any::<u8>(), 1..=255)) {
+            let name = Name::new(&bytes).unwrap();
+            prop_assert_eq!(Name::unescape(&name.to_string()), bytes);
+        }
+    }
+}

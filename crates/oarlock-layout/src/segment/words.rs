@@ -1,0 +1,181 @@
+//! The trait between the lock room and the place where held locks are counted.
+
+use alloc::vec::Vec;
+
+use crate::flags::Flags;
+use crate::id::{LockId, OwnerId, Slot, TransactionId};
+use crate::mode::{Mode, join_option};
+use crate::name::Name;
+use crate::time::Instant;
+use crate::token::{Fence, Token};
+use crate::value::Value;
+
+/// How many local locks are granted in each mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Counts(pub [u32; 6]);
+
+impl Counts {
+    /// Join of the modes held: the least this node must own (3.1). None if nothing is held.
+    pub fn need(&self) -> Option<Mode> {
+        Mode::ALL.into_iter().filter(|m| self.of(*m) > 0).fold(None, |need, m| join_option(need, Some(m)))
+    }
+
+    /// How many hold `mode`.
+    pub fn of(&self, mode: Mode) -> u32 {
+        self.0[mode as usize]
+    }
+
+    /// How many locks there are.
+    pub fn total(&self) -> u32 {
+        self.0.iter().sum()
+    }
+
+    /// Would another lock in `mode` stand beside all of these?
+    pub fn admits(&self, mode: Mode) -> bool {
+        Mode::ALL.into_iter().all(|m| self.of(m) == 0 || m.compatible(mode))
+    }
+
+    /// The same without one lock in `mode`.
+    #[must_use]
+    pub fn without(mut self, mode: Mode) -> Counts {
+        debug_assert!(self.of(mode) > 0);
+        self.0[mode as usize] = self.0[mode as usize].saturating_sub(1);
+        self
+    }
+
+    /// The same with one more lock in `mode`.
+    #[must_use]
+    pub fn with(mut self, mode: Mode) -> Counts {
+        self.0[mode as usize] += 1;
+        self
+    }
+}
+
+/// The grant word of a resource as it was at one instant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Word {
+    /// Local locks granted.
+    pub counts: Counts,
+    /// The mode up to which callers may grant themselves; none if this node has no record at the master.
+    pub owned: Option<Mode>,
+    /// Somebody waits: new grants go through the node.
+    pub gate: bool,
+}
+
+/// What a lock brings along when it is admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Claim {
+    /// Its id; the session is part of it.
+    pub lock: LockId,
+    /// As the program gave it.
+    pub owner: OwnerId,
+    /// As the program gave it.
+    pub transaction: TransactionId,
+    /// [`Flags::NOBAST`], [`Flags::VALBLK`], [`Flags::NODLCKWT`] and [`Flags::NODLCKBLK`] matter later.
+    pub flags: Flags,
+    /// When it was granted.
+    pub since: Instant,
+}
+
+/// A held lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Entry {
+    /// What it brought along.
+    pub claim: Claim,
+    /// Where it is counted.
+    pub slot: Slot,
+    /// In which mode.
+    pub mode: Mode,
+    /// Its token.
+    pub token: Token,
+    /// Join of what it was told that others want (scenarios 57, 58); none since its last grant or convert.
+    pub told: Option<Mode>,
+}
+
+/// A holder that has just been told something new.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Notice {
+    /// Which lock.
+    pub lock: LockId,
+    /// What is wanted.
+    pub wanted: Mode,
+}
+
+/// Every slot is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all {0} resources of this lockspace are in use on this node")]
+pub struct NoSlot(pub u32);
+
+/// Held locks, value blocks and local token counters of one lockspace on one node.
+///
+/// Rules for every implementation: a slot keeps its meaning from [`bind`](Words::bind) to a successful
+/// [`evict`](Words::evict); counts never disagree with entries at rest; a caller that may grant itself does so
+/// only while `owned` covers the mode, the counts admit it and the gate is open.
+pub trait Words {
+    /// The slot of a name, if it has one.
+    fn find(&self, name: &Name) -> Option<Slot>;
+
+    /// Gives a name a slot: nothing owned, gate shut, no block. The name must not have one.
+    fn bind(&mut self, name: &Name) -> Result<Slot, NoSlot>;
+
+    /// Takes the slot away if no lock is counted in it; false, and nothing changed, if one is.
+    fn evict(&mut self, slot: Slot) -> bool;
+
+    /// How many slots are bound.
+    fn bound(&self) -> u32;
+
+    /// The word now.
+    fn look(&self, slot: Slot) -> Word;
+
+    /// From here on new grants go through the node. Returns the word as it was left.
+    fn set_gate(&mut self, slot: Slot) -> Word;
+
+    /// Callers may grant themselves again.
+    fn clear_gate(&mut self, slot: Slot);
+
+    /// Lowers `owned` to what is needed at this very instant, or to `floor` where that is stronger: one
+    /// exchange that computes need from the counts it replaces (M8). Never raises. Returns the word written.
+    fn lower(&mut self, slot: Slot, floor: Option<Mode>) -> Word;
+
+    /// Sets `owned` after a grant of the master, with the fence it carried.
+    fn raise(&mut self, slot: Slot, owned: Mode, fence: Fence);
+
+    /// Nothing is owned any more: the record at the master is gone. Only without local locks.
+    fn disown(&mut self, slot: Slot);
+
+    /// Policy for releases that leave `owned` stronger than need: keep it without asking (C15, M9).
+    fn set_keep(&mut self, slot: Slot, keep: bool);
+
+    /// Counts a new lock if `owned` covers `mode` and the counts admit it; the gate does not matter, the
+    /// caller of this is the node. Returns its token, or none and nothing changed. A PW or EX grant raises the
+    /// local part of the token (R6).
+    fn admit(&mut self, slot: Slot, mode: Mode, claim: Claim) -> Option<Token>;
+
+    /// Changes the mode of a held lock if `owned` covers `to` and the others admit it. Returns its token, or
+    /// none and nothing changed. Forgets what the lock was told.
+    fn convert(&mut self, lock: LockId, to: Mode) -> Option<Token>;
+
+    /// Uncounts a lock. None if it is not held (any more).
+    fn drop(&mut self, lock: LockId) -> Option<Entry>;
+
+    /// A held lock.
+    fn entry(&self, lock: LockId) -> Option<Entry>;
+
+    /// All held locks of a slot, in order of lock id.
+    fn entries(&self, slot: Slot) -> Vec<Entry>;
+
+    /// Marks every lock that blocks `wanted` (except `but`) and returns those for which this is news.
+    fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice>;
+
+    /// The value block.
+    fn value(&self, slot: Slot) -> Value;
+
+    /// Replaces the value block.
+    fn set_value(&mut self, slot: Slot, value: Value);
+
+    /// The token a shared grant would get now.
+    fn token(&self, slot: Slot) -> Token;
+
+    /// The name of a slot.
+    fn name(&self, slot: Slot) -> Name;
+}

@@ -1,0 +1,52 @@
+//! The lock value block: a few bytes kept with the resource (LVB).
+
+use core::fmt;
+
+use crate::limit::VALUE_BYTES;
+
+/// A resource's value block (R5): bytes, a sequence that grows by one with each write or invalidation, and
+/// whether the bytes can be believed.
+///
+/// Sequence 0 means the resource never had a block: zeros, valid (scenario 30).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Value {
+    /// Grows with each write or invalidation; never falls while the resource lives.
+    pub sequence: u64,
+    /// False from the death of a writer until the next write (scenario 35).
+    pub valid: bool,
+    /// The block.
+    pub bytes: [u8; VALUE_BYTES],
+}
+
+impl Value {
+    /// The block of a resource that never had one.
+    pub const NEVER: Value = Value { sequence: 0, valid: true, bytes: [0; VALUE_BYTES] };
+
+    /// The block after a write of `bytes`.
+    #[must_use]
+    pub const fn written(&self, bytes: [u8; VALUE_BYTES]) -> Value {
+        Value { sequence: self.sequence + 1, valid: true, bytes }
+    }
+
+    /// The block after its writer died or said so: bytes kept, not to be believed. A resource that never
+    /// had a block keeps having none (scenario 35).
+    #[must_use]
+    pub const fn invalidated(&self) -> Value {
+        if self.sequence == 0 {
+            return *self;
+        }
+        Value { sequence: self.sequence + 1, valid: false, bytes: self.bytes }
+    }
+}
+
+impl Default for Value {
+    fn default() -> Value {
+        Value::NEVER
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}{}", self.sequence, if self.valid { "" } else { "!" })
+    }
+}
