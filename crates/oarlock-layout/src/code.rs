@@ -54,6 +54,8 @@ codes! {
     AddressNotHere = 1107, exit 78;
     /// The peer sent bytes that are no session message.
     SessionMalformed = 1108, exit 1;
+    /// The session was opened by the parent of this process; sessions do not pass through fork (M12).
+    SessionForked = 1109, exit 1;
     /// The configuration cannot be read or does not make sense.
     BadConfig = 1201, exit 78;
     /// The configuration has a key that nobody knows.

@@ -44,5 +44,6 @@ impl Flags {
         .union(Flags::HEADQUE)
         .union(Flags::NOORDER)
         .union(Flags::QUECVT)
-        .union(Flags::EXPEDITE);
+        .union(Flags::EXPEDITE)
+        .union(Flags::NODLCKWT);
 }

@@ -62,7 +62,7 @@ pub struct Info {
     pub conv: Option<Conv>,
     /// Number of the head that a real local holder blocks, 0 for none (R2).
     pub busy: u64,
-    /// Sessions of this node with a lock on the resource (C16).
+    /// Locks held or waiting on this node: how much the resource is used here (C16).
     pub openers: u32,
     /// Somebody here has used the value block (R5).
     pub uses_value: bool,
@@ -83,7 +83,9 @@ pub struct Conv {
     pub alternate: Option<Mode>,
     /// What kind of local entry it stands for (R3).
     pub kind: Kind,
-    /// Number of the try, 0 if it waits.
+    /// The mode that entry holds meanwhile, if it converts: what a conversion deadlock is made of (D9).
+    pub from: Option<Mode>,
+    /// Number of that entry among those its shadow ever stated; never 0. A try has [`Flags::NOQUEUE`].
     pub attempt: u64,
     /// [`Flags::STATED`] of that entry.
     pub flags: Flags,
@@ -148,6 +150,8 @@ pub struct Grant {
     pub alternate: bool,
     /// The statement that is queued stays queued: this only answers a [`Want`].
     pub queued: bool,
+    /// The value block is the newest of the whole cluster, as far as it was asked for (R5 e).
+    pub current: bool,
     /// The next waiter, to be honoured after the waiting local request was served (X8).
     pub head: Option<Head>,
     /// Openers of the resource on all nodes.
@@ -156,15 +160,28 @@ pub struct Grant {
     pub value: Option<Value>,
 }
 
-/// A try failed: its holders are really busy, or others wait.
+/// A request failed at the master.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Deny {
     /// Raised by this message.
     pub g: u64,
     /// Last statement heard.
     pub a: u64,
-    /// Which try.
+    /// Which request.
     pub attempt: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a request failed at the master.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// A try: its holders are really busy, or others wait (R2).
+    Busy,
+    /// A convert that waits behind one which waits for it (D9).
+    Deadlock,
+    /// The serials of this epoch are used up (R6).
+    Exhausted,
 }
 
 /// The head changed or went (C12, X5).
@@ -225,6 +242,7 @@ impl Wire for Packet {
                 out.u64(m.serial);
                 out.bool(m.alternate);
                 out.bool(m.queued);
+                out.bool(m.current);
                 out.option(m.head.as_ref(), |out, head| head.encode(out));
                 out.u32(m.openers);
                 out.option(m.value.as_ref(), |out, value| out.value(value));
@@ -234,6 +252,7 @@ impl Wire for Packet {
                 out.u64(m.g);
                 out.u64(m.a);
                 out.u64(m.attempt);
+                m.reason.encode(out);
             }
             Body::Head(m) => {
                 out.u8(HEAD);
@@ -269,11 +288,17 @@ impl Wire for Packet {
                 serial: r.u64()?,
                 alternate: r.bool("alternate")?,
                 queued: r.bool("queued")?,
+                current: r.bool("current")?,
                 head: r.option("head", Head::decode)?,
                 openers: r.u32()?,
                 value: r.option("value", Reader::value)?,
             }),
-            DENY => Body::Deny(Deny { g: r.u64()?, a: r.u64()?, attempt: r.u64()? }),
+            DENY => Body::Deny(Deny {
+                g: r.u64()?,
+                a: r.u64()?,
+                attempt: r.u64()?,
+                reason: Reason::decode(r)?,
+            }),
             HEAD => Body::Head(HeadNotice {
                 g: r.u64()?,
                 a: r.u64()?,
@@ -338,6 +363,25 @@ impl Wire for Kind {
     }
 }
 
+impl Wire for Reason {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u8(match self {
+            Reason::Busy => 0,
+            Reason::Deadlock => 1,
+            Reason::Exhausted => 2,
+        });
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Reason, Malformed> {
+        match r.u8()? {
+            0 => Ok(Reason::Busy),
+            1 => Ok(Reason::Deadlock),
+            2 => Ok(Reason::Exhausted),
+            n => Err(Malformed::Unknown { field: "reason", value: n.into() }),
+        }
+    }
+}
+
 impl Wire for Flags {
     fn encode(&self, out: &mut Writer<'_>) {
         out.u32(self.bits());
@@ -354,6 +398,7 @@ impl Wire for Conv {
         out.mode(self.mode);
         out.mode_option(self.alternate);
         self.kind.encode(out);
+        out.mode_option(self.from);
         out.u64(self.attempt);
         self.flags.encode(out);
         out.bool(self.demand);
@@ -364,6 +409,7 @@ impl Wire for Conv {
             mode: r.mode()?,
             alternate: r.mode_option()?,
             kind: Kind::decode(r)?,
+            from: r.mode_option()?,
             attempt: r.u64()?,
             flags: Flags::decode(r)?,
             demand: r.bool("demand")?,

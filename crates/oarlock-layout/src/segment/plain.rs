@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::words::{Claim, Counts, Entry, NoSlot, Notice, Word, Words};
 use crate::flags::Flags;
-use crate::id::{LockId, Slot};
+use crate::id::{LockId, SessionId, Slot};
 use crate::limit::RESOURCES_MAX_DEFAULT;
 use crate::mode::{Mode, join_option};
 use crate::name::Name;
@@ -209,6 +209,11 @@ impl Words for PlainWords {
         entries
     }
 
+    fn of_session(&self, session: SessionId) -> Vec<LockId> {
+        let range = LockId::new(session, 0)..=LockId::new(session, u32::MAX);
+        self.entries.range(range).map(|(lock, _)| *lock).collect()
+    }
+
     fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice> {
         let mut notices = Vec::new();
         let locks = self.place(slot).locks.clone();
@@ -262,7 +267,7 @@ impl Default for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Epoch, SessionId};
+    use crate::id::Epoch;
     use Mode::*;
 
     fn lock(n: u32) -> LockId {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::flags::Flags;
-use crate::id::{LockId, OwnerId, Slot, TransactionId};
+use crate::id::{LockId, OwnerId, SessionId, Slot, TransactionId};
 use crate::mode::{Mode, join_option};
 use crate::name::Name;
 use crate::time::Instant;
@@ -163,6 +163,9 @@ pub trait Words {
 
     /// All held locks of a slot, in order of lock id.
     fn entries(&self, slot: Slot) -> Vec<Entry>;
+
+    /// The held locks of one session, in order of lock id.
+    fn of_session(&self, session: SessionId) -> Vec<LockId>;
 
     /// Marks every lock that blocks `wanted` (except `but`) and returns those for which this is news.
     fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice>;
