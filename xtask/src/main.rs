@@ -1,2 +1,53 @@
-//! (not written yet)
-fn main() {}
+//! What developers and CI run: `cargo xtask ci` is the one entry, the other tasks are its parts and fronts.
+//!
+//! ```text
+//!   ci, night     every part in order, a table, a closing line          ci.rs
+//!   tidy          what the compiler does not check: ids, words, links   tidy/
+//!   purity        pure crates need no operating system                  purity.rs
+//! ```
+#![forbid(unsafe_code)]
+
+mod ci;
+mod context;
+mod purity;
+mod testing;
+mod tidy;
+
+use std::process::ExitCode;
+
+use context::{Context, Volume};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  ci        everything a commit must pass, in under 25 minutes; ends with `N passed, M failed`
+  night     the same with more volume
+  tidy      house rules: mechanism ids, words, files, links, dependencies
+  purity    pure crates build without std, from an allow-list of dependencies
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let context =
+        Context::new(if args.first().is_some_and(|a| a == "night") { Volume::Night } else { Volume::Ci });
+    let task = args.first().map_or("", String::as_str);
+    let result = match task {
+        "ci" | "night" => return if ci::all(&context) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        "tidy" => tidy::check(&context),
+        "purity" => purity::check(&context),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(note) => {
+            println!("{task}: {note}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask ci` and `cargo xtask night`: every part in order, then a table and one closing line.
+//!
+//! A part is a line of [`PARTS`]; to add one, write a function `fn(&Context) -> Outcome` and a line. Every
+//! part runs even if an earlier one failed, except that nothing is tested that does not build.
+//!
+//! The night runs the same parts with more volume: a smaller budget may shrink the volume of a part, it never
+//! removes a kind of check.
+
+use std::time::{Duration, Instant};
+
+use crate::context::{Context, Failure, Volume, run, watch};
+use crate::{purity, testing, tidy};
+
+/// What a part found.
+pub(crate) struct Outcome {
+    /// Checks that held: tests, seeds, files; at least 1 if the part as a whole held.
+    pub(crate) passed: u64,
+    /// Checks that did not.
+    pub(crate) failed: u64,
+    /// A few words for the table.
+    pub(crate) note: String,
+}
+
+impl Outcome {
+    /// One check: it held, or it did not and the reason is printed here.
+    pub(crate) fn of(result: Result<(), Failure>) -> Outcome {
+        Outcome::noted(result.map(|()| String::new()))
+    }
+
+    /// One check with a word about what it did.
+    pub(crate) fn noted(result: Result<String, Failure>) -> Outcome {
+        match result {
+            Ok(note) => Outcome { passed: 1, failed: 0, note },
+            Err(why) => {
+                println!("{why}");
+                Outcome { passed: 0, failed: 1, note: why.lines().next().unwrap_or_default().into() }
+            }
+        }
+    }
+}
+
+/// One kind of check.
+struct Part {
+    name: &'static str,
+    /// What a quiet two-core machine should need; a part that takes longer is marked in the table.
+    budget: Duration,
+    run: fn(&Context) -> Outcome,
+    /// What the night does beyond this; empty if nothing.
+    night: &'static str,
+    /// Nothing after it makes sense if it fails.
+    gate: bool,
+}
+
+const fn part(name: &'static str, seconds: u64, run: fn(&Context) -> Outcome) -> Part {
+    Part { name, budget: Duration::from_secs(seconds), run, night: "", gate: false }
+}
+
+/// All parts, in order. The budgets together stay below 25 minutes (a test holds them to it).
+const PARTS: &[Part] = &[
+    part("format", 10, format),
+    part("tidy", 10, tidy::part),
+    Part { gate: true, ..part("build", 240, build) },
+    part("clippy", 120, clippy),
+    part("purity", 60, purity::part),
+    part("tests", 420, testing::workspace),
+    part("documentation", 60, documentation),
+];
+
+fn format(context: &Context) -> Outcome {
+    Outcome::of(run(context.cargo().args(["fmt", "--all", "--check"])))
+}
+
+fn build(context: &Context) -> Outcome {
+    Outcome::of(run(context.cargo().args(["build", "--locked", "--workspace", "--all-targets"])))
+}
+
+fn clippy(context: &Context) -> Outcome {
+    let mut command = context.cargo();
+    command.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    Outcome::of(run(&mut command))
+}
+
+fn documentation(context: &Context) -> Outcome {
+    let mut command = context.cargo();
+    command.args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
+    Outcome::of(watch(&mut command, |_| ()))
+}
+
+/// Runs all parts; true if everything held.
+pub(crate) fn all(context: &Context) -> bool {
+    let begin = Instant::now();
+    let budget: Duration = PARTS.iter().map(|p| p.budget).sum();
+    println!("{} parts, {} in all on two cores:", PARTS.len(), minutes(budget));
+    for part in PARTS {
+        println!("  {:<16} {:>7}", part.name, minutes(part.budget));
+    }
+
+    let mut rows: Vec<(&Part, Duration, Option<Outcome>)> = Vec::new();
+    let mut shut = false;
+    for part in PARTS {
+        if shut {
+            rows.push((part, Duration::ZERO, None));
+            continue;
+        }
+        println!("\n=== {} ===", part.name);
+        let begin = Instant::now();
+        let outcome = (part.run)(context);
+        shut = part.gate && outcome.failed > 0;
+        rows.push((part, begin.elapsed(), Some(outcome)));
+    }
+    report(context.volume, begin.elapsed(), &rows)
+}
+
+/// Prints the table, what was left to the night, and the closing line.
+fn report(volume: Volume, took: Duration, rows: &[(&Part, Duration, Option<Outcome>)]) -> bool {
+    println!("\n{:<16} {:>8} {:>8} {:>8} {:>7}  result", "part", "seconds", "budget", "passed", "failed");
+    let (mut passed, mut failed) = (0, 0);
+    for (part, seconds, outcome) in rows {
+        let (p, f, mut result) = match outcome {
+            None => (0, 1, "not run: the build failed".to_string()),
+            Some(o) if o.failed > 0 => (o.passed, o.failed, format!("FAILED {}", o.note)),
+            Some(o) => (o.passed, 0, format!("ok {}", o.note)),
+        };
+        if volume == Volume::Ci && *seconds > part.budget {
+            result += " (over its budget)";
+        }
+        let (seconds, budget) = (seconds.as_secs_f64(), part.budget.as_secs());
+        println!("{:<16} {seconds:>8.1} {budget:>8} {p:>8} {f:>7}  {}", part.name, result.trim_end());
+        passed += p;
+        failed += f;
+    }
+    println!("{:<16} {:>8.1}", "all", took.as_secs_f64());
+    if volume == Volume::Ci {
+        for part in PARTS.iter().filter(|p| !p.night.is_empty()) {
+            println!("left to `cargo xtask night`: {}: {}", part.name, part.night);
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    failed == 0
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{}:{:02} min", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budgets_together_stay_below_25_minutes() {
+        let sum: Duration = PARTS.iter().map(|p| p.budget).sum();
+        assert!(sum < Duration::from_secs(25 * 60), "{}", minutes(sum));
+    }
+
+    #[test]
+    fn a_part_that_could_not_run_counts_as_failed() {
+        assert!(!report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, None)]));
+        let held = Outcome { passed: 1, failed: 0, note: String::new() };
+        assert!(report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, Some(held))]));
+    }
+}

@@ -1,0 +1,86 @@
+//! Runs tests and counts them by the lines that the standard harness prints.
+
+use crate::ci::Outcome;
+use crate::context::{Context, watch};
+
+/// All tests of the workspace, documentation examples included.
+pub(crate) fn workspace(context: &Context) -> Outcome {
+    let mut command = context.cargo();
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    let mut count = Count::default();
+    let result = watch(&mut command, |line| count.see(line));
+    count.outcome(result.err())
+}
+
+/// Sums of the lines `test result: …`.
+#[derive(Default, Debug, PartialEq)]
+pub(crate) struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    binaries: u64,
+}
+
+impl Count {
+    /// Takes up one line of output.
+    pub(crate) fn see(&mut self, line: &str) {
+        let Some(rest) = line.trim_start().strip_prefix("test result:") else { return };
+        self.binaries += 1;
+        for piece in rest.split([';', '.']) {
+            let mut words = piece.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+
+    /// A run that failed without a failed test (a crash, a test that does not build) counts as one failure; a
+    /// run that finds no test at all is a broken run, not a good one.
+    pub(crate) fn outcome(self, error: Option<String>) -> Outcome {
+        let mut failed = self.failed;
+        let mut note = format!("{} programs, {} ignored", self.binaries, self.ignored);
+        if let (Some(why), 0) = (&error, failed) {
+            failed = 1;
+            note = format!("{note}; {why}");
+        }
+        if self.passed == 0 && failed == 0 {
+            failed = 1;
+            note = "no test ran".into();
+        }
+        Outcome { passed: self.passed, failed, note }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed_and_others_are_not() {
+        let mut count = Count::default();
+        count.see("running 3 tests");
+        count.see(
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
+        count.see("test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.5s");
+        count.see("12 passed, 9 failed");
+        assert_eq!(count, Count { passed: 7, failed: 2, ignored: 1, binaries: 2 });
+    }
+
+    #[test]
+    fn a_crash_without_a_failed_test_is_a_failure() {
+        let mut count = Count::default();
+        count.see("test result: ok. 3 passed; 0 failed; 0 ignored");
+        assert_eq!(count.outcome(Some("signal 11".into())).failed, 1);
+    }
+
+    #[test]
+    fn a_run_without_tests_is_a_failure() {
+        assert_eq!(Count::default().outcome(None).failed, 1);
+    }
+}

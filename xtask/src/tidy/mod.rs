@@ -1,0 +1,58 @@
+//! `cargo xtask tidy`: the house rules that the compiler does not check, each fault with its place.
+//!
+//! ```text
+//!   tree.rs        every file of the working tree, read once
+//!   mask.rs        Rust text without its comments and strings, so that words in prose are no code
+//!   sources.rs     words, unsafe, length, white space, reasons for what is ignored
+//! ```
+
+mod mask;
+mod sources;
+mod tree;
+
+use crate::ci::Outcome;
+use crate::context::{Context, Failure};
+use tree::Tree;
+
+/// Faults found so far.
+#[derive(Default)]
+pub(crate) struct Faults {
+    lines: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Faults {
+    /// Something is wrong at a line (counted from 1; 0 for the file as a whole).
+    pub(crate) fn add(&mut self, path: &str, line: usize, what: impl std::fmt::Display) {
+        self.lines.push(place(path, line, what));
+    }
+
+    /// Something will be wrong soon.
+    pub(crate) fn warn(&mut self, path: &str, line: usize, what: impl std::fmt::Display) {
+        self.warnings.push(place(path, line, what));
+    }
+}
+
+fn place(path: &str, line: usize, what: impl std::fmt::Display) -> String {
+    if line == 0 { format!("{path}: {what}") } else { format!("{path}:{line}: {what}") }
+}
+
+/// As a part of `ci`.
+pub(crate) fn part(context: &Context) -> Outcome {
+    Outcome::noted(check(context))
+}
+
+/// Everything.
+pub(crate) fn check(context: &Context) -> Result<String, Failure> {
+    let tree = Tree::read(&context.root)?;
+    let mut faults = Faults::default();
+    sources::check(&tree, &mut faults);
+    for line in &faults.warnings {
+        println!("warning: {line}");
+    }
+    if faults.lines.is_empty() {
+        return Ok(format!("{} files", tree.files.len()));
+    }
+    faults.lines.sort();
+    Err(format!("{} faults of tidiness\n{}", faults.lines.len(), faults.lines.join("\n")))
+}
