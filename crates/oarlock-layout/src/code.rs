@@ -128,6 +128,8 @@ codes! {
     PeerRestarted = 5104, exit 1;
     /// A peer sent what no honest peer sends.
     PeerViolation = 5105, exit 1;
+    /// A peer does not know the cluster secret.
+    PeerSecret = 5106, exit 1;
 }
 
 impl Code {

@@ -167,6 +167,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Takes fields from the front of received bytes.
+#[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -176,6 +177,11 @@ impl<'a> Reader<'a> {
     /// Reads from the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { bytes, at: 0 }
+    }
+
+    /// What is left.
+    pub fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
     }
 
     /// How many bytes are left.
