@@ -1,0 +1,322 @@
+//! Strategies that make any message there can be, within its limits.
+
+#![allow(dead_code)]
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::limit::{NODES_MAX, VALUE_BYTES};
+use oarlock_layout::message::form::{Form, Phase};
+use oarlock_layout::message::lock::*;
+use oarlock_layout::message::look::*;
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::session::*;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::token::{Fence, Token};
+use oarlock_layout::value::Value;
+use oarlock_layout::view::{Member, View};
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+
+pub(crate) fn mode() -> impl Strategy<Value = Mode> {
+    prop::sample::select(&Mode::ALL[..])
+}
+
+pub(crate) fn name() -> impl Strategy<Value = Name> {
+    vec(any::<u8>(), 1..=255).prop_map(|bytes| Name::new(&bytes).expect("1 to 255 bytes"))
+}
+
+/// Text of at most `max` bytes.
+fn text(max: usize) -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..=max / 4).prop_map(String::from_iter)
+}
+
+fn flags() -> impl Strategy<Value = Flags> {
+    any::<u32>().prop_map(Flags::from_bits_truncate)
+}
+
+fn block() -> impl Strategy<Value = [u8; VALUE_BYTES]> {
+    vec(any::<u8>(), VALUE_BYTES).prop_map(|bytes| bytes.try_into().expect("VALUE_BYTES bytes"))
+}
+
+pub(crate) fn value() -> impl Strategy<Value = Value> {
+    (any::<u64>(), any::<bool>(), block()).prop_map(|(sequence, valid, bytes)| Value {
+        sequence,
+        valid,
+        bytes,
+    })
+}
+
+fn fence() -> impl Strategy<Value = Fence> {
+    any::<u64>().prop_map(Fence::from_number)
+}
+
+pub(crate) fn token() -> impl Strategy<Value = Token> {
+    (fence(), any::<u64>()).prop_map(|(fence, local)| Token { fence, local })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::New), Just(Kind::Convert)]
+}
+
+pub(crate) fn head() -> impl Strategy<Value = Head> {
+    (any::<u64>(), mode(), kind(), any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
+        |(number, mode, kind, attempt, notify, demand)| Head { number, mode, kind, attempt, notify, demand },
+    )
+}
+
+fn conv() -> impl Strategy<Value = Conv> {
+    (mode(), of(mode()), kind(), of(mode()), any::<u64>(), flags(), any::<bool>()).prop_map(
+        |(mode, alternate, kind, from, attempt, flags, demand)| Conv {
+            mode,
+            alternate,
+            kind,
+            from,
+            attempt,
+            flags,
+            demand,
+        },
+    )
+}
+
+fn info() -> impl Strategy<Value = Info> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let bits = (any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, of(mode()), of(conv()), bits, of(value())).prop_map(|(numbers, held, conv, bits, value)| Info {
+        n: numbers.0,
+        g: numbers.1,
+        held,
+        conv,
+        busy: numbers.2,
+        openers: numbers.3,
+        uses_value: bits.0,
+        want: Want { value: bits.1, serial: bits.2 },
+        value,
+    })
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let bits = (any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, mode(), bits, of(head()), of(value())).prop_map(|(numbers, mode, bits, head, value)| Grant {
+        g: numbers.0,
+        a: numbers.1,
+        mode,
+        serial: numbers.2,
+        alternate: bits.0,
+        queued: bits.1,
+        current: bits.2,
+        head,
+        openers: numbers.3,
+        value,
+    })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let reason = prop_oneof![Just(Reason::Busy), Just(Reason::Deadlock), Just(Reason::Exhausted)];
+    prop_oneof![
+        info().prop_map(Body::Info),
+        grant().prop_map(Body::Grant),
+        (any::<u64>(), any::<u64>(), any::<u64>(), reason)
+            .prop_map(|(g, a, attempt, reason)| Body::Deny(Deny { g, a, attempt, reason })),
+        (any::<u64>(), any::<u64>(), of(head()), any::<u32>())
+            .prop_map(|(g, a, head, openers)| Body::Head(HeadNotice { g, a, head, openers })),
+        (any::<u64>(), any::<u64>(), of(value())).prop_map(|(g, n, value)| Body::Forget(Forget {
+            g,
+            n,
+            value
+        })),
+        (any::<u64>(), any::<u64>()).prop_map(|(g, n)| Body::ForgetAck(ForgetAck { g, n })),
+    ]
+}
+
+pub(crate) fn packet() -> impl Strategy<Value = Packet> {
+    (any::<u16>(), any::<u32>(), name(), body()).prop_map(|(space, epoch, name, body)| Packet {
+        space: SpaceId(space),
+        epoch: Epoch(epoch),
+        name,
+        body,
+    })
+}
+
+fn view() -> impl Strategy<Value = View> {
+    (any::<u32>(), btree_map(any::<u16>(), any::<u64>(), 0..=NODES_MAX)).prop_map(|(epoch, members)| View {
+        epoch: Epoch(epoch),
+        members: members
+            .into_iter()
+            .map(|(node, run)| Member { node: NodeId(node), incarnation: Incarnation(run) })
+            .collect(),
+    })
+}
+
+pub(crate) fn form() -> impl Strategy<Value = Form> {
+    let phase = prop_oneof![Just(Phase::Forming), Just(Phase::Serving), Just(Phase::Refused)];
+    prop_oneof![
+        (phase, any::<u32>(), any::<bool>()).prop_map(|(phase, stored, clean)| Form::Standing {
+            phase,
+            stored: Epoch(stored),
+            clean
+        }),
+        (view(), any::<bool>()).prop_map(|(view, wait)| Form::Propose { view, wait }),
+        any::<u32>().prop_map(|epoch| Form::Accept { epoch: Epoch(epoch) }),
+        any::<u32>().prop_map(|epoch| Form::Commit { epoch: Epoch(epoch) }),
+    ]
+}
+
+fn at() -> impl Strategy<Value = At> {
+    prop_oneof![name().prop_map(At::Resource), Just(At::All), Just(At::Waiting)]
+}
+
+pub(crate) fn look() -> impl Strategy<Value = Look> {
+    (any::<u64>(), any::<u16>(), at()).prop_map(|(question, space, at)| Look {
+        question,
+        space: SpaceId(space),
+        at,
+    })
+}
+
+fn party() -> impl Strategy<Value = Party> {
+    (any::<u64>(), any::<u32>(), text(64), any::<u64>(), any::<u64>()).prop_map(
+        |(lock, pid, label, owner, transaction)| Party {
+            lock: LockId(lock),
+            pid,
+            label,
+            owner: OwnerId(owner),
+            transaction: TransactionId(transaction),
+        },
+    )
+}
+
+fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+    vec(any::<u16>().prop_map(NodeId), 0..=NODES_MAX)
+}
+
+fn what() -> impl Strategy<Value = What> {
+    let modes = (of(mode()), of(mode()), of(mode()), of(mode()));
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    prop_oneof![
+        (party(), mode(), any::<u64>(), token(), of(mode())).prop_map(
+            |(party, mode, age_us, token, told)| {
+                What::Holder(Holder { party, mode, age_us, token, told })
+            }
+        ),
+        (party(), mode(), of(mode()), kind(), any::<u64>()).prop_map(
+            |(party, wanted, held, kind, age_us)| {
+                What::Waiter(Waiter { party, wanted, held, kind, age_us })
+            }
+        ),
+        (modes, of(head()), numbers, fence()).prop_map(|(modes, head, numbers, fence)| {
+            What::Shadow(ShadowRow {
+                owned: modes.0,
+                need: modes.1,
+                told_held: modes.2,
+                told_conv: modes.3,
+                head,
+                n: numbers.0,
+                g: numbers.1,
+                a: numbers.2,
+                value: numbers.3,
+                fence,
+            })
+        }),
+        (of(head()), nodes(), nodes(), any::<u64>(), any::<bool>(), any::<u32>()).prop_map(
+            |(head, converting, waiting, value, value_valid, openers)| {
+                What::Master(MasterRow { head, converting, waiting, value, value_valid, openers })
+            }
+        ),
+        (any::<u16>(), of(mode()), of(mode()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(node, held, conv, g, a, busy)| {
+                What::Record(RecordRow { node: NodeId(node), held, conv, g, a, busy })
+            }
+        ),
+    ]
+}
+
+pub(crate) fn seen() -> impl Strategy<Value = Seen> {
+    let row = (name(), what()).prop_map(|(name, what)| Row { name, what });
+    (any::<u64>(), any::<bool>(), vec(row, 0..20)).prop_map(|(question, cut, rows)| Seen {
+        question,
+        cut,
+        rows,
+    })
+}
+
+pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
+    prop_oneof![
+        packet().prop_map(PeerMessage::Lock),
+        form().prop_map(PeerMessage::Form),
+        look().prop_map(PeerMessage::Look),
+        seen().prop_map(PeerMessage::Seen),
+    ]
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    let lock =
+        ((any::<u32>(), any::<u16>(), name(), mode()), flags(), any::<u32>(), any::<u64>(), any::<u64>())
+            .prop_map(|(what, flags, timeout_ms, owner, transaction)| {
+                Request::Lock(LockRequest {
+                    handle: what.0,
+                    space: SpaceId(what.1),
+                    name: what.2,
+                    mode: what.3,
+                    flags,
+                    timeout_ms,
+                    owner: OwnerId(owner),
+                    transaction: TransactionId(transaction),
+                })
+            });
+    let convert = (any::<u32>(), mode(), flags(), any::<u32>(), of(block())).prop_map(
+        |(handle, mode, flags, timeout_ms, value)| {
+            Request::Convert(ConvertRequest { handle, mode, flags, timeout_ms, value })
+        },
+    );
+    prop_oneof![
+        (any::<u16>(), text(64)).prop_map(|(version, label)| Request::Hello { version, label }),
+        (any::<u32>(), text(64)).prop_map(|(request, space)| Request::Open { request, space }),
+        lock,
+        convert,
+        (any::<u32>(), of(block()), any::<bool>()).prop_map(|(handle, value, invalidate)| Request::Unlock {
+            handle,
+            value,
+            invalidate
+        }),
+        any::<u32>().prop_map(|handle| Request::Cancel { handle }),
+        (any::<u32>(), text(QUESTION_BYTES_MAX))
+            .prop_map(|(request, question)| Request::Ask { request, question }),
+    ]
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    (prop::sample::select(Code::ALL), text(TEXT_BYTES_MAX)).prop_map(|(code, text)| Failure { code, text })
+}
+
+pub(crate) fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        ((any::<u16>(), any::<u32>()), text(64), text(64), any::<u32>()).prop_map(
+            |(numbers, node, cluster, epoch)| Reply::Welcome {
+                version: numbers.0,
+                session: SessionId(numbers.1),
+                node,
+                cluster,
+                epoch: Epoch(epoch),
+            }
+        ),
+        (any::<u16>(), failure()).prop_map(|(version, why)| Reply::Refused { version, why }),
+        (any::<u32>(), any::<u16>())
+            .prop_map(|(request, space)| Reply::Opened { request, space: SpaceId(space) }),
+        (any::<u32>(), mode(), token(), of(value()), any::<bool>()).prop_map(
+            |(handle, mode, token, value, alternate)| {
+                Reply::Granted(Granted { handle, mode, token, value, alternate })
+            }
+        ),
+        any::<u32>().prop_map(|handle| Reply::Released { handle }),
+        (any::<u32>(), failure()).prop_map(|(handle, why)| Reply::Failed { handle, why }),
+        (any::<u32>(), failure()).prop_map(|(request, why)| Reply::Denied { request, why }),
+        (any::<u32>(), mode()).prop_map(|(handle, wanted)| Reply::Blocking { handle, wanted }),
+        failure().prop_map(|why| Reply::Lost { why }),
+        (any::<u32>(), any::<bool>(), vec(any::<u8>(), 0..=4096))
+            .prop_map(|(request, more, bytes)| Reply::Answer { request, more, bytes }),
+    ]
+}

@@ -1,0 +1,287 @@
+//! One real message of every kind, with a name: golden bytes, fuzz seeds and `docs/layout.md` are made of them.
+//!
+//! Numbers differ from field to field, so that two fields written in the wrong order show.
+
+// Each test program that includes this file uses a part of it.
+#![allow(dead_code)]
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::form::{Form, Phase};
+use oarlock_layout::message::lock::*;
+use oarlock_layout::message::look::*;
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::session::*;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::token::{Fence, Token};
+use oarlock_layout::value::Value;
+use oarlock_layout::view::{Member, View};
+
+/// Messages of one conversation: name, bytes, and whether the bytes decode to the message they came from.
+pub(crate) struct Conversation {
+    /// Name of the golden file and of the fuzz target.
+    pub(crate) name: &'static str,
+    /// Name of the message, its bytes.
+    pub(crate) messages: Vec<(&'static str, Vec<u8>)>,
+    /// Decodes bytes and encodes what came out; the error as text.
+    pub(crate) again: fn(&[u8]) -> Result<Vec<u8>, String>,
+}
+
+/// All conversations.
+pub(crate) fn conversations() -> Vec<Conversation> {
+    vec![
+        Conversation { name: "peer", messages: bytes(peer()), again: again::<PeerMessage> },
+        Conversation { name: "request", messages: bytes(requests()), again: again::<Request> },
+        Conversation { name: "reply", messages: bytes(replies()), again: again::<Reply> },
+    ]
+}
+
+fn bytes<T: Wire>(messages: Vec<(&'static str, T)>) -> Vec<(&'static str, Vec<u8>)> {
+    messages.into_iter().map(|(name, message)| (name, message.to_bytes())).collect()
+}
+
+fn again<T: Wire>(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    T::from_bytes(bytes).map(|m| m.to_bytes()).map_err(|e| e.to_string())
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a short name")
+}
+
+fn value() -> Value {
+    let mut bytes = [0; 64];
+    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+    Value { sequence: 0x0102, valid: true, bytes }
+}
+
+fn token() -> Token {
+    Token { fence: Fence::new(Epoch(3), 0x0405), local: 0x0607 }
+}
+
+fn head() -> Head {
+    Head { number: 0x11, mode: Mode::EX, kind: Kind::Convert, attempt: 0x12, notify: true, demand: false }
+}
+
+fn packet(body: Body) -> PeerMessage {
+    PeerMessage::Lock(Packet { space: SpaceId(2), epoch: Epoch(3), name: name("accounts/7"), body })
+}
+
+/// What nodes say to each other.
+pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
+    let view = View {
+        epoch: Epoch(4),
+        members: vec![
+            Member { node: NodeId(0), incarnation: Incarnation(9) },
+            Member { node: NodeId(2), incarnation: Incarnation(8) },
+        ],
+    };
+    let seen = |what| {
+        let rows = vec![Row { name: name("accounts/7"), what }];
+        PeerMessage::Seen(Seen { question: 0x31, cut: false, rows })
+    };
+    let party = || Party {
+        lock: LockId::new(SessionId(5), 6),
+        pid: 4321,
+        label: "backup".into(),
+        owner: OwnerId(7),
+        transaction: TransactionId(8),
+    };
+    vec![
+        ("info, everything said", packet(Body::Info(full_info()))),
+        ("info, nothing owned", packet(Body::Info(Info { n: 1, ..Info::default() }))),
+        ("grant with head and value", packet(Body::Grant(full_grant()))),
+        ("deny, busy", packet(Body::Deny(Deny { g: 0x21, a: 0x22, attempt: 0x23, reason: Reason::Busy }))),
+        (
+            "deny, deadlock",
+            packet(Body::Deny(Deny { g: 0x21, a: 0x22, attempt: 0x23, reason: Reason::Deadlock })),
+        ),
+        (
+            "deny, exhausted",
+            packet(Body::Deny(Deny { g: 0x21, a: 0x22, attempt: 0x23, reason: Reason::Exhausted })),
+        ),
+        ("head", packet(Body::Head(HeadNotice { g: 0x21, a: 0x22, head: Some(head()), openers: 5 }))),
+        ("head gone", packet(Body::Head(HeadNotice { g: 0x21, a: 0x22, head: None, openers: 5 }))),
+        ("forget", packet(Body::Forget(Forget { g: 0x21, n: 0x22, value: Some(value()) }))),
+        ("forget acknowledged", packet(Body::ForgetAck(ForgetAck { g: 0x21, n: 0x22 }))),
+        (
+            "standing",
+            PeerMessage::Form(Form::Standing { phase: Phase::Refused, stored: Epoch(7), clean: true }),
+        ),
+        ("propose", PeerMessage::Form(Form::Propose { view, wait: true })),
+        ("accept", PeerMessage::Form(Form::Accept { epoch: Epoch(4) })),
+        ("commit", PeerMessage::Form(Form::Commit { epoch: Epoch(4) })),
+        ("look at one", look(At::Resource(name("accounts/7")))),
+        ("look at all", look(At::All)),
+        ("look at waiting", look(At::Waiting)),
+        (
+            "seen: holder",
+            seen(What::Holder(Holder {
+                party: party(),
+                mode: Mode::PR,
+                age_us: 0x0a0b,
+                token: token(),
+                told: Some(Mode::EX),
+            })),
+        ),
+        (
+            "seen: waiter",
+            seen(What::Waiter(Waiter {
+                party: party(),
+                wanted: Mode::PW,
+                held: Some(Mode::CR),
+                kind: Kind::New,
+                age_us: 0x0a0b,
+            })),
+        ),
+        (
+            "seen: shadow",
+            seen(What::Shadow(ShadowRow {
+                owned: Some(Mode::EX),
+                need: Some(Mode::CR),
+                told_held: Some(Mode::PW),
+                told_conv: None,
+                head: Some(head()),
+                n: 1,
+                g: 2,
+                a: 3,
+                value: 4,
+                fence: Fence::new(Epoch(5), 6),
+            })),
+        ),
+        (
+            "seen: master",
+            seen(What::Master(MasterRow {
+                head: None,
+                converting: vec![NodeId(1)],
+                waiting: vec![NodeId(2), NodeId(0)],
+                value: 4,
+                value_valid: false,
+                openers: 6,
+            })),
+        ),
+        (
+            "seen: record",
+            seen(What::Record(RecordRow {
+                node: NodeId(2),
+                held: Some(Mode::CW),
+                conv: Some(Mode::PW),
+                g: 1,
+                a: 2,
+                busy: 3,
+            })),
+        ),
+    ]
+}
+
+fn look(at: At) -> PeerMessage {
+    PeerMessage::Look(Look { question: 0x31, space: SpaceId(2), at })
+}
+
+fn full_info() -> Info {
+    Info {
+        n: 0x41,
+        g: 0x42,
+        held: Some(Mode::CR),
+        conv: Some(Conv {
+            mode: Mode::PW,
+            alternate: Some(Mode::CW),
+            kind: Kind::Convert,
+            from: Some(Mode::NL),
+            attempt: 0x43,
+            flags: Flags::NOQUEUE | Flags::QUECVT,
+            demand: false,
+        }),
+        busy: 0x44,
+        openers: 0x45,
+        uses_value: true,
+        want: Want { value: true, serial: false },
+        value: Some(value()),
+    }
+}
+
+fn full_grant() -> Grant {
+    Grant {
+        g: 0x51,
+        a: 0x52,
+        mode: Mode::PW,
+        serial: 0x53,
+        alternate: false,
+        queued: true,
+        current: true,
+        head: Some(head()),
+        openers: 0x54,
+        value: Some(value()),
+    }
+}
+
+/// What a program says to its node.
+pub(crate) fn requests() -> Vec<(&'static str, Request)> {
+    vec![
+        ("hello", Request::Hello { version: VERSION, label: "backup".into() }),
+        ("open", Request::Open { request: 0x61, space: "default".into() }),
+        (
+            "lock",
+            Request::Lock(LockRequest {
+                handle: 0x62,
+                space: SpaceId(2),
+                name: name("accounts/7"),
+                mode: Mode::EX,
+                flags: Flags::FRESH | Flags::VALBLK,
+                timeout_ms: 0x63,
+                owner: OwnerId(0x64),
+                transaction: TransactionId(0x65),
+            }),
+        ),
+        (
+            "convert",
+            Request::Convert(ConvertRequest {
+                handle: 0x62,
+                mode: Mode::PR,
+                flags: Flags::QUECVT,
+                timeout_ms: 0x63,
+                value: Some(value().bytes),
+            }),
+        ),
+        ("unlock", Request::Unlock { handle: 0x62, value: None, invalidate: true }),
+        ("cancel", Request::Cancel { handle: 0x62 }),
+        ("ask", Request::Ask { request: 0x61, question: "{\"v\":1,\"ask\":\"status\"}".into() }),
+    ]
+}
+
+/// What a node says to a program.
+pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
+    let why = || Failure { code: Code::Busy, text: "held by node b".into() };
+    vec![
+        (
+            "welcome",
+            Reply::Welcome {
+                version: VERSION,
+                session: SessionId(0x71),
+                node: "node-a".into(),
+                cluster: "harbour".into(),
+                epoch: Epoch(4),
+            },
+        ),
+        ("refused", Reply::Refused { version: VERSION, why: why() }),
+        ("opened", Reply::Opened { request: 0x61, space: SpaceId(2) }),
+        (
+            "granted",
+            Reply::Granted(Granted {
+                handle: 0x62,
+                mode: Mode::EX,
+                token: token(),
+                value: Some(value()),
+                alternate: true,
+            }),
+        ),
+        ("released", Reply::Released { handle: 0x62 }),
+        ("failed", Reply::Failed { handle: 0x62, why: why() }),
+        ("denied", Reply::Denied { request: 0x61, why: why() }),
+        ("blocking", Reply::Blocking { handle: 0x62, wanted: Mode::PR }),
+        ("lost", Reply::Lost { why: why() }),
+        ("answer", Reply::Answer { request: 0x61, more: true, bytes: b"{\"v\":1".to_vec() }),
+    ]
+}
