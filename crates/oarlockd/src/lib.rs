@@ -1,1 +1,20 @@
-//! (not written yet)
+//! The binary `oarlock`: the node daemon and the commands people type.
+//!
+//! ```text
+//!                      ┌────────────── one process: `oarlock serve` ──────────────┐
+//!   programs ─ socket ─┤ engine/    one thread, one wait: sockets in, Node, out    │
+//!   peers ──── UDP ────┤            └── host/     clock, chance, files, sockets    │
+//!   people ─── HTTP ───┤ console/   questions and metrics as documents; own thread │
+//!                      └──────────────────────────────────────────────────────────┘
+//!   command/   what people type; talks to a daemon through its socket, as programs do
+//!   config/    the file; problem, explain: every error as code, what, why, what next
+//! ```
+//!
+//! Nothing here decides about locks: [`oarlock_node::Node`] does, and the simulator holds the same one.
+//! Start at [`engine::Engine`] for the daemon and at [`command`] for the rest.
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod explain;
+pub mod host;
+pub mod problem;

@@ -1,0 +1,324 @@
+//! The configuration: one TOML file, read once, checked as a whole.
+//!
+//! ```text
+//!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
+//!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
+//!   shared.rs    the part that must be the same on every member, as a number to compare
+//! ```
+//!
+//! Start at [`Config::load`].
+
+mod file;
+mod shared;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::limit::{LABEL_BYTES_MAX, NODES_MAX, RESOURCES_MAX_DEFAULT, SPACES_MAX, VALUE_BYTES};
+use toml::Spanned;
+
+pub use file::{Level, Order};
+pub use shared::Shared;
+
+use crate::host::key;
+use crate::problem::{Problem, Result, did_you_mean};
+
+/// Where a node's socket is unless the configuration says otherwise; commands look here too.
+pub const SYSTEM_SOCKET: &str = "/run/oarlock/oarlock.sock";
+/// Where commands look for a configuration that is not named.
+pub const SYSTEM_FILE: &str = "/etc/oarlock/oarlock.toml";
+/// The lockspace every cluster has.
+pub const DEFAULT_SPACE: &str = "default";
+const SYSTEM_DATA: &str = "/var/lib/oarlock";
+
+/// A configuration that makes sense.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// This node's place among the members.
+    pub me: usize,
+    /// Where circuits listen.
+    pub listen: SocketAddr,
+    /// Where metrics and readiness are served, if anywhere; always a loopback address.
+    pub api: Option<SocketAddr>,
+    /// Where programs attach.
+    pub socket: PathBuf,
+    /// Where the few numbers live that outlive a run.
+    pub data_dir: PathBuf,
+    /// This node's private key.
+    pub key_file: PathBuf,
+    /// The cluster's secret.
+    pub secret_file: PathBuf,
+    /// How many parts the lock tables are split into.
+    pub shards: u16,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// All members, in the order of their ids.
+    pub members: Vec<Member>,
+    /// All lockspaces, in the order of their ids; `default` first.
+    pub spaces: Vec<Space>,
+    /// Let the kernel cut and join trains of datagrams.
+    pub offload: bool,
+    /// The engine may look again for a moment before it sleeps.
+    pub spin: bool,
+    /// How much is logged.
+    pub log: Level,
+}
+
+/// A member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Where its circuits listen.
+    pub address: SocketAddr,
+    /// Its public key.
+    pub key: [u8; key::KEY_BYTES],
+}
+
+/// A lockspace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Its name.
+    pub name: String,
+    /// In which order waiters are served.
+    pub order: Order,
+    /// Nodes keep what they own after the last local use.
+    pub retain: bool,
+    /// Resources on one node, retained ones included.
+    pub resources_max: u32,
+}
+
+/// A text and the file it came from, so that an error can name a line.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn place(&self, at: usize) -> String {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("{}:{line}:{column}", self.path.display())
+    }
+
+    fn bad(&self, at: usize, what: impl std::fmt::Display) -> Problem {
+        Problem::new(Code::BadConfig, format!("{}: {what}", self.place(at)))
+    }
+
+    /// Turns what the parser says into a problem; an unknown key gets its own code and a suggestion.
+    fn parse_error(&self, error: &toml::de::Error) -> Problem {
+        let place = error.span().map_or_else(|| self.path.display().to_string(), |s| self.place(s.start));
+        let message = error.message().trim();
+        if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+            return Problem::new(Code::BadConfig, format!("{place}: {message}"))
+                .because("it is not valid TOML here");
+        }
+        let mut quoted = message.split('`').skip(1).step_by(2);
+        let word = quoted.next().unwrap_or_default();
+        let known: Vec<&str> = quoted.collect();
+        let (code, kind) = match message.starts_with("unknown field") {
+            true => (Code::UnknownKey, "key"),
+            false => (Code::BadConfig, "value"),
+        };
+        let problem = Problem::new(code, format!("{place}: unknown {kind} `{word}`"))
+            .because(format!("known here: {}", known.join(", ")));
+        match did_you_mean(word, known.iter().copied()) {
+            Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
+            None => problem,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Problem::io(Code::BadConfig, format!("cannot read the configuration {}", path.display()), &e)
+                .try_next("oarlock serve --config FILE, or oarlock dev for a cluster without configuration")
+        })?;
+        let base = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        Config::parse(&base, &text)
+    }
+
+    /// Checks a text as if it had been read from `path`; relative paths in it start at that file's directory.
+    pub fn parse(path: &Path, text: &str) -> Result<Config> {
+        let source = Source { path, text };
+        let file: file::File = toml::from_str(text).map_err(|e| source.parse_error(&e))?;
+        let base = path.parent().unwrap_or(Path::new("/"));
+        let members = members(&source, &file.member)?;
+        let name = file.node.name.get_ref();
+        let me = members.iter().position(|m| m.name == *name).ok_or_else(|| {
+            let problem = source.bad(
+                file.node.name.span().start,
+                format_args!("this node is called `{name}`, and no [[member]] is"),
+            );
+            match did_you_mean(name, members.iter().map(|m| m.name.as_str())) {
+                Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
+                None => problem.because("every node is a member of its own cluster"),
+            }
+        })?;
+        let listen = match &file.node.listen {
+            Some(text) => address(&source, text, "listen")?,
+            None => members[me].address,
+        };
+        let api = file.node.api.as_ref().map(|a| loopback(&source, a)).transpose()?;
+        let cluster = file.cluster.name.get_ref().clone();
+        label(&source, &file.cluster.name, "a cluster name")?;
+        let data_dir = base.join(file.node.data_dir.unwrap_or_else(|| SYSTEM_DATA.into()));
+        let shards = match file.node.shards {
+            None => 1,
+            Some(n) if (1..=64).contains(n.get_ref()) => *n.get_ref(),
+            Some(n) => return Err(source.bad(n.span().start, "shards must be between 1 and 64")),
+        };
+        Ok(Config {
+            path: path.into(),
+            me,
+            listen,
+            api,
+            socket: base.join(file.node.socket.unwrap_or_else(|| SYSTEM_SOCKET.into())),
+            key_file: file.node.key_file.map_or_else(|| data_dir.join("node.key"), |f| base.join(f)),
+            data_dir,
+            secret_file: base.join(file.cluster.secret_file),
+            shards,
+            cluster,
+            members,
+            spaces: spaces(&source, &file.space)?,
+            offload: file.circuit.offload,
+            spin: file.node.spin,
+            log: file.log.level,
+        })
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.members[self.me].name
+    }
+
+    /// The number every member must agree on.
+    pub fn shared(&self) -> Shared {
+        Shared::of(self)
+    }
+}
+
+fn members(source: &Source<'_>, list: &[file::Member]) -> Result<Vec<Member>> {
+    if list.is_empty() {
+        return Err(source.bad(0, "there is no [[member]]").because("a cluster has at least one node"));
+    }
+    if list.len() > NODES_MAX {
+        return Err(
+            source.bad(list[NODES_MAX].name.span().start, format_args!("more than {NODES_MAX} members"))
+        );
+    }
+    let mut members: Vec<Member> = Vec::with_capacity(list.len());
+    for it in list {
+        label(source, &it.name, "a member name")?;
+        let name = it.name.get_ref();
+        let key = key::parse(it.public_key.get_ref()).ok_or_else(|| {
+            source
+                .bad(it.public_key.span().start, format_args!("the public key of `{name}` is not a key"))
+                .because("a key is 44 characters of base64 or 64 hexadecimal digits")
+                .try_next("oarlock key show FILE prints the public key of a key file")
+        })?;
+        let member = Member { name: name.clone(), address: address(source, &it.address, "address")?, key };
+        for other in &members {
+            let same = match () {
+                () if other.name == member.name => "name",
+                () if other.address == member.address => "address",
+                () if other.key == member.key => "public key",
+                () => continue,
+            };
+            return Err(source
+                .bad(it.name.span().start, format_args!("`{name}` has the {same} of `{}`", other.name))
+                .because("members differ in name, address and key"));
+        }
+        members.push(member);
+    }
+    Ok(members)
+}
+
+fn spaces(source: &Source<'_>, list: &[file::Space]) -> Result<Vec<Space>> {
+    let mut spaces = vec![Space {
+        name: DEFAULT_SPACE.into(),
+        order: Order::Passover,
+        retain: true,
+        resources_max: RESOURCES_MAX_DEFAULT,
+    }];
+    let mut seen: Vec<&str> = Vec::new();
+    for it in list {
+        label(source, &it.name, "a lockspace name")?;
+        let name = it.name.get_ref().as_str();
+        if seen.contains(&name) {
+            return Err(
+                source.bad(it.name.span().start, format_args!("lockspace `{name}` is described twice"))
+            );
+        }
+        seen.push(name);
+        if let Some(value) = &it.value
+            && *value.get_ref() != VALUE_BYTES as u64
+        {
+            return Err(source
+                .bad(value.span().start, format_args!("value blocks of {} bytes", value.get_ref()))
+                .because(format!("this version has value blocks of {VALUE_BYTES} bytes only")));
+        }
+        let resources_max = match &it.resources_max {
+            None => RESOURCES_MAX_DEFAULT,
+            Some(n) if *n.get_ref() >= 1 => *n.get_ref(),
+            Some(n) => return Err(source.bad(n.span().start, "resources_max must be at least 1")),
+        };
+        let space = Space { name: name.into(), order: it.order, retain: it.retain, resources_max };
+        match name {
+            DEFAULT_SPACE => spaces[0] = space,
+            _ => spaces.push(space),
+        }
+    }
+    if spaces.len() > SPACES_MAX {
+        return Err(source.bad(0, format_args!("more than {SPACES_MAX} lockspaces")));
+    }
+    Ok(spaces)
+}
+
+/// Names are printed in tables and put in file names.
+fn label(source: &Source<'_>, text: &Spanned<String>, what: &str) -> Result<()> {
+    let name = text.get_ref();
+    let fine = (1..=LABEL_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !name.starts_with('.');
+    match fine {
+        true => Ok(()),
+        false => Err(source.bad(text.span().start, format_args!("{what} cannot be `{name}`")).because(
+            format!("1 to {LABEL_BYTES_MAX} letters, digits, `-`, `_` or `.`, not beginning with `.`"),
+        )),
+    }
+}
+
+fn address(source: &Source<'_>, text: &Spanned<String>, key: &str) -> Result<SocketAddr> {
+    let address: SocketAddr = text.get_ref().parse().map_err(|_| {
+        source
+            .bad(text.span().start, format_args!("`{}` is not an address", text.get_ref()))
+            .because(format!("{key} is an IP address and a port, such as 10.0.0.11:7401 or [fd00::1]:7401"))
+    })?;
+    match address.port() {
+        0 => Err(source
+            .bad(text.span().start, format_args!("{key} needs a port"))
+            .because("0 stands for any port")),
+        _ => Ok(address),
+    }
+}
+
+fn loopback(source: &Source<'_>, text: &Spanned<String>) -> Result<SocketAddr> {
+    let it = address(source, text, "api")?;
+    match it.ip().is_loopback() {
+        true => Ok(it),
+        false => Err(source
+            .bad(text.span().start, format_args!("api address {it} is not a loopback address"))
+            .because("metrics are served without encryption, so they stay on this machine")
+            .try_next("127.0.0.1:7400, and a proxy if others must read them")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

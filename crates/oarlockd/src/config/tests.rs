@@ -1,0 +1,114 @@
+use super::*;
+use std::path::Path;
+
+const A: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const B: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+fn text(node: &str, rest: &str) -> String {
+    format!(
+        "[node]\nname = \"a\"\n{node}\n[cluster]\nname = \"harbour\"\nsecret_file = \"secret\"\n\
+         [[member]]\nname = \"a\"\naddress = \"10.0.0.11:7401\"\npublic_key = \"{A}\"\n\
+         [[member]]\nname = \"b\"\naddress = \"10.0.0.12:7401\"\npublic_key = \"{B}\"\n{rest}"
+    )
+}
+
+fn parse(text: &str) -> Result<Config> {
+    Config::parse(Path::new("/etc/oarlock/oarlock.toml"), text)
+}
+
+#[track_caller]
+fn refused(text: &str, code: Code, words: &[&str]) {
+    let problem = parse(text).expect_err(text);
+    assert_eq!(problem.code, code, "{problem}");
+    let printed = problem.to_string();
+    for word in words {
+        assert!(printed.contains(word), "`{word}` is not in:\n{printed}");
+    }
+}
+
+#[test]
+fn defaults_are_enough() {
+    let c = parse(&text("", "")).unwrap();
+    assert_eq!((c.name(), c.me, c.listen.to_string()), ("a", 0, "10.0.0.11:7401".into()));
+    assert_eq!(c.socket, Path::new(SYSTEM_SOCKET));
+    assert_eq!(c.key_file, Path::new("/var/lib/oarlock/node.key"));
+    assert_eq!(c.secret_file, Path::new("/etc/oarlock/secret"));
+    assert_eq!(c.spaces.len(), 1);
+    assert_eq!((c.spaces[0].name.as_str(), c.spaces[0].order), ("default", Order::Passover));
+    assert!(c.offload && c.api.is_none());
+}
+
+#[test]
+fn a_described_default_space_stays_the_first() {
+    let c = parse(&text(
+        "",
+        "[[space]]\nname = \"x\"\norder = \"strict\"\n[[space]]\nname = \"default\"\nretain = false\n",
+    ))
+    .unwrap();
+    let spaces: Vec<_> = c.spaces.iter().map(|s| (s.name.as_str(), s.order, s.retain)).collect();
+    assert_eq!(spaces, [("default", Order::Passover, false), ("x", Order::Strict, true)]);
+}
+
+#[test]
+fn unknown_keys_are_refused_with_a_suggestion_and_a_line() {
+    refused(
+        &text("lisen = \"10.0.0.11:7401\"", ""),
+        Code::UnknownKey,
+        &["oarlock.toml:3:1", "`lisen`", "`listen`?"],
+    );
+    refused(&text("", "[locks]\nx = 1\n"), Code::UnknownKey, &["`locks`", "known here"]);
+    refused(&text("", "[[space]]\nname = \"x\"\nordr = \"strict\"\n"), Code::UnknownKey, &["`order`?"]);
+}
+
+#[test]
+fn bad_values_name_their_line_and_reason() {
+    refused(
+        &text("", "[[space]]\nname = \"x\"\norder = \"stricd\"\n"),
+        Code::BadConfig,
+        &["`stricd`", "`strict`?"],
+    );
+    refused(&text("listen = \"10.0.0.11\"", ""), Code::BadConfig, &["3:10", "10.0.0.11", "a port"]);
+    refused(&text("listen = \"10.0.0.11:0\"", ""), Code::BadConfig, &["needs a port"]);
+    refused(&text("api = \"10.0.0.11:7400\"", ""), Code::BadConfig, &["loopback"]);
+    refused(&text("shards = 0", ""), Code::BadConfig, &["shards"]);
+    refused(&text("", "[[space]]\nname = \"x\"\nvalue = 32\n"), Code::BadConfig, &["64 bytes"]);
+    refused(&text("", "[[space]]\nname = \"x\"\nresources_max = 0\n"), Code::BadConfig, &["at least 1"]);
+    refused(&text("", "[[space]]\nname = \"a b\"\n"), Code::BadConfig, &["`a b`"]);
+    refused(&text("", "[[space]]\nname = \"x\"\n[[space]]\nname = \"x\"\n"), Code::BadConfig, &["twice"]);
+    refused("[node", Code::BadConfig, &["oarlock.toml:1"]);
+    refused("", Code::BadConfig, &["node"]);
+}
+
+#[test]
+fn members_must_differ_and_include_this_node() {
+    let other = text("", "").replace("name = \"a\"\n\n", "name = \"bb\"\n\n");
+    refused(&other, Code::BadConfig, &["no [[member]] is", "`b`?"]);
+    refused(&text("", "").replace(B, A), Code::BadConfig, &["public key of `a`"]);
+    refused(&text("", "").replace("10.0.0.12", "10.0.0.11"), Code::BadConfig, &["address of `a`"]);
+    refused(&text("", "").replace(B, "nonsense"), Code::BadConfig, &["not a key", "key show"]);
+}
+
+#[test]
+fn the_shared_number_names_what_differs() {
+    let base = parse(&text("", "")).unwrap();
+    let shared = base.shared();
+    assert_eq!(shared.differing(shared), Vec::<&str>::new());
+
+    // What concerns this node alone does not count.
+    let local = parse(&text("socket = \"/tmp/x.sock\"\nshards = 2", "")).unwrap();
+    assert_eq!(local.shared(), shared);
+
+    let renamed = parse(&text("", "").replace("harbour", "haven")).unwrap();
+    assert_eq!(shared.differing(renamed.shared()), ["[cluster] name"]);
+    let moved = parse(&text("", "").replace("0.0.12", "0.0.13")).unwrap();
+    assert_eq!(shared.differing(moved.shared()), ["[[member]]"]);
+    let more = parse(&text("", "[[space]]\nname = \"x\"\n")).unwrap();
+    assert_eq!(shared.differing(more.shared()), ["[[space]]"]);
+
+    // Order is identity: members and lockspaces are numbered by their place.
+    let mut swapped = base.clone();
+    swapped.members.swap(0, 1);
+    assert_eq!(shared.differing(swapped.shared()), ["[[member]]"]);
+    // Bits shared by accident in one part still show in the last.
+    assert_eq!(shared.differing(Shared(shared.0 ^ 1)).len(), 3);
+}

@@ -1,0 +1,297 @@
+//! A page for each error code: what it means and what to do. `oarlock explain OAR-2101` prints it, and every
+//! [`Problem`](crate::problem::Problem) takes its cause and remedy from here unless it knows better.
+
+use oarlock_layout::code::Code;
+
+/// What there is to say about a code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// One line: what happened.
+    pub title: &'static str,
+    /// What usually causes it.
+    pub why: &'static str,
+    /// What to try.
+    pub try_next: &'static str,
+}
+
+const fn page_of(title: &'static str, why: &'static str, try_next: &'static str) -> Page {
+    Page { title, why, try_next }
+}
+
+/// The page of a code.
+pub fn page(code: Code) -> Page {
+    match code {
+        Code::Usage => page_of(
+            "the command line does not make sense",
+            "an option or an argument is missing, unknown or contradicts another",
+            "oarlock help",
+        ),
+        Code::Failed => {
+            page_of("something failed that has no code of its own", "the message says what", "oarlock doctor")
+        }
+        Code::NoDaemon => page_of(
+            "no daemon answers",
+            "nothing listens on the socket",
+            "start a cluster with `oarlock dev`, or name the socket with --socket or OARLOCK_SOCKET",
+        ),
+        Code::SocketDenied => page_of(
+            "the socket may not be opened by this user",
+            "a node serves its own user, the group of its socket, and root",
+            "run as that user, or join the group that owns the socket",
+        ),
+        Code::SessionVersion => page_of(
+            "daemon and client speak different protocol versions",
+            "one of them was upgraded and the other was not",
+            "oarlock version, with the binary of each; then restart the older one",
+        ),
+        Code::SocketPathTooLong => page_of(
+            "a Unix socket path has at most 107 bytes",
+            "the kernel keeps the path in a field of 108 bytes",
+            "a shorter directory, for instance under /run or /tmp",
+        ),
+        Code::SocketInUse => page_of(
+            "another daemon listens on the socket",
+            "a node is already running with this socket",
+            "oarlock status --socket PATH; stop the other one first",
+        ),
+        Code::AddressInUse => page_of(
+            "another program listens on the address",
+            "a UDP or TCP address belongs to one program at a time",
+            "ss -lunp and ss -ltnp name the other program",
+        ),
+        Code::AddressNotHere => page_of(
+            "the address is not one of this machine",
+            "`listen` must name an address of a local interface",
+            "ip address; then correct [node] listen and this member's address",
+        ),
+        Code::SessionMalformed => page_of(
+            "bytes arrived that are no session message",
+            "something else talks to the socket, or daemon and client are of different builds",
+            "oarlock version, with the binary of each",
+        ),
+        Code::SessionForked => page_of(
+            "a session was used after a fork",
+            "locks belong to the process that took them; its copy has none",
+            "open a client of its own in the child",
+        ),
+        Code::BadConfig => page_of(
+            "the configuration cannot be used",
+            "the file cannot be read or does not make sense",
+            "oarlock config check FILE",
+        ),
+        Code::UnknownKey => page_of(
+            "the configuration has a key that nobody knows",
+            "a misspelt key would otherwise be ignored without a word",
+            "docs/operating.md lists every key",
+        ),
+        Code::KeyPermissions => page_of(
+            "a key file is open to others",
+            "whoever reads this node's key or the cluster secret can pose as the node",
+            "chmod 600 FILE",
+        ),
+        Code::KeyMalformed => page_of(
+            "a key file does not hold a key",
+            "a key is 32 bytes, written as 64 hexadecimal digits or 44 characters of base64",
+            "oarlock key new --out FILE",
+        ),
+        Code::KeyMismatch => page_of(
+            "the key is not the one the configuration names",
+            "the public key of key_file differs from the public_key of this member",
+            "oarlock key show FILE, and put that public key into every member's configuration",
+        ),
+        Code::DataDir => page_of(
+            "the data directory cannot be used",
+            "it is missing, not writable, damaged, or another node has it locked",
+            "ls -ld DIR; only one node may use a data directory",
+        ),
+        Code::OutOfDescriptors => page_of(
+            "no more file descriptors",
+            "every session of a program takes one descriptor of the daemon",
+            "raise the limit of open files (ulimit -n, or LimitNOFILE= in the unit), or close programs",
+        ),
+
+        Code::Busy => page_of(
+            "not granted: somebody holds it",
+            "the request did not want to wait, and the lock is held in a conflicting mode",
+            "oarlock locks why RES, or wait with -w TIME",
+        ),
+        Code::TimedOut => page_of(
+            "not granted in time",
+            "the holder did not let go before the time was over",
+            "oarlock locks why RES",
+        ),
+        Code::Cancelled => page_of(
+            "the request was cancelled",
+            "the program withdrew it before it was granted",
+            "nothing, if that was meant",
+        ),
+        Code::NotOwned => page_of(
+            "this node does not own enough to answer by itself",
+            "a local-only request never sends a message to another node",
+            "ask without the local-only flag",
+        ),
+        Code::NoSuchLock => page_of(
+            "there is no such lock",
+            "the lock was released already, or was never granted",
+            "check the program's own bookkeeping of locks",
+        ),
+        Code::InFlight => page_of(
+            "another operation of this lock is under way",
+            "a lock has one request at a time",
+            "wait for its answer, or cancel it",
+        ),
+        Code::BadConversion => page_of(
+            "the conversion is impossible",
+            "a lock can be converted only while it is granted, and only with flags that fit the new mode",
+            "release and lock again, or ask for a mode that covers the one held",
+        ),
+        Code::BadFlags => page_of(
+            "these flags do not go together",
+            "for instance: expedite belongs to new NL requests only",
+            "leave one of them out",
+        ),
+        Code::BadName => page_of(
+            "not a resource name",
+            "a name has 1 to 255 bytes; any byte is allowed, written as it is or as \\xNN",
+            "a shorter name, or a hash of the long one",
+        ),
+        Code::BadMode => page_of(
+            "not a lock mode",
+            "the modes are NL, CR, CW, PR, PW and EX",
+            "-x for EX, -s for PR, or -m MODE",
+        ),
+        Code::BadDuration => page_of(
+            "not a duration",
+            "durations are numbers with a unit, such as 250ms, 10s, 1m 30s; a bare number means seconds",
+            "-w 10s",
+        ),
+        Code::SpaceFull => page_of(
+            "the lockspace is full",
+            "it has as many resources on this node as its configuration allows",
+            "raise resources_max of the lockspace on every member, or release locks",
+        ),
+        Code::UnknownSpace => page_of(
+            "there is no such lockspace",
+            "lockspaces other than `default` stand in the configuration of every member",
+            "oarlock status lists the lockspaces",
+        ),
+        Code::TooManyWaiters => page_of(
+            "too many locks wait on this resource",
+            "the queue of one resource on one node is bounded",
+            "oarlock locks why RES shows who blocks it",
+        ),
+        Code::TooManyLocks => page_of(
+            "the session has too many locks",
+            "a program's locks are bounded so that one program cannot take all memory",
+            "release locks, or open a second session",
+        ),
+        Code::TooManySessions => page_of(
+            "the node has too many sessions",
+            "the number of programs attached at once is bounded",
+            "close programs, or let them share a session",
+        ),
+        Code::Deadlock => page_of(
+            "granting would complete a deadlock",
+            "two holders each asked for a mode that the other one blocks; the later request is refused",
+            "release and start again; take PW or EX at once instead of converting from a shared mode",
+        ),
+        Code::Lost => page_of(
+            "the lock was lost",
+            "the daemon of this node ended, or its run of the cluster did; others may hold the lock by now",
+            "start again; let storage refuse old tokens (OARLOCK_TOKEN)",
+        ),
+        Code::NotServing => page_of(
+            "the node is not serving",
+            "not every member of the cluster has been heard yet, so there is no view",
+            "oarlock status names the members that are missing",
+        ),
+        Code::Refused => page_of(
+            "this node restarted alone and is refused",
+            "the others still count the locks of its earlier run; this version needs a restart of the whole cluster",
+            "stop every node, then start every node",
+        ),
+        Code::TokensExhausted => page_of(
+            "the serials of this epoch are used up",
+            "tokens must keep growing, and the number has a last value",
+            "restart the whole cluster: the next epoch starts from the beginning",
+        ),
+        Code::MemberSilent => page_of(
+            "a member has not been heard",
+            "it is stopped, cut off, or refuses this node; requests that need it wait",
+            "oarlock node ls; then look at that machine",
+        ),
+        Code::SerialsLow => page_of(
+            "half of this epoch's serials are used",
+            "each remote grant takes one",
+            "plan a restart of the whole cluster; nothing is wrong yet",
+        ),
+
+        Code::PeerKey => page_of(
+            "a peer's key is not the pinned one",
+            "the peer, or somebody who poses as it, used a key or cluster secret that this configuration does not know",
+            "compare public_key and secret_file on both machines",
+        ),
+        Code::PeerVersion => page_of(
+            "a peer speaks another protocol version",
+            "one of the two was upgraded and the other was not",
+            "oarlock version on both machines",
+        ),
+        Code::PeerConfig => page_of(
+            "a peer's shared configuration differs",
+            "cluster name, members and lockspaces must be the same on every member",
+            "oarlock config check on both machines prints a fingerprint for each shared part",
+        ),
+        Code::PeerRestarted => page_of(
+            "a peer restarted alone",
+            "its earlier run's locks still count; this version needs a restart of the whole cluster",
+            "stop every node, then start every node",
+        ),
+        Code::PeerViolation => page_of(
+            "a peer sent what no honest peer sends",
+            "its build is broken or it is not what it says it is",
+            "stop that node and compare versions",
+        ),
+        Code::PeerSecret => page_of(
+            "a peer has another cluster secret",
+            "its key is the pinned one, but secret_file holds other bytes there",
+            "copy the cluster's secret file to every member",
+        ),
+        _ => page_of(
+            "a code this build does not know",
+            "the daemon is newer than this command",
+            "oarlock version",
+        ),
+    }
+}
+
+/// The code that `text` names: `OAR-2101`, `oar2101` or `2101`.
+pub fn parse(text: &str) -> Option<Code> {
+    let digits = text.trim().to_ascii_uppercase();
+    let digits = digits.strip_prefix("OAR").unwrap_or(&digits);
+    Code::from_number(digits.trim_start_matches('-').parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_page_of_its_own() {
+        let unknown = "a code this build does not know";
+        let lacking: Vec<_> = Code::ALL.iter().filter(|c| page(**c).title == unknown).collect();
+        assert!(lacking.is_empty(), "these codes lack a page: {lacking:?}");
+        let mut titles: Vec<_> = Code::ALL.iter().map(|c| page(*c).title).collect();
+        titles.sort_unstable();
+        titles.dedup();
+        assert_eq!(titles.len(), Code::ALL.len(), "two codes share a title");
+    }
+
+    #[test]
+    fn codes_are_found_however_they_are_typed() {
+        for text in ["OAR-2101", "oar-2101", "oar2101", "2101"] {
+            assert_eq!(parse(text), Some(Code::Busy), "{text}");
+        }
+        assert_eq!(parse("OAR-9999"), None);
+        assert_eq!(parse("busy"), None);
+    }
+}

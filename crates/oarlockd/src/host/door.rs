@@ -1,0 +1,256 @@
+//! The local door: a Unix socket of type SOCK_SEQPACKET, one message a packet, at which programs become
+//! sessions.
+//!
+//! Who may enter is decided twice: by the file system (directory 0750, socket 0660) and by the credentials
+//! the kernel attests for the caller at the moment it connected.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use oarlock_layout::code::Code;
+use rustix::fs::FlockOperation;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::problem::{Problem, Result};
+
+/// Longest path of a Unix socket: the kernel's field has 108 bytes, one of which ends it.
+pub const PATH_BYTES_MAX: usize = 107;
+
+/// Refuses a path the kernel would refuse, before anything else is tried with it.
+pub fn check_path(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes > PATH_BYTES_MAX {
+        return Err(Problem::new(
+            Code::SocketPathTooLong,
+            format!("the socket path {} has {bytes} bytes", path.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Process, 0 if it is not visible from here (another PID namespace).
+    pub pid: u32,
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+}
+
+/// The listening socket. Its file goes when it is dropped.
+pub struct Door {
+    socket: OwnedFd,
+    path: PathBuf,
+    gid: u32,
+    // Held while the door is open, so that two daemons never take each other's socket file for a leftover.
+    _lock: fs::File,
+}
+
+impl Door {
+    /// Opens the door at `path`, making its directory if it is missing.
+    pub fn open(path: &Path) -> Result<Door> {
+        check_path(path)?;
+        let shown = path.display();
+        let fail = |e: io::Error| Problem::io(Code::Failed, format!("cannot open the socket {shown}"), &e);
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(fail)?;
+        let in_use = || Problem::new(Code::SocketInUse, format!("another daemon listens on {shown}"));
+        let lock_path = beside(path);
+        let lock =
+            fs::OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(fail)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| in_use())?;
+        // Nobody holds the lock, so a socket file that is there was left by a daemon that was killed, or
+        // belongs to a stranger that does not know our lock: that one would answer.
+        if fs::symlink_metadata(path).is_ok() {
+            if connect(path).is_ok() {
+                return Err(in_use());
+            }
+            fs::remove_file(path).map_err(fail)?;
+        }
+        let address = SocketAddrUnix::new(path).map_err(|e| fail(e.into()))?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .map_err(|e| fail(e.into()))?;
+        rustix::net::bind(&socket, &address).map_err(|e| fail(e.into()))?;
+        // Nobody can connect before `listen`, so there is no moment with the wrong mode.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(fail)?;
+        rustix::net::listen(&socket, 256).map_err(|e| fail(e.into()))?;
+        let gid = fs::metadata(path).map_err(fail)?.gid();
+        Ok(Door { socket, path: path.into(), gid, _lock: lock })
+    }
+
+    /// The next caller, if one waits.
+    pub fn accept(&self) -> io::Result<Option<(OwnedFd, Caller)>> {
+        let socket =
+            match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => socket,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {
+                    return Ok(None);
+                }
+                Err(e) => return Err(e.into()),
+            };
+        let credentials = rustix::net::sockopt::socket_peercred(&socket)?;
+        let caller = Caller {
+            pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
+            uid: credentials.uid.as_raw(),
+            gid: credentials.gid.as_raw(),
+        };
+        Ok(Some((socket, caller)))
+    }
+
+    /// May this caller enter? Its own user, root, and members of the socket's group.
+    pub fn admits(&self, caller: Caller) -> bool {
+        caller.uid == 0
+            || caller.uid == rustix::process::geteuid().as_raw()
+            || caller.gid == self.gid
+            || supplementary_groups(caller.pid).contains(&self.gid)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // The lock file stays: whoever waits for it must not lock a file that no longer has a name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// The kernel tells only the primary group of a caller; the others stand in its status file. A process that
+/// is gone by now has none, and is refused, which it will not mind.
+fn supplementary_groups(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|g| g.parse().ok()).collect()
+}
+
+/// Knocks at a door. The descriptor blocks.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Sends one packet; `false` if the buffer of the socket is full.
+pub fn send(fd: impl AsFd, packet: &[u8]) -> io::Result<bool> {
+    match rustix::net::send(fd, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What a receive call found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// A packet of so many bytes.
+    Packet(usize),
+    /// Nothing yet.
+    Nothing,
+    /// The other side hung up.
+    End,
+}
+
+/// Receives one packet without waiting. A packet larger than `buffer` is an error.
+pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    match rustix::net::recv(fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+        Ok((_, 0)) => Ok(Received::End),
+        Ok((_, n)) if n > buffer.len() => Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long")),
+        Ok((_, n)) => Ok(Received::Packet(n)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Received::Nothing),
+        Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE) => Ok(Received::End),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_known_and_packets_keep_their_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/oarlock.sock");
+        let door = Door::open(&path).unwrap();
+        assert!(door.accept().unwrap().is_none());
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+
+        let caller = connect(&path).unwrap();
+        let (session, who) = door.accept().unwrap().unwrap();
+        assert_eq!(who.pid, std::process::id());
+        assert!(door.admits(who));
+        assert!(!door.admits(Caller { pid: u32::MAX, uid: 4242, gid: 4242 }));
+
+        assert!(send(&caller, b"one").unwrap() && send(&caller, b"three").unwrap());
+        let mut buffer = [0; 8];
+        assert_eq!(receive(&session, &mut buffer).unwrap(), Received::Packet(3));
+        assert_eq!(receive(&session, &mut buffer).unwrap(), Received::Packet(5));
+        assert_eq!(receive(&session, &mut buffer).unwrap(), Received::Nothing);
+        assert!(send(&caller, b"too long for it").unwrap());
+        assert!(receive(&session, &mut buffer).is_err());
+        drop(caller);
+        assert_eq!(receive(&session, &mut buffer).unwrap(), Received::End);
+        drop(door);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_in_use_is_refused_and_a_leftover_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("oarlock.sock");
+        let first = Door::open(&path).unwrap();
+        assert_eq!(Door::open(&path).err().unwrap().code, Code::SocketInUse);
+        drop(first);
+        // A daemon that is killed leaves its socket file behind, and its lock goes with it.
+        let left = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::bind(&left, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        drop(left);
+        assert!(path.exists() && connect(&path).is_err());
+        let second = Door::open(&path).unwrap();
+        assert!(connect(second.path()).is_ok());
+    }
+
+    #[test]
+    fn a_stranger_without_our_lock_keeps_its_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("oarlock.sock");
+        let stranger = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::bind(&stranger, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&stranger, 8).unwrap();
+        assert_eq!(Door::open(&path).err().unwrap().code, Code::SocketInUse);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_path_of_108_bytes_is_refused() {
+        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(103)));
+        assert_eq!(check_path(&path).unwrap_err().code, Code::SocketPathTooLong);
+        assert!(check_path(Path::new(&format!("/tmp/{}", "x".repeat(102)))).is_ok());
+    }
+}

@@ -1,0 +1,14 @@
+//! The kernel, and nothing but the kernel: clock, chance, files, sockets, children. Everything the daemon
+//! asks of the operating system goes through here, so that the rest can be read without a manual beside it.
+
+pub mod child;
+pub mod clock;
+pub mod datagrams;
+pub mod door;
+pub mod file;
+pub mod key;
+pub mod poll;
+pub mod random;
+pub mod signals;
+pub mod state;
+pub mod wake;

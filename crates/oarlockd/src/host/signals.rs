@@ -1,0 +1,62 @@
+//! Signals as bytes in a pipe, so that they are waited for like everything else.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use signal_hook::low_level::pipe;
+
+/// A pipe per signal, so that no signal hides another.
+pub struct Signals {
+    pipes: Vec<(i32, OwnedFd)>,
+}
+
+impl Signals {
+    /// From now on these signals no longer act on the process by themselves.
+    pub fn catch(numbers: &[i32]) -> io::Result<Signals> {
+        let mut pipes = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            let (read, write) = rustix::pipe::pipe_with(
+                rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
+            )?;
+            pipe::register(number, write)?;
+            pipes.push((number, read));
+        }
+        Ok(Signals { pipes })
+    }
+
+    /// What to watch: (signal, descriptor).
+    pub fn watched(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
+        self.pipes.iter().map(|(number, fd)| (*number, fd.as_fd()))
+    }
+
+    /// The signals that came since the last call, each once.
+    pub fn take(&self) -> Vec<i32> {
+        let mut came = Vec::new();
+        for (number, fd) in &self.pipes {
+            let mut buffer = [0u8; 64];
+            let mut any = false;
+            while matches!(rustix::io::read(fd, &mut buffer), Ok(n) if n > 0) {
+                any = true;
+            }
+            if any {
+                came.push(*number);
+            }
+        }
+        came
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caught_signal_is_told_once() {
+        let signals = Signals::catch(&[signal_hook::consts::SIGURG, signal_hook::consts::SIGWINCH]).unwrap();
+        assert!(signals.take().is_empty());
+        signal_hook::low_level::raise(signal_hook::consts::SIGURG).unwrap();
+        signal_hook::low_level::raise(signal_hook::consts::SIGURG).unwrap();
+        assert_eq!(signals.take(), [signal_hook::consts::SIGURG]);
+        assert!(signals.take().is_empty());
+    }
+}

@@ -1,0 +1,2 @@
+//! The binary `oarlock`.
+fn main() {}
