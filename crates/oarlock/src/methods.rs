@@ -1,0 +1,257 @@
+//! Methods that the async client and its blocking twin have word for word in common. Written once, so that
+//! the twins cannot drift apart.
+
+/// The setters of a request for a new lock; the type has a field `wish: Wish`.
+macro_rules! lock_request_methods {
+    () => {
+        /// Which mode; [`Mode::EX`](crate::Mode::EX) if not said.
+        pub fn mode(mut self, mode: $crate::Mode) -> Self {
+            self.wish.manner.mode = mode;
+            self
+        }
+
+        /// Give up after waiting for so long: [`Kind::TimedOut`](crate::Kind::TimedOut). The daemon keeps
+        /// the time. Zero is the same as [`no_queue`](Self::no_queue).
+        pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.wish.manner.timeout = Some(timeout);
+            self
+        }
+
+        /// Do not wait while somebody holds it: [`Kind::Busy`](crate::Kind::Busy). The other nodes are
+        /// asked if need be, which takes a round trip.
+        pub fn no_queue(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NOQUEUE;
+            self
+        }
+
+        /// Like [`no_queue`](Self::no_queue), and if somebody holds it, tell them that it is wanted.
+        pub fn no_queue_notify(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NOQUEUE | $crate::Flags::NOQUEUEBAST;
+            self
+        }
+
+        /// Ask the resource's master even if this node could grant by itself, so that the
+        /// [fence](Guard::fence) of this grant is larger than that of every earlier one.
+        pub fn fresh(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::FRESH;
+            self
+        }
+
+        /// Read the resource's value block with the grant, and be allowed to write it.
+        pub fn value_block(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::VALBLK;
+            self
+        }
+
+        /// Who stands behind the lock, as the program sees it: a task, a connection. Shown to people.
+        pub fn owner(mut self, owner: u64) -> Self {
+            self.wish.owner = owner;
+            self
+        }
+
+        /// The transaction that the lock belongs to; 0 is none.
+        pub fn transaction(mut self, transaction: u64) -> Self {
+            self.wish.transaction = transaction;
+            self
+        }
+
+        /// Grant a new NL lock past every queue. Only for NL.
+        pub fn expedite(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::EXPEDITE;
+            self
+        }
+
+        /// In a strict lockspace, let this request pass queued ones that it does not conflict with.
+        pub fn no_order(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NOORDER;
+            self
+        }
+
+        /// Queue in front of those who wait already.
+        pub fn head_queue(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::HEADQUE;
+            self
+        }
+
+        /// If the wanted mode does not fit, this one will do: PR or CW. See
+        /// [`Guard::is_alternate`](Guard::is_alternate).
+        pub fn alternate(mut self, mode: $crate::Mode) -> Self {
+            self.wish.manner.alternate = Some(mode);
+            self
+        }
+
+        /// Send no notices while this lock blocks others.
+        pub fn no_notices(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NOBAST;
+            self
+        }
+
+        /// Never choose this lock as the victim of a deadlock.
+        pub fn no_deadlock_victim(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NODLCKWT;
+            self
+        }
+
+        /// Leave this lock out of the search for deadlocks: it will be released whatever happens.
+        pub fn no_deadlock_blocker(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::NODLCKBLK;
+            self
+        }
+    };
+}
+
+/// The setters of a conversion; the type has a field `manner: Manner`.
+macro_rules! conversion_methods {
+    () => {
+        /// Give up after waiting for so long: [`Kind::TimedOut`](crate::Kind::TimedOut), and the lock stands
+        /// as before. Zero is the same as [`no_queue`](Self::no_queue).
+        pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.manner.timeout = Some(timeout);
+            self
+        }
+
+        /// Do not wait while somebody is in the way: [`Kind::Busy`](crate::Kind::Busy), and the lock stands
+        /// as before.
+        pub fn no_queue(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::NOQUEUE;
+            self
+        }
+
+        /// Like [`no_queue`](Self::no_queue), and if somebody is in the way, tell them.
+        pub fn no_queue_notify(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::NOQUEUE | $crate::Flags::NOQUEUEBAST;
+            self
+        }
+
+        /// Queue behind conversions that wait already, even if this one would fit. Only upward.
+        pub fn queue_convert(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::QUECVT;
+            self
+        }
+
+        /// Queue in front of conversions that wait already.
+        pub fn head_queue(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::HEADQUE;
+            self
+        }
+
+        /// Ask the resource's master even if this node could grant by itself, so that the fence grows.
+        pub fn fresh(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::FRESH;
+            self
+        }
+
+        /// If the wanted mode does not fit, this one will do: PR or CW.
+        pub fn alternate(mut self, mode: $crate::Mode) -> Self {
+            self.manner.alternate = Some(mode);
+            self
+        }
+
+        /// From now on, send no notices while this lock blocks others.
+        pub fn no_notices(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::NOBAST;
+            self
+        }
+
+        /// Never choose this conversion as the victim of a deadlock.
+        pub fn no_deadlock_victim(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::NODLCKWT;
+            self
+        }
+    };
+}
+
+/// What a guard shows and takes without waiting; the type has a field `held: Held`.
+macro_rules! guard_methods {
+    () => {
+        /// The lock's id, as lists of locks show it.
+        pub fn id(&self) -> $crate::LockId {
+            self.held.id()
+        }
+
+        /// The mode that is held now.
+        pub fn mode(&self) -> $crate::Mode {
+            self.held.grant().mode
+        }
+
+        /// The token of this grant. Of two PW or EX grants of one resource the later has the larger one,
+        /// whichever nodes they were given on. Let the storage refuse what comes with a smaller one.
+        pub fn token(&self) -> $crate::Token {
+            self.held.token()
+        }
+
+        /// The first 64 bits of the [`token`](Self::token), for storage that compares a single number. It
+        /// grows with every grant only if the lock was taken with `fresh()`.
+        pub fn fence(&self) -> u64 {
+            self.held.token().fence.number()
+        }
+
+        /// The resource's value block as last read or written by this lock; `None` if it was taken
+        /// without `value_block()`. Look at its `valid` before believing the bytes.
+        pub fn value(&self) -> Option<$crate::Value> {
+            self.held.value()
+        }
+
+        /// Writes up to 64 bytes, filled up with zeros, into the resource's value block. They are sent
+        /// when the lock is released, or converted down from PW or EX.
+        ///
+        /// # Errors
+        /// [`Kind::Usage`](crate::Kind::Usage) if the lock is not held in PW or EX, was taken without
+        /// `value_block()`, or there are more bytes.
+        pub fn set_value(&self, bytes: &[u8]) -> $crate::Result<()> {
+            self.held.stage(Some(bytes))
+        }
+
+        /// Marks the value block as not to be believed, when the lock is released or converted down.
+        ///
+        /// # Errors
+        /// As for [`set_value`](Self::set_value).
+        pub fn invalidate_value(&self) -> $crate::Result<()> {
+            self.held.stage(None)
+        }
+
+        /// Was the second choice granted?
+        pub fn is_alternate(&self) -> bool {
+            self.held.grant().alternate
+        }
+
+        /// What others want and this lock is in the way of, if there is news since the last call; does
+        /// not wait.
+        pub fn blocking_now(&self) -> Option<$crate::Mode> {
+            self.held.news()
+        }
+
+        /// Is the lock gone? Then nothing it protected may be touched any more; why, the other `lost`
+        /// methods tell.
+        pub fn is_lost(&self) -> bool {
+            self.held.check_lost().is_some()
+        }
+    };
+}
+
+/// What a client knows of its session; the type has a field `session: Arc<Owner>`.
+macro_rules! client_methods {
+    () => {
+        /// Name of the node that this session is with.
+        pub fn node(&self) -> &str {
+            &self.session.hello.node
+        }
+
+        /// Name of the cluster.
+        pub fn cluster(&self) -> &str {
+            &self.session.hello.cluster
+        }
+
+        /// Number of the session at its node.
+        pub fn session_id(&self) -> $crate::SessionId {
+            self.session.hello.session
+        }
+
+        /// Epoch of the cluster's view when the session was opened; 0 if there was none yet.
+        pub fn epoch(&self) -> $crate::Epoch {
+            self.session.hello.epoch
+        }
+    };
+}
+
+pub(crate) use {client_methods, conversion_methods, guard_methods, lock_request_methods};

@@ -1,0 +1,422 @@
+//! One session with the daemon: the table of locks, the socket, and who reads it.
+//!
+//! ```text
+//!   caller ──► begin ──► outbox ──────────────────► socket ──► daemon
+//!   caller ◄── wait ◄─── table ◄── one reader ◄──── socket ◄──
+//! ```
+//!
+//! There is never more than one reader. In a session of the async client it is a thread of its own, which
+//! wakes futures. In a session of the blocking client it is whichever caller waits first: it takes up
+//! packets for everybody until its own answer is there, then the next one that waits takes its place. So a
+//! lone caller sends and receives in its own thread, without a switch to another one.
+//!
+//! Two mutexes, never held together: the table's and the outbox's. Neither is held while foreign code runs
+//! (wakers), while the socket is waited for, or across an operation.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
+use oarlock_layout::message::session::{Reply, Request};
+
+use crate::error::{Error, Result};
+use crate::greeting::{self, Hello};
+use crate::outbox::Outbox;
+use crate::socket::{Patience, Received, Socket};
+use crate::table::{Ended, Misdeed, Place, Table};
+use crate::wakers::{Effects, Wakers};
+
+/// How long a daemon may take to welcome a session. It does so without asking anybody.
+const WELCOME: Duration = Duration::from_secs(5);
+
+pub(crate) struct Session {
+    pub(crate) socket: Socket,
+    pub(crate) outbox: Outbox,
+    pub(crate) hello: Hello,
+    state: Mutex<State>,
+    /// The process that opened the session; its forks may not use it (M12).
+    pid: u32,
+    keys: AtomicU64,
+}
+
+struct State {
+    table: Table,
+    /// Somebody reads the socket.
+    read: bool,
+    /// Blocking callers that wait for the reader to leave its place.
+    followers: Wakers,
+    /// Where packets land. The reader takes it along.
+    buffer: Vec<u8>,
+}
+
+// ---- opening and closing ----------------------------------------------------------------------------
+
+impl Session {
+    /// Connects and exchanges greetings.
+    pub(crate) fn open(path: &Path, label: &str) -> Result<Arc<Session>> {
+        Session::greet(Socket::connect(path, WELCOME)?, path, label)
+    }
+
+    /// Exchanges greetings over a connected socket.
+    pub(crate) fn greet(socket: Socket, path: &Path, label: &str) -> Result<Arc<Session>> {
+        let failed =
+            |code, why: String| Error::new(code, format!("cannot open a session at {}", path.display()), why);
+        // Whether this arrives does not matter: a daemon that refuses says so before it hangs up.
+        let _ = socket.try_send(&greeting::hello(label).to_bytes());
+        let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
+        let hello = match socket.receive(&mut buffer, Patience::Until(Instant::now() + WELCOME)) {
+            Ok(Received::Packet(length)) => {
+                greeting::read(&buffer[..length]).map_err(|f| failed(f.code, f.text))?
+            }
+            Ok(Received::TooLong(length)) => {
+                return Err(failed(Code::SessionMalformed, format!("it sent a packet of {length} bytes")));
+            }
+            Ok(Received::Nothing) => {
+                return Err(failed(Code::NoDaemon, format!("it did not answer within {WELCOME:?}")));
+            }
+            Ok(Received::HungUp) => return Err(failed(Code::NoDaemon, "it hung up".into())),
+            Err(errno) => return Err(failed(Code::NoDaemon, errno.to_string())),
+        };
+        let table = Table::default();
+        let state = State { table, read: false, followers: Wakers::default(), buffer };
+        Ok(Arc::new(Session {
+            socket,
+            outbox: Outbox::default(),
+            hello,
+            state: Mutex::new(state),
+            pid: std::process::id(),
+            keys: AtomicU64::new(0),
+        }))
+    }
+
+    /// Gives the session a reader of its own; futures need one.
+    pub(crate) fn spawn_reader(self: &Arc<Self>) -> std::io::Result<()> {
+        let session = Arc::clone(self);
+        self.lock().read = true;
+        std::thread::Builder::new().name("oarlock-reader".into()).spawn(move || session.read_until_end())?;
+        Ok(())
+    }
+
+    fn read_until_end(self: Arc<Self>) {
+        let mut buffer = std::mem::take(&mut self.lock().buffer);
+        while self.read_one(&mut buffer, Patience::Endless) == Some(true) {}
+    }
+
+    /// No caller is left. What is still to be sent is sent; then the daemon sees the end of the session.
+    fn close(&self) {
+        if self.forked() {
+            // The parent's session goes on. This process only closes its copy of the descriptor.
+            return;
+        }
+        if self.shut_down_when_sent() {
+            // A socket that is closed with packets unread tells the other side "reset", and a reset may
+            // overtake what was sent before it. So read what is there; nothing can follow any more.
+            let mut state = self.lock();
+            if !state.read {
+                let buffer = &mut state.buffer;
+                while let Ok(Received::Packet(_) | Received::TooLong(_)) =
+                    self.socket.receive(buffer, Patience::None)
+                {}
+            }
+        }
+    }
+
+    /// Is this a fork of the process that opened the session?
+    fn forked(&self) -> bool {
+        std::process::id() != self.pid
+    }
+
+    /// Refuses the forks of the process that opened the session.
+    pub(crate) fn check_process(&self, what: impl FnOnce() -> String) -> Result<()> {
+        if !self.forked() {
+            return Ok(());
+        }
+        let why = format!(
+            "the session belongs to process {}, and this is its fork {}",
+            self.pid,
+            std::process::id()
+        );
+        Err(Error::new(Code::SessionForked, what(), why))
+    }
+
+    /// For tests: as if process `pid` had opened the session.
+    #[cfg(test)]
+    pub(crate) fn opened_by(self: Arc<Self>, pid: u32) -> Arc<Self> {
+        let mut session = Arc::try_unwrap(self).unwrap_or_else(|_| panic!("shared already"));
+        session.pid = pid;
+        Arc::new(session)
+    }
+}
+
+/// The end that callers hold: when the last of them drops it, the session closes. The threads of a session
+/// hold the session itself.
+pub(crate) struct Owner(Arc<Session>);
+
+impl Owner {
+    pub(crate) fn new(session: Arc<Session>) -> Arc<Owner> {
+        Arc::new(Owner(session))
+    }
+}
+
+impl std::ops::Deref for Owner {
+    type Target = Arc<Session>;
+
+    fn deref(&self) -> &Arc<Session> {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+// ---- using the table --------------------------------------------------------------------------------
+
+impl Session {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics halfway through a change; a poisoned mutex comes from elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the table, then sends and wakes what follows from that.
+    pub(crate) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Table, &mut Effects) -> T) -> T {
+        let mut effects = Effects::default();
+        let value = change(&mut self.lock().table, &mut effects);
+        self.carry_out(effects);
+        value
+    }
+
+    /// Looks at the table.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        look(&self.lock().table)
+    }
+
+    /// Sends a request, or ends the session if this machine cannot.
+    pub(crate) fn request(self: &Arc<Self>, request: &Request) {
+        if let Err(errno) = self.post(request) {
+            self.end(Code::Failed, format!("cannot send to the daemon: {errno}"));
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Effects) {
+        for request in &effects.send {
+            self.request(request);
+        }
+        for waker in effects.wake {
+            waker.wake();
+        }
+    }
+
+    fn end(self: &Arc<Self>, code: Code, text: String) {
+        self.change(|table, effects| table.end(Ended { code, text }, effects));
+        self.socket.shut_down();
+    }
+
+    /// Waits for one packet and takes it up. None: nothing came in time; false: the session is over.
+    fn read_one(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
+        let (code, text) = match self.socket.receive(buffer, patience) {
+            Ok(Received::Packet(length)) => match Reply::from_bytes(&buffer[..length]) {
+                Ok(reply) => {
+                    let taken = self.change(|table, effects| {
+                        table.handle_reply(reply, effects).map(|()| table.ended().is_none())
+                    });
+                    match taken {
+                        Ok(true) => return Some(true),
+                        Ok(false) => {
+                            self.socket.shut_down();
+                            return Some(false);
+                        }
+                        Err(Misdeed(misdeed)) => (Code::SessionMalformed, misdeed),
+                    }
+                }
+                Err(malformed) => (Code::SessionMalformed, format!("it sent a bad packet: {malformed}")),
+            },
+            Ok(Received::TooLong(length)) => {
+                (Code::SessionMalformed, format!("it sent a packet of {length} bytes"))
+            }
+            Ok(Received::Nothing) => return None,
+            Ok(Received::HungUp) => (Code::NoDaemon, "the daemon hung up".into()),
+            Err(errno) => (Code::Failed, format!("cannot receive from the daemon: {errno}")),
+        };
+        self.end(code, text);
+        Some(false)
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+// ---- waiting in a future ----------------------------------------------------------------------------
+
+/// A waiter's place in the lists of the session; it leaves them when it is dropped.
+pub(crate) struct Waiter {
+    session: Arc<Owner>,
+    place: Place,
+    key: u64,
+    registered: bool,
+}
+
+impl Waiter {
+    pub(crate) fn new(session: &Arc<Owner>, place: Place) -> Waiter {
+        let key = session.keys.fetch_add(1, Ordering::Relaxed);
+        Waiter { session: Arc::clone(session), place, key, registered: false }
+    }
+
+    /// Is it there already? If not, wakes the task when something changed.
+    pub(crate) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        check: impl FnOnce(&mut Table, &mut Effects) -> Option<T>,
+    ) -> Poll<T> {
+        // Cloning and dropping a waker may run foreign code: before and after the mutex, not under it.
+        let waker = context.waker().clone();
+        let mut effects = Effects::default();
+        let mut state = self.session.lock();
+        let (outcome, spare) = match check(&mut state.table, &mut effects) {
+            Some(value) => (Poll::Ready(value), Some(waker)),
+            None => {
+                self.registered = true;
+                (Poll::Pending, state.table.set_waker(self.place, self.key, waker))
+            }
+        };
+        drop(state);
+        drop(spare);
+        self.session.carry_out(effects);
+        outcome
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if self.registered && !self.session.forked() {
+            let waker = self.session.lock().table.remove_waker(self.place, self.key);
+            drop(waker);
+        }
+    }
+}
+
+// ---- waiting in a thread ----------------------------------------------------------------------------
+
+impl Session {
+    /// Waits in this thread until `check` gives something; None when `until` has passed.
+    ///
+    /// `check` must give something once the session has ended.
+    pub(crate) fn wait<T>(
+        self: &Arc<Self>,
+        place: Place,
+        until: Patience,
+        mut check: impl FnMut(&mut Table, &mut Effects) -> Option<T>,
+    ) -> Option<T> {
+        let mut key = None;
+        let mut effects = Effects::default();
+        let mut state = self.lock();
+        let outcome = loop {
+            if let Some(value) = check(&mut state.table, &mut effects) {
+                break Some(value);
+            }
+            if !state.read {
+                state.read = true;
+                let mut buffer = std::mem::take(&mut state.buffer);
+                drop(state);
+                let progress = self.read_one(&mut buffer, until);
+                state = self.lock();
+                state.buffer = buffer;
+                state.read = false;
+                if progress.is_none() {
+                    // Time is up. Somebody else may have been the one to bring the answer.
+                    break check(&mut state.table, &mut effects);
+                }
+            } else {
+                let key = *key.get_or_insert_with(|| self.keys.fetch_add(1, Ordering::Relaxed));
+                let parker = parker();
+                state.table.set_waker(place, key, parker.clone());
+                state.followers.set(key, parker);
+                drop(state);
+                let in_time = park(until);
+                state = self.lock();
+                if !in_time {
+                    break check(&mut state.table, &mut effects);
+                }
+            }
+        };
+        if let Some(key) = key {
+            state.table.remove_waker(place, key);
+            state.followers.remove(key);
+        }
+        // Whoever leaves while nobody reads sends the next one to the socket. These wakers are ours.
+        let next = if state.read { None } else { state.followers.first() };
+        drop(state);
+        if let Some(next) = next {
+            next.wake();
+        }
+        self.carry_out(effects);
+        outcome
+    }
+
+    /// Takes up what lies in the socket, without waiting, unless somebody else is at it.
+    pub(crate) fn catch_up(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.read || state.table.ended().is_some() {
+            return;
+        }
+        state.read = true;
+        let mut buffer = std::mem::take(&mut state.buffer);
+        drop(state);
+        while self.read_one(&mut buffer, Patience::None) == Some(true) {}
+        let mut state = self.lock();
+        state.buffer = buffer;
+        state.read = false;
+        let next = state.followers.first();
+        drop(state);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+}
+
+/// Wakes a thread.
+struct Parker(Thread);
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn parker() -> Waker {
+    thread_local! {
+        static PARKER: Waker = Waker::from(Arc::new(Parker(std::thread::current())));
+    }
+    PARKER.with(Waker::clone)
+}
+
+/// Sleeps until woken, perhaps without reason; false when the time is up.
+fn park(until: Patience) -> bool {
+    match until {
+        Patience::None => false,
+        Patience::Endless => {
+            std::thread::park();
+            true
+        }
+        Patience::Until(until) => {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left);
+            true
+        }
+    }
+}
