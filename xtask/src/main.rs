@@ -23,6 +23,7 @@ usage: cargo xtask TASK
   ci        everything a commit must pass, in under 25 minutes; ends with `N passed, M failed`
   night     the same with more volume
   tidy      house rules: mechanism ids, words, files, links, dependencies
+            (--ids prints which code and tests name each mechanism id)
   purity    pure crates build without std, from an allow-list of dependencies
 ";
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let task = args.first().map_or("", String::as_str);
     let result = match task {
         "ci" | "night" => return if ci::all(&context) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        "tidy" if args.iter().any(|a| a == "--ids") => tidy::list_ids(&context),
         "tidy" => tidy::check(&context),
         "purity" => purity::check(&context),
         _ => {

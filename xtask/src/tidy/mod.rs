@@ -4,9 +4,18 @@
 //!   tree.rs        every file of the working tree, read once
 //!   mask.rs        Rust text without its comments and strings, so that words in prose are no code
 //!   sources.rs     words, unsafe, length, white space, reasons for what is ignored
+//!   ids.rs         docs/mechanisms.md: code and tests exist, tests name their id
+//!   items.rs       definitions in Rust text
+//!   pages.rs       links between pages, and that each page can be found
+//!   manifests.rs   dependencies: reasons, bans, licences (licence.rs)
 //! ```
 
+mod ids;
+mod items;
+mod licence;
+mod manifests;
 mod mask;
+mod pages;
 mod sources;
 mod tree;
 
@@ -42,11 +51,20 @@ pub(crate) fn part(context: &Context) -> Outcome {
     Outcome::noted(check(context))
 }
 
+/// Prints which items and tests name each mechanism id.
+pub(crate) fn list_ids(context: &Context) -> Result<String, Failure> {
+    ids::list(&Tree::read(&context.root)?);
+    Ok("done".into())
+}
+
 /// Everything.
 pub(crate) fn check(context: &Context) -> Result<String, Failure> {
     let tree = Tree::read(&context.root)?;
     let mut faults = Faults::default();
     sources::check(&tree, &mut faults);
+    ids::check(&tree, &mut faults);
+    pages::check(&tree, &mut faults);
+    manifests::check(&tree, &context.metadata()?, &mut faults);
     for line in &faults.warnings {
         println!("warning: {line}");
     }

@@ -51,6 +51,11 @@ impl Tree {
         Ok(Tree { files })
     }
 
+    /// The file at a path.
+    pub(crate) fn get(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|f| f.path == path)
+    }
+
     /// Files with an ending, like `.rs`.
     pub(crate) fn ending<'a>(&'a self, end: &'a str) -> impl Iterator<Item = &'a File> {
         self.files.iter().filter(move |f| f.path.ends_with(end))
