@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
 
     /// A short text, cut at [`LABEL_BYTES_MAX`] bytes on a character boundary.
     pub fn label(&mut self, text: &str) {
-        let text = &text[..text.floor_char_boundary(LABEL_BYTES_MAX)];
+        let text = cut(text, LABEL_BYTES_MAX);
         self.u8(text.len() as u8);
         self.raw(text.as_bytes());
     }
@@ -164,6 +164,25 @@ impl<'a> Writer<'a> {
         self.bool(value.valid);
         self.raw(&value.bytes);
     }
+}
+
+/// The longest beginning of `text` that has at most `max` bytes and ends between characters.
+pub fn cut(text: &str, max: usize) -> &str {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// The longest start of `text` that has at most `max` bytes and ends between two characters.
+pub fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    // Byte 0 is a boundary, so there is one.
+    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
 }
 
 /// Takes fields from the front of received bytes.
@@ -306,5 +325,31 @@ impl<'a> Reader<'a> {
             0 => Ok(()),
             n => Err(Malformed::Trailing(n)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(cut("abc", 5), "abc");
+        assert_eq!(cut("abc", 2), "ab");
+        assert_eq!(cut("aü", 2), "a");
+        assert_eq!(cut("ü", 1), "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(
+            [cut("aé", 4), cut("aé", 3), cut("aé", 2), cut("aé", 1), cut("é", 1)],
+            ["aé", "aé", "a", "a", ""]
+        );
     }
 }

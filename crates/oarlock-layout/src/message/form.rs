@@ -134,11 +134,9 @@ impl Wire for Form {
 
     fn decode(r: &mut Reader<'_>) -> Result<Form, Malformed> {
         Ok(match r.u8()? {
-            1 => Form::Standing {
-                phase: Phase::decode(r)?,
-                stored: Epoch(r.u32()?),
-                clean: r.bool("clean")?,
-            },
+            1 => {
+                Form::Standing { phase: Phase::decode(r)?, stored: Epoch(r.u32()?), clean: r.bool("clean")? }
+            }
             2 => Form::Propose { view: View::decode(r)?, wait: r.bool("wait")? },
             3 => Form::Accept { epoch: Epoch(r.u32()?) },
             4 => Form::Commit { epoch: Epoch(r.u32()?) },

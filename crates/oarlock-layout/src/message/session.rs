@@ -20,7 +20,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::code::Code;
-use crate::codec::{Malformed, Reader, Wire, Writer};
+use crate::codec::{Malformed, Reader, Wire, Writer, cut};
 use crate::flags::Flags;
 use crate::id::{Epoch, OwnerId, SessionId, SpaceId, TransactionId};
 use crate::limit::{SESSION_PACKET_BYTES_MAX, VALUE_BYTES};
@@ -220,7 +220,7 @@ pub const QUESTION_BYTES_MAX: usize = 4096;
 pub const PIECE_BYTES_MAX: usize = SESSION_PACKET_BYTES_MAX - 16;
 
 fn text(out: &mut Writer<'_>, text: &str, max: usize) {
-    out.bytes(&text.as_bytes()[..text.floor_char_boundary(max)]);
+    out.bytes(cut(text, max).as_bytes());
 }
 
 fn read_text(r: &mut Reader<'_>, field: &'static str, max: usize) -> Result<String, Malformed> {
@@ -307,16 +307,11 @@ impl Wire for Request {
                 timeout_ms: r.u32()?,
                 value: read_block(r)?,
             }),
-            5 => Request::Unlock {
-                handle: r.u32()?,
-                value: read_block(r)?,
-                invalidate: r.bool("invalidate")?,
-            },
+            5 => {
+                Request::Unlock { handle: r.u32()?, value: read_block(r)?, invalidate: r.bool("invalidate")? }
+            }
             6 => Request::Cancel { handle: r.u32()? },
-            7 => Request::Ask {
-                request: r.u32()?,
-                question: read_text(r, "question", QUESTION_BYTES_MAX)?,
-            },
+            7 => Request::Ask { request: r.u32()?, question: read_text(r, "question", QUESTION_BYTES_MAX)? },
             n => return Err(Malformed::Unknown { field: "session request", value: n.into() }),
         })
     }
