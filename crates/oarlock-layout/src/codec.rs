@@ -175,16 +175,6 @@ pub fn cut(text: &str, max: usize) -> &str {
     &text[..end]
 }
 
-/// The longest start of `text` that has at most `max` bytes and ends between two characters.
-pub fn cut(text: &str, max: usize) -> &str {
-    if text.len() <= max {
-        return text;
-    }
-    // Byte 0 is a boundary, so there is one.
-    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    &text[..end]
-}
-
 /// Takes fields from the front of received bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
@@ -338,18 +328,5 @@ mod tests {
         assert_eq!(cut("abc", 2), "ab");
         assert_eq!(cut("aü", 2), "a");
         assert_eq!(cut("ü", 1), "");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_cut_between_characters() {
-        assert_eq!(
-            [cut("aé", 4), cut("aé", 3), cut("aé", 2), cut("aé", 1), cut("é", 1)],
-            ["aé", "aé", "a", "a", ""]
-        );
     }
 }

@@ -35,6 +35,12 @@ pub const SERIAL_WARN: u64 = 1 << (SERIAL_BITS - 1);
 
 /// Largest message a circuit carries; larger ones are the sender's mistake.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Segments of one class that may be sent beyond the first that is not acknowledged. A receiver keeps no more;
+/// sixteen bits describe any gap.
+pub const CIRCUIT_WINDOW_SEGMENTS: usize = 8192;
+/// Bytes of the same: what a round trip of a millisecond holds at 16 Gbit/s. With one message in pieces it
+/// bounds what a peer can make us keep.
+pub const CIRCUIT_WINDOW_BYTES: usize = 2 << 20;
 /// Largest packet on a session's socket, both ways. Below the kernel's default socket buffer.
 pub const SESSION_PACKET_BYTES_MAX: usize = 64 << 10;
 
@@ -47,7 +53,10 @@ pub const LEASE: Duration = Duration::from_secs(3);
 
 const _: () = assert!(SILENT.as_millis() == 10 * PROBE.as_millis(), "ten probes to silence");
 const _: () = assert!(LEASE.as_millis() > 2 * SILENT.as_millis(), "a lease outlives a silence");
+const _: () = assert!(CIRCUIT_WINDOW_BYTES >= MESSAGE_BYTES_MAX, "a message fits the window");
+const _: () = assert!(CIRCUIT_WINDOW_SEGMENTS < 1 << 16, "acknowledged gaps have sixteen bits");
 const _: () = assert!(NODES_MAX <= 64, "node sets are u64 bitmaps");
 const _: () = assert!(EPOCH_BITS + SERIAL_BITS == 64, "a fence is one u64");
 const _: () = assert!(SERIAL_WARN < SERIAL_MAX, "warn before refusing");
-const _: () = assert!(NAME_BYTES_MAX + VALUE_BYTES + 1024 < SESSION_PACKET_BYTES_MAX, "a request fits a packet");
+const _: () =
+    assert!(NAME_BYTES_MAX + VALUE_BYTES + 1024 < SESSION_PACKET_BYTES_MAX, "a request fits a packet");

@@ -66,8 +66,6 @@ pub struct Info {
     pub openers: u32,
     /// Somebody here has used the value block (R5).
     pub uses_value: bool,
-    /// A PW or EX lock that uses the value block is held here.
-    pub holder: bool,
     /// Questions that a `Grant` of the mode held answers.
     pub want: Want,
     /// The value block, if the master's is older.
@@ -154,7 +152,7 @@ pub struct Grant {
     pub current: bool,
     /// The next waiter, to be honoured after the waiting local request was served (X8).
     pub head: Option<Head>,
-    /// Openers of the resource on all nodes.
+    /// Locks held or waiting on other nodes (C16).
     pub openers: u32,
     /// The value block, if the shadow's is older.
     pub value: Option<Value>,
@@ -193,7 +191,7 @@ pub struct HeadNotice {
     pub a: u64,
     /// The head as far as it concerns the receiver.
     pub head: Option<Head>,
-    /// Openers of the resource on all nodes.
+    /// Locks held or waiting on other nodes (C16).
     pub openers: u32,
 }
 
@@ -293,12 +291,9 @@ impl Wire for Packet {
                 openers: r.u32()?,
                 value: r.option("value", Reader::value)?,
             }),
-            DENY => Body::Deny(Deny {
-                g: r.u64()?,
-                a: r.u64()?,
-                attempt: r.u64()?,
-                reason: Reason::decode(r)?,
-            }),
+            DENY => {
+                Body::Deny(Deny { g: r.u64()?, a: r.u64()?, attempt: r.u64()?, reason: Reason::decode(r)? })
+            }
             HEAD => Body::Head(HeadNotice {
                 g: r.u64()?,
                 a: r.u64()?,
@@ -324,7 +319,6 @@ impl Wire for Info {
         out.u64(self.busy);
         out.u32(self.openers);
         out.bool(self.uses_value);
-        out.bool(self.holder);
         out.bool(self.want.value);
         out.bool(self.want.serial);
         out.option(self.value.as_ref(), |out, value| out.value(value));
@@ -339,7 +333,6 @@ impl Wire for Info {
             busy: r.u64()?,
             openers: r.u32()?,
             uses_value: r.bool("uses value")?,
-            holder: r.bool("holder")?,
             want: Want { value: r.bool("want value")?, serial: r.bool("want serial")? },
             value: r.option("value", Reader::value)?,
         })

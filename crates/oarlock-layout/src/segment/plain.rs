@@ -117,6 +117,10 @@ impl Words for PlainWords {
         self.names.len() as u32
     }
 
+    fn room(&self) -> u32 {
+        self.max
+    }
+
     fn look(&self, slot: Slot) -> Word {
         self.place(slot).word
     }
@@ -219,9 +223,7 @@ impl Words for PlainWords {
         let locks = self.place(slot).locks.clone();
         for lock in locks {
             let entry = self.entries.get_mut(&lock).expect("a counted lock has an entry");
-            if Some(lock) == but
-                || entry.mode.compatible(wanted)
-                || entry.claim.flags.contains(Flags::NOBAST)
+            if Some(lock) == but || entry.mode.compatible(wanted) || entry.claim.flags.contains(Flags::NOBAST)
             {
                 continue;
             }

@@ -124,6 +124,9 @@ pub trait Words {
     /// How many slots are bound.
     fn bound(&self) -> u32;
 
+    /// How many slots there are at most.
+    fn room(&self) -> u32;
+
     /// The word now.
     fn look(&self, slot: Slot) -> Word;
 

@@ -1,0 +1,87 @@
+//! What is counted: every mechanism has a number that tests assert and people watch (Z6).
+
+/// Counters of one lockspace on one node. Messages to oneself are function calls and count as none (C3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Counters {
+    /// Locks granted to programs of this node, conversions included.
+    pub local_grants: u64,
+    /// Of these, granted without waiting for any message.
+    pub covered_grants: u64,
+    /// Statements sent.
+    pub info_sent: u64,
+    /// Of these, statements that ask for a stronger mode (C2).
+    pub upgrade_sent: u64,
+    /// Statements discarded because the master had moved on (3.6).
+    pub info_stale: u64,
+    /// Grants sent by masters here.
+    pub grant_sent: u64,
+    /// Grants received.
+    pub grant_received: u64,
+    /// Of these, for requests that had been withdrawn (X1).
+    pub grant_unwanted: u64,
+    /// Refusals sent by masters here.
+    pub deny_sent: u64,
+    /// Head notices sent.
+    pub head_sent: u64,
+    /// Heads that went away, as heard (X4).
+    pub head_cleared: u64,
+    /// Local requests held back because of a head (C13).
+    pub head_refusals: u64,
+    /// Grants past a nearer request that did not fit (C9, C10).
+    pub passover_grants: u64,
+    /// Releases after which less was needed than owned (C15).
+    pub proactive_considered: u64,
+    /// Of these, those after which the node lowered what it owns (C16).
+    pub proactive_done: u64,
+    /// Records given up.
+    pub forget_sent: u64,
+    /// Conversions refused because they would wait for each other (D9).
+    pub deadlock_victims: u64,
+    /// Blocking notices given to programs.
+    pub notices: u64,
+    /// Messages of an epoch that is over (X11).
+    pub stale_epoch: u64,
+    /// Bytes that no honest peer sends.
+    pub violations: u64,
+    /// Messages a master here and the shadow beside it exchanged without a circuit.
+    pub messages_inside: u64,
+}
+
+impl Counters {
+    /// Messages sent to other nodes.
+    pub const fn messages_sent(&self) -> u64 {
+        self.info_sent + self.grant_sent + self.deny_sent + self.head_sent + self.forget_sent
+    }
+
+    /// Name, explanation and value of each, in the order above.
+    pub fn list(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        [
+            ("local_grants", "Locks granted to programs of this node", self.local_grants),
+            ("covered_grants", "Grants that waited for no message", self.covered_grants),
+            ("info_sent", "Statements sent to masters", self.info_sent),
+            ("upgrade_sent", "Statements that asked for a stronger mode", self.upgrade_sent),
+            ("info_stale", "Statements discarded because the master had moved on", self.info_stale),
+            ("grant_sent", "Grants sent to shadows", self.grant_sent),
+            ("grant_received", "Grants received from masters", self.grant_received),
+            ("grant_unwanted", "Grants for requests that had been withdrawn", self.grant_unwanted),
+            ("deny_sent", "Refusals sent to shadows", self.deny_sent),
+            ("head_sent", "Head notices sent to shadows", self.head_sent),
+            ("head_cleared", "Heads that went away", self.head_cleared),
+            ("head_refusals", "Local requests held back because of a head", self.head_refusals),
+            ("passover_grants", "Grants past a nearer request that did not fit", self.passover_grants),
+            ("proactive_considered", "Releases that left less needed than owned", self.proactive_considered),
+            ("proactive_done", "Owned modes lowered without being asked", self.proactive_done),
+            ("forget_sent", "Records given up or confirmed gone", self.forget_sent),
+            ("deadlock_victims", "Conversions refused as deadlocks", self.deadlock_victims),
+            ("blocking_notices", "Blocking notices given to programs", self.notices),
+            ("stale_epoch", "Lock messages of an epoch that is over", self.stale_epoch),
+            ("lock_violations", "Lock messages that no honest peer sends", self.violations),
+            (
+                "lock_messages_inside",
+                "Messages between a master and the shadow beside it",
+                self.messages_inside,
+            ),
+        ]
+        .into_iter()
+    }
+}

@@ -1,0 +1,562 @@
+//! The deciding object of a resource: which shadow holds what, who waits, who is first.
+//!
+//! Every change ends in [`Master::run`]: grant from the front, then answer questions, then tell each shadow
+//! what became of the head. What is believed of the shadows is kept mutually compatible at every instant;
+//! since each believed mode covers what the shadow really owns, that is exclusion (3.4 rule 9, I1).
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::limit::SERIAL_MAX;
+use oarlock_layout::message::lock::{
+    Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Reason, Want,
+};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::value::Value;
+
+use crate::config::Order;
+use crate::context::Context;
+use crate::output::Violation;
+use crate::planted::Bug;
+
+/// A resource at its master.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Master {
+    pub(crate) name: Name,
+    pub(crate) records: BTreeMap<NodeId, Record>,
+    /// Shadows that state a convert, then those that state a new request: one list, in order (C8, R3).
+    pub(crate) converting: VecDeque<NodeId>,
+    pub(crate) waiting: VecDeque<NodeId>,
+    /// Heads are numbered, tries and recalls included.
+    numbers: u64,
+    pub(crate) head: Option<(NodeId, Head)>,
+    /// The newest block known here. A shadow that owns PW or EX may have a newer one (R5).
+    pub(crate) value: Value,
+    recall: Option<Recall>,
+}
+
+/// What the master knows of one shadow.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) held: Option<Mode>,
+    pub(crate) conv: Option<Conv>,
+    /// Raised with each change of the master's own accord (C6).
+    pub(crate) g: u64,
+    /// Last statement heard (R10).
+    pub(crate) a: u64,
+    /// The head as last sent to it.
+    told: Option<Head>,
+    pub(crate) openers: u32,
+    uses_value: bool,
+    pub(crate) busy: u64,
+    /// Sequence of the block that the shadow is known to have.
+    value_known: u64,
+    want: Want,
+    /// Number of the recall whose answer its question for the value waits for.
+    recall: u64,
+}
+
+/// A question to the owner of PW or EX for its block, in the form of a head that gives way at once (R5 e).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Recall {
+    holder: NodeId,
+    number: u64,
+}
+
+/// What a run decided for one shadow.
+#[derive(Clone, Copy)]
+pub(crate) enum Decision {
+    Granted { alternate: bool },
+    Answered,
+    Denied { attempt: u64, reason: Reason },
+}
+
+impl Master {
+    pub(crate) fn new(name: Name) -> Master {
+        Master {
+            name,
+            records: BTreeMap::new(),
+            converting: VecDeque::new(),
+            waiting: VecDeque::new(),
+            numbers: 0,
+            head: None,
+            value: Value::NEVER,
+            recall: None,
+        }
+    }
+
+    /// A shadow's statement (3.6 rule 1).
+    pub(crate) fn info(&mut self, ctx: &mut Context<'_>, from: NodeId, info: Info) -> Result<(), Violation> {
+        let known = self.records.contains_key(&from);
+        let rec = self.records.entry(from).or_default();
+        let checked = Self::check(rec, known, &info);
+        if let Err(violation) = checked {
+            if !known {
+                self.records.remove(&from);
+            }
+            return Err(violation);
+        }
+        rec.a = info.n;
+        if info.g < rec.g && !ctx.planted.has(Bug::NoSequenceCheck) {
+            // It spoke before it heard of the last change, which is on its way and will make it speak again.
+            ctx.counters.info_stale += 1;
+            if ctx.planted.has(Bug::StaleLowers) {
+                rec.held = info.held;
+                self.run(ctx, Vec::new());
+            }
+            return Ok(());
+        }
+        rec.held = info.held;
+        rec.openers = info.openers;
+        rec.uses_value |= info.uses_value;
+        rec.busy = info.busy;
+        if !info.want.value {
+            rec.recall = 0;
+        }
+        rec.want = info.want;
+        if let Some(value) = info.value {
+            rec.value_known = rec.value_known.max(value.sequence);
+            if value.sequence > self.value.sequence {
+                self.value = value;
+            }
+        }
+        let mut decided = Vec::new();
+        self.place(ctx, from, info.conv, &mut decided);
+        self.run(ctx, decided);
+        Ok(())
+    }
+
+    fn check(rec: &Record, known: bool, info: &Info) -> Result<(), Violation> {
+        if info.n != rec.a + 1 {
+            return Err(Violation::Ordinal { expected: rec.a + 1, came: info.n });
+        }
+        if info.g > rec.g {
+            return Err(Violation::Future { last: rec.g, came: info.g });
+        }
+        if info.g < rec.g {
+            return Ok(());
+        }
+        let lowered = match (rec.held, info.held) {
+            (_, None) => rec.held.is_none(),
+            (None, Some(_)) => false,
+            (Some(granted), Some(held)) => granted.covers(held),
+        };
+        if !lowered {
+            return Err(Violation::Overclaims { granted: rec.held, came: info.held });
+        }
+        if info.value.is_some() && !rec.held.is_some_and(Mode::writes_value) {
+            return Err(Violation::ValueWithoutRight);
+        }
+        if !known && info.want.any() && info.conv.is_none() {
+            return Err(Violation::NoRecord);
+        }
+        Ok(())
+    }
+
+    /// A shadow gives up its record (R12).
+    pub(crate) fn forget(&mut self, ctx: &mut Context<'_>, from: NodeId, m: Forget) -> Result<(), Violation> {
+        let rec = self.records.get_mut(&from).ok_or(Violation::NoRecord)?;
+        if m.n != rec.a + 1 {
+            return Err(Violation::Ordinal { expected: rec.a + 1, came: m.n });
+        }
+        if m.g > rec.g {
+            return Err(Violation::Future { last: rec.g, came: m.g });
+        }
+        rec.a = m.n;
+        if m.g < rec.g {
+            ctx.counters.info_stale += 1;
+            return Ok(());
+        }
+        if let Some(value) = m.value {
+            if !rec.held.is_some_and(Mode::writes_value) {
+                return Err(Violation::ValueWithoutRight);
+            }
+            if value.sequence > self.value.sequence {
+                self.value = value;
+            }
+        }
+        self.records.remove(&from);
+        self.leave(from);
+        ctx.send(from, &self.name, Body::ForgetAck(ForgetAck { g: m.g, n: m.n }));
+        self.run(ctx, Vec::new());
+        Ok(())
+    }
+
+    /// Does anybody still have a record? If not, the resource and its block may go (33).
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    // ----- queues ---------------------------------------------------------------------------------------
+
+    fn leave(&mut self, node: NodeId) {
+        self.converting.retain(|n| *n != node);
+        self.waiting.retain(|n| *n != node);
+    }
+
+    /// Who is first: converts before newcomers.
+    fn first(&self) -> Option<NodeId> {
+        self.converting.front().or(self.waiting.front()).copied()
+    }
+
+    fn conv(&self, node: NodeId) -> Conv {
+        self.records[&node].conv.expect("a queued shadow has stated a wish")
+    }
+
+    /// Puts a wish in its place, or answers it at once.
+    fn place(
+        &mut self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        conv: Option<Conv>,
+        decided: &mut Vec<(NodeId, Decision)>,
+    ) {
+        let rec = self.records.get_mut(&node).expect("a record");
+        let old = rec.conv;
+        rec.conv = conv;
+        let Some(conv) = conv else {
+            self.leave(node);
+            return;
+        };
+        if old.is_some_and(|old| old.kind != conv.kind) {
+            // A statement whose kind changes goes to the tail of its new queue (R3).
+            self.leave(node);
+        }
+        let queued = self.converting.contains(&node) || self.waiting.contains(&node);
+        if !queued {
+            let strict = ctx.config.order == Order::Strict;
+            let expedited = conv.kind == Kind::New && conv.flags.contains(Flags::EXPEDITE);
+            // In strict order a convert that fits is granted in place, past every queue, unless it said
+            // QUECVT (8, 9).
+            let in_place = strict && conv.kind == Kind::Convert && !conv.flags.contains(Flags::QUECVT);
+            let behind = match conv.kind {
+                Kind::Convert => !self.converting.is_empty(),
+                Kind::New => self.first().is_some(),
+            };
+            if (expedited || in_place) && ctx.now >= ctx.grants_from {
+                if let Some(alternate) = self.fits(ctx, node, conv) {
+                    if self.grant(ctx, node, alternate) {
+                        decided.push((node, Decision::Granted { alternate }));
+                    } else {
+                        self.refuse(node, Reason::Exhausted, decided);
+                    }
+                    return;
+                }
+            }
+            if conv.flags.contains(Flags::NOQUEUE) && behind {
+                self.refuse(node, Reason::Busy, decided);
+                return;
+            }
+            let queue = match conv.kind {
+                Kind::Convert => &mut self.converting,
+                Kind::New => &mut self.waiting,
+            };
+            if conv.flags.contains(Flags::HEADQUE) {
+                queue.push_front(node);
+            } else {
+                queue.push_back(node);
+            }
+        }
+        if self.conversion_deadlock(node) {
+            self.refuse(node, Reason::Deadlock, decided);
+        }
+    }
+
+    /// Do this convert and one ahead of it wait for each other: that one for the mode this one holds, this one
+    /// for its place (D9, scenarios 50, 53)? The one that came later is refused.
+    fn conversion_deadlock(&self, node: NodeId) -> bool {
+        let conv = self.conv(node);
+        let Some(held) = conv.from else { return false };
+        if conv.flags.intersects(Flags::NOQUEUE | Flags::NODLCKWT) {
+            return false;
+        }
+        let place = self.converting.iter().position(|n| *n == node);
+        let Some(place) = place else { return false };
+        let waits = |n: &NodeId| !self.conv(*n).flags.contains(Flags::NOQUEUE);
+        let ahead = self.converting.iter().take(place).filter(|n| waits(n));
+        let mut behind = self.converting.iter().skip(place + 1).filter(|n| waits(n));
+        ahead.map(|n| self.conv(*n)).any(|other| !other.mode.compatible(held))
+            || (conv.flags.contains(Flags::HEADQUE)
+                && behind.any(|n| self.conv(*n).from.is_some_and(|held| !held.compatible(conv.mode))))
+    }
+
+    /// Takes a wish out of its queue with a refusal.
+    fn refuse(&mut self, node: NodeId, reason: Reason, decided: &mut Vec<(NodeId, Decision)>) {
+        let attempt = self.conv(node).attempt;
+        self.leave(node);
+        let rec = self.records.get_mut(&node).expect("a record");
+        rec.conv = None;
+        rec.g += 1;
+        decided.push((node, Decision::Denied { attempt, reason }));
+    }
+
+    // ----- deciding -------------------------------------------------------------------------------------
+
+    /// Is `mode` beside everything that others hold? A shadow's own mode never blocks it (3.6 rule 4).
+    fn beside_others(&self, ctx: &Context<'_>, node: NodeId, mode: Mode) -> bool {
+        self.records
+            .iter()
+            .filter(|(other, _)| **other != node || ctx.planted.has(Bug::OwnHeldBlocks))
+            .all(|(_, rec)| rec.held.is_none_or(|held| held.compatible(mode)))
+    }
+
+    /// Can the wish be granted now, and is it the second choice?
+    fn fits(&self, ctx: &Context<'_>, node: NodeId, conv: Conv) -> Option<bool> {
+        if self.beside_others(ctx, node, conv.mode) {
+            return Some(false);
+        }
+        conv.alternate.filter(|mode| self.beside_others(ctx, node, *mode)).map(|_| true)
+    }
+
+    /// Gives a shadow the mode it stated. False if there is no serial left to give.
+    fn grant(&mut self, ctx: &Context<'_>, node: NodeId, alternate: bool) -> bool {
+        if *ctx.serial >= SERIAL_MAX {
+            return false;
+        }
+        let conv = self.conv(node);
+        let mode = if alternate { conv.alternate.unwrap_or(conv.mode) } else { conv.mode };
+        assert!(
+            ctx.planted != crate::planted::Planted::NONE || self.beside_others(ctx, node, mode),
+            "{mode} beside an incompatible mode on {:?}",
+            self.name
+        );
+        self.leave(node);
+        let rec = self.records.get_mut(&node).expect("a record");
+        rec.held = Some(mode);
+        rec.conv = None;
+        rec.g += 1;
+        true
+    }
+
+    /// Grants, answers and announces whatever the present state allows.
+    pub(crate) fn run(&mut self, ctx: &mut Context<'_>, mut decided: Vec<(NodeId, Decision)>) {
+        if ctx.now >= ctx.grants_from {
+            self.grant_from_front(ctx, &mut decided);
+            self.answer(ctx, &mut decided);
+        }
+        self.number_head();
+        // A try at the head is over as soon as one holder is really busy (R2).
+        while let Some((node, head)) = self.head.filter(|(_, head)| head.attempt != 0) {
+            let conv = self.conv(node);
+            let busy = self.records.iter().any(|(other, rec)| {
+                *other != node
+                    && rec.busy == head.number
+                    && rec.held.is_some_and(|held| !held.compatible(conv.mode))
+            });
+            if !busy {
+                break;
+            }
+            self.refuse(node, Reason::Busy, &mut decided);
+            self.grant_from_front(ctx, &mut decided);
+            self.number_head();
+        }
+        self.announce(ctx, decided);
+    }
+
+    /// The scan: from the front while the first fits; then, if anybody was granted, past those that do not
+    /// (C8, C9, R1).
+    fn grant_from_front(&mut self, ctx: &Context<'_>, decided: &mut Vec<(NodeId, Decision)>) {
+        let mut any = false;
+        while let Some(node) = self.first() {
+            let Some(alternate) = self.fits(ctx, node, self.conv(node)) else { break };
+            self.decide(ctx, node, alternate, decided);
+            any = true;
+        }
+        // A try waits for answers, not for others: behind somebody it is over.
+        let behind: Vec<NodeId> = self
+            .converting
+            .iter()
+            .chain(&self.waiting)
+            .skip(1)
+            .filter(|n| self.conv(**n).flags.contains(Flags::NOQUEUE))
+            .copied()
+            .collect();
+        for node in behind {
+            self.refuse(node, Reason::Busy, decided);
+        }
+        if !any {
+            return;
+        }
+        let rest: Vec<NodeId> = self.converting.iter().chain(&self.waiting).skip(1).copied().collect();
+        for node in rest {
+            let conv = self.conv(node);
+            let may = ctx.config.order == Order::Passover || conv.flags.contains(Flags::NOORDER);
+            if let Some(alternate) = self.fits(ctx, node, conv).filter(|_| may) {
+                self.decide(ctx, node, alternate, decided);
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        ctx: &Context<'_>,
+        node: NodeId,
+        alternate: bool,
+        decided: &mut Vec<(NodeId, Decision)>,
+    ) {
+        if self.grant(ctx, node, alternate) {
+            decided.push((node, Decision::Granted { alternate }));
+        } else {
+            self.refuse(node, Reason::Exhausted, decided);
+        }
+    }
+
+    /// The shadow, other than `node`, that may have a newer block than the master.
+    fn writer(&self, node: NodeId) -> Option<NodeId> {
+        let writes = |rec: &Record| rec.uses_value && rec.held.is_some_and(Mode::writes_value);
+        self.records.iter().find(|(other, rec)| **other != node && writes(rec)).map(|(other, _)| *other)
+    }
+
+    /// Answers what shadows asked besides modes: a serial at once, the newest block after a recall if some
+    /// other shadow may have a newer one.
+    fn answer(&mut self, ctx: &Context<'_>, decided: &mut Vec<(NodeId, Decision)>) {
+        if let Some(recall) = self.recall {
+            let rec = self.records.get(&recall.holder);
+            let open = rec.is_some_and(|r| r.busy != recall.number && r.held.is_some_and(Mode::writes_value));
+            if !open {
+                self.recall = None;
+                for rec in self.records.values_mut().filter(|rec| rec.recall == recall.number) {
+                    // Its question is as good as the block that has just come.
+                    rec.recall = u64::MAX;
+                }
+            }
+        }
+        let asks = |rec: &Record| rec.want.any() && rec.held.is_some();
+        let asking: Vec<NodeId> =
+            self.records.iter().filter(|(_, rec)| asks(rec)).map(|(node, _)| *node).collect();
+        for node in asking {
+            let writer = self.writer(node);
+            let told = decided.iter().any(|(n, _)| *n == node);
+            let rec = self.records.get_mut(&node).expect("a record");
+            let answerable = !rec.want.value || writer.is_none() || rec.recall == u64::MAX;
+            if answerable {
+                // A grant of this run says it all.
+                if !told && *ctx.serial < SERIAL_MAX {
+                    rec.g += 1;
+                    decided.push((node, Decision::Answered));
+                }
+            } else if let (None, Some(holder)) = (self.recall, writer) {
+                self.numbers += 1;
+                rec.recall = self.numbers;
+                self.recall = Some(Recall { holder, number: self.numbers });
+            }
+        }
+    }
+
+    /// Gives the first waiter a number if it is another one, or wants something else, than before.
+    fn number_head(&mut self) {
+        let now = self.first().map(|node| (node, self.conv(node)));
+        let is = |head: &Head, conv: &Conv| {
+            let attempt = if conv.flags.contains(Flags::NOQUEUE) { conv.attempt } else { 0 };
+            head.mode == conv.mode && head.kind == conv.kind && head.attempt == attempt
+        };
+        self.head = match (now, self.head) {
+            (None, _) => None,
+            (Some((node, conv)), Some((old, head))) if node == old && is(&head, &conv) => Some((old, head)),
+            (Some((node, conv)), _) => {
+                self.numbers += 1;
+                let try_ = conv.flags.contains(Flags::NOQUEUE);
+                let head = Head {
+                    number: self.numbers,
+                    mode: conv.mode,
+                    kind: conv.kind,
+                    attempt: if try_ { conv.attempt } else { 0 },
+                    notify: !try_ || conv.flags.contains(Flags::NOQUEUEBAST),
+                    demand: conv.demand,
+                };
+                Some((node, head))
+            }
+        };
+    }
+
+    // ----- telling --------------------------------------------------------------------------------------
+
+    /// The head as far as it concerns `node` (C12; R3: in strict order it concerns everybody who holds).
+    fn head_for(&self, ctx: &Context<'_>, node: NodeId) -> Option<Head> {
+        if let Some(recall) = self.recall.filter(|recall| recall.holder == node) {
+            return Some(Head {
+                number: recall.number,
+                mode: Mode::PR,
+                kind: Kind::New,
+                attempt: recall.number,
+                notify: false,
+                demand: false,
+            });
+        }
+        let (owner, head) = self.head?;
+        let held = self.records[&node].held?;
+        let concerned = match ctx.config.order {
+            Order::Strict => held != Mode::NL,
+            Order::Passover => !held.compatible(head.mode),
+        };
+        (owner != node && concerned).then_some(head)
+    }
+
+    fn openers_elsewhere(&self, node: NodeId) -> u32 {
+        self.records.iter().filter(|(other, _)| **other != node).map(|(_, rec)| rec.openers).sum()
+    }
+
+    /// Sends grants, answers and refusals, each with the head as it is now; then the head to the others.
+    fn announce(&mut self, ctx: &mut Context<'_>, decided: Vec<(NodeId, Decision)>) {
+        for (node, decision) in decided {
+            let head = self.head_for(ctx, node);
+            let openers = self.openers_elsewhere(node);
+            let writer = self.writer(node);
+            let rec = self.records.get_mut(&node).expect("a record");
+            let (g, a) = (rec.g, rec.a);
+            if let Decision::Denied { attempt, reason } = decision {
+                ctx.send(node, &self.name, Body::Deny(Deny { g, a, attempt, reason }));
+                continue;
+            }
+            let answered = matches!(decision, Decision::Answered);
+            // A grant of PR or more has no other writer beside it; a grant of CR or NL may have one, and
+            // then only a recall makes the block current.
+            let current = writer.is_none() || rec.recall == u64::MAX;
+            rec.want.serial = false;
+            if current {
+                rec.want.value = false;
+                rec.recall = 0;
+            }
+            rec.told = head;
+            let newer = self.value.sequence > rec.value_known;
+            rec.value_known = rec.value_known.max(self.value.sequence);
+            let mode = rec.held.expect("whoever is granted or answered holds something");
+            let grant = Grant {
+                g,
+                a,
+                mode,
+                serial: next_serial(ctx),
+                alternate: matches!(decision, Decision::Granted { alternate: true }),
+                queued: answered && rec.conv.is_some(),
+                current,
+                head,
+                openers,
+                value: newer.then_some(self.value),
+            };
+            ctx.send(node, &self.name, Body::Grant(grant));
+        }
+        let nodes: Vec<NodeId> = self.records.keys().copied().collect();
+        for node in nodes {
+            let head = self.head_for(ctx, node);
+            let openers = self.openers_elsewhere(node);
+            let rec = self.records.get_mut(&node).expect("a record");
+            if rec.told.map(|h| h.number) == head.map(|h| h.number) {
+                continue;
+            }
+            if head.is_none() && ctx.planted.has(Bug::ForgetHeadGone) {
+                continue;
+            }
+            rec.told = head;
+            let notice = HeadNotice { g: rec.g, a: rec.a, head, openers };
+            ctx.send(node, &self.name, Body::Head(notice));
+        }
+    }
+}
+
+fn next_serial(ctx: &mut Context<'_>) -> u64 {
+    *ctx.serial += 1;
+    *ctx.serial
+}

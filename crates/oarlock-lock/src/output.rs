@@ -1,0 +1,116 @@
+//! What leaves the room.
+
+use oarlock_layout::code::Code;
+use oarlock_layout::id::{LockId, NodeId};
+use oarlock_layout::message::lock::Packet;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::token::Token;
+use oarlock_layout::value::Value;
+
+/// Something for the hall to carry on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Output {
+    /// To another node; never to this one.
+    Send {
+        /// Which node.
+        to: NodeId,
+        /// What.
+        packet: Packet,
+    },
+    /// A request succeeded (AST).
+    Granted(Granted),
+    /// A lock is given back.
+    Released {
+        /// Which.
+        lock: LockId,
+    },
+    /// A request failed; a convert leaves the lock as it was (AST).
+    Failed {
+        /// Which.
+        lock: LockId,
+        /// Why.
+        code: Code,
+    },
+    /// Somebody waits behind a granted lock (BAST). Always after the `Granted` of the mode it blocks.
+    Blocking {
+        /// Which.
+        lock: LockId,
+        /// What is wanted.
+        wanted: Mode,
+    },
+}
+
+/// A lock is held in a mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Granted {
+    /// Which.
+    pub lock: LockId,
+    /// The mode held now.
+    pub mode: Mode,
+    /// The token of this grant.
+    pub token: Token,
+    /// The value block, if the call read it, or its validity is news.
+    pub value: Option<Value>,
+    /// The second choice was given.
+    pub alternate: bool,
+}
+
+/// What a peer said that no honest peer says. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Violation {
+    /// A message for a resource that this node does not master.
+    #[error("this node is not the master of that resource")]
+    NotMaster,
+    /// A message from a node that does not master the resource.
+    #[error("that node is not the master of the resource")]
+    NotFromMaster,
+    /// Not a member of the view.
+    #[error("the sender is not a member of the view")]
+    NotMember,
+    /// Statements of a shadow are numbered one by one.
+    #[error("statement {came} came where {expected} was next")]
+    Ordinal {
+        /// What was next.
+        expected: u64,
+        /// What came.
+        came: u64,
+    },
+    /// It echoes a change that was never made.
+    #[error("it has heard of change {came}, the last one made is {last}")]
+    Future {
+        /// The last one made.
+        last: u64,
+        /// What came.
+        came: u64,
+    },
+    /// A shadow can lower what it holds, never raise it.
+    #[error("it says it holds {came:?}, it was granted {granted:?}")]
+    Overclaims {
+        /// What it was granted.
+        granted: Option<Mode>,
+        /// What it claims.
+        came: Option<Mode>,
+    },
+    /// Only an owner of PW or EX can have written the value block.
+    #[error("it sends a value block without having owned PW or EX")]
+    ValueWithoutRight,
+    /// There is no such shadow or record.
+    #[error("there is no record of that resource")]
+    NoRecord,
+    /// Changes of a master are numbered one by one.
+    #[error("change {came} came where {expected} was due")]
+    Change {
+        /// What was due.
+        expected: u64,
+        /// What came.
+        came: u64,
+    },
+    /// It says it has heard a statement that was never made.
+    #[error("it has heard statement {came}, the last one made is {last}")]
+    UnheardOf {
+        /// The last one made.
+        last: u64,
+        /// What came.
+        came: u64,
+    },
+}

@@ -1,0 +1,795 @@
+//! A node's own resource object: grants to programs as far as it owns, and tells the master the rest.
+//!
+//! Three records are kept apart (C4): who holds what locally (behind `Words`), what is owned, and what the
+//! master was told. Everything that can change any of them ends in [`Shadow::settle`], which applies the
+//! rules in one fixed order: grant, give way to the head, notify, state.
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{LockId, NodeId, Slot};
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::message::lock::{
+    Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Reason, Want,
+};
+use oarlock_layout::mode::{Mode, join_option};
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::{Claim, Word};
+use oarlock_layout::token::Fence;
+use oarlock_layout::value::Value;
+
+use crate::config::Order;
+use crate::context::Context;
+use crate::output::{Granted, Output, Violation};
+use crate::planted::Bug;
+use crate::statement::{Carried, Told};
+use crate::value::{Effect, effect, readable_under};
+use crate::waiting::{Queues, Waiting};
+
+/// A resource at one node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Shadow {
+    pub(crate) slot: Slot,
+    pub(crate) name: Name,
+    pub(crate) master: NodeId,
+    /// Owned now. The private copy is the truth; what `Words` says is a claim.
+    pub(crate) owned: Option<Mode>,
+    pub(crate) told: Told,
+    /// Last statement sent, last change heard, last statement that the master said it heard (R10).
+    pub(crate) n: u64,
+    pub(crate) g: u64,
+    pub(crate) a: u64,
+    pub(crate) head: Option<Head>,
+    /// Locks on this resource at other nodes, as last heard (C16).
+    elsewhere: u32,
+    pub(crate) queues: Queues,
+    attempts: u64,
+    /// Somebody here has used the value block; and whether the master knows (R5).
+    uses_value: bool,
+    value_use: Carried<bool>,
+    /// Sequence of the value block that the master has.
+    value_known: Carried<u64>,
+    /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
+    pub(crate) forgetting: bool,
+    idle_since: Option<oarlock_layout::time::Instant>,
+}
+
+/// What became of an attempt to grant.
+enum Verdict {
+    Granted,
+    /// Local holders conflict.
+    Held,
+    /// The head of the master's queue comes first.
+    Head,
+    /// The master must be asked: for a mode, or for an answer.
+    Ask,
+}
+
+/// What a message of the master allows during the scan it causes, beyond what is allowed at any time.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    want: Want,
+    alternate: bool,
+}
+
+impl Shadow {
+    pub(crate) fn new(slot: Slot, name: Name, master: NodeId) -> Shadow {
+        Shadow {
+            slot,
+            name,
+            master,
+            owned: None,
+            told: Told::default(),
+            n: 0,
+            g: 0,
+            a: 0,
+            head: None,
+            elsewhere: 0,
+            queues: Queues::default(),
+            attempts: 0,
+            uses_value: false,
+            value_use: Carried::default(),
+            value_known: Carried::default(),
+            forgetting: false,
+            idle_since: None,
+        }
+    }
+
+    // ----- requests of programs -------------------------------------------------------------------------
+
+    /// A new lock, or a convert that may have to wait (`from` is set). Flags are checked.
+    pub(crate) fn ask(&mut self, ctx: &mut Context<'_>, mut entry: Waiting) {
+        self.wake(ctx);
+        if entry.flags.contains(Flags::VALBLK) {
+            self.uses_value = true;
+        }
+        let local = entry.flags.contains(Flags::LOCAL);
+        // A try never waits for other waiters, only for the answer of an earlier try (R2).
+        let hopeless = (local && self.forgetting) || self.behind_waiters(&entry, ctx.config.order);
+        if self.comes_behind(&entry, ctx.config.order) {
+            if local || (entry.is_try() && hopeless) {
+                self.refuse_try(ctx, &entry);
+                return;
+            }
+        } else {
+            match self.attempt(ctx, &entry, Answer::default()) {
+                Verdict::Granted => {
+                    ctx.counters.covered_grants += 1;
+                    self.settle(ctx);
+                    return;
+                }
+                verdict @ (Verdict::Held | Verdict::Head) => {
+                    ctx.counters.head_refusals += u64::from(matches!(verdict, Verdict::Head));
+                    if local || entry.is_try() {
+                        self.refuse_try(ctx, &entry);
+                        self.settle(ctx);
+                        return;
+                    }
+                }
+                Verdict::Ask if local => {
+                    ctx.failed(entry.lock, Code::NotOwned);
+                    self.settle(ctx);
+                    return;
+                }
+                // One statement at a time goes to the master, and it is that of the first in line: a try
+                // that would stand behind a waiter cannot be asked for (R2).
+                Verdict::Ask if entry.is_try() && self.queues.iter().any(|e| !e.is_try()) => {
+                    self.refuse_try(ctx, &entry);
+                    self.settle(ctx);
+                    return;
+                }
+                Verdict::Ask => {}
+            }
+        }
+        if self.queues.conversion_deadlock(&entry) {
+            ctx.counters.deadlock_victims += 1;
+            ctx.failed(entry.lock, Code::Deadlock);
+            self.settle(ctx);
+            return;
+        }
+        if self.queues.len() >= oarlock_layout::limit::WAITERS_MAX {
+            ctx.failed(entry.lock, Code::TooManyWaiters);
+            return;
+        }
+        self.attempts += 1;
+        entry.attempt = self.attempts;
+        ctx.waiting.insert(entry.lock, self.slot);
+        if let Some(deadline) = entry.deadline {
+            ctx.deadlines.insert((deadline, entry.lock));
+        }
+        self.queues.push(entry);
+        self.settle(ctx);
+    }
+
+    /// A change of mode that is granted whatever else waits: down, or to the same mode (C11).
+    /// With a value block whose newest copy is elsewhere it waits for an answer like any other.
+    pub(crate) fn convert(
+        &mut self,
+        ctx: &mut Context<'_>,
+        entry: Waiting,
+        value: Option<[u8; VALUE_BYTES]>,
+        invalidate: bool,
+    ) {
+        let from = entry.from.expect("a convert has a mode to convert from");
+        self.write_value(ctx, from, effect(Some(from), entry.mode), value, invalidate);
+        let before = ctx.words.look(self.slot);
+        self.ask(ctx, entry);
+        self.consider(ctx, before);
+    }
+
+    /// Gives a held lock back. `died`: its session ended, which is no orderly release (35).
+    pub(crate) fn unlock(
+        &mut self,
+        ctx: &mut Context<'_>,
+        lock: LockId,
+        value: Option<[u8; VALUE_BYTES]>,
+        invalidate: bool,
+        died: bool,
+    ) {
+        let entry = ctx.words.entry(lock).expect("a held lock");
+        if let Some(waiting) = self.queues.remove(lock) {
+            self.retire(ctx, &waiting);
+        }
+        let before = ctx.words.look(self.slot);
+        if died && entry.mode.writes_value() {
+            ctx.words.set_value(self.slot, ctx.words.value(self.slot).invalidated());
+        } else {
+            self.write_value(ctx, entry.mode, Effect::Write, value, invalidate);
+        }
+        ctx.words.drop(lock);
+        if !died {
+            ctx.outputs.push_back(Output::Released { lock });
+        }
+        // Those who wait here come before the question whether to keep what is owned.
+        self.settle(ctx);
+        self.consider(ctx, before);
+    }
+
+    /// Withdraws a waiting request; a convert leaves the lock as it is. Tells the program `code`, if any.
+    pub(crate) fn withdraw(&mut self, ctx: &mut Context<'_>, lock: LockId, code: Option<Code>) {
+        let Some(entry) = self.queues.remove(lock) else { return };
+        if ctx.planted.has(Bug::CancelAndGrant) {
+            // The loser of the race is told as well as the winner.
+            self.queues.push(entry.clone());
+        } else {
+            self.retire(ctx, &entry);
+        }
+        if let Some(code) = code {
+            ctx.failed(lock, code);
+        }
+        self.settle(ctx);
+    }
+
+    /// Takes a request that left a queue off the books.
+    fn retire(&self, ctx: &mut Context<'_>, entry: &Waiting) {
+        ctx.waiting.remove(&entry.lock);
+        if let Some(deadline) = entry.deadline {
+            ctx.deadlines.remove(&(deadline, entry.lock));
+        }
+    }
+
+    fn refuse_try(&mut self, ctx: &mut Context<'_>, entry: &Waiting) {
+        if entry.flags.contains(Flags::NOQUEUEBAST) {
+            self.notify(ctx, entry.mode, Some(entry.lock));
+        }
+        ctx.failed(entry.lock, Code::Busy);
+    }
+
+    // ----- messages of the master -----------------------------------------------------------------------
+
+    pub(crate) fn grant(&mut self, ctx: &mut Context<'_>, m: Grant) -> Result<(), Violation> {
+        self.change(m.g, m.a)?;
+        ctx.counters.grant_received += 1;
+        self.forgetting = false;
+        let asked = self.told.conv.map(|conv| conv.attempt);
+        let wanted = m.queued
+            || self.told.want.any()
+            || asked.is_some_and(|attempt| self.queues.iter().any(|e| e.attempt == attempt));
+        if !wanted {
+            ctx.counters.grant_unwanted += 1;
+            if ctx.planted.has(Bug::DropUnwantedGrant) {
+                self.told.conv = None;
+                return Ok(());
+            }
+        }
+        self.owned = Some(m.mode);
+        ctx.words.raise(self.slot, m.mode, Fence::new(ctx.epoch, m.serial));
+        if let Some(value) = m.value {
+            self.value_known.learn(value.sequence);
+            if value.sequence > ctx.words.value(self.slot).sequence {
+                ctx.words.set_value(self.slot, value);
+            }
+        }
+        self.told.held = Some(m.mode);
+        if !m.queued && !ctx.planted.has(Bug::KeepTold) {
+            self.told.conv = None;
+        }
+        self.told.want.serial = false;
+        self.told.want.value &= !m.current;
+        self.elsewhere = m.openers;
+        // The waiting local request first, then the head that came along: otherwise ownership would travel
+        // without any program ever running (X8).
+        self.head = None;
+        let answer = Answer { want: Want { value: m.current, serial: true }, alternate: m.alternate };
+        self.scan(ctx, answer);
+        self.head = m.head;
+        self.settle(ctx);
+        if !wanted {
+            // Ownership that nobody asked for any more goes through the same decision as a release.
+            let mut before = ctx.words.look(self.slot);
+            before.counts = before.counts.with(m.mode);
+            self.consider(ctx, before);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn deny(&mut self, ctx: &mut Context<'_>, m: Deny) -> Result<(), Violation> {
+        self.change(m.g, m.a)?;
+        self.forgetting = false;
+        self.told.conv = None;
+        let lock = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| e.lock);
+        if let Some(lock) = lock {
+            let code = match m.reason {
+                Reason::Busy => Code::Busy,
+                Reason::Deadlock => Code::Deadlock,
+                Reason::Exhausted => Code::TokensExhausted,
+            };
+            ctx.counters.deadlock_victims += u64::from(m.reason == Reason::Deadlock);
+            self.withdraw(ctx, lock, Some(code));
+        } else {
+            self.settle(ctx);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn head(&mut self, ctx: &mut Context<'_>, m: HeadNotice) -> Result<(), Violation> {
+        if m.g != self.g {
+            return Err(Violation::Change { expected: self.g, came: m.g });
+        }
+        self.heard(m.a)?;
+        self.elsewhere = m.openers;
+        if m.head.is_none() {
+            ctx.counters.head_cleared += 1;
+        }
+        self.head = m.head;
+        if !self.forgetting {
+            self.settle(ctx);
+        }
+        Ok(())
+    }
+
+    /// The record is gone. Returns true if the shadow may go too.
+    pub(crate) fn forgotten(&mut self, ctx: &mut Context<'_>, m: ForgetAck) -> Result<bool, Violation> {
+        if !self.forgetting || m.n != self.n || m.g != self.g {
+            return Err(Violation::NoRecord);
+        }
+        let empty = Shadow::new(self.slot, self.name.clone(), self.master);
+        let old = core::mem::replace(self, empty);
+        self.queues = old.queues;
+        self.attempts = old.attempts;
+        self.uses_value = self.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
+        // Whatever the block was, the resource may have gone and come back since (33).
+        ctx.words.set_value(self.slot, Value::NEVER);
+        ctx.words.disown(self.slot);
+        if self.queues.is_empty() {
+            return Ok(true);
+        }
+        self.settle(ctx);
+        Ok(false)
+    }
+
+    /// A change that the master made of its own accord.
+    fn change(&mut self, g: u64, a: u64) -> Result<(), Violation> {
+        if g != self.g + 1 {
+            return Err(Violation::Change { expected: self.g + 1, came: g });
+        }
+        self.heard(a)?;
+        self.g = g;
+        self.told.unsure |= a < self.n;
+        self.value_use.settle(a);
+        self.value_known.settle(a);
+        Ok(())
+    }
+
+    fn heard(&mut self, a: u64) -> Result<(), Violation> {
+        if a > self.n || a < self.a {
+            return Err(Violation::UnheardOf { last: self.n, came: a });
+        }
+        self.a = a;
+        Ok(())
+    }
+
+    // ----- granting -------------------------------------------------------------------------------------
+
+    /// Must this request stand behind others of its node?
+    fn comes_behind(&self, entry: &Waiting, order: Order) -> bool {
+        self.forgetting || self.respected(entry, order).next().is_some()
+    }
+
+    /// Does it stand behind somebody who waits, and not only for the answer to a try?
+    fn behind_waiters(&self, entry: &Waiting, order: Order) -> bool {
+        self.respected(entry, order).any(|e| !e.is_try())
+    }
+
+    /// The waiting requests of this node that `entry` may not pass when it arrives.
+    fn respected<'a>(&'a self, entry: &Waiting, order: Order) -> impl Iterator<Item = &'a Waiting> + use<'a> {
+        let (converts, waits) = if entry.flags.contains(Flags::EXPEDITE) || entry.in_place() {
+            (false, false)
+        } else if entry.from.is_some() {
+            // In strict order a convert looks at granted modes only, unless it said QUECVT (9).
+            (order == Order::Passover || entry.flags.contains(Flags::QUECVT), false)
+        } else {
+            (true, true)
+        };
+        let converts = if converts { self.queues.converts.len() } else { 0 };
+        let waits = if waits { self.queues.waits.len() } else { 0 };
+        self.queues.converts.iter().take(converts).chain(self.queues.waits.iter().take(waits))
+    }
+
+    /// May `entry` be granted although somebody elsewhere is first in the master's queue (C13, R3)?
+    fn passes_head(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
+        let Some(head) = self.head else { return true };
+        if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(ctx, entry) {
+            return true;
+        }
+        let beside = entry.mode.compatible(head.mode);
+        let strict = ctx.config.order == Order::Strict && !entry.flags.contains(Flags::NOORDER);
+        match (entry.kind(), head.kind) {
+            // Converts come before newcomers everywhere (scenario 8).
+            (Kind::Convert, Kind::New) => true,
+            // In strict order a convert looks at granted modes only, unless it said QUECVT (9).
+            (Kind::Convert, Kind::Convert) if strict => !entry.flags.contains(Flags::QUECVT),
+            (Kind::Convert, Kind::Convert) => beside,
+            // Newcomers need an empty convert queue (7).
+            (Kind::New, Kind::Convert) => false,
+            (Kind::New, Kind::New) => !strict && beside,
+        }
+    }
+
+    /// In passover order a transaction may have again what it has already (C13, R12).
+    fn exempt(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
+        ctx.config.order == Order::Passover
+            && entry.transaction.0 != 0
+            && ctx
+                .words
+                .entries(self.slot)
+                .iter()
+                .any(|held| held.claim.transaction == entry.transaction && held.mode.covers(entry.mode))
+    }
+
+    /// Grants `entry` if every rule allows it, and tells the program.
+    fn attempt(&mut self, ctx: &mut Context<'_>, entry: &Waiting, answer: Answer) -> Verdict {
+        let word = ctx.words.look(self.slot);
+        let others = match entry.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
+        let choices = [Some(entry.mode), entry.alternate];
+        if !choices.iter().flatten().any(|m| others.admits(*m)) {
+            return Verdict::Held;
+        }
+        if !self.passes_head(ctx, entry) {
+            return Verdict::Head;
+        }
+        for (index, mode) in choices.into_iter().enumerate() {
+            let Some(mode) = mode else { break };
+            if !others.admits(mode) {
+                continue;
+            }
+            let covered = self.owned.is_some_and(|owned| owned.covers(mode))
+                || (ctx.planted.has(Bug::NlWithoutRecord) && mode == Mode::NL && self.owned.is_some());
+            if !covered {
+                // The first choice is asked for; the second only once the master has said that the first
+                // does not fit.
+                if answer.alternate && index == 0 {
+                    continue;
+                }
+                return Verdict::Ask;
+            }
+            let missing = self.missing(ctx, entry, mode, answer.want);
+            if missing.any() {
+                return Verdict::Ask;
+            }
+            if self.admit(ctx, entry, mode, index == 1) {
+                return Verdict::Granted;
+            }
+        }
+        Verdict::Held
+    }
+
+    /// What a covered grant of `entry` in `mode` still needs from the master.
+    fn missing(&self, ctx: &Context<'_>, entry: &Waiting, mode: Mode, have: Want) -> Want {
+        let owned = self.owned.unwrap_or(Mode::NL);
+        let value = entry.flags.contains(Flags::VALBLK)
+            && (!(self.value_use.sure() || have.value)
+                || (effect(entry.from, mode) == Effect::Read
+                    && !readable_under(owned)
+                    && !ctx.planted.has(Bug::ReadUnderCr)));
+        Want {
+            value: value && !have.value,
+            serial: entry.flags.contains(Flags::FRESH) && !have.serial && !entry.in_place(),
+        }
+    }
+
+    fn admit(&mut self, ctx: &mut Context<'_>, entry: &Waiting, mode: Mode, alternate: bool) -> bool {
+        let token = match entry.from {
+            Some(_) => ctx.words.convert(entry.lock, mode),
+            None => {
+                let claim = Claim {
+                    lock: entry.lock,
+                    owner: entry.owner,
+                    transaction: entry.transaction,
+                    flags: entry.flags,
+                    since: ctx.now,
+                };
+                ctx.words.admit(self.slot, mode, claim)
+            }
+        };
+        let Some(token) = token else { return false };
+        let value = ctx.words.value(self.slot);
+        let reads = effect(entry.from, mode) == Effect::Read || !value.valid;
+        let shown = entry.flags.contains(Flags::VALBLK) && reads;
+        ctx.counters.local_grants += 1;
+        ctx.outputs.push_back(Output::Granted(Granted {
+            lock: entry.lock,
+            mode,
+            token,
+            value: shown.then_some(value),
+            alternate,
+        }));
+        true
+    }
+
+    /// Grants from the queues in order (C9, C10, R1). Returns whether anything was granted.
+    fn scan(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
+        let mut any = false;
+        // The list is scanned from the front until somebody does not fit.
+        while let Some(entry) = self.queues.first().cloned() {
+            match self.attempt(ctx, &entry, answer) {
+                Verdict::Granted => {
+                    any = true;
+                    self.queues.remove_at(0);
+                    self.retire(ctx, &entry);
+                }
+                Verdict::Held | Verdict::Head if entry.is_try() => {
+                    self.queues.remove_at(0);
+                    self.retire(ctx, &entry);
+                    self.refuse_try(ctx, &entry);
+                }
+                Verdict::Held | Verdict::Head | Verdict::Ask => break,
+            }
+        }
+        // Past those that do not fit: only in a scan that granted its head, so that an entry is passed over
+        // at most once for each that stood before it (C10).
+        if !any {
+            return false;
+        }
+        let mut index = 1;
+        while let Some(entry) = self.queues.get(index).cloned() {
+            let may = ctx.config.order == Order::Passover || entry.flags.contains(Flags::NOORDER);
+            if may && matches!(self.attempt(ctx, &entry, answer), Verdict::Granted) {
+                ctx.counters.passover_grants += 1;
+                self.queues.remove_at(index);
+                self.retire(ctx, &entry);
+            } else {
+                index += 1;
+            }
+        }
+        true
+    }
+
+    // ----- the rules, in order --------------------------------------------------------------------------
+
+    /// Applies all rules after something changed.
+    pub(crate) fn settle(&mut self, ctx: &mut Context<'_>) {
+        if self.forgetting {
+            return;
+        }
+        self.scan(ctx, Answer::default());
+        self.give_way(ctx);
+        self.notify_all(ctx);
+        if self.queues.is_empty() && self.head.is_none() && self.owned.is_some() {
+            ctx.words.clear_gate(self.slot);
+        } else {
+            ctx.words.set_gate(self.slot);
+        }
+        let word = ctx.words.look(self.slot);
+        self.state(ctx, &word);
+        self.rest(ctx, &word);
+    }
+
+    /// A head that conflicts with what is owned takes all that nobody here needs (rule 3, C14).
+    fn give_way(&mut self, ctx: &mut Context<'_>) {
+        let Some(head) = self.head else { return };
+        if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) && !ctx.planted.has(Bug::KeepRetained)
+        {
+            ctx.words.set_gate(self.slot);
+            self.lower(ctx);
+        }
+    }
+
+    /// Lowers `owned` to what is needed at this instant. Only ever down, whatever `Words` claims.
+    fn lower(&mut self, ctx: &mut Context<'_>) {
+        let claimed = ctx.words.lower(self.slot, None).owned;
+        if let (Some(owned), Some(claimed)) = (self.owned, claimed)
+            && owned.covers(claimed)
+        {
+            self.owned = Some(claimed);
+        }
+    }
+
+    /// The decision point of C15: less is needed than before, and less than is owned. `before` is the word as
+    /// it was, with the lock that was lowered still counted.
+    fn consider(&mut self, ctx: &mut Context<'_>, before: Word) {
+        let Some(owned) = self.owned else { return };
+        let need = ctx.words.look(self.slot).counts.need().unwrap_or(Mode::NL);
+        let was = before.counts.need().unwrap_or(Mode::NL);
+        if need == owned || self.forgetting || !self.queues.is_empty() {
+            return;
+        }
+        if was != owned && ctx.config.retain {
+            return;
+        }
+        ctx.counters.proactive_considered += 1;
+        // Most users are here, or as many as elsewhere: keep it (C16). The one that just left still counts:
+        // programs come back.
+        let keep = ctx.config.retain && self.openers_here(&before) >= self.elsewhere;
+        ctx.words.set_keep(self.slot, keep);
+        if !keep {
+            ctx.counters.proactive_done += 1;
+            self.lower(ctx);
+            self.settle(ctx);
+        }
+    }
+
+    fn openers_here(&self, word: &Word) -> u32 {
+        word.counts.total() + self.queues.len() as u32
+    }
+
+    /// Tells holders what waits behind them (57-59). Only what is news to them goes out.
+    fn notify_all(&self, ctx: &mut Context<'_>) {
+        if let Some(head) = self.head
+            && head.notify
+            && !ctx.planted.has(Bug::NoNotice)
+        {
+            self.notify(ctx, head.mode, None);
+        }
+        for mode in Mode::ALL {
+            let mut wanting = self.queues.iter().filter(|e| e.mode == mode && !e.in_place() && !e.is_try());
+            let Some(first) = wanting.next().map(|e| e.lock) else { continue };
+            // A holder that converts is not told of its own wish.
+            let but = if wanting.next().is_none() { Some(first) } else { None };
+            drop(wanting);
+            self.notify(ctx, mode, but);
+        }
+    }
+
+    fn notify(&self, ctx: &mut Context<'_>, wanted: Mode, but: Option<LockId>) {
+        for notice in ctx.words.notice(self.slot, wanted, but) {
+            ctx.counters.notices += 1;
+            ctx.outputs.push_back(Output::Blocking { lock: notice.lock, wanted: notice.wanted });
+        }
+    }
+
+    /// Says what the master does not know yet, if anything (rules 5 and 6).
+    fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
+        let need = word.counts.need();
+        let conv = self.conv(ctx, need);
+        let want = self.want(ctx, word, conv.as_ref());
+        let busy = match self.head {
+            Some(head) if !word.counts.admits(head.mode) => head.number,
+            _ => 0,
+        };
+        let value = ctx.words.value(self.slot);
+        let owns_block = self.owned.is_some_and(Mode::writes_value);
+        let value_due = !owns_block && self.owned.is_some() && value.sequence > self.value_known.expected();
+        if !self.told.differs(self.owned, conv, busy, want) && !value_due {
+            return;
+        }
+        self.n += 1;
+        let carries = value.sequence > self.value_known.expected();
+        if carries {
+            self.value_known.carry(self.n, value.sequence);
+        }
+        if self.uses_value && !self.value_use.expected() {
+            self.value_use.carry(self.n, true);
+        }
+        self.told = Told { held: self.owned, conv, busy, want, unsure: false };
+        let info = Info {
+            n: self.n,
+            g: self.g,
+            held: self.owned,
+            conv,
+            busy,
+            openers: self.openers_here(word),
+            uses_value: self.uses_value,
+            want,
+            value: carries.then_some(value),
+        };
+        ctx.send(self.master, &self.name, Body::Info(info));
+    }
+
+    /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
+    /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
+    fn conv(&self, ctx: &Context<'_>, need: Option<Mode>) -> Option<Conv> {
+        let first = self.queues.first()?;
+        if first.in_place() {
+            return None;
+        }
+        let covered = self.owned.is_some_and(|owned| owned.covers(first.mode));
+        if covered && self.passes_head(ctx, first) {
+            return None;
+        }
+        let with_need = |mode| join_option(need, Some(mode)).expect("a join with some mode");
+        Some(Conv {
+            mode: with_need(first.mode),
+            alternate: first.alternate.map(with_need),
+            kind: first.kind(),
+            from: first.from,
+            attempt: first.attempt,
+            flags: first.flags & Flags::STATED,
+            demand: false,
+        })
+    }
+
+    fn want(&self, ctx: &Context<'_>, word: &Word, conv: Option<&Conv>) -> Want {
+        let Some(first) = self.queues.first() else { return Want::default() };
+        if conv.is_some() {
+            // The grant brings a new serial by itself; whether it brings the newest block depends on who
+            // else owns what then.
+            let reads = first.flags.contains(Flags::VALBLK)
+                && effect(first.from, first.mode) == Effect::Read
+                && !readable_under(first.mode);
+            return Want { value: reads, serial: false };
+        }
+        let others = match first.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
+        if others.admits(first.mode) {
+            self.missing(ctx, first, first.mode, Want::default())
+        } else {
+            Want::default()
+        }
+    }
+
+    // ----- forgetting -----------------------------------------------------------------------------------
+
+    /// Nobody here has or wants a lock, and the master knows everything.
+    fn unused(&self, word: &Word) -> bool {
+        word.counts.total() == 0
+            && self.queues.is_empty()
+            && !self.told.unsure
+            && self.told.conv.is_none()
+            && !self.told.want.any()
+            && self.told.held == self.owned
+    }
+
+    /// Keeps the book of shadows that may be forgotten later.
+    fn rest(&mut self, ctx: &mut Context<'_>, word: &Word) {
+        let idle = self.unused(word) && matches!(self.owned, None | Some(Mode::NL));
+        match (idle, self.idle_since) {
+            (true, None) => {
+                self.idle_since = Some(ctx.now);
+                ctx.idle.insert((ctx.now, self.slot));
+            }
+            (false, Some(_)) => self.wake(ctx),
+            _ => {}
+        }
+    }
+
+    fn wake(&mut self, ctx: &mut Context<'_>) {
+        if let Some(since) = self.idle_since.take() {
+            ctx.idle.remove(&(since, self.slot));
+        }
+    }
+
+    /// Gives up the record of an unused resource, retained modes included. Returns true if there is no
+    /// record to give up: the shadow may go at once.
+    pub(crate) fn forget(&mut self, ctx: &mut Context<'_>) -> bool {
+        let word = ctx.words.look(self.slot);
+        if self.forgetting || !self.unused(&word) {
+            return false;
+        }
+        self.wake(ctx);
+        if self.n == 0 {
+            return true;
+        }
+        ctx.words.set_gate(self.slot);
+        self.lower(ctx);
+        let word = ctx.words.look(self.slot);
+        self.state(ctx, &word);
+        self.forgetting = true;
+        self.n += 1;
+        let value = ctx.words.value(self.slot);
+        let newer = value.sequence > self.value_known.expected();
+        let forget = Forget { g: self.g, n: self.n, value: newer.then_some(value) };
+        ctx.send(self.master, &self.name, Body::Forget(forget));
+        false
+    }
+
+    /// Is there a retained mode, or nothing, and no reason to keep the slot but memory of it?
+    pub(crate) fn evictable(&self, word: &Word) -> bool {
+        !self.forgetting && self.unused(word)
+    }
+
+    /// Writes the value block on the way out of PW or EX (27, 29, 31).
+    fn write_value(
+        &mut self,
+        ctx: &mut Context<'_>,
+        from: Mode,
+        effect: Effect,
+        value: Option<[u8; VALUE_BYTES]>,
+        invalidate: bool,
+    ) {
+        if !from.writes_value() || effect != Effect::Write {
+            return;
+        }
+        let old = ctx.words.value(self.slot);
+        if invalidate {
+            ctx.words.set_value(self.slot, old.invalidated());
+        } else if let Some(bytes) = value {
+            self.uses_value = true;
+            ctx.words.set_value(self.slot, old.written(bytes));
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! One lockspace on one node.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::directory;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{LockId, NodeId, SessionId, Slot};
+use oarlock_layout::message::lock::{Body, Packet};
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::Words;
+use oarlock_layout::time::Instant;
+use oarlock_layout::view::View;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::counters::Counters;
+use crate::master::Master;
+use crate::output::{Output, Violation};
+use crate::planted::Planted;
+use crate::request::{Convert, Lock, Request, Unlock, alternate};
+use crate::shadow::Shadow;
+use crate::waiting::Waiting;
+
+/// The masters and shadows of one lockspace on one node.
+///
+/// The calling contract: after each `handle_*` call drain [`poll_output`](Lockspace::poll_output) to `None`,
+/// then call [`handle_timeout`](Lockspace::handle_timeout) no later than
+/// [`poll_timeout`](Lockspace::poll_timeout). Nothing else moves it.
+///
+/// | call | when |
+/// | --- | --- |
+/// | `handle_view` | once, when the view is decided; before it nothing is granted |
+/// | `handle_request` | a program asks |
+/// | `handle_message` | a circuit delivered a packet, in order |
+/// | `handle_timeout` | the time of `poll_timeout` has come |
+///
+/// Every call gets the same [`Words`]: the counts that callers of this node may change between any two calls.
+#[derive(Clone, Debug)]
+pub struct Lockspace {
+    config: Config,
+    planted: Planted,
+    view: View,
+    grants_from: Instant,
+    /// By slot of `Words`: a shadow lives exactly as long as its slot is bound.
+    shadows: Vec<Option<Shadow>>,
+    masters: BTreeMap<Name, Master>,
+    serial: u64,
+    waiting: BTreeMap<LockId, Slot>,
+    deadlines: BTreeSet<(Instant, LockId)>,
+    idle: BTreeSet<(Instant, Slot)>,
+    /// Where the search for a slot to free goes on.
+    sweep: u32,
+    inside: VecDeque<Packet>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+    /// The last time there was nothing to wait for but the end of the lease wait.
+    lease_wait: bool,
+}
+
+/// How many slots are looked at for each new one when the table is nearly full: two keep ahead of one.
+const SWEEP_STEP: u32 = 4;
+
+impl Lockspace {
+    /// An empty lockspace.
+    pub fn new(config: Config) -> Lockspace {
+        Lockspace {
+            config,
+            planted: Planted::NONE,
+            view: View::default(),
+            grants_from: Instant(0),
+            shadows: Vec::new(),
+            masters: BTreeMap::new(),
+            serial: 0,
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            sweep: 0,
+            inside: VecDeque::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            lease_wait: false,
+        }
+    }
+
+    /// The same with one rule left out, to try checkers on.
+    #[cfg(feature = "planted")]
+    pub fn with_bug(config: Config, bug: crate::planted::Bug) -> Lockspace {
+        Lockspace { planted: Planted::new(bug), ..Lockspace::new(config) }
+    }
+
+    /// The view is decided. Views are static: this is called once (L3). Nothing is granted by masters here
+    /// before `grants_from`.
+    pub fn handle_view(&mut self, now: Instant, view: &View, grants_from: Instant) {
+        assert!(self.view.members.is_empty(), "views are static: there is one already");
+        self.view = view.clone();
+        self.grants_from = grants_from;
+        self.lease_wait = now < grants_from;
+    }
+
+    /// A program's request. Its answer is an output, now or later: one `Granted`, `Released` or `Failed` for
+    /// each request, except that a cancel has none of its own and an end has none at all.
+    pub fn handle_request(&mut self, now: Instant, words: &mut dyn Words, request: Request) {
+        match request {
+            Request::Lock(request) => self.lock(now, words, request),
+            Request::Convert(request) => self.convert(now, words, request),
+            Request::Unlock(request) => self.unlock(now, words, request),
+            Request::Cancel(lock) => self.withdraw(now, words, lock, Code::Cancelled),
+            Request::End(session) => self.end(now, words, session),
+        }
+        self.drain_inside(now, words);
+    }
+
+    /// A packet that a circuit delivered.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        words: &mut dyn Words,
+        from: NodeId,
+        packet: Packet,
+    ) -> Result<(), Violation> {
+        if packet.epoch != self.view.epoch {
+            self.counters.stale_epoch += 1;
+            return Ok(());
+        }
+        let result = if self.view.member(from).is_none() {
+            Err(Violation::NotMember)
+        } else {
+            self.deliver(now, words, from, packet)
+        };
+        self.counters.violations += u64::from(result.is_err());
+        self.drain_inside(now, words);
+        result
+    }
+
+    /// The time of [`poll_timeout`](Lockspace::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant, words: &mut dyn Words) {
+        while let Some(&(deadline, lock)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.withdraw(now, words, lock, Code::TimedOut);
+        }
+        while let Some(&(since, slot)) = self.idle.first() {
+            if since + self.config.forget_after > now {
+                break;
+            }
+            self.idle.pop_first();
+            self.forget(now, words, slot);
+        }
+        if self.lease_wait && now >= self.grants_from {
+            self.lease_wait = false;
+            let names: Vec<Name> = self.masters.keys().cloned().collect();
+            for name in names {
+                let (_, masters, mut ctx) = self.split(now, words);
+                if let Some(master) = masters.get_mut(&name) {
+                    master.run(&mut ctx, Vec::new());
+                }
+            }
+        }
+        self.drain_inside(now, words);
+    }
+
+    /// The next thing to carry on.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`handle_timeout`](Lockspace::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let idle = self.idle.first().map(|(since, _)| *since + self.config.forget_after);
+        let lease = self.lease_wait.then_some(self.grants_from);
+        [deadline, idle, lease].into_iter().flatten().min()
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How it was configured.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Resources with a shadow here, resources mastered here, locks that wait here.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        (self.shadows.iter().flatten().count(), self.masters.len(), self.waiting.len())
+    }
+
+    /// The last serial given out here (R6).
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn shadow(&self, slot: Slot) -> Option<&Shadow> {
+        self.shadows.get(slot.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn shadows(&self) -> impl Iterator<Item = &Shadow> {
+        self.shadows.iter().flatten()
+    }
+
+    pub(crate) fn masters(&self) -> impl Iterator<Item = &Master> {
+        self.masters.values()
+    }
+
+    pub(crate) fn master(&self, name: &Name) -> Option<&Master> {
+        self.masters.get(name)
+    }
+
+    // ----- requests -------------------------------------------------------------------------------------
+
+    fn fail(&mut self, lock: LockId, code: Code) {
+        self.outputs.push_back(Output::Failed { lock, code });
+    }
+
+    fn lock(&mut self, now: Instant, words: &mut dyn Words, request: Lock) {
+        let lock = request.lock;
+        if let Err(code) = request.check() {
+            return self.fail(lock, code);
+        }
+        if self.waiting.contains_key(&lock) || words.entry(lock).is_some() {
+            return self.fail(lock, Code::InFlight);
+        }
+        let slot = match self.slot(now, words, &request.name) {
+            Ok(slot) => slot,
+            Err(code) => return self.fail(lock, code),
+        };
+        let entry = Waiting {
+            lock,
+            mode: request.mode,
+            alternate: alternate(request.flags),
+            from: None,
+            flags: request.flags,
+            owner: request.owner,
+            transaction: request.transaction,
+            since: now,
+            deadline: request.timeout.map(|t| now + t),
+            attempt: 0,
+        };
+        let (shadow, mut ctx) = self.open(now, words, slot);
+        shadow.ask(&mut ctx, entry);
+    }
+
+    fn convert(&mut self, now: Instant, words: &mut dyn Words, request: Convert) {
+        let lock = request.lock;
+        let Some(entry) = words.entry(lock) else {
+            let code = if self.waiting.contains_key(&lock) { Code::InFlight } else { Code::NoSuchLock };
+            return self.fail(lock, code);
+        };
+        if self.waiting.contains_key(&lock) {
+            return self.fail(lock, Code::InFlight);
+        }
+        if let Err(code) = request.check(entry.mode) {
+            return self.fail(lock, code);
+        }
+        let waiting = Waiting {
+            lock,
+            mode: request.mode,
+            alternate: alternate(request.flags),
+            from: Some(entry.mode),
+            flags: request.flags,
+            owner: entry.claim.owner,
+            transaction: entry.claim.transaction,
+            since: now,
+            deadline: request.timeout.map(|t| now + t),
+            attempt: 0,
+        };
+        let invalidate = request.flags.contains(Flags::IVVALBLK);
+        let (shadow, mut ctx) = self.open(now, words, entry.slot);
+        shadow.convert(&mut ctx, waiting, request.value, invalidate);
+    }
+
+    fn unlock(&mut self, now: Instant, words: &mut dyn Words, request: Unlock) {
+        let lock = request.lock;
+        if let Some(entry) = words.entry(lock) {
+            let (shadow, mut ctx) = self.open(now, words, entry.slot);
+            shadow.unlock(&mut ctx, lock, request.value, request.invalidate, false);
+        } else if let Some(slot) = self.waiting.get(&lock).copied() {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.withdraw(&mut ctx, lock, None);
+            self.outputs.push_back(Output::Released { lock });
+        } else {
+            self.fail(lock, Code::NoSuchLock);
+        }
+    }
+
+    fn withdraw(&mut self, now: Instant, words: &mut dyn Words, lock: LockId, code: Code) {
+        if let Some(slot) = self.waiting.get(&lock).copied() {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.withdraw(&mut ctx, lock, Some(code));
+        }
+    }
+
+    /// A session ended: what it waits for is withdrawn first, so that nothing is granted to it any more.
+    fn end(&mut self, now: Instant, words: &mut dyn Words, session: SessionId) {
+        let range = LockId::new(session, 0)..=LockId::new(session, u32::MAX);
+        let waiting: Vec<LockId> = self.waiting.range(range).map(|(lock, _)| *lock).collect();
+        for lock in waiting {
+            if let Some(slot) = self.waiting.get(&lock).copied() {
+                let (shadow, mut ctx) = self.open(now, words, slot);
+                shadow.withdraw(&mut ctx, lock, None);
+            }
+        }
+        for lock in words.of_session(session) {
+            if let Some(entry) = words.entry(lock) {
+                let (shadow, mut ctx) = self.open(now, words, entry.slot);
+                shadow.unlock(&mut ctx, lock, None, false, true);
+            }
+        }
+    }
+
+    // ----- messages -------------------------------------------------------------------------------------
+
+    fn deliver(
+        &mut self,
+        now: Instant,
+        words: &mut dyn Words,
+        from: NodeId,
+        packet: Packet,
+    ) -> Result<(), Violation> {
+        let Packet { name, body, .. } = packet;
+        let master = self.master_of(&name);
+        match body {
+            Body::Info(_) | Body::Forget(_) => {
+                if master != self.config.me {
+                    return Err(Violation::NotMaster);
+                }
+                let (_, masters, mut ctx) = self.split(now, words);
+                let master = masters.entry(name.clone()).or_insert_with(|| Master::new(name.clone()));
+                let result = match body {
+                    Body::Info(info) => master.info(&mut ctx, from, info),
+                    Body::Forget(forget) => master.forget(&mut ctx, from, forget),
+                    _ => unreachable!("matched above"),
+                };
+                if master.is_empty() {
+                    masters.remove(&name);
+                }
+                result
+            }
+            Body::Grant(_) | Body::Deny(_) | Body::Head(_) | Body::ForgetAck(_) => {
+                if from != master {
+                    return Err(Violation::NotFromMaster);
+                }
+                let slot = words.find(&name).ok_or(Violation::NoRecord)?;
+                let (shadow, mut ctx) = self.open(now, words, slot);
+                match body {
+                    Body::Grant(m) => shadow.grant(&mut ctx, m),
+                    Body::Deny(m) => shadow.deny(&mut ctx, m),
+                    Body::Head(m) => shadow.head(&mut ctx, m),
+                    Body::ForgetAck(m) => {
+                        if shadow.forgotten(&mut ctx, m)? {
+                            self.close(words, slot);
+                        }
+                        Ok(())
+                    }
+                    _ => unreachable!("matched above"),
+                }
+            }
+        }
+    }
+
+    /// Messages between the master and the shadow of this node, in order, until there are none.
+    fn drain_inside(&mut self, now: Instant, words: &mut dyn Words) {
+        let me = self.config.me;
+        while let Some(packet) = self.inside.pop_front() {
+            if let Err(violation) = self.deliver(now, words, me, packet) {
+                panic!("this node's own master and shadow disagree: {violation}");
+            }
+        }
+    }
+
+    fn master_of(&self, name: &Name) -> NodeId {
+        directory::master(self.config.space, name.as_bytes(), self.view.nodes()).expect("a view has members")
+    }
+
+    // ----- slots ----------------------------------------------------------------------------------------
+
+    /// The slot of a name, bound if it has none.
+    fn slot(&mut self, now: Instant, words: &mut dyn Words, name: &Name) -> Result<Slot, Code> {
+        if let Some(slot) = words.find(name) {
+            return Ok(slot);
+        }
+        if self.view.members.is_empty() {
+            return Err(Code::NotServing);
+        }
+        let slot = match words.bind(name) {
+            Ok(slot) => slot,
+            Err(_) => {
+                self.sweep(now, words);
+                words.bind(name).map_err(|_| Code::SpaceFull)?
+            }
+        };
+        let index = slot.0 as usize;
+        if self.shadows.len() <= index {
+            self.shadows.resize(index + 1, None);
+        }
+        assert!(self.shadows[index].is_none(), "slot {slot:?} has a shadow already");
+        self.shadows[index] = Some(Shadow::new(slot, name.clone(), self.master_of(name)));
+        if words.bound() >= words.room() - words.room() / 8 {
+            self.sweep(now, words);
+        }
+        Ok(slot)
+    }
+
+    /// Looks at a few slots, round and round, and gives up those that nobody uses.
+    fn sweep(&mut self, now: Instant, words: &mut dyn Words) {
+        let len = self.shadows.len() as u32;
+        for _ in 0..SWEEP_STEP.min(len) {
+            self.sweep = (self.sweep + 1) % len;
+            let slot = Slot(self.sweep);
+            if let Some(shadow) = self.shadow(slot)
+                && shadow.evictable(&words.look(slot))
+            {
+                self.forget(now, words, slot);
+                self.drain_inside(now, words);
+            }
+        }
+    }
+
+    fn forget(&mut self, now: Instant, words: &mut dyn Words, slot: Slot) {
+        if self.shadow(slot).is_none() {
+            return;
+        }
+        let (shadow, mut ctx) = self.open(now, words, slot);
+        if shadow.forget(&mut ctx) {
+            self.close(words, slot);
+        }
+    }
+
+    fn close(&mut self, words: &mut dyn Words, slot: Slot) {
+        assert!(words.evict(slot), "a shadow without locks has none counted");
+        self.shadows[slot.0 as usize] = None;
+    }
+
+    fn open<'a>(
+        &'a mut self,
+        now: Instant,
+        words: &'a mut dyn Words,
+        slot: Slot,
+    ) -> (&'a mut Shadow, Context<'a>) {
+        let (shadows, _, ctx) = self.split(now, words);
+        (shadows[slot.0 as usize].as_mut().expect("a bound slot has a shadow"), ctx)
+    }
+
+    fn split<'a>(
+        &'a mut self,
+        now: Instant,
+        words: &'a mut dyn Words,
+    ) -> (&'a mut Vec<Option<Shadow>>, &'a mut BTreeMap<Name, Master>, Context<'a>) {
+        let ctx = Context {
+            now,
+            words,
+            config: &self.config,
+            planted: self.planted,
+            epoch: self.view.epoch,
+            grants_from: self.grants_from,
+            serial: &mut self.serial,
+            counters: &mut self.counters,
+            outputs: &mut self.outputs,
+            inside: &mut self.inside,
+            waiting: &mut self.waiting,
+            deadlines: &mut self.deadlines,
+            idle: &mut self.idle,
+        };
+        (&mut self.shadows, &mut self.masters, ctx)
+    }
+}
+
+/// The state, for explorers: everything that decides what happens next. Counters and outputs are left out:
+/// they are consequences.
+impl core::hash::Hash for Lockspace {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.shadows.hash(state);
+        self.masters.hash(state);
+        self.serial.hash(state);
+        self.waiting.hash(state);
+        self.deadlines.hash(state);
+        self.idle.hash(state);
+        self.inside.hash(state);
+        self.lease_wait.hash(state);
+        (&self.view, self.grants_from, self.sweep, self.config, self.planted).hash(state);
+    }
+}

@@ -1,0 +1,422 @@
+//! A stage for transcripts: a few nodes, channels that can be held, and a small language.
+//!
+//! ```text
+//!   # words for people
+//!   > nodes 3 strict master c          three nodes a, b, c; the resource R is mastered at c
+//!   > lock a1 EX VALBLK                lock number 1 of node a, on R
+//!   > convert a1 PR value=hello
+//!   > unlock a1 value=hello            also: invalid
+//!   > cancel a1  > die a1              the session of that lock ends
+//!   > hold a>c   > let a>c [1]         keep messages of a direction back; let them go (only so many)
+//!   > wait 100ms                       time passes
+//!   > dump       > count a info_stale
+//! ```
+//!
+//! What happens is printed behind each command, two blanks in. Each lock has a session of its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+
+use oarlock_layout::directory;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::message::lock::{Body, Conv, Head, Kind, Packet, Want};
+use oarlock_layout::message::look::{At, What};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::PlainWords;
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::value::Value;
+use oarlock_layout::view::{Member, View};
+use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
+
+/// Runs a transcript and returns it with what happened.
+pub fn perform(text: &str) -> String {
+    let mut stage: Option<Stage> = None;
+    let mut out = String::new();
+    for line in text.lines().filter(|l| !l.starts_with("  ")) {
+        writeln!(out, "{line}").unwrap();
+        let Some(command) = line.strip_prefix("> ") else { continue };
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match (&mut stage, words.as_slice()) {
+            (_, ["nodes", rest @ ..]) => stage = Some(Stage::new(rest)),
+            (Some(stage), words) => {
+                stage.command(words);
+                for line in stage.said.drain(..) {
+                    writeln!(out, "  {line}").unwrap();
+                }
+            }
+            (None, _) => panic!("the first command is `nodes`"),
+        }
+    }
+    out
+}
+
+pub struct Stage {
+    now: Instant,
+    nodes: Vec<(Lockspace, PlainWords)>,
+    channels: BTreeMap<(usize, usize), VecDeque<Packet>>,
+    held: BTreeSet<(usize, usize)>,
+    resource: Name,
+    said: Vec<String>,
+}
+
+impl Stage {
+    fn new(args: &[&str]) -> Stage {
+        let count: u16 = args[0].parse().expect("how many nodes");
+        let has = |word: &str| args.contains(&word);
+        let master = args.iter().position(|w| *w == "master").map_or(0, |i| node(args[i + 1]));
+        let view = View {
+            epoch: Epoch(1),
+            members: (0..count).map(|n| Member { node: NodeId(n), incarnation: Incarnation(1) }).collect(),
+        };
+        let name = (0..)
+            .map(|i: u32| Name::new(format!("R{i}").as_bytes()).unwrap())
+            .find(|name| {
+                directory::master(SpaceId(0), name.as_bytes(), view.nodes()) == Some(NodeId(master as u16))
+            })
+            .unwrap();
+        let nodes = (0..count)
+            .map(|n| {
+                let mut config = Config::native(SpaceId(0), NodeId(n));
+                config.order = if has("strict") { Order::Strict } else { Order::Passover };
+                config.retain = !has("unretained");
+                let mut space = Lockspace::new(config);
+                space.handle_view(Instant(0), &view, Instant(0));
+                (space, PlainWords::new(16))
+            })
+            .collect();
+        Stage {
+            now: Instant(0),
+            nodes,
+            channels: BTreeMap::new(),
+            held: BTreeSet::new(),
+            resource: name,
+            said: Vec::new(),
+        }
+    }
+
+    fn command(&mut self, words: &[&str]) {
+        match words {
+            ["lock", lock, mode, rest @ ..] => {
+                let (node, id) = lock_id(lock);
+                let request = Request::Lock(Lock {
+                    lock: id,
+                    name: self.resource.clone(),
+                    mode: mode.parse().unwrap(),
+                    flags: flags(rest),
+                    timeout: option(rest, "timeout").map(duration),
+                    owner: OwnerId(0),
+                    transaction: TransactionId(option(rest, "t").map_or(0, |t| t.parse().unwrap())),
+                });
+                self.request(node, request);
+            }
+            ["convert", lock, mode, rest @ ..] => {
+                let (node, id) = lock_id(lock);
+                let request = Request::Convert(Convert {
+                    lock: id,
+                    mode: mode.parse().unwrap(),
+                    flags: flags(rest),
+                    timeout: option(rest, "timeout").map(duration),
+                    value: option(rest, "value").map(block),
+                });
+                self.request(node, request);
+            }
+            ["unlock", lock, rest @ ..] => {
+                let (node, id) = lock_id(lock);
+                let value = option(rest, "value").map(block);
+                let invalidate = rest.contains(&"invalid");
+                self.request(node, Request::Unlock(Unlock { lock: id, value, invalidate }));
+            }
+            ["cancel", lock] => {
+                let (node, id) = lock_id(lock);
+                self.request(node, Request::Cancel(id));
+            }
+            ["die", lock] => {
+                let (node, id) = lock_id(lock);
+                self.request(node, Request::End(id.session()));
+            }
+            ["hold", direction] => {
+                self.held.insert(pair(direction));
+            }
+            ["let", direction, rest @ ..] => {
+                let direction = pair(direction);
+                match rest {
+                    [] => {
+                        self.held.remove(&direction);
+                    }
+                    [count] => {
+                        for _ in 0..count.parse::<usize>().unwrap() {
+                            self.deliver(direction);
+                        }
+                    }
+                    _ => panic!("let DIRECTION [COUNT]"),
+                }
+                self.quiesce();
+            }
+            ["wait", time] => {
+                self.now += duration(time);
+                for n in 0..self.nodes.len() {
+                    let (space, words) = &mut self.nodes[n];
+                    if space.poll_timeout().is_some_and(|at| at <= self.now) {
+                        space.handle_timeout(self.now, words);
+                    }
+                    self.collect(n);
+                }
+                self.quiesce();
+            }
+            ["dump"] => self.dump(),
+            ["count", node_name, names @ ..] => {
+                let counters: BTreeMap<&str, u64> =
+                    self.nodes[node(node_name)].0.counters().list().map(|(n, _, v)| (n, v)).collect();
+                for name in names {
+                    let value = counters.get(name).unwrap_or_else(|| panic!("no counter {name}"));
+                    self.said.push(format!("{name} {value}"));
+                }
+            }
+            ["messages"] => {
+                let sent: u64 = self.nodes.iter().map(|(s, _)| s.counters().messages_sent()).sum();
+                self.said.push(format!("{sent} messages between nodes so far"));
+            }
+            other => panic!("unknown command {other:?}"),
+        }
+    }
+
+    fn request(&mut self, node: usize, request: Request) {
+        let (space, words) = &mut self.nodes[node];
+        space.handle_request(self.now, words, request);
+        self.collect(node);
+        self.quiesce();
+    }
+
+    /// Prints what a node says to programs and puts its packets on their way.
+    fn collect(&mut self, from: usize) {
+        while let Some(output) = self.nodes[from].0.poll_output() {
+            match output {
+                Output::Send { to, packet } => {
+                    let to = to.0 as usize;
+                    let note = if self.held.contains(&(from, to)) { "   (held)" } else { "" };
+                    self.said.push(format!("{}>{} {}{note}", letter(from), letter(to), show(&packet.body)));
+                    self.channels.entry((from, to)).or_default().push_back(packet);
+                }
+                Output::Granted(g) => {
+                    let mut line =
+                        format!("{} granted {} token {:?}", lock_name(from, g.lock), g.mode, g.token);
+                    if let Some(value) = g.value {
+                        write!(line, " value {}", show_value(&value)).unwrap();
+                    }
+                    if g.alternate {
+                        line.push_str(" alternate");
+                    }
+                    self.said.push(line);
+                }
+                Output::Released { lock } => self.said.push(format!("{} released", lock_name(from, lock))),
+                Output::Failed { lock, code } => {
+                    self.said.push(format!("{} failed {code:?}", lock_name(from, lock)));
+                }
+                Output::Blocking { lock, wanted } => {
+                    self.said.push(format!("{} blocks {wanted}", lock_name(from, lock)));
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, (from, to): (usize, usize)) {
+        let packet =
+            self.channels.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("a held message");
+        let (space, words) = &mut self.nodes[to];
+        space
+            .handle_message(self.now, words, NodeId(from as u16), packet)
+            .unwrap_or_else(|v| panic!("{} says {} misbehaves: {v}", letter(to), letter(from)));
+        self.collect(to);
+    }
+
+    fn quiesce(&mut self) {
+        while let Some(direction) = self
+            .channels
+            .iter()
+            .find(|(direction, queue)| !queue.is_empty() && !self.held.contains(direction))
+            .map(|(direction, _)| *direction)
+        {
+            self.deliver(direction);
+        }
+    }
+
+    fn dump(&mut self) {
+        for n in 0..self.nodes.len() {
+            let (space, words) = &self.nodes[n];
+            for row in space.look(self.now, words, &At::Resource(self.resource.clone())).0 {
+                let who = letter(n);
+                let line = match row.what {
+                    What::Shadow(s) => format!(
+                        "{who} owned {} need {} told {} head {}",
+                        mode(s.owned),
+                        mode(s.need),
+                        match s.told_conv {
+                            Some(conv) => format!("{}>{conv}", mode(s.told_held)),
+                            None => mode(s.told_held),
+                        },
+                        s.head.map_or("-".into(), |h| show_head(&h)),
+                    ),
+                    What::Holder(h) => {
+                        let told = h.told.map_or(String::new(), |t| format!(", told {t}"));
+                        format!("{who} {} holds {}{told}", lock_name(n, h.party.lock), h.mode)
+                    }
+                    What::Waiter(w) => {
+                        let from = w.held.map_or(String::new(), |from| format!("{from}>"));
+                        format!("{who} {} waits {from}{}", lock_name(n, w.party.lock), w.wanted)
+                    }
+                    What::Master(m) => {
+                        let names =
+                            |nodes: &[NodeId]| nodes.iter().map(|n| letter(n.0 as usize)).collect::<String>();
+                        format!(
+                            "{who} masters: converting [{}] waiting [{}] head {} value v{}{}",
+                            names(&m.converting),
+                            names(&m.waiting),
+                            m.head.map_or("-".into(), |h| show_head(&h)),
+                            m.value,
+                            if m.value_valid { "" } else { "!" },
+                        )
+                    }
+                    What::Record(r) => format!(
+                        "{who}   knows {}: held {} wants {} g{} a{} busy {}",
+                        letter(r.node.0 as usize),
+                        mode(r.held),
+                        mode(r.conv),
+                        r.g,
+                        r.a,
+                        r.busy
+                    ),
+                };
+                self.said.push(line);
+            }
+        }
+    }
+}
+
+fn letter(node: usize) -> char {
+    (b'a' + node as u8) as char
+}
+
+fn node(name: &str) -> usize {
+    (name.as_bytes()[0] - b'a') as usize
+}
+
+fn pair(direction: &str) -> (usize, usize) {
+    let (from, to) = direction.split_once('>').expect("FROM>TO");
+    (node(from), node(to))
+}
+
+fn lock_id(name: &str) -> (usize, LockId) {
+    let number: u32 = name[1..].parse().expect("a lock is called a1, b2, ...");
+    (node(name), LockId::new(SessionId(number), 1))
+}
+
+fn lock_name(node: usize, lock: LockId) -> String {
+    format!("{}{}", letter(node), lock.session())
+}
+
+fn option<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
+    words.iter().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn flags(words: &[&str]) -> Flags {
+    words.iter().filter(|w| !w.contains('=')).fold(Flags::empty(), |flags, word| {
+        flags | Flags::from_name(word).unwrap_or_else(|| panic!("unknown flag {word}"))
+    })
+}
+
+fn duration(text: &str) -> Duration {
+    match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(ms), _) => Duration::from_millis(ms.parse().unwrap()),
+        (_, Some(s)) => Duration::from_secs(s.parse().unwrap()),
+        _ => panic!("a time is 100ms or 2s"),
+    }
+}
+
+fn block(text: &str) -> [u8; VALUE_BYTES] {
+    let mut bytes = [0; VALUE_BYTES];
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    bytes
+}
+
+fn mode(mode: Option<Mode>) -> String {
+    mode.map_or("-".into(), |m| m.to_string())
+}
+
+fn show_value(value: &Value) -> String {
+    let end = value.bytes.iter().position(|b| *b == 0).unwrap_or(VALUE_BYTES);
+    let text = String::from_utf8_lossy(&value.bytes[..end]).into_owned();
+    format!("v{}{} {text:?}", value.sequence, if value.valid { "" } else { "!" })
+}
+
+fn show_head(head: &Head) -> String {
+    let try_ = if head.attempt == 0 { "" } else { " try" };
+    let kind = if head.kind == Kind::Convert { " convert" } else { "" };
+    format!("{}{kind}{try_} #{}", head.mode, head.number)
+}
+
+fn show_conv(conv: &Conv) -> String {
+    let mut text = conv.mode.to_string();
+    if let Some(alternate) = conv.alternate {
+        write!(text, " or {alternate}").unwrap();
+    }
+    if conv.kind == Kind::Convert {
+        text.push_str(" convert");
+    }
+    for (name, _) in conv.flags.iter_names() {
+        write!(text, " {name}").unwrap();
+    }
+    text
+}
+
+fn show(body: &Body) -> String {
+    let head = |head: &Option<Head>| head.map_or(String::new(), |h| format!(" head {}", show_head(&h)));
+    let value = |value: &Option<Value>| value.map_or(String::new(), |v| format!(" value {}", show_value(&v)));
+    match body {
+        Body::Info(m) => {
+            let mut text = format!("Info {}/{} held {}", m.n, m.g, mode(m.held));
+            if let Some(conv) = &m.conv {
+                write!(text, " wants {}", show_conv(conv)).unwrap();
+            }
+            if m.busy != 0 {
+                write!(text, " busy #{}", m.busy).unwrap();
+            }
+            match m.want {
+                Want { value: false, serial: false } => {}
+                Want { value: true, serial: false } => text.push_str(" asks value"),
+                Want { value: false, serial: true } => text.push_str(" asks serial"),
+                Want { value: true, serial: true } => text.push_str(" asks value and serial"),
+            }
+            if m.uses_value {
+                text.push_str(" uses value");
+            }
+            text + &value(&m.value)
+        }
+        Body::Grant(m) => {
+            let mut text = format!("Grant {}/{} {} serial {}", m.g, m.a, m.mode, m.serial);
+            if m.alternate {
+                text.push_str(" alternate");
+            }
+            if m.queued {
+                text.push_str(" still queued");
+            }
+            if !m.current {
+                text.push_str(" block not current");
+            }
+            text + &head(&m.head) + &value(&m.value)
+        }
+        Body::Deny(m) => format!("Deny {}/{} {:?}", m.g, m.a, m.reason),
+        Body::Head(m) => {
+            format!(
+                "Head {}/{}{}",
+                m.g,
+                m.a,
+                m.head.map_or(" none".into(), |h| format!(" {}", show_head(&h)))
+            )
+        }
+        Body::Forget(m) => format!("Forget {}/{}{}", m.n, m.g, value(&m.value)),
+        Body::ForgetAck(m) => format!("ForgetAck {}/{}", m.n, m.g),
+    }
+}
