@@ -96,15 +96,13 @@ impl Session {
         }))
     }
 
-    /// Gives the session a reader of its own; futures need one.
-    pub(crate) fn spawn_reader(self: &Arc<Self>) -> std::io::Result<()> {
-        let session = Arc::clone(self);
+    /// A thread is about to read the socket until the end; nobody else may.
+    pub(crate) fn will_be_read(&self) {
         self.lock().read = true;
-        std::thread::Builder::new().name("oarlock-reader".into()).spawn(move || session.read_until_end())?;
-        Ok(())
     }
 
-    fn read_until_end(self: Arc<Self>) {
+    /// Takes up packets until the session is over.
+    pub(crate) fn read_until_end(self: Arc<Self>) {
         let mut buffer = std::mem::take(&mut self.lock().buffer);
         while self.read_one(&mut buffer, Patience::Endless) == Some(true) {}
     }
@@ -144,14 +142,6 @@ impl Session {
             std::process::id()
         );
         Err(Error::new(Code::SessionForked, what(), why))
-    }
-
-    /// For tests: as if process `pid` had opened the session.
-    #[cfg(test)]
-    pub(crate) fn opened_by(self: Arc<Self>, pid: u32) -> Arc<Self> {
-        let mut session = Arc::try_unwrap(self).unwrap_or_else(|_| panic!("shared already"));
-        session.pid = pid;
-        Arc::new(session)
     }
 }
 

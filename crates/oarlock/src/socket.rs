@@ -69,12 +69,6 @@ impl Socket {
         Ok(Socket(fd))
     }
 
-    /// For tests: a socket that is already connected.
-    #[cfg(test)]
-    pub(crate) fn from_fd(fd: OwnedFd) -> Socket {
-        Socket(fd)
-    }
-
     /// Sends if the daemon has room for it; false if not.
     pub(crate) fn try_send(&self, packet: &[u8]) -> Result<bool, Errno> {
         match retry(|| rustix::net::send(&self.0, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)) {

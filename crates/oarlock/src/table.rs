@@ -276,15 +276,18 @@ impl Table {
             return None;
         }
         let entry = self.guarded_mut(handle);
-        if entry.answer.is_some() {
+        if entry.stage == Stage::Asked || entry.answer.is_some() {
             return None;
         }
-        let wanted = std::mem::take(&mut entry.wanted);
         let held = entry.grant.mode;
-        Mode::ALL
-            .into_iter()
-            .filter(|mode| wanted & bit(*mode) != 0 && !mode.compatible(held))
-            .reduce(Mode::join)
+        let conflicting = || Mode::ALL.into_iter().filter(|mode| !mode.compatible(held));
+        let wanted = entry.wanted;
+        entry.wanted = match entry.stage {
+            // What does not conflict with the old mode may be about the new one.
+            Stage::Converting(_) => wanted & !conflicting().map(bit).fold(0, |bits, bit| bits | bit),
+            _ => 0,
+        };
+        conflicting().filter(|mode| wanted & bit(*mode) != 0).reduce(Mode::join)
     }
 
     /// Puts bytes aside for the next release or conversion downward; `None` marks the block as not to be

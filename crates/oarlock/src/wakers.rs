@@ -36,11 +36,6 @@ impl Wakers {
     pub(crate) fn first(&self) -> Option<Waker> {
         self.0.first().map(|(_, waker)| waker.clone())
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// What a change of the table leads to. Wakers are foreign code, and so are their destructors: they run
@@ -51,10 +46,4 @@ pub(crate) struct Effects {
     pub(crate) wake: Vec<Waker>,
     /// Send these, in this order.
     pub(crate) send: Vec<Request>,
-}
-
-impl Effects {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_empty() && self.send.is_empty()
-    }
 }

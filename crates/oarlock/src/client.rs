@@ -1,0 +1,356 @@
+//! The async client: futures of the standard library's kind, woken by one thread per session.
+
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::message::session::{Failure, Request};
+use oarlock_layout::mode::Mode;
+
+use crate::address;
+use crate::blocking::{answer_text, wait_for_lock};
+use crate::error::{Error, Result};
+use crate::greeting;
+use crate::methods::{client_methods, conversion_methods, guard_methods, lock_request_methods};
+use crate::session::{Owner, Session, Waiter};
+use crate::table::{Answer, Place, Table};
+use crate::wakers::Effects;
+use crate::wish::{Held, Manner, PendingCall, SpaceRef, Wish};
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    label: String,
+}
+
+impl Builder {
+    /// What the program calls itself; people see it when they ask who holds a lock. The program's file name
+    /// if not said. At most 64 bytes are kept.
+    pub fn label(mut self, label: impl Into<String>) -> Builder {
+        self.label = label.into();
+        self
+    }
+
+    /// Connects to the daemon whose socket this is.
+    pub async fn connect(&self, socket: impl Into<PathBuf>) -> Result<Client> {
+        let (socket, label) = (socket.into(), self.label.clone());
+        open(move || Session::open(&socket, &label)).await
+    }
+
+    /// Connects to the daemon that [`Client::connect_default`] would find.
+    pub async fn connect_default(&self) -> Result<Client> {
+        let label = self.label.clone();
+        open(move || address::connect_default(|path: &Path| Session::open(path, &label))).await
+    }
+}
+
+/// Where the session's thread leaves what came of opening it.
+#[derive(Default)]
+struct Opening {
+    opened: Option<Result<Arc<Owner>>>,
+    waker: Option<Waker>,
+}
+
+/// Opens a session in the thread that will read its socket, so that no executor's thread ever waits for a
+/// daemon. If the caller goes away meanwhile, the last handle of the session goes with it and the session
+/// closes.
+async fn open(open: impl FnOnce() -> Result<Arc<Session>> + Send + 'static) -> Result<Client> {
+    let opening = Arc::new(Mutex::new(Opening::default()));
+    let ours = Arc::clone(&opening);
+    let body = move || {
+        let session = open().inspect(|session| session.will_be_read());
+        let (outcome, session) = match session {
+            Ok(session) => (Ok(Owner::new(Arc::clone(&session))), Some(session)),
+            Err(error) => (Err(error), None),
+        };
+        let waker = {
+            let mut opening = ours.lock().unwrap_or_else(PoisonError::into_inner);
+            opening.opened = Some(outcome);
+            opening.waker.take()
+        };
+        drop(ours);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(session) = session {
+            session.read_until_end();
+        }
+    };
+    std::thread::Builder::new().name("oarlock-reader".into()).spawn(body).map_err(|error| {
+        Error::new(Code::Failed, "cannot start the thread of a session", error.to_string())
+    })?;
+    let session = poll_fn(|context| {
+        let waker = context.waker().clone();
+        let mut opening = opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcome, spare) = match opening.opened.take() {
+            Some(opened) => (Poll::Ready(opened), Some(waker)),
+            None => (Poll::Pending, opening.waker.replace(waker)),
+        };
+        drop(opening);
+        drop(spare);
+        outcome
+    })
+    .await?;
+    Ok(Client { session })
+}
+
+/// A session with the node of this machine. Cloning shares the session; it ends when the last clone, space
+/// and guard of it is gone, or the process dies, and with it all its locks.
+///
+/// ```no_run
+/// # async fn example() -> oarlock::Result<()> {
+/// let client = oarlock::Client::builder().label("nightly backup").connect_default().await?;
+/// println!("session {} with node {} of {}", client.session_id(), client.node(), client.cluster());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    session: Arc<Owner>,
+}
+
+impl Client {
+    /// Says who connects, before connecting.
+    pub fn builder() -> Builder {
+        Builder { label: greeting::program() }
+    }
+
+    /// Connects to the daemon whose socket this is.
+    pub async fn connect(socket: impl Into<PathBuf>) -> Result<Client> {
+        Client::builder().connect(socket).await
+    }
+
+    /// Connects to the daemon whose socket `OARLOCK_SOCKET` names; without that variable, to the one of this
+    /// machine; and if there is none, to the first node of this user's running `oarlock dev`.
+    pub async fn connect_default() -> Result<Client> {
+        Client::builder().connect_default().await
+    }
+
+    /// Finds a lockspace. `default` exists in every cluster.
+    pub async fn space(&self, name: &str) -> Result<Space> {
+        if let Some(space) = SpaceRef::known(&self.session, name)? {
+            return Ok(Space { space });
+        }
+        let what = format!("cannot open lockspace \"{name}\"");
+        let answer = self.call(&what, |request| Request::Open { request, space: name.to_owned() }).await?;
+        Ok(Space { space: SpaceRef::answered(&self.session, name, answer)? })
+    }
+
+    /// Asks the daemon a question of people; question and answer are JSON documents.
+    pub async fn ask(&self, question: &str) -> Result<String> {
+        let what = "cannot get an answer";
+        let answer = self.call(what, |request| Request::Ask { request, question: question.to_owned() });
+        answer_text(what, answer.await?)
+    }
+
+    async fn call(
+        &self,
+        what: &str,
+        request: impl FnOnce(u32) -> Request,
+    ) -> Result<Result<Answer, Failure>> {
+        let pending = PendingCall::begin(&self.session, what, request)?;
+        let number = pending.number;
+        let answer = when(&self.session, pending.place(), |t, e| t.collect_call(number, e)).await;
+        pending.done();
+        Ok(answer)
+    }
+
+    client_methods!();
+}
+
+/// Waits until `check` gives something.
+async fn when<T>(
+    session: &Arc<Owner>,
+    place: Place,
+    mut check: impl FnMut(&mut Table, &mut Effects) -> Option<T>,
+) -> T {
+    let mut waiter = Waiter::new(session, place);
+    poll_fn(|context| waiter.poll(context, &mut check)).await
+}
+
+/// A lockspace: a named world of resources.
+#[derive(Clone)]
+pub struct Space {
+    space: SpaceRef,
+}
+
+impl Space {
+    /// A lock on the resource of this name: 1 to 255 bytes of any value. Nothing is sent before
+    /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
+        LockRequest { wish: Wish::new(&self.space, name.as_ref()) }
+    }
+
+    /// The name of the lockspace.
+    pub fn name(&self) -> &str {
+        &self.space.name
+    }
+}
+
+/// A lock, not yet asked for.
+///
+/// ```no_run
+/// # async fn example(space: oarlock::Space) -> oarlock::Result<()> {
+/// use std::time::Duration;
+/// use oarlock::Mode;
+///
+/// let shared = space.lock("orders").mode(Mode::PR).acquire().await?;
+/// let mine = space.lock(b"page\x00\x01").timeout(Duration::from_secs(2)).fresh().acquire().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a lock is taken by acquire() or try_acquire()"]
+pub struct LockRequest {
+    wish: Wish,
+}
+
+impl LockRequest {
+    lock_request_methods!();
+
+    /// Waits until the lock is granted.
+    ///
+    /// Cancel-safe: dropping the future withdraws the request. If the grant was on its way already, the lock
+    /// is given back as soon as it arrives.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`](crate::Kind::Busy) with [`no_queue`](Self::no_queue), [`Kind::TimedOut`](crate::Kind)
+    /// with [`timeout`](Self::timeout), and whatever ends the session.
+    pub async fn acquire(self) -> Result<Guard> {
+        let pending = self.wish.begin()?;
+        let handle = pending.handle();
+        let answer = when(pending.session(), pending.place(), |t, e| t.collect(handle, e)).await;
+        Ok(Guard { held: pending.finish(answer)? })
+    }
+
+    /// Takes the lock if this node can grant it by itself: one exchange with the local daemon, never a
+    /// message between nodes. Not a future, because there is nothing worth waiting for.
+    ///
+    /// ```no_run
+    /// # fn example(space: oarlock::Space) -> oarlock::Result<()> {
+    /// use oarlock::Kind;
+    /// match space.lock("x").try_acquire() {
+    ///     Ok(guard) => println!("mine: {}", guard.token()),
+    ///     Err(error) if error.kind() == Kind::Busy => println!("somebody here has it"),
+    ///     Err(error) if error.kind() == Kind::NotOwned => println!("only acquire() can tell"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Kind::Busy`](crate::Kind::Busy): a local holder is in the way, or others wait for it.
+    /// [`Kind::NotOwned`](crate::Kind::NotOwned): this node cannot tell without asking;
+    /// `acquire()` with `no_queue()` asks.
+    pub fn try_acquire(mut self) -> Result<Guard> {
+        self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
+        Ok(Guard { held: wait_for_lock(&self.wish)? })
+    }
+}
+
+/// A lock that is held. Dropping it gives the lock back without waiting; [`release`](Guard::release) waits
+/// until that is done.
+///
+/// ```no_run
+/// # async fn example(space: oarlock::Space) -> oarlock::Result<()> {
+/// use oarlock::Mode;
+/// let guard = space.lock("counter").value_block().acquire().await?;
+/// let old = guard.value().filter(|value| value.valid).map_or(0, |value| value.bytes[0]);
+/// guard.set_value(&[old + 1])?;
+/// guard.convert(Mode::NL).await?; // written now; the next reader sees it
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping a guard gives the lock back"]
+pub struct Guard {
+    held: Held,
+}
+
+impl Guard {
+    guard_methods!();
+
+    /// Changes the mode.
+    ///
+    /// Dropping the future withdraws the conversion; if it was granted meanwhile, the new mode stands:
+    /// look at [`mode`](Guard::mode). The next conversion waits until that is settled.
+    ///
+    /// # Errors
+    /// If the conversion is refused, the lock stands as before. [`Kind::Deadlock`](crate::Kind::Deadlock): two
+    /// holders wait for each other to convert down; do so, then ask again.
+    pub async fn convert(&self, mode: Mode) -> Result<()> {
+        self.conversion(mode).convert().await
+    }
+
+    /// A change of mode with more to say about it.
+    pub fn conversion(&self, mode: Mode) -> Conversion<'_> {
+        Conversion { held: &self.held, manner: Manner::new(mode) }
+    }
+
+    /// Resolves when others want what this lock is in the way of: with what they want, once for each news.
+    /// News never comes before the grant it is about, and not if the lock was converted out of the way
+    /// meanwhile. [`Mode::strongest_beside`] tells what may be kept.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::Kind::Lost) if the lock is gone.
+    pub async fn blocking(&self) -> Result<Mode> {
+        let held = &self.held;
+        held.session.check_process(|| format!("cannot wait for notices about {}", held.subject))?;
+        let news = when(&held.session, held.place(), |table, _| {
+            table.take_wanted(held.handle).map(Some).or(table.ended().map(|_| None))
+        });
+        news.await.ok_or_else(|| held.loss().expect("the session has ended"))
+    }
+
+    /// Resolves when the lock is gone, with the reason. From then on nothing it protected may be touched.
+    pub async fn lost(&self) -> Error {
+        let held = &self.held;
+        if held.session.check_process(String::new).is_ok() {
+            when(&held.session, held.place(), |table, _| table.ended().map(|_| ())).await;
+        }
+        held.loss().expect("the session has ended")
+    }
+
+    /// Gives the lock back; resolves when that is done, the value block written included. Dropping the future
+    /// does not stop it.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`](crate::Kind::Lost) if it was gone already.
+    pub async fn release(self) -> Result<()> {
+        let pending = self.held.begin_release()?;
+        let (session, place, handle) = {
+            let held = pending.held();
+            (&held.session, held.place(), held.handle)
+        };
+        let answer = when(session, place, |t, e| t.collect(handle, e)).await;
+        pending.finish(answer)
+    }
+}
+
+/// A change of mode, not yet asked for.
+#[must_use = "the mode is changed by convert()"]
+pub struct Conversion<'a> {
+    held: &'a Held,
+    manner: Manner,
+}
+
+impl Conversion<'_> {
+    conversion_methods!();
+
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// As for [`Guard::convert`].
+    pub async fn convert(self) -> Result<()> {
+        let held = self.held;
+        let handle = held.handle;
+        when(&held.session, held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
+        let pending = held.begin_convert(&self.manner)?;
+        let answer = when(&held.session, held.place(), |t, e| t.collect(handle, e)).await;
+        pending.finish(answer)
+    }
+}
