@@ -14,7 +14,9 @@
 //! Start at [`engine::Engine`] for the daemon and at [`command`] for the rest.
 #![warn(missing_docs)]
 
+pub mod command;
 pub mod config;
+pub mod console;
 pub mod explain;
 pub mod host;
 pub mod problem;

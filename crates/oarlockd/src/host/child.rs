@@ -36,14 +36,84 @@ pub fn watch(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Sends a signal to a process or, if it leads one, to its group.
-pub fn signal(pid: u32, group: bool, signal: Signal) {
-    let Some(pid) = Pid::from_raw(pid as i32) else { return };
-    // A process that is gone needs no signal.
-    let _ = match group {
-        true => rustix::process::kill_process_group(pid, signal),
-        false => rustix::process::kill_process(pid, signal),
-    };
+/// Whether this process is in the foreground group of a terminal.
+pub fn is_foreground() -> bool {
+    rustix::termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// A child and what it started.
+pub struct Family {
+    child: u32,
+    group: bool,
+}
+
+impl Family {
+    /// The family of a child of this process; `group` if the child leads a process group of its own.
+    ///
+    /// From here on this process also inherits descendants whose own parents end, so that none gets out of
+    /// its sight.
+    pub fn new(child: u32, group: bool) -> Family {
+        // Fails only on kernels far older than those we run on; then orphans are missed, nothing worse.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        Family { child, group }
+    }
+
+    /// Passes a signal on: to the child's group if it leads one, else to the child.
+    pub fn signal(&self, signal: Signal) {
+        let Some(pid) = Pid::from_raw(self.child as i32) else { return };
+        // A process that is gone needs no signal.
+        let _ = match self.group {
+            true => rustix::process::kill_process_group(pid, signal),
+            false => rustix::process::kill_process(pid, signal),
+        };
+    }
+
+    /// Kills the child, its group and all descendants, also those that left the group.
+    pub fn kill_all(&self) {
+        if self.group {
+            self.signal(Signal::KILL);
+        }
+        // A process may start another while we look: look until none is left.
+        for _ in 0..16 {
+            let living = descendants(std::process::id());
+            if living.is_empty() {
+                return;
+            }
+            for pid in living {
+                if let Some(pid) = Pid::from_raw(pid as i32) {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+/// All living descendants of a process, by what /proc says of parents. Zombies do no more harm.
+pub fn descendants(of: u32) -> Vec<u32> {
+    let mut parents: Vec<(u32, u32)> = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // "pid (comm) state ppid …": the command may contain anything, so begin behind its last bracket.
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        let (Some(state), Some(parent)) = (fields.next(), fields.next()) else { continue };
+        if !matches!(state, "Z" | "X")
+            && let Ok(parent) = parent.parse()
+        {
+            parents.push((pid, parent));
+        }
+    }
+    let mut found = vec![of];
+    let mut next = 0;
+    while next < found.len() {
+        let parent = found[next];
+        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.remove(0);
+    found
 }
 
 /// Lets a descriptor pass into children started from here on.
@@ -70,12 +140,29 @@ mod tests {
     }
 
     #[test]
+    fn descendants_are_seen_even_if_they_hide_in_a_session_of_their_own() {
+        let script = "setsid sleep 61 & sleep 62 & wait";
+        let mut child = Command::new("sh").args(["-c", script]).process_group(0).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        // The shell and two sleeps; `setsid` may be a step in between.
+        while descendants(child.id()).len() < 2 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let seen = descendants(child.id());
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        for pid in seen.iter().chain([&child.id()]) {
+            let _ = rustix::process::kill_process(Pid::from_raw(*pid as i32).unwrap(), Signal::KILL);
+        }
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn the_end_of_a_child_can_be_waited_for() {
         let mut child = spawn_bound(Command::new("sleep").arg("60"), Signal::KILL).unwrap();
         let fd = watch(child.id()).unwrap();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap(), 0);
-        signal(child.id(), false, Signal::TERM);
+        Family { child: child.id(), group: false }.signal(Signal::TERM);
         assert_eq!(poll(&mut fds, None).unwrap(), 1);
         assert!(!child.wait().unwrap().success());
     }

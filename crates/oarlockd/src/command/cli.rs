@@ -1,0 +1,416 @@
+//! The command line, declared once: help texts, completions and man pages come from here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+/// Locks for programs on several machines, granted over encrypted circuits.
+#[derive(Parser, Debug)]
+#[command(
+    name = "oarlock",
+    version,
+    disable_help_subcommand = false,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done (lock: the child's own), 1 failed, 2 usage, 69 daemon not reachable, 75 not \
+                  granted, 76 lock lost, 77 not permitted, 78 bad configuration, 81 deadlock. \
+                  Every error has a code; `oarlock explain CODE` explains it."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a cluster of nodes on this machine, with nothing installed and nothing left behind
+    Dev(Dev),
+    /// Run a node (what a service manager starts)
+    Serve(Serve),
+    /// Run a command while holding a lock
+    Lock(Lock),
+    /// Show how this node and its cluster are
+    Status(Ask),
+    /// Exit with 0 if this node serves and hears every member, else say why
+    Ok(Connect),
+    /// Look at locks
+    #[command(subcommand)]
+    Locks(Locks),
+    /// Look at members and their circuits
+    #[command(subcommand)]
+    Node(Node),
+    /// Show the counters of this node
+    Metrics(Ask),
+    /// Make and show keys
+    #[command(subcommand)]
+    Key(Key),
+    /// Check and show a configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Check this machine: kernel, limits, network, keys, daemon
+    Doctor(Doctor),
+    /// Explain an error code
+    Explain(Explain),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the manual, or write all pages to a directory
+    Man(Man),
+    /// Print versions
+    Version(Format),
+}
+
+/// How to reach a daemon.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Connect {
+    /// Socket of the node to talk to [default: OARLOCK_SOCKET, the system's node, this user's `oarlock dev`]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Args, Clone, Debug)]
+pub struct Format {
+    /// How to print: a table, a wider table, one JSON document, or names only
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Leave out the line of column names
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// Forms of output.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For people with wide screens.
+    Wide,
+    /// For programs.
+    Json,
+    /// One name a line.
+    Name,
+}
+
+/// A question to a daemon.
+#[derive(Args, Clone, Debug)]
+pub struct Ask {
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// How to print the answer.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// `oarlock dev`
+#[derive(Args, Debug)]
+pub struct Dev {
+    /// Where to put keys, configuration and sockets (DIR/node-a/oarlock.sock …) [default: a temporary directory]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// When a node dies, leave the others running instead of restarting the whole cluster
+    #[arg(long)]
+    pub keep: bool,
+    /// How many nodes
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=26))]
+    pub nodes: u8,
+    /// Print nothing but problems
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// A lockspace besides `default`; may be repeated. `NAME` or `NAME:strict`
+    #[arg(long, value_name = "NAME[:ORDER]")]
+    pub space: Vec<String>,
+    /// Lockspaces give back what they own after the last use (for measurements)
+    #[arg(long)]
+    pub no_retain: bool,
+    /// Do not let the kernel cut and join trains of datagrams
+    #[arg(long)]
+    pub no_offload: bool,
+}
+
+/// `oarlock serve`
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Configuration of the node
+    #[arg(short, long, value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+}
+
+/// `oarlock lock`
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "oarlock lock [OPTIONS] RES [--] CMD…",
+    after_help = "The command finds OARLOCK_RESOURCE, OARLOCK_MODE, OARLOCK_TOKEN (a decimal number that grows with \
+                  every exclusive grant: let storage refuse smaller ones), OARLOCK_LKID and OARLOCK_LOST_FD \
+                  (readable when the lock is lost) in its environment. It is killed if the lock is lost or if \
+                  `oarlock lock` itself is killed.\n\n\
+                  Exit status: that of the command, 128+n if signal n ended it; 75 not granted (-E changes it); \
+                  76 lock lost; 126, 127 the command cannot be run."
+)]
+pub struct Lock {
+    /// Take it exclusively, EX (the default)
+    #[arg(short = 'x', visible_short_alias = 'e', long, visible_alias = "exclusive", group = "how")]
+    pub ex: bool,
+    /// Take it shared, PR
+    #[arg(short = 's', long, group = "how")]
+    pub shared: bool,
+    /// Take it in this mode: NL, CR, CW, PR, PW or EX
+    #[arg(short, long, value_name = "MODE", group = "how")]
+    pub mode: Option<String>,
+    /// Do not wait: fail if somebody holds it
+    #[arg(short, long, visible_aliases = ["nb", "no-wait"], conflicts_with = "wait")]
+    pub nonblock: bool,
+    /// Wait at most so long, such as 250ms, 10s or 1m; a bare number means seconds
+    #[arg(short, long, visible_alias = "timeout", value_name = "T")]
+    pub wait: Option<String>,
+    /// Exit status if it is not granted
+    #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]
+    pub conflict_exit_code: u8,
+    /// Lockspace of the resource
+    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
+    pub space: String,
+    /// What to call this program when somebody asks who holds the lock [default: name of the command]
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// Run this text with the shell instead of a command
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "cmd")]
+    pub command: Option<OsString>,
+    /// Say nothing while waiting
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// The resource: 1 to 255 bytes, \xNN for those that cannot be typed
+    #[arg(value_name = "RES")]
+    pub resource: OsString,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
+    pub cmd: Vec<OsString>,
+}
+
+/// Which resources.
+#[derive(Args, Clone, Debug)]
+pub struct Space {
+    /// Lockspace to look at
+    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
+    pub space: String,
+}
+
+/// `oarlock locks`
+#[derive(Subcommand, Debug)]
+pub enum Locks {
+    /// List resources with their holders, waiters and owners
+    Ls {
+        /// Only names that begin so
+        #[arg(value_name = "PREFIX", default_value = "")]
+        prefix: String,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Show everything about one resource
+    Show {
+        /// The resource
+        #[arg(value_name = "RES")]
+        resource: OsString,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Show who waits for whom, and who is at the root
+    Tree {
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Say in words why a resource is not granted
+    Why {
+        /// The resource
+        #[arg(value_name = "RES")]
+        resource: OsString,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Print a line for each grant, wait and release as they happen
+    Watch {
+        /// Only names that begin so
+        #[arg(value_name = "PREFIX", default_value = "")]
+        prefix: String,
+        /// Look so often
+        #[arg(long, value_name = "T", default_value = "500ms")]
+        every: String,
+        /// Stop after so long
+        #[arg(long = "for", value_name = "T")]
+        during: Option<String>,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Show the resources that cause most messages between nodes
+    Hot {
+        /// Count for so long
+        #[arg(long = "for", value_name = "T", default_value = "1s")]
+        during: String,
+        /// How many to show
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        top: usize,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// `oarlock node`
+#[derive(Subcommand, Debug)]
+pub enum Node {
+    /// List the members
+    Ls(Ask),
+    /// Show one member and the circuit to it
+    Show {
+        /// Name of the member [default: the node that answers]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// `oarlock key`
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// Make a node's key and print its public half
+    New {
+        /// Where to put the private key
+        #[arg(long, value_name = "FILE", default_value = "node.key", value_hint = ValueHint::FilePath)]
+        out: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Print the public half of a key file
+    Show {
+        /// The key file
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make the secret that all members of a cluster share
+    Secret {
+        /// Where to put it
+        #[arg(long, value_name = "FILE", default_value = "cluster.secret", value_hint = ValueHint::FilePath)]
+        out: PathBuf,
+    },
+}
+
+/// `oarlock config`
+#[derive(Subcommand, Debug)]
+pub enum Config {
+    /// Check a configuration and the files it names
+    Check {
+        /// The file
+        #[arg(value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Print a configuration with its defaults filled in
+    Show {
+        /// The file
+        #[arg(value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+/// `oarlock doctor`
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Also check this configuration
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// How to ask and print.
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// `oarlock explain`
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The code, such as OAR-2101; all codes if left out
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// `oarlock completions`
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// `oarlock man`
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Directory to write a page for each command to
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+/// The whole declaration, for completions and man pages.
+pub fn declaration() -> clap::Command {
+    Cli::command()
+}
+
+/// The declaration of `oarlock lock` alone. Building all of it takes longer than taking a lock does.
+pub fn lock_declaration() -> clap::Command {
+    Lock::augment_args(
+        clap::Command::new("oarlock lock")
+            .bin_name("oarlock lock")
+            .about("Run a command while holding a lock"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_holds_together() {
+        declaration().debug_assert();
+        lock_declaration().debug_assert();
+    }
+}

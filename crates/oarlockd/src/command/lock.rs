@@ -1,0 +1,398 @@
+//! `oarlock lock RES -- CMD`: run a command while holding a lock.
+//!
+//! ```text
+//!   ask ──► granted ──► start the command ──► it ends ──► give back ──► its exit status
+//!    │         │               │
+//!    │         │               └─ lock lost: SIGTERM, 2 s, SIGKILL ──► 76
+//!    │         └─ not granted: 75, or what -E says
+//!    └─ after 1 s of waiting: who holds it, since when, how many are ahead
+//! ```
+//!
+//! One thread, no runtime, and no JSON unless somebody has to be told why it takes so long: this path is
+//! meant to cost little more than `flock`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{LockId, OwnerId, TransactionId};
+use oarlock_layout::message::session::{Failure, Granted, LockRequest, Reply, Request};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
+use super::session::{Session, timespec};
+use super::{args, cli, connect, waiting};
+use crate::console::doc::Question;
+use crate::host::child::{self, Family};
+use crate::host::signals::Signals;
+use crate::problem::{Problem, Result};
+
+/// A person at a terminal wonders after about a second.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What a command gets between SIGTERM and SIGKILL when the lock is lost.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a daemon may take to confirm a release before we leave without hearing it.
+const RELEASE_MAX: Duration = Duration::from_secs(1);
+/// The number of the only lock of this session.
+const HANDLE: u32 = 1;
+/// What is passed on to the command.
+const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+
+/// Runs the command; returns the exit status.
+pub fn run(args: &cli::Lock) -> Result<u8> {
+    let plan = Plan::from_args(args)?;
+    let (socket, _) = connect::find(args.connect.socket.as_deref())?;
+    let signals = Signals::catch(&not_ignored(&PASSED_ON))
+        .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
+    let mut session = Session::open(&socket, &plan.label)?;
+    let began = Instant::now();
+    let granted = match acquire(&mut session, &plan, &signals)? {
+        Outcome::Granted(granted) => granted,
+        Outcome::Failed(why) => {
+            let problem = Problem::from_failure(&why);
+            if matches!(why.code, Code::Busy | Code::TimedOut) {
+                // Not an error of anybody: flock says nothing either, unless asked.
+                if !plan.quiet {
+                    eprintln!("oarlock: {problem}");
+                }
+                return Ok(plan.conflict_exit_code);
+            }
+            return Err(problem);
+        }
+        Outcome::Interrupted(signal) => return Ok(128 + signal as u8),
+    };
+    if began.elapsed() >= PATIENCE && !plan.quiet {
+        eprintln!(
+            "oarlock: granted after {:.1} s, token {}",
+            began.elapsed().as_secs_f64(),
+            granted.token.fence
+        );
+    }
+    Held { session, plan, signals, granted }.run()
+}
+
+/// What is to be done, with every argument understood.
+struct Plan {
+    name: Name,
+    shown: OsString,
+    mode: Mode,
+    space: String,
+    flags: Flags,
+    timeout_ms: u32,
+    conflict_exit_code: u8,
+    label: String,
+    quiet: bool,
+    program: OsString,
+    arguments: Vec<OsString>,
+}
+
+impl Plan {
+    fn from_args(a: &cli::Lock) -> Result<Plan> {
+        let mode = match (&a.mode, a.shared) {
+            (Some(text), _) => args::mode(text)?,
+            (None, true) => Mode::PR,
+            (None, false) => Mode::EX,
+        };
+        let wait = a.wait.as_deref().map(args::duration).transpose()?;
+        // FRESH: a new serial for each grant, so that OARLOCK_TOKEN grows even if the node kept the lock.
+        let mut flags = Flags::FRESH;
+        flags.set(Flags::NOQUEUE, a.nonblock || wait == Some(Duration::ZERO));
+        let (program, arguments) = match (&a.command, a.cmd.split_first()) {
+            (Some(text), _) => ("/bin/sh".into(), vec!["-c".into(), text.clone()]),
+            (None, Some((program, rest))) => (program.clone(), rest.to_vec()),
+            (None, None) => {
+                return Err(Problem::new(Code::Usage, "no command is given")
+                    .because("a lock is held for as long as a command runs")
+                    .try_next("oarlock lock RES -- CMD, or oarlock lock RES -c 'shell text'"));
+            }
+        };
+        let label = match &a.label {
+            Some(label) => label.clone(),
+            None => {
+                let of = a.cmd.first().map_or(OsStr::new("sh"), OsString::as_os_str);
+                Path::new(of).file_name().unwrap_or(of).to_string_lossy().into_owned()
+            }
+        };
+        Ok(Plan {
+            name: args::name(&a.resource)?,
+            shown: a.resource.clone(),
+            mode,
+            space: a.space.clone(),
+            flags,
+            timeout_ms: wait.filter(|w| !w.is_zero()).map_or(0, args::timeout_ms),
+            conflict_exit_code: a.conflict_exit_code,
+            label,
+            quiet: a.quiet,
+            program,
+            arguments,
+        })
+    }
+}
+
+enum Outcome {
+    Granted(Granted),
+    Failed(Failure),
+    Interrupted(i32),
+}
+
+/// Asks for the lock and waits for the answer, telling people why it takes so long.
+fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outcome> {
+    let space = session.space(&plan.space)?;
+    session.send(&Request::Lock(LockRequest {
+        handle: HANDLE,
+        space,
+        name: plan.name.clone(),
+        mode: plan.mode,
+        flags: plan.flags,
+        timeout_ms: plan.timeout_ms,
+        owner: OwnerId(0),
+        transaction: TransactionId(0),
+    }))?;
+    let mut tell_at = (!plan.quiet).then(|| Instant::now() + PATIENCE);
+    let mut asked: Option<(u32, Vec<u8>)> = None;
+    loop {
+        match session.try_receive()? {
+            Some(Reply::Granted(granted)) => return Ok(Outcome::Granted(granted)),
+            Some(Reply::Failed { why, .. }) => return Ok(Outcome::Failed(why)),
+            Some(Reply::Lost { why }) => return Err(Problem::from_failure(&why)),
+            Some(Reply::Answer { request, more, bytes }) => {
+                if let Some((number, text)) = &mut asked
+                    && *number == request
+                {
+                    text.extend_from_slice(&bytes);
+                    if !more {
+                        let me =
+                            session.identity().map(|(node, session)| (node, LockId::new(session, HANDLE)));
+                        eprintln!("oarlock: {}", waiting::message(&plan.name, plan.mode, text, me));
+                        asked = None;
+                    }
+                }
+                continue;
+            }
+            Some(Reply::Denied { why, .. }) => {
+                eprintln!("oarlock: waiting for {} {}: {}", plan.name, plan.mode, why.text);
+                asked = None;
+                continue;
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        if let Some(signal) = signals.take().into_iter().find(|s| ![SIGUSR1, SIGUSR2].contains(s)) {
+            // Hanging up withdraws the request.
+            return Ok(Outcome::Interrupted(signal));
+        }
+        let left = tell_at.map(|at| at.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            tell_at = None;
+            let question = Question::Locks {
+                space: plan.space.clone(),
+                waiting: false,
+                name: Some(plan.name.to_string()),
+            };
+            asked = Some((session.ask_later(&question)?, Vec::new()));
+            continue;
+        }
+        wait(session, signals, None, left);
+    }
+}
+
+/// Waits until the daemon, a signal or the end of the command has something to say.
+fn wait(session: &Session, signals: &Signals, ended: Option<&OwnedFd>, timeout: Option<Duration>) {
+    let mut fds = vec![PollFd::new(session, PollFlags::IN)];
+    fds.extend(ended.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let pipes: Vec<_> = signals.watched().map(|(_, fd)| fd).collect();
+    fds.extend(pipes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+    // A failure here (EINTR) only means to look again.
+    let _ = poll(&mut fds, timeout.map(timespec).as_ref());
+}
+
+/// A lock that is held, and the command that runs under it.
+struct Held {
+    session: Session,
+    plan: Plan,
+    signals: Signals,
+    granted: Granted,
+}
+
+impl Held {
+    fn run(mut self) -> Result<u8> {
+        let failed = |e: std::io::Error| Problem::io(Code::Failed, "cannot run the command", &e);
+        let (lost_read, lost_write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        child::inherit(&lost_read).map_err(failed)?;
+        let foreground = child::is_foreground();
+        let mut command = Command::new(&self.plan.program);
+        command
+            .args(&self.plan.arguments)
+            .env("OARLOCK_RESOURCE", &self.plan.shown)
+            .env("OARLOCK_MODE", self.granted.mode.name())
+            .env("OARLOCK_TOKEN", self.granted.token.fence.to_string())
+            .env("OARLOCK_LOST_FD", lost_read.as_raw_fd().to_string());
+        if let Some((_, session)) = self.session.identity() {
+            command.env("OARLOCK_LKID", LockId::new(session, HANDLE).to_string());
+        }
+        if !foreground {
+            // A group of its own, so that all of it can be stopped. At a terminal it must stay in the
+            // terminal's foreground group, or it could not read from it.
+            command.process_group(0);
+        }
+        let mut child = match child::spawn_bound(&mut command, Signal::KILL) {
+            Ok(child) => child,
+            Err(e) => {
+                self.release();
+                let status = if e.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                let problem = Problem::io(
+                    Code::Failed,
+                    format!("cannot run {}", self.plan.program.to_string_lossy()),
+                    &e,
+                )
+                .try_next("check the command; everything behind RES is taken as the command");
+                eprintln!("oarlock: {problem}");
+                return Ok(status);
+            }
+        };
+        drop(lost_read);
+        let family = Family::new(child.id(), !foreground);
+        let ended = child::watch(child.id()).map_err(failed)?;
+        loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                self.release();
+                return Ok(exit_code(status));
+            }
+            if let Some(why) = self.lost() {
+                return Ok(self.stop(child, &family, &ended, lost_write, &why));
+            }
+            for number in self.signals.take() {
+                // The terminal has sent these two to the command as well.
+                if !(foreground && [SIGINT, SIGQUIT].contains(&number)) {
+                    family.signal(Signal::from_named_raw(number).unwrap_or(Signal::TERM));
+                }
+            }
+            wait(&self.session, &self.signals, Some(&ended), None);
+        }
+    }
+
+    /// Whether the lock is gone, and why.
+    fn lost(&mut self) -> Option<Problem> {
+        loop {
+            match self.session.try_receive() {
+                Ok(None) => return None,
+                Ok(Some(Reply::Lost { why })) => return Some(Problem::from_failure(&why)),
+                // Blocking notices: others wait, as long as the command runs.
+                Ok(Some(_)) => {}
+                Err(problem) => return Some(problem),
+            }
+        }
+    }
+
+    /// The lock is lost: the command must end before others act on what it protects.
+    fn stop(self, mut child: Child, family: &Family, ended: &OwnedFd, tell: OwnedFd, why: &Problem) -> u8 {
+        drop(tell);
+        eprintln!("oarlock: lock on {} lost: {}", self.plan.name, why.what);
+        eprintln!("  why: {}", why.why);
+        eprintln!("  now: the command gets SIGTERM, and SIGKILL after {} s", GRACE.as_secs());
+        family.signal(Signal::TERM);
+        let end = Instant::now() + GRACE;
+        while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(ended, PollFlags::IN)];
+            let _ = poll(&mut fds, Some(&timespec(left)));
+        }
+        // Its descendants too, whether it ended by itself or not: they work under the same lost lock.
+        family.kill_all();
+        let _ = child.wait();
+        Code::Lost.exit()
+    }
+
+    /// Gives the lock back and waits to hear it, so that a command started next finds it free.
+    fn release(&mut self) {
+        let unlock = Request::Unlock { handle: HANDLE, value: None, invalidate: false };
+        if self.session.send(&unlock).is_err() {
+            return;
+        }
+        let end = Instant::now() + RELEASE_MAX;
+        while let Ok(Some(reply)) = self.session.receive(Some(end)) {
+            if matches!(reply, Reply::Released { .. } | Reply::Failed { .. } | Reply::Lost { .. }) {
+                return;
+            }
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => (128 + signal) as u8,
+        (None, None) => 1,
+    }
+}
+
+/// Leaves out what this process was told to ignore, so that `nohup` still works: catching a signal and
+/// passing it on would undo it.
+fn not_ignored(signals: &[i32]) -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).map(str::trim);
+    let mask = mask.and_then(|m| u64::from_str_radix(m, 16).ok()).unwrap_or(0);
+    signals.iter().copied().filter(|s| mask & (1 << (s - 1)) == 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    fn plan(line: &str) -> Result<Plan> {
+        let words = ["lock"].into_iter().chain(line.split_whitespace());
+        let matches = cli::lock_declaration().try_get_matches_from(words).expect(line);
+        Plan::from_args(&cli::Lock::from_arg_matches(&matches).unwrap())
+    }
+
+    #[test]
+    fn the_short_flags_are_those_of_flock() {
+        let p = plan("f true").unwrap();
+        assert_eq!((p.mode, p.timeout_ms, p.conflict_exit_code), (Mode::EX, 0, 75));
+        assert!(p.flags.contains(Flags::FRESH) && !p.flags.contains(Flags::NOQUEUE));
+        assert_eq!(plan("-s f true").unwrap().mode, Mode::PR);
+        assert_eq!(plan("-e f true").unwrap().mode, Mode::EX);
+        assert_eq!(plan("-m cw f true").unwrap().mode, Mode::CW);
+        assert!(plan("-n f true").unwrap().flags.contains(Flags::NOQUEUE));
+        assert!(plan("-w 0 f true").unwrap().flags.contains(Flags::NOQUEUE));
+        let p = plan("-w 0.2 -E 9 f true").unwrap();
+        assert_eq!((p.timeout_ms, p.conflict_exit_code), (200, 9));
+        let p = plan("f -c true").unwrap();
+        assert_eq!((p.program.to_str(), p.arguments.len()), (Some("/bin/sh"), 2));
+    }
+
+    #[test]
+    fn everything_behind_the_resource_is_the_command() {
+        for line in ["f -- ls -l -n", "f ls -l -n", "-x f ls -l -n"] {
+            let p = plan(line).unwrap();
+            assert_eq!(p.program, "ls", "{line}");
+            assert_eq!(p.arguments, ["-l", "-n"], "{line}");
+            assert!(!p.flags.contains(Flags::NOQUEUE), "{line}");
+        }
+        assert_eq!(plan("f").err().unwrap().code, Code::Usage);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_its_own_code() {
+        assert_eq!(plan("-m XX f true").err().unwrap().code, Code::BadMode);
+        assert_eq!(plan("-w soon f true").err().unwrap().code, Code::BadDuration);
+        let long = "x".repeat(256);
+        assert_eq!(plan(&format!("{long} true")).err().unwrap().code, Code::BadName);
+    }
+
+    #[test]
+    fn an_ended_command_decides_the_exit_status() {
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_code(ExitStatus::from_raw(15)), 143);
+    }
+}

@@ -1,0 +1,331 @@
+//! The documents: what the daemon answers to a question, and what `-o json` prints. Both ends of the socket
+//! use these types, so a key cannot be spelt in two ways.
+//!
+//! Rules: every document carries `"v":1`; keys are never renamed; durations are numbers with the unit in the
+//! key; 64-bit numbers that programs compare (fences) are strings, because many readers of JSON round them.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of all documents.
+pub const VERSION: u32 = 1;
+
+/// A question, as a command sends it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Question {
+    /// How is this node?
+    Status,
+    /// What do its counters say?
+    Counters,
+    /// What does the cluster see of the resources of a lockspace?
+    Locks {
+        /// Name of the lockspace.
+        space: String,
+        /// Only resources that somebody waits for.
+        #[serde(default)]
+        waiting: bool,
+        /// Only this one; printed form of a name.
+        #[serde(default)]
+        name: Option<String>,
+    },
+}
+
+/// How a node is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Version of its program.
+    pub version: String,
+    /// `forming`, `serving` or `refused`.
+    pub phase: String,
+    /// It grants locks.
+    pub serving: bool,
+    /// It grants locks and hears every member.
+    pub healthy: bool,
+    /// Epoch of its view, 0 if it has none.
+    pub epoch: u32,
+    /// Which run of the node this is.
+    pub incarnation: u64,
+    /// Since when the daemon runs, in seconds.
+    pub uptime_s: u64,
+    /// The shared part of the configuration, as one number in hexadecimal digits.
+    pub shared: String,
+    /// What is not as it should be.
+    pub reasons: Vec<Reason>,
+    /// All members, this one included.
+    pub members: Vec<Member>,
+    /// All lockspaces.
+    pub spaces: Vec<Space>,
+    /// Programs attached to this node.
+    pub sessions: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable, such as `OAR-3101`.
+    pub code: String,
+    /// For people.
+    pub text: String,
+}
+
+/// A member as this node sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub node: String,
+    /// Its id.
+    pub id: u16,
+    /// Where its circuits listen.
+    pub address: String,
+    /// It is the node that answers.
+    pub this: bool,
+    /// It is this node, or was heard within the silent time.
+    pub heard: bool,
+    /// Where it stands, as it said last: `forming`, `serving`, `refused` or `unknown`.
+    pub phase: String,
+    /// Which run of it the circuit leads to; 0 if there is none.
+    pub incarnation: u64,
+    /// The circuit; none to itself.
+    pub circuit: Option<Circuit>,
+}
+
+/// A circuit, from this node's end.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Default)]
+pub struct Circuit {
+    /// `up`, `silent`, `opening` or `refused`.
+    pub state: String,
+    /// For how long nothing has been heard; 0 if it is not silent.
+    pub silent_ms: u64,
+    /// Smoothed round trip.
+    pub rtt_us: u64,
+    /// Age of the keys in use.
+    pub key_age_s: u64,
+    /// Messages sent and not yet acknowledged, in bytes.
+    pub backlog_bytes: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Fragments sent again.
+    pub resent: u64,
+    /// Fragments that came twice.
+    pub duplicates: u64,
+    /// Why it is not up, if that is known.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// A lockspace on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Space {
+    /// Its name.
+    pub name: String,
+    /// `passover` or `strict`.
+    pub order: String,
+    /// Nodes keep what they own after the last local use.
+    pub retain: bool,
+    /// Resources here.
+    pub resources: u64,
+    /// The most there may be.
+    pub resources_max: u64,
+    /// Locks granted to programs of this node.
+    pub locks: u64,
+    /// Locks of programs of this node that wait.
+    pub waiting: u64,
+}
+
+/// A counter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name, without `oarlock_` and `_total`.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// How often.
+    pub value: u64,
+}
+
+/// All counters.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counters {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// One each.
+    pub counters: Vec<Counter>,
+}
+
+/// What the cluster sees of the resources of a lockspace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Locks {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the lockspace.
+    pub space: String,
+    /// Members that did not answer in time: what they hold is missing here.
+    pub unanswered: Vec<String>,
+    /// Members that left rows off.
+    pub cut: Vec<String>,
+    /// In order of names.
+    pub resources: Vec<Resource>,
+}
+
+/// A resource.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Resource {
+    /// Its name, printed.
+    pub name: String,
+    /// The node that decides, if it answered.
+    pub master: Option<String>,
+    /// What the first waiter waits for, as the master announced it.
+    pub head: Option<Head>,
+    /// Sessions with a lock on it, on all nodes, as the master counts them.
+    pub openers: u32,
+    /// The value block.
+    pub value: Option<ValueBlock>,
+    /// Locks granted to programs.
+    pub holders: Vec<Holder>,
+    /// Locks that wait, in the order in which they will probably be served.
+    pub waiters: Vec<Waiter>,
+    /// What each node owns.
+    pub nodes: Vec<Owned>,
+    /// What the master believes of each node.
+    pub records: Vec<Record>,
+}
+
+/// The first waiter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// Grows with each new first waiter.
+    pub number: u64,
+    /// What it waits for.
+    pub mode: String,
+    /// `convert` or `wait`.
+    pub queue: String,
+}
+
+/// A value block.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ValueBlock {
+    /// Grows with each write.
+    pub sequence: u64,
+    /// Whether it is believed.
+    pub valid: bool,
+}
+
+/// Who stands behind a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Party {
+    /// Node of the program.
+    pub node: String,
+    /// The lock's id on that node.
+    pub lock: String,
+    /// Process, 0 if it is not known.
+    pub pid: u32,
+    /// What the program calls itself.
+    pub label: String,
+    /// Owner as the program gave it, 0 if it did not.
+    pub owner: u64,
+    /// Transaction as the program gave it, 0 if it did not.
+    pub transaction: u64,
+}
+
+/// A granted lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who.
+    #[serde(flatten)]
+    pub party: Party,
+    /// Held mode.
+    pub mode: String,
+    /// For how long.
+    pub age_us: u64,
+    /// First 64 bits of the token.
+    pub fence: String,
+    /// Local part of the token.
+    pub local: u64,
+    /// It was told that it blocks somebody who wants this.
+    pub told: Option<String>,
+}
+
+/// A waiting lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Waiter {
+    /// Who.
+    #[serde(flatten)]
+    pub party: Party,
+    /// Wanted mode.
+    pub wanted: String,
+    /// Mode held meanwhile, if it converts.
+    pub held: Option<String>,
+    /// `convert` or `wait`.
+    pub queue: String,
+    /// For how long.
+    pub age_us: u64,
+    /// How many will probably be served before it.
+    pub ahead: u32,
+}
+
+/// What a node owns.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Owned {
+    /// Which node.
+    pub node: String,
+    /// Owned mode.
+    pub owned: Option<String>,
+    /// Join of what its programs hold.
+    pub need: Option<String>,
+    /// It owns more than its programs need.
+    pub retained: bool,
+    /// What it last told the master that it holds.
+    pub told_held: Option<String>,
+    /// What it last told the master that it wants.
+    pub told_wanted: Option<String>,
+    /// Statements sent to the master.
+    pub statements: u64,
+    /// Changes heard from the master.
+    pub changes: u64,
+    /// Last statement that the master said it heard.
+    pub acknowledged: u64,
+    /// Fence of the last grant.
+    pub fence: String,
+}
+
+/// What the master believes of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Which node.
+    pub node: String,
+    /// What it holds.
+    pub held: Option<String>,
+    /// What it wants.
+    pub wanted: Option<String>,
+    /// Changes the master made of its own accord.
+    pub changes: u64,
+    /// Last statement heard.
+    pub acknowledged: u64,
+    /// Number of the head it said it really blocks.
+    pub busy: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_strict_and_short() {
+        let text = serde_json::to_string(&Question::Status).unwrap();
+        assert_eq!(text, r#"{"ask":"status"}"#);
+        let q: Question = serde_json::from_str(r#"{"ask":"locks","space":"default","name":"a"}"#).unwrap();
+        assert_eq!(q, Question::Locks { space: "default".into(), waiting: false, name: Some("a".into()) });
+        assert!(serde_json::from_str::<Question>(r#"{"ask":"nonsense"}"#).is_err());
+        assert!(serde_json::from_str::<Question>(r#"{"ask":"locks","space":"x","wait":true}"#).is_err());
+    }
+}
