@@ -1,4 +1,5 @@
-//! `docs/mechanisms.md` keeps its word: each id has code that exists and a test that exists and names it.
+//! `docs/mechanisms.md` keeps its word: each id has code that exists and a test that exists and names it. The
+//! same for the tests of `docs/scenarios.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +7,36 @@ use super::Faults;
 use super::items::{self, Item};
 use super::tree::{File, Tree};
 
-/// The table.
-const PAGE: &str = "docs/mechanisms.md";
+/// A page whose rows promise something of the code.
+struct Page {
+    path: &'static str,
+    /// Rows say which code does it, not only which test shows it.
+    has_code: bool,
+    /// What stands before the id where a text names it; none if ids are words of their own.
+    prefix: &'static str,
+    /// Ids that must be built by now; their rows may not say `later`.
+    needed: &'static str,
+    /// Ids whose rows must exist, with whatever state.
+    known: &'static str,
+}
 
-/// Ids that must be built by now; their rows may not say `later`.
-const NEEDED: &str = "A1-A9 C1-C17 C19 D9 E1-E4 X1-X9 X12 3.1-3.7 3.9 R0-R6 R8-R12 M8 M10 M12 L3 L8 L10 T";
-
-/// Ids whose rows must exist, with whatever state.
-const KNOWN: &str = "A1-A10 C1-C21 D1-D9 E1-E10 X1-X12 3.1-3.9 R0-R12 M1-M14 L1-L11 T";
+/// Both pages.
+const PAGES: [Page; 2] = [
+    Page {
+        path: "docs/mechanisms.md",
+        has_code: true,
+        prefix: "",
+        needed: "A1-A9 C1-C17 C19 D9 E1-E4 X1-X9 X12 3.1-3.7 3.9 R0-R6 R8-R12 M8 M10 M12 L3 L8 L10 T",
+        known: "A1-A10 C1-C21 D1-D9 E1-E10 X1-X12 3.1-3.9 R0-R12 M1-M14 L1-L11 T",
+    },
+    Page {
+        path: "docs/scenarios.md",
+        has_code: false,
+        prefix: "scenario ",
+        needed: "1-4 7-15 17-20 22-24 26-30 32-36 50 54 57-62",
+        known: "1-68",
+    },
+];
 
 /// One row of the table.
 struct Row {
@@ -32,63 +55,76 @@ struct Place {
 }
 
 pub(super) fn check(tree: &Tree, faults: &mut Faults) {
-    let Some(page) = tree.get(PAGE) else {
-        faults.add(PAGE, 0, "missing");
+    for page in &PAGES {
+        check_page(tree, page, faults);
+    }
+}
+
+fn check_page(tree: &Tree, page: &Page, faults: &mut Faults) {
+    let Some(file) = tree.get(page.path) else {
+        faults.add(page.path, 0, "missing");
         return;
     };
-    let rows = rows(&page.text, faults);
+    let rows = rows(page, &file.text, faults);
     let mut by_id = BTreeMap::new();
     for row in &rows {
         if by_id.insert(row.id.as_str(), row).is_some() {
-            faults.add(PAGE, row.line, format!("{} has a second row", row.id));
+            faults.add(page.path, row.line, format!("{} has a second row", row.id));
         }
-        check_row(tree, row, faults);
+        check_row(tree, page, row, faults);
     }
-    for id in ids(KNOWN) {
+    for id in ids(page.known) {
         if !by_id.contains_key(id.as_str()) {
-            faults.add(PAGE, 0, format!("{id} has no row"));
+            faults.add(page.path, 0, format!("{id} has no row"));
         }
     }
-    for id in ids(NEEDED) {
+    for id in ids(page.needed) {
         if let Some(row) = by_id.get(id.as_str())
             && row.state == "later"
         {
-            faults.add(PAGE, row.line, format!("{id} is needed now; its row says later"));
+            faults.add(page.path, row.line, format!("{id} is needed now; its row says later"));
         }
     }
 }
 
-fn check_row(tree: &Tree, row: &Row, faults: &mut Faults) {
+fn check_row(tree: &Tree, page: &Page, row: &Row, faults: &mut Faults) {
+    let full = format!("{}{}", page.prefix, row.id);
     let built = match row.state.split(':').next().unwrap_or_default() {
         "done" | "part" => true,
         "later" => false,
         other => {
-            faults.add(PAGE, row.line, format!("{}: no known state: {other}", row.id));
+            faults.add(page.path, row.line, format!("{}: no known state: {other}", row.id));
             return;
         }
     };
-    if built == row.code.is_empty() || built == row.test.is_empty() {
-        faults.add(PAGE, row.line, format!("{}: {} and its code and test do not fit", row.id, row.state));
+    if built == row.test.is_empty() || page.has_code && built == row.code.is_empty() {
+        faults.add(
+            page.path,
+            row.line,
+            format!("{}: {} and its code and test do not fit", row.id, row.state),
+        );
     }
     for place in &row.code {
-        let Some(file) = found(tree, row, place, faults) else { continue };
+        let Some(file) = found(tree, page, row, place, faults) else { continue };
         for item in &place.items {
             if !item.split("::").all(|name| items::defines(&file.code, name)) {
-                faults.add(PAGE, row.line, format!("{}: {} has no {item}", row.id, place.path));
+                faults.add(page.path, row.line, format!("{}: {} has no {item}", row.id, place.path));
             }
         }
     }
     for place in &row.test {
-        let Some(file) = found(tree, row, place, faults) else { continue };
-        if place.items.is_empty() && !names(&file.text, &row.id) {
-            faults.add(PAGE, row.line, format!("{}: {} does not name it", row.id, place.path));
+        let Some(file) = found(tree, page, row, place, faults) else { continue };
+        if place.items.is_empty() && !names(&file.text, &full) {
+            faults.add(page.path, row.line, format!("{}: {} does not name it", row.id, place.path));
         }
         for name in &place.items {
             match items::functions(file).into_iter().find(|f| f.name == *name && f.test) {
-                None => faults.add(PAGE, row.line, format!("{}: {} has no test {name}", row.id, place.path)),
-                Some(test) if !names(test.text, &row.id) => {
+                None => {
+                    faults.add(page.path, row.line, format!("{}: {} has no test {name}", row.id, place.path))
+                }
+                Some(test) if !names(test.text, &full) => {
                     faults.add(
-                        PAGE,
+                        page.path,
                         row.line,
                         format!("{}: test {name} in {} does not name it", row.id, place.path),
                     );
@@ -99,16 +135,16 @@ fn check_row(tree: &Tree, row: &Row, faults: &mut Faults) {
     }
 }
 
-fn found<'t>(tree: &'t Tree, row: &Row, place: &Place, faults: &mut Faults) -> Option<&'t File> {
+fn found<'t>(tree: &'t Tree, page: &Page, row: &Row, place: &Place, faults: &mut Faults) -> Option<&'t File> {
     let file = tree.get(&place.path);
     if file.is_none() {
-        faults.add(PAGE, row.line, format!("{}: there is no {}", row.id, place.path));
+        faults.add(page.path, row.line, format!("{}: there is no {}", row.id, place.path));
     }
     file
 }
 
 /// Reads the rows of all tables; the header and the ruler are no rows.
-fn rows(text: &str, faults: &mut Faults) -> Vec<Row> {
+fn rows(page: &Page, text: &str, faults: &mut Faults) -> Vec<Row> {
     let mut rows = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let Some(inner) = line.strip_prefix("| ").and_then(|l| l.strip_suffix(" |")) else { continue };
@@ -116,9 +152,17 @@ fn rows(text: &str, faults: &mut Faults) -> Vec<Row> {
         if cells[0] == "id" || cells[0].starts_with('-') {
             continue;
         }
-        let [id, _, code, test, state] = cells[..] else {
-            faults.add(PAGE, i + 1, format!("a row has five cells, this one {}", cells.len()));
-            continue;
+        let (id, code, test, state) = match cells[..] {
+            [id, _, code, test, state] if page.has_code => (id, code, test, state),
+            [id, _, test, state] if !page.has_code => (id, "", test, state),
+            _ => {
+                faults.add(
+                    page.path,
+                    i + 1,
+                    format!("a row with {} cells; see the head of the table", cells.len()),
+                );
+                continue;
+            }
         };
         rows.push(Row {
             line: i + 1,
@@ -168,7 +212,7 @@ fn names(text: &str, id: &str) -> bool {
 
 /// Every id a text names.
 fn mentioned(text: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+    let mut found = scenarios(text);
     let word = |c: char| c.is_ascii_alphanumeric() || c == '.';
     let words: Vec<&str> = text.split(|c: char| !word(c) && c != '-').collect();
     for (i, piece) in words.iter().enumerate() {
@@ -185,6 +229,35 @@ fn mentioned(text: &str) -> BTreeSet<String> {
         let prefix = first.trim_end_matches(|c: char| c.is_ascii_digit());
         if let Some(last) = last.filter(|l| is_id(l) && l.starts_with(prefix) && l.len() < 6) {
             found.extend(ids(&format!("{first}-{last}")));
+        }
+    }
+    found
+}
+
+/// Scenarios that a text names, as `scenario 7`: it may say `Scenario 7`, `scenarios 7, 8 and 10` or
+/// `scenarios 7-10`; a transcript may carry the number in a heading of this kind as well.
+fn scenarios(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for piece in text.split("cenario").skip(1) {
+        let piece = piece.strip_prefix('s').unwrap_or(piece);
+        // A comment's marks may stand where a line ends inside the list.
+        let words = piece.split(|c: char| c.is_whitespace() || ",/".contains(c));
+        let mut last = None;
+        let mut through = false;
+        for word in words.filter(|w| !["", "!", "and", "or"].contains(w)) {
+            if word == "to" {
+                through = true;
+                continue;
+            }
+            let bare = word.trim_end_matches(|c: char| "):;.".contains(c));
+            let (from, to) = bare.split_once('-').unwrap_or((bare, bare));
+            let (Ok(from), Ok(to)) = (from.parse::<u32>(), to.parse::<u32>()) else { break };
+            let from = last.filter(|_| through).unwrap_or(from);
+            found.extend((from..=to.min(99)).map(|n| format!("scenario {n}")));
+            if bare != word {
+                break;
+            }
+            (last, through) = (Some(to), false);
         }
     }
     found
@@ -233,7 +306,9 @@ pub(super) fn list(tree: &Tree) {
             }
         }
     }
-    for id in ids(KNOWN) {
+    let all =
+        PAGES.iter().flat_map(|page| ids(page.known).into_iter().map(|id| format!("{}{id}", page.prefix)));
+    for id in all {
         println!("{id}");
         for (kind, list) in [("code", &code), ("test", &tests)] {
             for place in list.get(&id).into_iter().flatten() {
@@ -246,6 +321,8 @@ pub(super) fn list(tree: &Tree) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAGE: &str = PAGES[0].path;
 
     fn tree(row: &str) -> Tree {
         let code = "pub struct Queue;\nimpl Queue {\n    pub fn scan(&self) {}\n}\n";
@@ -260,7 +337,7 @@ mod tests {
     fn faults(row: &str) -> Vec<String> {
         let mut faults = Faults::default();
         check(&tree(&format!("{row}\n")), &mut faults);
-        faults.lines.into_iter().filter(|l| !l.contains("has no row")).collect()
+        faults.lines.into_iter().filter(|l| l.starts_with(PAGE) && !l.contains("has no row")).collect()
     }
 
     #[test]
@@ -298,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn scenarios_are_held_to_the_same() {
+        let faults = |row: &str| {
+            let test = "/// Scenarios 7 and 8.\n#[test]\nfn a_convert_goes_first() {}\n";
+            let files = [("crates/t.rs", test), (PAGES[1].path, row)];
+            let files = files.map(|(path, text)| File::new(path.into(), text.into())).into();
+            let mut faults = Faults::default();
+            check(&Tree { files }, &mut faults);
+            faults.lines.retain(|l| l.starts_with(PAGES[1].path) && !l.contains("has no row"));
+            faults.lines
+        };
+        assert_eq!(faults("| 8 | x | `crates/t.rs` `a_convert_goes_first` | done |\n"), [""; 0]);
+        assert!(
+            faults("| 9 | x | `crates/t.rs` `a_convert_goes_first` | done |\n")[0]
+                .contains("does not name it")
+        );
+        assert!(faults("| 9 | x | - | later |\n")[0].contains("needed now"));
+    }
+
+    #[test]
     fn an_id_without_a_row_is_a_fault() {
         let mut faults = Faults::default();
         check(&tree(""), &mut faults);
@@ -310,5 +406,11 @@ mod tests {
         assert_eq!(ids("see A10, C13; (X1-X3) and 3.4."), ["3.4", "A10", "C13", "X1", "X2", "X3"]);
         assert_eq!(ids("scenarios R0 to R2"), ["R0", "R1", "R2"]);
         assert_eq!(ids("AES-128, CR, EX, B12, 13.45, M"), [""; 0]);
+        assert_eq!(ids("Scenario 7. 8 nodes"), ["scenario 7"]);
+        assert_eq!(
+            ids("(scenarios 7, 9 and 11-12) 13"),
+            ["11", "12", "7", "9"].map(|n| format!("scenario {n}"))
+        );
+        assert_eq!(ids("// scenarios 57 to\n/// 59"), ["57", "58", "59"].map(|n| format!("scenario {n}")));
     }
 }
