@@ -44,6 +44,10 @@ pub const CIRCUIT_WINDOW_BYTES: usize = 2 << 20;
 /// Largest packet on a session's socket, both ways. Below the kernel's default socket buffer.
 pub const SESSION_PACKET_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes that wait to be acknowledged by one peer, above which new lock requests that need it are refused.
+/// Everything already begun may still be said: the circuits' own wall stands four times as far.
+pub const BACKLOG_BYTES_MAX: usize = 16 << 20;
+
 /// A circuit with no received data for this long sends a keepalive that asks for an answer (A6, E4).
 pub const PROBE: Duration = Duration::from_millis(100);
 /// Ten unanswered probes make a peer silent. Evidence, not a verdict.

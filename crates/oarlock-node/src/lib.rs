@@ -1,1 +1,38 @@
-//! (not written yet)
+//! One node: the hall onto which the rooms open. Still pure: no clock, no socket, no thread.
+//!
+//! ```text
+//!                        ┌──────────────────────── Node ───────────────────────┐
+//!   datagrams ──────────►│ Circuits ──────► Forming, Hearing      (cluster)    │
+//!   Transmit  ◄──────────│    ▲    │                                           │
+//!                        │    │    └───────► Lockspace per lockspace  ◄─ Words │
+//!   session packets ────►│    └──────────────  │        ▲                      │
+//!   Reply, Close ◄───────│ sessions ◄──────────┘        │                      │
+//!                        │    └─────────────────────────┘                      │
+//!   Asked, Looked ◄──────│ questions of people                                 │
+//!   Store         ◄──────│ the epoch, before it is used                        │
+//!                        └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The hall carries one room's output to another's input and knows the programs of this node by their
+//! sessions. The daemon and the simulator drive the same [`Node`]: what is simulated is what runs.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod config;
+mod event;
+mod node;
+mod question;
+mod session;
+mod status;
+mod text;
+
+pub use config::{Config, NodeConfig, SpaceConfig};
+pub use event::Event;
+pub use node::{Node, Output};
+pub use oarlock_circuit::Transmit;
+pub use oarlock_lock::Order;
+#[cfg(feature = "planted")]
+pub use oarlock_lock::planted::Bug;
+pub use status::{Counter, MemberStatus, SpaceStatus, Status};

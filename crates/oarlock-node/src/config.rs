@@ -1,0 +1,67 @@
+//! What a node is told at its start: the shared configuration and its own place in it.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use oarlock_circuit::Options;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::seal::PublicKey;
+use oarlock_layout::time::Duration;
+use oarlock_lock::Order;
+
+/// Everything a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// This node: an index into `nodes`.
+    pub me: NodeId,
+    /// All members; their order gives them their ids.
+    pub nodes: Vec<NodeConfig>,
+    /// All lockspaces; their order gives them their ids.
+    pub spaces: Vec<SpaceConfig>,
+    /// Hash of what all members must agree on.
+    pub shared: u64,
+    /// This run, durably counted.
+    pub incarnation: Incarnation,
+    /// The highest epoch ever stored here, 0 if none.
+    pub stored: Epoch,
+    /// The last run stopped cleanly.
+    pub clean: bool,
+    /// All chance of this node comes from here.
+    pub seed: u64,
+    /// Engines of this node among which resources are shared. One, for now.
+    pub shards: u16,
+    /// How patient circuits are.
+    pub circuits: Options,
+    /// How long an unused resource keeps its record.
+    pub forget_after: Duration,
+    /// A rule that is left out on purpose, to try checkers on.
+    #[cfg(feature = "planted")]
+    pub bug: Option<oarlock_lock::planted::Bug>,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name.
+    pub name: String,
+    /// Where its circuits listen.
+    pub address: SocketAddr,
+    /// Its public key.
+    pub key: PublicKey,
+}
+
+/// A lockspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpaceConfig {
+    /// Its name.
+    pub name: String,
+    /// In which order its queues are granted.
+    pub order: Order,
+    /// Owned modes are kept after the last local release.
+    pub retain: bool,
+    /// Resources a node keeps of it at most.
+    pub resources_max: u32,
+}

@@ -1,0 +1,52 @@
+//! The programs of this node, one session each (M12).
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use oarlock_layout::id::{SessionId, SpaceId};
+
+/// One attachment of a program.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Session {
+    /// Process that opened it, 0 if not known.
+    pub(crate) pid: u32,
+    /// What it calls itself.
+    pub(crate) label: String,
+    /// It has said hello.
+    pub(crate) greeted: bool,
+    /// Its locks, held or waiting, by its own number for them.
+    pub(crate) locks: BTreeMap<u32, SpaceId>,
+}
+
+/// All sessions of a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sessions {
+    sessions: BTreeMap<SessionId, Session>,
+}
+
+impl Sessions {
+    pub(crate) fn open(&mut self, id: SessionId, pid: u32) {
+        let old = self.sessions.insert(id, Session { pid, ..Session::default() });
+        assert!(old.is_none(), "session {id} is opened twice; numbers are not reused");
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    pub(crate) fn close(&mut self, id: SessionId) -> Option<Session> {
+        self.sessions.remove(&id)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.sessions.keys().copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+}

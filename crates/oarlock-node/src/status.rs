@@ -1,0 +1,94 @@
+//! What people and monitors see of a node.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use oarlock_circuit::CircuitStatus;
+use oarlock_layout::code::Code;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::message::form::Phase;
+use oarlock_layout::stamp::Stamp;
+use oarlock_layout::time::Duration;
+
+/// A node at one instant.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of this node.
+    pub node: String,
+    /// Its id.
+    pub me: NodeId,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The view it serves in, 0 if none.
+    pub epoch: Epoch,
+    /// Grants begin after so long; zero once they have begun.
+    pub grants_wait: Duration,
+    /// Why it does not serve, or what is wrong although it does. Empty: all is well.
+    pub problems: Vec<(Code, String)>,
+    /// All members, this node included, by id.
+    pub members: Vec<MemberStatus>,
+    /// All lockspaces, by id.
+    pub spaces: Vec<SpaceStatus>,
+    /// Programs attached.
+    pub sessions: usize,
+    /// The logical clock.
+    pub stamp: Stamp,
+}
+
+impl Status {
+    /// Serving, and every member is heard.
+    pub fn is_well(&self) -> bool {
+        self.phase == Phase::Serving && self.members.iter().all(|m| m.is_me || m.heard)
+    }
+}
+
+/// A member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// It is this node.
+    pub is_me: bool,
+    /// It is heard, both ways.
+    pub heard: bool,
+    /// Silent for so long.
+    pub silent_for: Option<Duration>,
+    /// Its circuit; none for this node.
+    pub circuit: Option<CircuitStatus>,
+}
+
+/// A lockspace at this node.
+#[derive(Clone, Debug)]
+pub struct SpaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Resources with a record here.
+    pub resources: usize,
+    /// Resources this node masters.
+    pub mastered: usize,
+    /// Locks that wait here.
+    pub waiting: usize,
+    /// Locks granted here so far.
+    pub grants: u64,
+    /// Of these, without waiting for a message.
+    pub covered_grants: u64,
+    /// Lock messages sent to other nodes so far.
+    pub messages: u64,
+}
+
+/// A number that only grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counter {
+    /// Its name; exported as `oarlock_<name>_total`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// How much.
+    pub value: u64,
+}
