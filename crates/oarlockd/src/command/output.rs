@@ -1,0 +1,129 @@
+//! Printing: tables for people, documents for programs, problems for both. Data goes to stdout, talk to
+//! stderr.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::cli::{Format, Output};
+use crate::problem::{Problem, Result};
+
+/// Rows of text under column names.
+pub struct Rows {
+    names: Vec<&'static str>,
+    wide: usize,
+    rows: Vec<Vec<String>>,
+}
+
+impl Rows {
+    /// Columns; those from `wide` on appear only in wide tables.
+    pub fn new(names: &[&'static str], wide: usize) -> Rows {
+        Rows { names: names.to_vec(), wide, rows: Vec::new() }
+    }
+
+    /// Adds a row; `-` stands for an empty cell, so that no column looks forgotten.
+    pub fn push(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.names.len(), "a cell for each column");
+        self.rows.push(cells.into_iter().map(|c| if c.is_empty() { "-".into() } else { c }).collect());
+    }
+
+    /// Prints them in one of the forms; `document` is what programs get.
+    pub fn print<T: Serialize>(&self, format: &Format, document: &T) -> Result<()> {
+        match format.output {
+            Output::Json => print_json(document),
+            Output::Name => {
+                let names: Vec<_> = self.rows.iter().map(|r| r[0].as_str()).collect();
+                print_text(&names.join("\n"))
+            }
+            Output::Table => print_text(&self.table(self.wide, format.no_headers)),
+            Output::Wide => print_text(&self.table(self.names.len(), format.no_headers)),
+        }
+    }
+
+    /// All columns as a table, for a page that has more than one.
+    pub fn text(&self) -> String {
+        self.table(self.names.len(), false)
+    }
+
+    fn table(&self, columns: usize, no_headers: bool) -> String {
+        let header: Vec<String> = self.names.iter().map(|n| (*n).to_owned()).collect();
+        let lines: Vec<&Vec<String>> =
+            (!no_headers).then_some(&header).into_iter().chain(&self.rows).collect();
+        let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        // Never wrapped: a program that cuts columns is better served by a long line than by two.
+        let print = |line: &&Vec<String>| {
+            let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        lines.iter().map(print).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Prints one document.
+pub fn print_json<T: Serialize>(document: &T) -> Result<()> {
+    print_text(&serde_json::to_string_pretty(document).expect("a document is plain data"))
+}
+
+/// Prints lines. A reader that went away (`| head`) is no failure.
+pub fn print_text(text: &str) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Problem::io(oarlock_layout::code::Code::Failed, "cannot write to standard output", &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a problem to stderr, as a document if the command was asked for documents.
+pub fn print_problem(problem: &Problem, json: bool) {
+    let mut err = io::stderr().lock();
+    let _ = match json {
+        true => writeln!(err, "{:#}", document(problem)),
+        false => writeln!(err, "oarlock: {problem}"),
+    };
+}
+
+/// A problem as a document.
+pub fn document(problem: &Problem) -> serde_json::Value {
+    serde_json::json!({
+        "v": 1,
+        "error": {
+            "code": problem.code.to_string(),
+            "what": problem.what,
+            "why": problem.why,
+            "try_next": problem.try_next,
+            "exit": problem.exit(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Rows {
+        let mut rows = Rows::new(&["NAME", "MODE", "MORE"], 2);
+        rows.push(vec!["a".into(), "EX".into(), "x".into()]);
+        rows.push(vec!["longer".into(), String::new(), "y".into()]);
+        rows
+    }
+
+    #[test]
+    fn tables_line_up_and_leave_no_cell_empty() {
+        assert_eq!(rows().table(2, false), "NAME    MODE\na       EX\nlonger  -");
+        assert_eq!(rows().table(3, true), "a       EX  x\nlonger  -   y");
+    }
+
+    #[test]
+    fn a_problem_is_a_document_with_its_code_and_status() {
+        let p = Problem::new(oarlock_layout::code::Code::Busy, "x is held");
+        let d = document(&p);
+        assert_eq!((d["v"].as_u64(), d["error"]["code"].as_str()), (Some(1), Some("OAR-2101")));
+        assert_eq!(d["error"]["exit"], 75);
+    }
+}

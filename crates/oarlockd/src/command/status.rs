@@ -1,0 +1,246 @@
+//! `oarlock status`, `ok`, `node`, `metrics`: how a node is.
+
+use oarlock_layout::code::Code;
+
+use super::cli::{Ask, Connect, Node, Output};
+use super::output::{self, Rows};
+use super::session::{Session, parse};
+use super::{connect, waiting};
+use crate::console::doc::{Counters, Member, Question, Status};
+use crate::explain;
+use crate::problem::{Problem, Result, did_you_mean};
+
+/// Connects as the command line says.
+pub fn session(connect: &Connect) -> Result<Session> {
+    let (path, _) = connect::find(connect.socket.as_deref())?;
+    Session::open(&path, "oarlock")
+}
+
+/// `oarlock status`
+pub fn status(ask: &Ask) -> Result<()> {
+    let text = session(&ask.connect)?.ask(&Question::Status)?;
+    let status: Status = parse(&text)?;
+    match ask.format.output {
+        Output::Json => output::print_json(&status),
+        Output::Name => output::print_text(&status.node),
+        Output::Table | Output::Wide => output::print_text(&page(&status)),
+    }
+}
+
+fn page(s: &Status) -> String {
+    let health = match (s.serving, s.healthy) {
+        (true, true) => "healthy",
+        (true, false) => "serving, not healthy",
+        (false, _) => s.phase.as_str(),
+    };
+    let heard = s.members.iter().filter(|m| m.heard).count();
+    let sum = |of: fn(&crate::console::doc::Space) -> u64| s.spaces.iter().map(of).sum::<u64>();
+    let mut out = vec![
+        format!(
+            "cluster {}   {health}   epoch {}   node {} (run {})",
+            s.cluster, s.epoch, s.node, s.incarnation
+        ),
+        format!("nodes    {heard} of {} heard", s.members.len()),
+        format!(
+            "locks    {} held, {} waiting, {} resources on this node, {} sessions",
+            sum(|s| s.locks),
+            sum(|s| s.waiting),
+            sum(|s| s.resources),
+            s.sessions
+        ),
+        format!(
+            "spaces   {}",
+            s.spaces.iter().map(|s| format!("{} ({})", s.name, s.order)).collect::<Vec<_>>().join(", ")
+        ),
+        format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
+    ];
+    for reason in &s.reasons {
+        out.push(format!("health   {} {}", reason.code, reason.text));
+    }
+    if s.reasons.iter().any(|r| explain::parse(&r.code).is_some()) {
+        out.push("         `oarlock explain CODE` says what to do".into());
+    }
+    out.join("\n")
+}
+
+/// `oarlock ok`
+pub fn ok(connect: &Connect) -> Result<()> {
+    let status: Status = session(connect)?.document(&Question::Status)?;
+    if status.healthy {
+        return output::print_text("ok");
+    }
+    Err(unhealthy(&status))
+}
+
+/// The problem of a node that is not well.
+pub fn unhealthy(status: &Status) -> Problem {
+    let what = match status.serving {
+        true => format!("{} serves, but not every member is heard", status.node),
+        false => format!("{} is {}", status.node, status.phase),
+    };
+    let code = status
+        .reasons
+        .iter()
+        .filter_map(|r| explain::parse(&r.code))
+        .find(|c| c.exit() == Code::NotServing.exit())
+        .unwrap_or(if status.serving { Code::MemberSilent } else { Code::NotServing });
+    let why: Vec<_> = status.reasons.iter().map(|r| r.text.as_str()).collect();
+    let problem = Problem::new(code, what);
+    if why.is_empty() { problem } else { problem.because(why.join("; ")) }
+}
+
+/// `oarlock node …`
+pub fn node(node: &Node) -> Result<()> {
+    match node {
+        Node::Ls(ask) => {
+            let status: Status = session(&ask.connect)?.document(&Question::Status)?;
+            members(&status).print(&ask.format, &Listed { v: 1, members: &status.members })
+        }
+        Node::Show { name, ask } => {
+            let status: Status = session(&ask.connect)?.document(&Question::Status)?;
+            let name = name.as_ref().unwrap_or(&status.node);
+            let names = || status.members.iter().map(|m| m.node.as_str());
+            let member = status.members.iter().find(|m| m.node == *name).ok_or_else(|| {
+                let problem = Problem::new(Code::Usage, format!("there is no member `{name}`"))
+                    .because(format!("the members are {}", names().collect::<Vec<_>>().join(", ")));
+                match did_you_mean(name, names()) {
+                    Some(meant) => problem.try_next(format!("oarlock node show {meant}")),
+                    None => problem.try_next("oarlock node ls"),
+                }
+            })?;
+            match ask.format.output {
+                Output::Json => output::print_json(&Shown { v: 1, member }),
+                Output::Name => output::print_text(&member.node),
+                Output::Table | Output::Wide => output::print_text(&member_page(member)),
+            }
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Listed<'a> {
+    v: u32,
+    members: &'a [Member],
+}
+
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    v: u32,
+    #[serde(flatten)]
+    member: &'a Member,
+}
+
+fn members(status: &Status) -> Rows {
+    let names = [
+        "NODE", "HEARD", "PHASE", "CIRCUIT", "RTT", "ADDRESS", "RUN", "SILENT", "SENT", "RECEIVED", "RESENT",
+        "KEY AGE",
+    ];
+    let mut rows = Rows::new(&names, 6);
+    for m in &status.members {
+        let circuit =
+            |of: fn(&crate::console::doc::Circuit) -> String| m.circuit.as_ref().map_or(String::new(), of);
+        rows.push(vec![
+            m.node.clone(),
+            if m.heard { "yes" } else { "NO" }.into(),
+            m.phase.clone(),
+            if m.this { "this node".into() } else { circuit(|c| c.state.clone()) },
+            circuit(|c| if c.rtt_us == 0 { String::new() } else { format!("{} us", c.rtt_us) }),
+            m.address.clone(),
+            m.incarnation.to_string(),
+            circuit(|c| if c.silent_ms == 0 { String::new() } else { waiting::age(c.silent_ms * 1000) }),
+            circuit(|c| c.sent.to_string()),
+            circuit(|c| c.received.to_string()),
+            circuit(|c| c.resent.to_string()),
+            circuit(|c| waiting::age(c.key_age_s * 1_000_000)),
+        ]);
+    }
+    rows
+}
+
+fn member_page(m: &Member) -> String {
+    let mut lines = vec![
+        format!("node       {} (id {})", m.node, m.id),
+        format!("address    {}", m.address),
+        format!("phase      {}", m.phase),
+        format!("heard      {}", if m.heard { "yes" } else { "no" }),
+        format!("run        {}", m.incarnation),
+    ];
+    match &m.circuit {
+        None => lines.push("circuit    none: this is the node that answers".into()),
+        Some(c) => {
+            lines.push(format!("circuit    {}", c.state));
+            if let Some(why) = &c.why {
+                lines.push(format!("why        {why}"));
+            }
+            if c.silent_ms > 0 {
+                lines.push(format!("silent     {}", waiting::age(c.silent_ms * 1000)));
+            }
+            lines.push(format!("round trip {} us", c.rtt_us));
+            lines.push(format!("keys       {} old", waiting::age(c.key_age_s * 1_000_000)));
+            lines.push(format!("sent       {} datagrams, {} fragments again", c.sent, c.resent));
+            lines.push(format!("received   {} datagrams, {} fragments twice", c.received, c.duplicates));
+            lines.push(format!("backlog    {} bytes not acknowledged", c.backlog_bytes));
+        }
+    }
+    lines.join("\n")
+}
+
+/// `oarlock metrics`
+pub fn metrics(ask: &Ask) -> Result<()> {
+    let counters: Counters = session(&ask.connect)?.document(&Question::Counters)?;
+    let mut rows = Rows::new(&["COUNTER", "VALUE", "COUNTS"], 3);
+    for c in &counters.counters {
+        rows.push(vec![c.name.clone(), c.value.to_string(), c.help.clone()]);
+    }
+    rows.print(&ask.format, &counters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::doc::{Reason, Space};
+
+    fn sick() -> Status {
+        Status {
+            v: 1,
+            cluster: "harbour".into(),
+            node: "node-a".into(),
+            version: "0".into(),
+            phase: "serving".into(),
+            serving: true,
+            healthy: false,
+            epoch: 3,
+            incarnation: 7,
+            uptime_s: 61,
+            shared: String::new(),
+            reasons: vec![Reason { code: "OAR-3101".into(), text: "node-c has been silent for 4 s".into() }],
+            members: vec![],
+            spaces: vec![Space {
+                name: "default".into(),
+                order: "passover".into(),
+                retain: true,
+                resources: 5,
+                resources_max: 10,
+                locks: 2,
+                waiting: 1,
+            }],
+            sessions: 1,
+        }
+    }
+
+    #[test]
+    fn a_sick_node_says_why_with_the_status_of_its_code() {
+        let p = unhealthy(&sick());
+        assert_eq!((p.code, p.exit()), (Code::MemberSilent, 69));
+        assert!(p.why.contains("node-c"), "{p}");
+        let forming = Status { serving: false, phase: "forming".into(), reasons: vec![], ..sick() };
+        assert_eq!(unhealthy(&forming).code, Code::NotServing);
+    }
+
+    #[test]
+    fn status_is_one_short_page() {
+        let page = page(&sick());
+        assert!(page.contains("epoch 3") && page.contains("2 held, 1 waiting") && page.contains("OAR-3101"));
+        assert!(page.lines().count() <= 10, "{page}");
+    }
+}
