@@ -1,1 +1,5 @@
-//! (not written yet)
+//! Many nodes, one thread, one seed; a checker per promise.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod history;

@@ -1,0 +1,447 @@
+//! Value blocks (I8, R5; scenarios 26-35): a read sees one write as a whole, the newest that it can have seen,
+//! or is told that the block cannot be believed.
+//!
+//! Writers exclude each other, so what happened to a block has an order: that of the requests that did it.
+//! For each resource the checker keeps this list, and after each step the set of *contents* that are possible
+//! then. One is usual; there are more when a client died without hearing whether it was granted a writing mode
+//! or whether its last write was done. A read must find a content that was possible at some step between
+//!
+//! * the last step that was certainly over when the read was asked (or, if the reader's mode conflicts with
+//!   the writer's, the last one that was asked for at all: it must have come first), and
+//! * the last step when the read was answered.
+//!
+//! The sequence tells contents apart: it never falls, and the same number is never another block. A resource
+//! that nobody is known to hold may vanish with its block, and begin again at zeros.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::value::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Findings;
+use crate::history::{
+    Ask, Block, Event, Ledger, Lock, LockKey, Mark, Pending, PendingKind, Rules, Told, What,
+};
+
+/// What a block may hold: which bytes (by hash), and whether it can be believed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Content {
+    bytes: u64,
+    valid: bool,
+    /// Written at least once; a block that never was is not invalidated either (scenario 35).
+    had: bool,
+}
+
+/// Steps kept per resource; reads that span more are judged by what is left.
+const STEPS_MAX: usize = 512;
+
+#[derive(Debug)]
+struct Track {
+    /// Contents possible after step `base`, `base + 1`, …
+    steps: VecDeque<BTreeSet<Content>>,
+    base: u64,
+    /// Steps up to here are known to be over: somebody heard the answer to the last of them.
+    done: u64,
+    /// For each step that a living client asked for and has no answer to: which one it is.
+    asked: BTreeMap<LockKey, u64>,
+    /// Reads under way: the step that was over when they were asked.
+    reads: BTreeMap<LockKey, u64>,
+    /// Until then a dead client's last request may still be granted, and the block invalidated for its death.
+    shaky_until: u64,
+    /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
+    seen: BTreeMap<u64, (u64, bool)>,
+    floor: u64,
+    /// The floor when a read that is under way was asked.
+    floors: BTreeMap<LockKey, u64>,
+}
+
+impl Default for Track {
+    fn default() -> Track {
+        Track {
+            steps: [BTreeSet::from([never()])].into(),
+            base: 0,
+            done: 0,
+            asked: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            shaky_until: 0,
+            seen: BTreeMap::new(),
+            floor: 0,
+            floors: BTreeMap::new(),
+        }
+    }
+}
+
+fn never() -> Content {
+    Content { bytes: xxh3_64(&[0; VALUE_BYTES]), valid: true, had: false }
+}
+
+fn invalidated(content: Content) -> Content {
+    Content { valid: content.valid && !content.had, ..content }
+}
+
+impl Track {
+    fn last(&self) -> u64 {
+        self.base + self.steps.len() as u64 - 1
+    }
+
+    fn now(&self) -> &BTreeSet<Content> {
+        self.steps.back().expect("there is always a first step")
+    }
+
+    /// Something happened to the block; `contents` are possible from here on.
+    fn step(&mut self, contents: BTreeSet<Content>) -> u64 {
+        self.steps.push_back(contents);
+        if self.steps.len() > STEPS_MAX {
+            self.steps.pop_front();
+            self.base += 1;
+        }
+        self.last()
+    }
+
+    fn wrote(&mut self, at: u64, bytes: &Block) -> u64 {
+        let written = Content { bytes: xxh3_64(bytes), valid: true, had: true };
+        let mut contents = BTreeSet::from([written]);
+        if at < self.shaky_until {
+            contents.insert(invalidated(written));
+        }
+        self.step(contents)
+    }
+
+    /// The resource may have vanished, and its block with it.
+    fn may_vanish(&mut self) {
+        self.steps.back_mut().expect("there is always a first step").insert(never());
+        self.seen.clear();
+        self.floor = 0;
+        self.floors.values_mut().for_each(|f| *f = 0);
+    }
+}
+
+/// Follows every block.
+#[derive(Debug, Default)]
+pub struct Values {
+    tracks: Vec<Track>,
+}
+
+impl Values {
+    /// An event that the ledger has not entered yet.
+    pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
+        match &event.what {
+            What::Asked { client, handle, ask } => self.asked(ledger, event.at, (*client, *handle), ask),
+            What::Told { client, handle, told } => {
+                let Some(lock) = ledger.lock((*client, *handle)) else { return };
+                if let Err(why) = self.told(event.at, lock, told) {
+                    let name = &ledger.resource(lock.resource).name;
+                    findings.add("value", event.at, format!("{name:?}, client {client}: {why}"));
+                }
+                let ends = match told {
+                    Told::Released => true,
+                    Told::Failed { .. } => lock.held.is_none(),
+                    Told::Granted { .. } | Told::Blocking { .. } => false,
+                };
+                if ends {
+                    self.left(ledger, lock);
+                }
+            }
+            What::Ended { client, .. } => {
+                for lock in ledger.locks_of(*client) {
+                    self.died(rules, event.at, lock);
+                    self.left(ledger, lock);
+                }
+            }
+            What::Mark(Mark::NewCluster) => self.tracks.clear(),
+            What::Opened { .. } | What::Mark(_) => {}
+        }
+    }
+
+    fn track(&mut self, resource: usize) -> &mut Track {
+        if self.tracks.len() <= resource {
+            self.tracks.resize_with(resource + 1, Track::default);
+        }
+        &mut self.tracks[resource]
+    }
+
+    fn asked(&mut self, ledger: &Ledger, at: u64, key: LockKey, ask: &Ask) {
+        let (resource, held, flags, to, value, invalidate) = match ask {
+            Ask::Lock { space, name, flags, .. } => {
+                (ledger.index(*space, name), None, *flags, None, &None, false)
+            }
+            Ask::Convert { mode, flags, value, .. } => {
+                let Some(lock) = ledger.lock(key) else { return };
+                let invalidate = flags.contains(Flags::IVVALBLK);
+                let value = if flags.contains(Flags::VALBLK) { value } else { &None };
+                (lock.resource, lock.certain(), *flags, Some(*mode), value, invalidate)
+            }
+            Ask::Unlock { value, invalidate } => {
+                let Some(lock) = ledger.lock(key) else { return };
+                // The certain part of a lock that still converts is less than it may hold; whether such an
+                // unlock writes is known only where both modes agree.
+                (lock.resource, lock.certain(), Flags::empty(), None, value, *invalidate)
+            }
+            Ask::Cancel => return,
+        };
+        let track = self.track(resource);
+        if flags.contains(Flags::VALBLK) {
+            let (done, floor) = (track.done, track.floor);
+            track.reads.insert(key, done);
+            track.floors.insert(key, floor);
+        }
+        let unlock = matches!(ask, Ask::Unlock { .. });
+        if !held.is_some_and(|from| unlock && from.writes_value() || to.is_some_and(|to| writes(from, to))) {
+            return;
+        }
+        let step = if invalidate {
+            let contents = track.now().iter().copied().map(invalidated).collect();
+            track.step(contents)
+        } else if let Some(block) = value {
+            track.wrote(at, block)
+        } else {
+            return;
+        };
+        track.asked.insert(key, step);
+    }
+
+    fn told(&mut self, at: u64, lock: &Lock, told: &Told) -> Result<(), String> {
+        let track = self.track(lock.resource);
+        match told {
+            Told::Blocking { .. } => return Ok(()),
+            Told::Granted { .. } | Told::Released | Told::Failed { .. } => {
+                let answered = lock.unlocking.is_none() || matches!(told, Told::Released);
+                if answered && let Some(step) = track.asked.remove(&lock.key) {
+                    track.done = track.done.max(step);
+                }
+            }
+        }
+        let from = track.reads.remove(&lock.key);
+        let floor = track.floors.remove(&lock.key).unwrap_or(0);
+        let Told::Granted { mode, value, .. } = told else { return Ok(()) };
+        let (Some(pending), Some(from)) = (&lock.pending, from) else { return Ok(()) };
+        if !reads(lock, pending, *mode) || lock.unlocking.is_some() {
+            return Ok(());
+        }
+        let Some(value) = value else {
+            return Err(format!("granted {mode} without the value block it asked for"));
+        };
+        judge_read(track, at, *mode, (from, floor), value)
+    }
+
+    /// A client died. What it held in a writing mode is invalidated, as far as it held it.
+    fn died(&mut self, rules: &Rules, at: u64, lock: &Lock) {
+        let track = self.track(lock.resource);
+        track.reads.remove(&lock.key);
+        track.floors.remove(&lock.key);
+        let asked = track.asked.remove(&lock.key);
+        let certain = lock.certain().is_some_and(Mode::writes_value);
+        let possible = lock.possible().is_some_and(Mode::writes_value);
+        let spoiled: BTreeSet<Content> = track.now().iter().copied().map(invalidated).collect();
+        if let Some(step) = asked.filter(|step| *step >= track.base) {
+            // Its last write was done, or not, and then it died as a writer.
+            let before = step.checked_sub(track.base + 1).and_then(|n| track.steps.get(n as usize)).cloned();
+            let undone = before.unwrap_or_default().into_iter().map(invalidated);
+            let mut contents: BTreeSet<Content> = track.now().iter().copied().chain(undone).collect();
+            if possible {
+                contents.extend(spoiled);
+            }
+            track.step(contents);
+            track.shaky_until = track.shaky_until.max(at + rules.linger);
+        } else if certain && lock.unlocking.is_none() {
+            track.step(spoiled);
+        } else if possible {
+            let contents = track.now().union(&spoiled).copied().collect();
+            track.step(contents);
+            track.shaky_until = track.shaky_until.max(at + rules.linger);
+        }
+    }
+
+    /// A lock is over; if it was the last one that is known, the resource may vanish.
+    fn left(&mut self, ledger: &Ledger, gone: &Lock) {
+        let others = ledger.locks_on(gone.resource).filter(|l| l.key != gone.key);
+        if others.into_iter().all(|l| l.certain().is_none()) {
+            self.track(gone.resource).may_vanish();
+        }
+    }
+}
+
+/// Scenario 27: leaving these modes this way takes the caller's block, if it brought one.
+fn writes(from: Mode, to: Mode) -> bool {
+    from == Mode::EX || (from == Mode::PW && to != Mode::EX)
+}
+
+/// Scenario 26: these grants bring the block along.
+fn reads(lock: &Lock, pending: &Pending, mode: Mode) -> bool {
+    let Some(held) = lock.held.filter(|_| pending.kind == PendingKind::Convert) else { return true };
+    match held.mode {
+        Mode::NL => true,
+        Mode::EX => false,
+        from if from == mode => from != Mode::PW,
+        from => mode.covers(from),
+    }
+}
+
+fn judge_read(
+    track: &mut Track,
+    at: u64,
+    mode: Mode,
+    (from, floor): (u64, u64),
+    value: &Value,
+) -> Result<(), String> {
+    let bytes = xxh3_64(&value.bytes);
+    let found = |c: &Content| c.bytes == bytes && c.valid == value.valid && (c.had || value.sequence == 0);
+    // A reader whose mode stands beside PW may be answered while a write is under way.
+    let beside_writer = mode.compatible(Mode::PW);
+    let from = if beside_writer { from } else { track.last() };
+    let skip = from.saturating_sub(track.base) as usize;
+    let mut possible = track.steps.iter().skip(skip).flatten().copied().collect::<BTreeSet<Content>>();
+    if at < track.shaky_until {
+        possible.extend(possible.clone().into_iter().map(invalidated));
+    }
+    if !possible.iter().any(found) {
+        let earlier = track.steps.iter().take(skip).flatten().any(found);
+        let torn = !track.steps.iter().flatten().any(|c| c.bytes == bytes);
+        let spoiled = possible.iter().any(|c| c.bytes == bytes && c.valid != value.valid);
+        let kind = match (torn, spoiled && value.valid, earlier) {
+            (true, ..) => "nobody wrote this block",
+            (_, true, _) => "a block that cannot be believed is called valid",
+            (_, _, true) => "an old block",
+            _ if value.valid => "a block that was never there",
+            _ => "the block is called invalid without a reason",
+        };
+        let expected =
+            possible.iter().map(|c| format!("{:08x}{}", c.bytes >> 32, if c.valid { "" } else { "!" }));
+        return Err(format!(
+            "{mode} read {:08x} {value:?}: {kind}; possible are {}",
+            bytes >> 32,
+            expected.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    if value.sequence < floor {
+        return Err(format!("{mode} read sequence {}, but {floor} was read before", value.sequence));
+    }
+    track.floor = track.floor.max(value.sequence);
+    let first = *track.seen.entry(value.sequence).or_insert((bytes, value.valid));
+    if first != (bytes, value.valid) {
+        return Err(format!("sequence {} stands for two different blocks", value.sequence));
+    }
+    if track.seen.len() > STEPS_MAX {
+        track.seen.pop_first();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::script::{finds, passes};
+
+    /// Client 1 has written block `a`, and an anchor keeps the resource alive.
+    const WRITTEN: &str = "9 lock x NL; 9 granted NL 1.1.0; 1 lock x EX; 1 granted EX 1.1.1; \
+                           1 unlock write=a; 1 released; ";
+
+    fn story(rest: &str) -> String {
+        format!("{WRITTEN}{rest}")
+    }
+
+    #[test]
+    fn accepts_the_newest_block() {
+        passes("fresh zeros (30)", "1 lock x PR VALBLK; 1 granted PR 1.1.0 read=0:0");
+        passes("what was written", &story("2 lock x PR VALBLK; 2 granted PR 1.1.1 read=1:a"));
+        passes("by another node", &story("11 lock x CR VALBLK; 11 granted CR 1.2.0 read=1:a"));
+        passes(
+            "a vanished resource",
+            "1 lock x EX; 1 granted EX 1.1.1; 1 unlock write=a; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.2.0 read=0:0",
+        );
+        passes(
+            "a reader beside a writer sees the block before or after",
+            &story(
+                "1 lock x PW; 1 granted PW 1.2.1; 2 lock x CR VALBLK; 1 unlock write=b; 2 granted CR 1.1.1 read=1:a; \
+                 2 convert CR VALBLK; 2 granted CR 1.1.1 read=2:b; 1 released",
+            ),
+        );
+        passes(
+            "a release without a block leaves the old one (29)",
+            &story(
+                "1 lock x EX; 1 granted EX 1.1.2; 1 convert NL; 1 granted NL 1.1.2; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=1:a",
+            ),
+        );
+        passes(
+            "invalid after a writer's death, until the next write (35, 32)",
+            &story(
+                "1 lock x EX; 1 granted EX 1.1.2; 1 died; 2 lock x EX VALBLK; 2 granted EX 1.1.3 read=2:a!; \
+                 2 unlock write=c; 2 released; 3 lock x PR VALBLK; 3 granted PR 1.1.3 read=3:c",
+            ),
+        );
+        passes(
+            "a death in the middle of a release, either way",
+            &story(
+                "1 lock x EX; 1 granted EX 1.1.2; 1 unlock write=b; 1 died; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=2:b",
+            ),
+        );
+        passes(
+            "a death in the middle of a release, the other way",
+            &story(
+                "1 lock x EX; 1 granted EX 1.1.2; 1 unlock write=b; 1 died; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=2:a!",
+            ),
+        );
+        passes(
+            "a dead reader leaves it valid (35)",
+            &story(
+                "2 lock x PR; 2 granted PR 1.1.1; 2 died; 3 lock x PR VALBLK; 3 granted PR 1.1.1 read=1:a",
+            ),
+        );
+    }
+
+    #[test]
+    fn rejects_an_old_block() {
+        let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 unlock write=b; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=1:a";
+        finds("value", "an old block", &story(rest));
+    }
+
+    #[test]
+    fn rejects_an_old_block_read_beside_a_finished_write() {
+        // R5 e: a CR lock under a covering CR reads what its node had.
+        let rest = "2 lock x CR VALBLK; 2 granted CR 1.1.1 read=1:a; 11 lock x PW; 11 granted PW 1.2.1; \
+                    11 unlock write=b; 11 released; 3 lock x CR VALBLK; 3 granted CR 1.1.1 read=1:a";
+        finds("value", "an old block", &story(rest));
+    }
+
+    #[test]
+    fn rejects_a_torn_block() {
+        let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 unlock write=b; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=2:a|b";
+        finds("value", "nobody wrote", &story(rest));
+    }
+
+    #[test]
+    fn rejects_a_stale_block_called_valid_after_a_death() {
+        // R5 b: the block that crashed others.
+        let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 died; 2 lock x PR VALBLK; 2 granted PR 1.1.3 read=1:a";
+        finds("value", "called valid", &story(rest));
+    }
+
+    #[test]
+    fn rejects_zeros_called_valid_where_a_block_was_lost() {
+        let rest = "2 lock x PR VALBLK; 2 granted PR 1.1.1 read=0:0";
+        finds("value", "old block", &story(rest));
+    }
+
+    #[test]
+    fn rejects_an_invalid_mark_without_a_reason() {
+        finds("value", "without a reason", &story("2 lock x PR VALBLK; 2 granted PR 1.1.1 read=2:a!"));
+    }
+
+    #[test]
+    fn rejects_a_sequence_that_falls_or_means_two_blocks() {
+        let falls = "2 lock x PR VALBLK; 2 granted PR 1.1.1 read=5:a; 3 lock x PR VALBLK; 3 granted PR 1.1.1 read=4:a";
+        finds("value", "was read before", &story(falls));
+        let twice = "2 lock x PR VALBLK; 2 granted PR 1.1.1 read=1:a; 2 unlock; 2 released; 1 lock x EX; \
+                     1 granted EX 1.1.2; 1 unlock write=b; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=1:b";
+        finds("value", "two different", &story(twice));
+    }
+
+    #[test]
+    fn rejects_a_missing_block_and_a_lost_invalidation() {
+        finds("value", "without the value", &story("2 lock x PR VALBLK; 2 granted PR 1.1.1"));
+        let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 unlock invalidate; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=1:a";
+        finds("value", "called valid", &story(rest));
+    }
+}
