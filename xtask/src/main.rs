@@ -4,11 +4,13 @@
 //!   ci, night     every part in order, a table, a closing line          ci.rs
 //!   tidy          what the compiler does not check: ids, words, links   tidy/
 //!   purity        pure crates need no operating system                  purity.rs
+//!   layout        docs/layout.md, made from the encoders                layout/
 //! ```
 #![forbid(unsafe_code)]
 
 mod ci;
 mod context;
+mod layout;
 mod purity;
 mod testing;
 mod tidy;
@@ -24,6 +26,7 @@ usage: cargo xtask TASK
   night     the same with more volume
   tidy      house rules: mechanism ids, words, files, links, dependencies
             (--ids prints which code and tests name each mechanism id)
+  layout    writes docs/layout.md from the sources of oarlock-layout
   purity    pure crates build without std, from an allow-list of dependencies
 ";
 
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         "ci" | "night" => return if ci::all(&context) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         "tidy" if args.iter().any(|a| a == "--ids") => tidy::list_ids(&context),
         "tidy" => tidy::check(&context),
+        "layout" => layout::write(&context),
         "purity" => purity::check(&context),
         _ => {
             eprint!("{USAGE}");

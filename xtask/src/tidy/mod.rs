@@ -21,6 +21,7 @@ mod tree;
 
 use crate::ci::Outcome;
 use crate::context::{Context, Failure};
+use crate::layout;
 use tree::Tree;
 
 /// Faults found so far.
@@ -64,6 +65,9 @@ pub(crate) fn check(context: &Context) -> Result<String, Failure> {
     sources::check(&tree, &mut faults);
     ids::check(&tree, &mut faults);
     pages::check(&tree, &mut faults);
+    if tree.get(layout::PAGE).is_none_or(|page| Ok(&page.text) != layout::page(context).as_ref()) {
+        faults.add(layout::PAGE, 0, "out of date; run cargo xtask layout");
+    }
     manifests::check(&tree, &context.metadata()?, &mut faults);
     for line in &faults.warnings {
         println!("warning: {line}");
