@@ -1,0 +1,332 @@
+//! Three whole nodes in one thread, over a network that delivers at once: what the hall wires together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::form::Phase;
+use oarlock_layout::message::look::{At, What};
+use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use seal::ChecksumSeal;
+
+#[path = "../../oarlock-sim/src/seal.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod seal;
+
+/// What a node's data directory would keep.
+#[derive(Clone, Copy, Default)]
+struct Disk {
+    epoch: Epoch,
+    boots: u64,
+    clean: bool,
+}
+
+struct Cluster {
+    now: Instant,
+    nodes: Vec<Option<Node>>,
+    disks: Vec<Disk>,
+    replies: BTreeMap<(usize, SessionId), VecDeque<Reply>>,
+    events: Vec<String>,
+    looked: Vec<Vec<(NodeId, Option<oarlock_layout::message::look::Seen>)>>,
+}
+
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7000 + n as u16))
+}
+
+impl Cluster {
+    fn new(count: usize) -> Cluster {
+        let mut cluster = Cluster {
+            now: Instant::from_millis(1_000),
+            nodes: (0..count).map(|_| None).collect(),
+            disks: vec![Disk { clean: true, ..Disk::default() }; count],
+            replies: BTreeMap::new(),
+            events: Vec::new(),
+            looked: Vec::new(),
+        };
+        for n in 0..count {
+            cluster.start(n);
+        }
+        cluster
+    }
+
+    fn start(&mut self, n: usize) {
+        let disk = &mut self.disks[n];
+        disk.boots += 1;
+        let seal = |n: usize| ChecksumSeal::new(n as u64 + 1, 77, disk.boots);
+        let config = Config {
+            cluster: "harbour".into(),
+            me: NodeId(n as u16),
+            nodes: (0..self.nodes.len())
+                .map(|i| NodeConfig {
+                    name: format!("node-{}", (b'a' + i as u8) as char),
+                    address: address(i),
+                    key: seal(i).public_key(),
+                })
+                .collect(),
+            spaces: vec![SpaceConfig {
+                name: "default".into(),
+                order: Order::Passover,
+                retain: true,
+                resources_max: 100,
+            }],
+            shared: 5,
+            incarnation: Incarnation(disk.boots),
+            stored: disk.epoch,
+            clean: disk.clean,
+            seed: n as u64,
+            shards: 1,
+            circuits: Default::default(),
+            forget_after: Duration::from_secs(10),
+            #[cfg(feature = "planted")]
+            bug: None,
+        };
+        let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(100))];
+        self.nodes[n] = Some(Node::new(self.now, config, Box::new(seal(n)), words));
+    }
+
+    fn node(&mut self, n: usize) -> &mut Node {
+        self.nodes[n].as_mut().expect("a node that runs")
+    }
+
+    /// Carries everything until nothing moves, at this instant.
+    fn settle(&mut self) {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for n in 0..self.nodes.len() {
+                let now = self.now;
+                while let Some(output) = self.nodes[n].as_mut().and_then(|node| node.poll_output(now)) {
+                    moved = true;
+                    self.carry(n, output);
+                }
+            }
+        }
+    }
+
+    fn carry(&mut self, n: usize, output: Output) {
+        let now = self.now;
+        match output {
+            Output::Transmit(transmit) => {
+                let to =
+                    (0..self.nodes.len()).find(|i| address(*i) == transmit.to).expect("a member's address");
+                for datagram in transmit.datagrams() {
+                    if let Some(node) = &mut self.nodes[to] {
+                        node.handle_datagram(now, address(n), &mut datagram.to_vec());
+                    }
+                }
+            }
+            Output::Reply { session, packet } => {
+                let reply = Reply::from_bytes(&packet).unwrap();
+                self.replies.entry((n, session)).or_default().push_back(reply);
+            }
+            Output::Close { .. } | Output::Asked { .. } => {}
+            Output::Looked { seen, .. } => self.looked.push(seen),
+            Output::Store { epoch } => {
+                self.disks[n].epoch = epoch;
+                self.disks[n].clean = false;
+                self.node(n).handle_stored(now, epoch);
+            }
+            Output::Event(event) => self.events.push(format!("{n}: {event}")),
+        }
+    }
+
+    /// Lets time pass, waking everybody when he asked for it.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.settle();
+        loop {
+            let next = self.nodes.iter().flatten().filter_map(Node::poll_timeout).min();
+            match next.filter(|at| *at <= end) {
+                Some(at) => self.now = at.max(self.now),
+                None => break,
+            }
+            let now = self.now;
+            for node in self.nodes.iter_mut().flatten() {
+                if node.poll_timeout().is_some_and(|at| at <= now) {
+                    node.handle_timeout(now);
+                }
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn session(&mut self, n: usize, id: u32) -> (usize, SessionId) {
+        let (now, session) = (self.now, SessionId(id));
+        self.node(n).handle_session_opened(now, session, 100 + id);
+        let at = (n, session);
+        self.say(at, &Request::Hello { version: VERSION, label: format!("program {id}") });
+        assert!(matches!(self.reply(at), Reply::Welcome { .. }));
+        at
+    }
+
+    fn say(&mut self, (n, session): (usize, SessionId), request: &Request) {
+        let now = self.now;
+        self.node(n).handle_session_packet(now, session, &request.to_bytes());
+        self.settle();
+    }
+
+    fn lock(&mut self, at: (usize, SessionId), handle: u32, mode: Mode) {
+        self.say(
+            at,
+            &Request::Lock(LockRequest {
+                handle,
+                space: SpaceId(0),
+                name: Name::new(b"jobs/nightly").unwrap(),
+                mode,
+                flags: Flags::empty(),
+                timeout_ms: 0,
+                owner: OwnerId(0),
+                transaction: TransactionId(0),
+            }),
+        );
+    }
+
+    fn reply(&mut self, at: (usize, SessionId)) -> Reply {
+        self.heard(at).unwrap_or_else(|| panic!("no reply for {at:?}; events: {:#?}", self.events))
+    }
+
+    fn heard(&mut self, at: (usize, SessionId)) -> Option<Reply> {
+        self.replies.get_mut(&at).and_then(VecDeque::pop_front)
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let now = self.now;
+        self.nodes.iter().flatten().map(|node| node.status(now).phase).collect()
+    }
+}
+
+fn serving(count: usize) -> Cluster {
+    let mut cluster = Cluster::new(count);
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.phases(), vec![Phase::Serving; count], "{:#?}", cluster.events);
+    cluster
+}
+
+#[test]
+fn a_lock_excludes_across_nodes_and_moves_on_at_release() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    let Reply::Granted(first) = cluster.reply(a) else { panic!("not granted") };
+    cluster.lock(b, 1, Mode::EX);
+    assert_eq!(cluster.heard(b), None, "excluded");
+    assert_eq!(cluster.reply(a), Reply::Blocking { handle: 1, wanted: Mode::EX });
+    cluster.say(a, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    assert_eq!(cluster.reply(a), Reply::Released { handle: 1 });
+    let Reply::Granted(second) = cluster.reply(b) else { panic!("not granted") };
+    assert!(second.token > first.token, "{:?} then {:?}", first.token, second.token);
+}
+
+#[test]
+fn a_program_that_hangs_up_leaves_no_lock_behind() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.lock(b, 1, Mode::PR);
+    cluster.reply(a);
+    let now = cluster.now;
+    cluster.node(0).handle_session_closed(now, a.1);
+    cluster.settle();
+    assert!(matches!(cluster.reply(b), Reply::Granted(g) if g.mode == Mode::PR));
+}
+
+#[test]
+fn a_question_is_answered_by_every_member_with_the_programs_named() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.lock(b, 1, Mode::EX);
+    let now = cluster.now;
+    cluster.node(2).look(now, 9, SpaceId(0), At::Resource(Name::new(b"jobs/nightly").unwrap()));
+    cluster.run(Duration::from_millis(50));
+    let seen = cluster.looked.pop().expect("answered before its deadline");
+    let rows: Vec<_> =
+        seen.iter().flat_map(|(n, s)| s.as_ref().unwrap().rows.iter().map(|r| (n.0, &r.what))).collect();
+    let holder = rows.iter().any(|(n, w)| matches!(w, What::Holder(h) if *n == 0 && h.party.pid == 101));
+    let waiter =
+        rows.iter().any(|(n, w)| matches!(w, What::Waiter(w) if *n == 1 && w.party.label == "program 2"));
+    assert!(holder && waiter, "{rows:#?}");
+    assert_eq!(rows.iter().filter(|(_, w)| matches!(w, What::Master(_))).count(), 1);
+}
+
+#[test]
+fn a_node_that_restarts_alone_is_refused_until_all_form_again() {
+    // L3.
+    let mut cluster = serving(3);
+    let a = cluster.session(0, 1);
+    cluster.lock(a, 1, Mode::EX);
+    let Reply::Granted(first) = cluster.reply(a) else { panic!("not granted") };
+    cluster.nodes[2] = None;
+    cluster.run(Duration::from_secs(3));
+    cluster.start(2);
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.phases(), [Phase::Serving, Phase::Serving, Phase::Refused]);
+    let c = cluster.session(2, 1);
+    cluster.lock(c, 1, Mode::EX);
+    let Reply::Failed { why, .. } = cluster.reply(c) else { panic!("granted") };
+    assert_eq!(why.code, Code::Refused);
+    assert!(why.text.contains("restart of the whole cluster"), "{}", why.text);
+
+    cluster.nodes[0] = None;
+    cluster.nodes[1] = None;
+    cluster.start(0);
+    cluster.start(1);
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(cluster.phases(), vec![Phase::Serving; 3], "{:#?}", cluster.events);
+    let a = cluster.session(0, 7);
+    cluster.lock(a, 1, Mode::EX);
+    assert_eq!(cluster.heard(a), None, "nobody stopped cleanly: one lease time passes first");
+    cluster.run(Duration::from_secs(4));
+    let Reply::Granted(second) = cluster.reply(a) else { panic!("not granted") };
+    assert!(second.token.fence > first.token.fence);
+}
+
+#[test]
+fn a_program_that_speaks_another_version_or_nonsense_is_sent_away() {
+    let mut cluster = serving(1);
+    let now = cluster.now;
+    let old = (0, SessionId(1));
+    cluster.node(0).handle_session_opened(now, old.1, 1);
+    cluster.node(0).handle_session_packet(now, old.1, &[1, 0xff, 0x7f, 9, 9, 9]);
+    cluster.settle();
+    assert!(matches!(cluster.reply(old), Reply::Refused { why, .. } if why.code == Code::SessionVersion));
+    let mad = cluster.session(0, 2);
+    cluster.lock(mad, 1, Mode::EX);
+    cluster.reply(mad);
+    cluster.node(0).handle_session_packet(now, mad.1, &[250, 1, 2, 3]);
+    cluster.settle();
+    assert!(matches!(cluster.reply(mad), Reply::Lost { why } if why.code == Code::SessionMalformed));
+    let next = cluster.session(0, 3);
+    cluster.lock(next, 1, Mode::EX);
+    assert!(matches!(cluster.reply(next), Reply::Granted(_)), "its lock went with it");
+}
+
+#[test]
+fn a_covered_lock_sends_no_message_between_nodes() {
+    // A2, C1.
+    let mut cluster = serving(3);
+    let a = cluster.session(0, 1);
+    let sent = |cluster: &mut Cluster| {
+        let count = |node: &Node| node.counters().iter().find(|c| c.name == "messages_sent").unwrap().value;
+        cluster.nodes.iter().flatten().map(count).sum::<u64>()
+    };
+    cluster.lock(a, 0, Mode::EX);
+    cluster.say(a, &Request::Unlock { handle: 0, value: None, invalidate: false });
+    let before = sent(&mut cluster);
+    for handle in 1..1_000 {
+        cluster.lock(a, handle, if handle % 2 == 0 { Mode::EX } else { Mode::PR });
+        cluster.say(a, &Request::Unlock { handle, value: None, invalidate: false });
+    }
+    assert_eq!(sent(&mut cluster), before);
+    assert_eq!(cluster.replies[&a].len(), 2 * 1_000, "each was granted and released");
+}
