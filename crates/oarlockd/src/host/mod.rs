@@ -9,6 +9,7 @@ pub mod file;
 pub mod key;
 pub mod poll;
 pub mod random;
+pub mod seal;
 pub mod signals;
 pub mod state;
 pub mod wake;

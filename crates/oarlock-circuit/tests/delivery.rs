@@ -1,0 +1,73 @@
+//! What a circuit promises about messages, on a network that keeps none of its own promises.
+
+use std::time::Duration;
+
+use oarlock_circuit::{Class, Options, PeerCounters};
+
+mod net;
+
+use net::*;
+
+fn world(nodes: usize, seed: u64) -> World {
+    World::new(nodes, seed, Options::default(), checksum_seals())
+}
+
+/// A5, A9: the delivered sequence of every circuit and class is byte for byte that of the clean run.
+#[test]
+fn a5_a9_a_bad_network_delivers_exactly_what_a_clean_one_does() {
+    let mut counters = PeerCounters::default();
+    for seed in 0..40 {
+        let mut clean = world(3, seed);
+        clean.open();
+        let sent = load(&mut clean, seed, 60, 30_000);
+        assert!(clean.run_until(Duration::from_secs(60), World::quiet));
+        check_delivered(&clean, &sent);
+
+        let mut bad = world(3, seed);
+        bad.faults = BAD;
+        bad.open();
+        let same = load(&mut bad, seed, 60, 30_000);
+        assert!(same == sent, "the load does not depend on the network");
+        assert!(bad.run_until(Duration::from_secs(600), World::quiet), "seed {seed} does not finish");
+        for node in 0..3 {
+            assert_eq!(bad.nodes[node].delivered, clean.nodes[node].delivered, "seed {seed} node {node}");
+        }
+        bad.nodes.iter().for_each(|node| counters += node.circuits.counters().peers);
+    }
+    assert!(counters.resent > 0 && counters.duplicates > 0, "{counters:?}");
+    assert!(counters.bad_tag > 0 && counters.replayed > 0, "{counters:?}");
+    assert_eq!((counters.violations, counters.circuit_down), (0, 0));
+}
+
+/// A1: circuits between all pairs, opened by both ends at once, are one circuit each.
+#[test]
+fn a1_both_ends_open_at_once_and_there_is_one_circuit_per_pair() {
+    for seed in 0..50 {
+        let mut world = world(4, seed);
+        world.faults = if seed % 2 == 0 { CLEAN } else { BAD };
+        world.open();
+        world.run_for(Duration::from_secs(5));
+        for node in 0..4 {
+            assert_eq!(world.count(node, |e| matches!(e, Event::Up(..))), 3);
+            assert_eq!(world.count(node, |e| matches!(e, Event::Down(..))), 0);
+        }
+    }
+}
+
+/// The largest message passes in both classes; one byte more is refused at the edge.
+#[test]
+fn a_message_of_a_mebibyte_passes_and_a_longer_one_is_refused() {
+    let mut world = world(2, 1);
+    world.open();
+    let message = Random::new(5).bytes(1 << 20);
+    for class in Class::ALL {
+        world.send(0, 1, class, &message);
+    }
+    assert!(world.run_until(Duration::from_secs(10), World::quiet));
+    for class in Class::ALL {
+        assert!(world.delivered(1, 0, class) == [message.clone()]);
+    }
+    let long = vec![0; (1 << 20) + 1];
+    let refused = world.nodes[0].circuits.send(world.now, id(1), Class::Bulk, &long);
+    assert_eq!(refused, Err(oarlock_circuit::SendError::TooLong(long.len())));
+}
