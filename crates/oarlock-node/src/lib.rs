@@ -21,10 +21,12 @@
 extern crate alloc;
 
 mod config;
+mod desk;
 mod event;
 mod node;
 mod question;
 mod session;
+mod sight;
 mod status;
 mod text;
 

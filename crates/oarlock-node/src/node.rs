@@ -11,27 +11,23 @@ use oarlock_circuit::{Circuits, Class, Peer, SendError, Transmit};
 use oarlock_cluster::{Forming, FormingConfig, Hearing, LogicalClock};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
-use oarlock_layout::directory;
-use oarlock_layout::id::{Epoch, LockId, NodeId, SessionId, SpaceId};
-use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SERIAL_WARN, SESSION_LOCKS_MAX, SESSIONS_MAX};
+use oarlock_layout::id::{Epoch, NodeId, SessionId, SpaceId};
+use oarlock_layout::limit::SESSIONS_MAX;
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::lock::Packet;
-use oarlock_layout::message::look::{At, Look, Party, Seen, What};
+use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::session::{self, Failure, Granted, Reply, Request};
-use oarlock_layout::name::Name;
+use oarlock_layout::message::session::Request;
 use oarlock_layout::seal::Seal;
 use oarlock_layout::segment::Words;
-use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
-use oarlock_lock::{Convert, Counters as LockCounters, Lock, Lockspace, Unlock};
+use oarlock_lock::Lockspace;
 
 use crate::config::Config;
 use crate::event::Event;
 use crate::question::{Question, Questions};
 use crate::session::Sessions;
-use crate::status::{Counter, MemberStatus, SpaceStatus, Status};
-use crate::text;
 
 /// What leaves a node.
 #[derive(Debug)]
@@ -82,24 +78,24 @@ pub enum Output {
 /// [`poll_timeout`](Node::poll_timeout). Several inputs may be handed in before outputs are drained; what
 /// they cause then shares datagrams.
 pub struct Node {
-    config: Config,
-    clock: LogicalClock,
-    circuits: Circuits,
-    forming: Forming,
-    hearing: Hearing,
-    spaces: Vec<Space>,
-    sessions: Sessions,
-    questions: Questions,
+    pub(crate) config: Config,
+    pub(crate) clock: LogicalClock,
+    pub(crate) circuits: Circuits,
+    pub(crate) forming: Forming,
+    pub(crate) hearing: Hearing,
+    pub(crate) spaces: Vec<Space>,
+    pub(crate) sessions: Sessions,
+    pub(crate) questions: Questions,
     /// Lock messages of the view that is about to be served here: a peer may hear of the commit earlier.
-    early: Vec<(NodeId, Packet)>,
+    pub(crate) early: Vec<(NodeId, Packet)>,
     /// A node that ended its run takes nothing more in.
-    ended: bool,
-    outputs: VecDeque<Output>,
+    pub(crate) ended: bool,
+    pub(crate) outputs: VecDeque<Output>,
 }
 
-struct Space {
-    locks: Lockspace,
-    words: Box<dyn Words + Send>,
+pub(crate) struct Space {
+    pub(crate) locks: Lockspace,
+    pub(crate) words: Box<dyn Words + Send>,
 }
 
 /// More early messages than this are no matter of timing: the peer has served for long.
@@ -310,7 +306,7 @@ impl Node {
     }
 
     /// Carries what the rooms have to say. Returns whether anything moved.
-    fn drain_rooms(&mut self, now: Instant) -> bool {
+    pub(crate) fn drain_rooms(&mut self, now: Instant) -> bool {
         let mut moved = false;
         while let Some(output) = self.forming.poll_output() {
             moved = true;
@@ -338,7 +334,7 @@ impl Node {
         moved
     }
 
-    fn send(
+    pub(crate) fn send(
         &mut self,
         now: Instant,
         to: NodeId,
@@ -350,7 +346,7 @@ impl Node {
 
     // ----- circuits and cluster -------------------------------------------------------------------------
 
-    fn circuit_output(&mut self, now: Instant, output: oarlock_circuit::Output) {
+    pub(crate) fn circuit_output(&mut self, now: Instant, output: oarlock_circuit::Output) {
         use oarlock_circuit::Output as C;
         match output {
             C::Transmit(transmit) => self.outputs.push_back(Output::Transmit(transmit)),
@@ -389,7 +385,7 @@ impl Node {
         }
     }
 
-    fn deliver(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
+    pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Lock(packet) => self.lock_message(now, from, packet),
             PeerMessage::Form(form) => {
@@ -409,7 +405,7 @@ impl Node {
         }
     }
 
-    fn lock_message(&mut self, now: Instant, from: NodeId, packet: Packet) {
+    pub(crate) fn lock_message(&mut self, now: Instant, from: NodeId, packet: Packet) {
         if self.forming.phase() != Phase::Serving {
             if self.early.len() >= EARLY_MAX {
                 return self.violation(from, "it sends lock messages to a node that does not serve".into());
@@ -425,7 +421,7 @@ impl Node {
         }
     }
 
-    fn serve(&mut self, now: Instant, view: View, grants_from: Instant) {
+    pub(crate) fn serve(&mut self, now: Instant, view: View, grants_from: Instant) {
         for member in view.members.iter().filter(|m| m.node != self.config.me) {
             self.circuits.pin(member.node, member.incarnation);
         }
@@ -438,404 +434,18 @@ impl Node {
         }
     }
 
-    fn violation(&mut self, from: NodeId, what: String) {
+    pub(crate) fn violation(&mut self, from: NodeId, what: String) {
         self.event(Event::Violation { node: self.node_name(from), what });
     }
 
-    fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
-    fn node_name(&self, node: NodeId) -> String {
+    pub(crate) fn node_name(&self, node: NodeId) -> String {
         match self.config.nodes.get(node.0 as usize) {
             Some(n) => n.name.clone(),
             None => format!("node {node}"),
         }
     }
-
-    // ----- sessions -------------------------------------------------------------------------------------
-
-    fn reply(&mut self, session: SessionId, reply: &Reply) {
-        self.outputs.push_back(Output::Reply { session, packet: reply.to_bytes() });
-    }
-
-    fn refuse_session(&mut self, session: SessionId, code: Code, text: String) {
-        let why = Failure { code, text };
-        self.reply(session, &Reply::Refused { version: session::VERSION, why });
-        self.outputs.push_back(Output::Close { session });
-    }
-
-    fn hello(&mut self, session: SessionId, version: u16, label: String) {
-        if version != session::VERSION {
-            self.sessions.close(session);
-            let ours = session::VERSION;
-            let text =
-                format!("the program speaks version {version} of the session protocol, the node {ours}");
-            return self.refuse_session(session, Code::SessionVersion, text);
-        }
-        let epoch = self.forming.view().map_or(Epoch(0), |view| view.epoch);
-        let reply = Reply::Welcome {
-            version: session::VERSION,
-            session,
-            node: self.node_name(self.config.me),
-            cluster: self.config.cluster.clone(),
-            epoch,
-        };
-        if let Some(known) = self.sessions.get_mut(session) {
-            known.greeted = true;
-            known.label = label;
-        }
-        self.reply(session, &reply);
-    }
-
-    /// Ends a session that broke the rules.
-    fn expel(&mut self, now: Instant, session: SessionId, code: Code, text: String) {
-        self.handle_session_closed(now, session);
-        self.reply(session, &Reply::Lost { why: Failure { code, text } });
-        self.outputs.push_back(Output::Close { session });
-    }
-
-    fn failed(&mut self, session: SessionId, handle: u32, code: Code, text: String) {
-        self.reply(session, &Reply::Failed { handle, why: Failure { code, text } });
-    }
-
-    fn request(&mut self, now: Instant, session: SessionId, request: Request) {
-        match request {
-            Request::Hello { .. } => unreachable!("handled before"),
-            Request::Open { request, space } => self.open_space(session, request, &space),
-            Request::Ask { request, question } => {
-                self.outputs.push_back(Output::Asked { session, request, question });
-            }
-            Request::Lock(m) => {
-                if let Err((code, text)) = self.may_ask(session, &m) {
-                    return self.failed(session, m.handle, code, text);
-                }
-                let lock = LockId::new(session, m.handle);
-                if let Some(known) = self.sessions.get_mut(session) {
-                    known.locks.insert(m.handle, m.space);
-                }
-                let request = Lock {
-                    lock,
-                    name: m.name,
-                    mode: m.mode,
-                    flags: m.flags,
-                    timeout: timeout(m.timeout_ms),
-                    owner: m.owner,
-                    transaction: m.transaction,
-                };
-                self.ask_room(now, m.space, oarlock_lock::Request::Lock(request));
-            }
-            Request::Convert(m) => {
-                let request = Convert {
-                    lock: LockId::new(session, m.handle),
-                    mode: m.mode,
-                    flags: m.flags,
-                    timeout: timeout(m.timeout_ms),
-                    value: m.value,
-                };
-                self.ask_about(now, session, m.handle, oarlock_lock::Request::Convert(request));
-            }
-            Request::Unlock { handle, value, invalidate } => {
-                let lock = LockId::new(session, handle);
-                let request = Unlock { lock, value, invalidate };
-                self.ask_about(now, session, handle, oarlock_lock::Request::Unlock(request));
-            }
-            Request::Cancel { handle } => {
-                // A cancel that comes too late has nothing to withdraw, and no answer of its own.
-                if self.sessions.get(session).is_some_and(|s| s.locks.contains_key(&handle)) {
-                    let lock = LockId::new(session, handle);
-                    self.ask_about(now, session, handle, oarlock_lock::Request::Cancel(lock));
-                }
-            }
-        }
-    }
-
-    fn open_space(&mut self, session: SessionId, request: u32, name: &str) {
-        let found = self.config.spaces.iter().position(|s| s.name == name);
-        let reply = match found {
-            Some(index) => Reply::Opened { request, space: SpaceId(index as u16) },
-            None => {
-                let names: Vec<&str> = self.config.spaces.iter().map(|s| s.name.as_str()).collect();
-                let text = format!("there is no lockspace {name:?}; this cluster has {}", names.join(", "));
-                Reply::Denied { request, why: Failure { code: Code::UnknownSpace, text } }
-            }
-        };
-        self.reply(session, &reply);
-    }
-
-    /// The checks at the edge: what would only grow a queue inside is refused here, with a reason.
-    fn may_ask(&self, session: SessionId, m: &session::LockRequest) -> Result<(), (Code, String)> {
-        if self.config.spaces.len() <= m.space.0 as usize {
-            return Err((Code::UnknownSpace, format!("there is no lockspace number {}", m.space)));
-        }
-        self.may_serve()?;
-        let known = self.sessions.get(session).expect("a session that asks is open");
-        if known.locks.contains_key(&m.handle) {
-            return Err((Code::InFlight, format!("the session uses lock number {} already", m.handle)));
-        }
-        if known.locks.len() >= SESSION_LOCKS_MAX {
-            let text = format!("the session has {SESSION_LOCKS_MAX} locks, which is all it may have");
-            return Err((Code::TooManyLocks, text));
-        }
-        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
-        let master = directory::master(m.space, m.name.as_bytes(), nodes);
-        if let Some(master) = master.filter(|n| *n != self.config.me)
-            && self.circuits.backlog(master) > BACKLOG_BYTES_MAX
-        {
-            let name = self.node_name(master);
-            let text = format!("{name} decides about this resource, and too much waits to be told to it");
-            return Err((Code::MemberSilent, text));
-        }
-        Ok(())
-    }
-
-    fn may_serve(&self) -> Result<(), (Code, String)> {
-        match self.forming.phase() {
-            Phase::Serving => Ok(()),
-            Phase::Refused => Err((Code::Refused, self.why_not_serving())),
-            Phase::Forming => Err((Code::NotServing, self.why_not_serving())),
-        }
-    }
-
-    fn why_not_serving(&self) -> String {
-        let me = self.node_name(self.config.me);
-        if self.forming.phase() == Phase::Refused {
-            return format!(
-                "{me} restarted while others kept serving; this version needs a restart of the whole cluster: \
-                 stop every member, then start them all"
-            );
-        }
-        let waits = self.forming.waits();
-        let reasons: Vec<String> = waits.iter().map(|wait| self.say_wait(*wait)).collect();
-        format!("{me} is not in a view yet: {}", reasons.join("; "))
-    }
-
-    fn say_wait(&self, wait: oarlock_cluster::Wait) -> String {
-        use oarlock_cluster::Wait as W;
-        match wait {
-            W::Missing(node) => format!("{} has not been heard yet", self.node_name(node)),
-            W::RefusedBy(node) => format!("{} serves with an earlier run of this node", self.node_name(node)),
-            W::Serves(node, epoch) => {
-                format!("{} serves view {epoch}, which does not name this run", self.node_name(node))
-            }
-            W::Proposer(node) => format!("{} is to propose a view", self.node_name(node)),
-            W::Accept(node, epoch) => format!("{} has not accepted view {epoch} yet", self.node_name(node)),
-            other => other.to_string(),
-        }
-    }
-
-    fn ask_room(&mut self, now: Instant, space: SpaceId, request: oarlock_lock::Request) {
-        let Space { locks, words } = &mut self.spaces[space.0 as usize];
-        locks.handle_request(now, words.as_mut(), request);
-    }
-
-    /// A request about a lock that the session should have.
-    fn ask_about(&mut self, now: Instant, session: SessionId, handle: u32, request: oarlock_lock::Request) {
-        let space = self.sessions.get(session).and_then(|s| s.locks.get(&handle)).copied();
-        match space {
-            Some(space) => self.ask_room(now, space, request),
-            None => {
-                let text = format!("the session has no lock number {handle}");
-                self.failed(session, handle, Code::NoSuchLock, text);
-            }
-        }
-    }
-
-    fn lock_output(&mut self, now: Instant, index: usize, output: oarlock_lock::Output) {
-        use oarlock_lock::Output as L;
-        match output {
-            L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
-                Ok(()) => {}
-                Err(SendError::Full { peer, .. }) => {
-                    let node = self.node_name(peer);
-                    self.event(Event::Overwhelmed { node });
-                    self.end(now, "a member was silent for too long");
-                }
-                Err(other) => panic!("a member of the view cannot be sent to: {other}"),
-            },
-            L::Granted(g) => self.tell(g.lock, |handle| {
-                Reply::Granted(Granted {
-                    handle,
-                    mode: g.mode,
-                    token: g.token,
-                    value: g.value,
-                    alternate: g.alternate,
-                })
-            }),
-            L::Released { lock } => {
-                self.lock_gone(lock);
-                self.tell(lock, |handle| Reply::Released { handle });
-            }
-            L::Failed { lock, code } => {
-                if self.spaces[index].words.entry(lock).is_none() {
-                    self.lock_gone(lock);
-                }
-                let why = Failure { code, text: text::lock_failure(code) };
-                self.tell(lock, |handle| Reply::Failed { handle, why });
-            }
-            L::Blocking { lock, wanted } => self.tell(lock, |handle| Reply::Blocking { handle, wanted }),
-        }
-    }
-
-    fn lock_gone(&mut self, lock: LockId) {
-        if let Some(session) = self.sessions.get_mut(lock.session()) {
-            session.locks.remove(&lock.handle());
-        }
-    }
-
-    /// Tells a program about its lock, if it is still there.
-    fn tell(&mut self, lock: LockId, reply: impl FnOnce(u32) -> Reply) {
-        if self.sessions.get(lock.session()).is_some() {
-            self.reply(lock.session(), &reply(lock.handle()));
-        }
-    }
-
-    /// Ends the run: sessions are told, nothing is taken in any more.
-    fn end(&mut self, now: Instant, why: &str) {
-        if self.ended {
-            return;
-        }
-        let sessions: Vec<SessionId> = self.sessions.ids().collect();
-        for session in sessions {
-            self.expel(now, session, Code::Lost, format!("all locks of this session are gone: {why}"));
-        }
-        self.ended = true;
-    }
-
-    /// Has this run ended (stopped, or overwhelmed)?
-    pub fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    // ----- looking --------------------------------------------------------------------------------------
-
-    /// What this node sees, with the sessions' names put to the locks.
-    fn see(&self, now: Instant, look: &Look) -> Seen {
-        let Space { locks, words } = &self.spaces[look.space.0 as usize];
-        let (mut rows, cut) = locks.look(now, words.as_ref(), &look.at);
-        for row in &mut rows {
-            match &mut row.what {
-                What::Holder(holder) => self.name_party(&mut holder.party),
-                What::Waiter(waiter) => self.name_party(&mut waiter.party),
-                _ => {}
-            }
-        }
-        Seen { question: look.question, cut, rows }
-    }
-
-    fn name_party(&self, party: &mut Party) {
-        if let Some(session) = self.sessions.get(party.lock.session()) {
-            party.pid = session.pid;
-            party.label = session.label.clone();
-        }
-    }
-
-    /// How it stands.
-    pub fn status(&self, now: Instant) -> Status {
-        let phase = self.forming.phase();
-        let members: Vec<MemberStatus> = (self.config.nodes.iter().enumerate())
-            .map(|(index, node)| self.member_status(now, NodeId(index as u16), &node.name))
-            .collect();
-        let mut problems = Vec::new();
-        if let Err(problem) = self.may_serve() {
-            problems.push(problem);
-        }
-        for member in members.iter().filter(|m| !m.is_me && !m.heard && phase == Phase::Serving) {
-            let text = match member.silent_for {
-                Some(time) => format!(
-                    "{} has been silent for {:.1} s; requests that need it wait",
-                    member.name,
-                    time.as_secs_f64()
-                ),
-                None => format!("there is no circuit to {}; requests that need it wait", member.name),
-            };
-            problems.push((Code::MemberSilent, text));
-        }
-        if self.spaces.iter().any(|s| s.locks.serial() > SERIAL_WARN) {
-            let text = "half of this epoch's fencing numbers are used; plan a restart of the whole cluster";
-            problems.push((Code::SerialsLow, text.into()));
-        }
-        let spaces = self.config.spaces.iter().zip(&self.spaces).map(|(config, space)| {
-            let (resources, mastered, waiting) = space.locks.sizes();
-            let counters = space.locks.counters();
-            SpaceStatus {
-                name: config.name.clone(),
-                resources,
-                mastered,
-                waiting,
-                grants: counters.local_grants,
-                covered_grants: counters.covered_grants,
-                messages: counters.messages_sent(),
-            }
-        });
-        Status {
-            cluster: self.config.cluster.clone(),
-            node: self.node_name(self.config.me),
-            me: self.config.me,
-            incarnation: self.config.incarnation,
-            phase,
-            epoch: self.forming.view().map_or(Epoch(0), |view| view.epoch),
-            grants_wait: self.forming.grants_from().map_or(Duration::ZERO, |at| at.since(now)),
-            problems,
-            members,
-            spaces: spaces.collect(),
-            sessions: self.sessions.len(),
-            stamp: self.clock.last(),
-        }
-    }
-
-    fn member_status(&self, now: Instant, node: NodeId, name: &str) -> MemberStatus {
-        let is_me = node == self.config.me;
-        let circuit = if is_me { None } else { self.circuits.status(node) };
-        MemberStatus {
-            node,
-            name: name.to_string(),
-            is_me,
-            heard: is_me || circuit.is_some_and(|c| c.state == oarlock_circuit::State::Up),
-            silent_for: self.hearing.silent_since(node).map(|since| now.since(since)),
-            circuit,
-        }
-    }
-
-    /// Everything that is counted.
-    pub fn counters(&self) -> Vec<Counter> {
-        let mut counters: Vec<Counter> = Vec::new();
-        for (index, space) in self.spaces.iter().enumerate() {
-            let list: Vec<_> = LockCounters::list(space.locks.counters()).collect();
-            for (place, (name, help, value)) in list.into_iter().enumerate() {
-                if index == 0 {
-                    counters.push(Counter { name, help, value });
-                } else {
-                    counters[place].value += value;
-                }
-            }
-        }
-        let circuits = self.circuits.counters();
-        let help = "Counted by the circuits of this node";
-        let list = circuits.peers.list().chain(circuits.door.list());
-        counters.extend(list.map(|(name, value)| Counter { name, help, value }));
-        let help = "Stamps of peers that moved this clock forward";
-        counters.push(Counter { name: "clock_jumps", help, value: self.clock.clock_jumps() });
-        counters
-    }
-
-    /// The name of a member.
-    pub fn member_name(&self, node: NodeId) -> Option<&str> {
-        self.config.nodes.get(node.0 as usize).map(|n| n.name.as_str())
-    }
-
-    /// The id of a lockspace.
-    pub fn space_id(&self, name: &str) -> Option<SpaceId> {
-        self.config.spaces.iter().position(|s| s.name == name).map(|index| SpaceId(index as u16))
-    }
-
-    /// The node that decides about a resource.
-    pub fn master_of(&self, space: SpaceId, name: &Name) -> Option<NodeId> {
-        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
-        directory::master(space, name.as_bytes(), nodes)
-    }
-}
-
-fn timeout(ms: u32) -> Option<Duration> {
-    (ms > 0).then(|| Duration::from_millis(ms.into()))
 }

@@ -46,6 +46,10 @@ impl Sessions {
         self.sessions.keys().copied()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
     }

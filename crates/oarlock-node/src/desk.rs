@@ -1,0 +1,285 @@
+//! Where programs are served: hello, requests, checks at the edge, answers.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use oarlock_circuit::{Class, SendError};
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::directory;
+use oarlock_layout::id::{Epoch, LockId, NodeId, SessionId, SpaceId};
+use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SESSION_LOCKS_MAX};
+use oarlock_layout::message::form::Phase;
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::session::{self, Failure, Granted, Reply, Request};
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_lock::{Convert, Lock, Unlock};
+
+use crate::event::Event;
+use crate::node::{Node, Output, Space};
+use crate::text;
+
+impl Node {
+    pub(crate) fn reply(&mut self, session: SessionId, reply: &Reply) {
+        self.outputs.push_back(Output::Reply { session, packet: reply.to_bytes() });
+    }
+
+    pub(crate) fn refuse_session(&mut self, session: SessionId, code: Code, text: String) {
+        let why = Failure { code, text };
+        self.reply(session, &Reply::Refused { version: session::VERSION, why });
+        self.outputs.push_back(Output::Close { session });
+    }
+
+    pub(crate) fn hello(&mut self, session: SessionId, version: u16, label: String) {
+        if version != session::VERSION {
+            self.sessions.close(session);
+            let ours = session::VERSION;
+            let text =
+                format!("the program speaks version {version} of the session protocol, the node {ours}");
+            return self.refuse_session(session, Code::SessionVersion, text);
+        }
+        let epoch = self.forming.view().map_or(Epoch(0), |view| view.epoch);
+        let reply = Reply::Welcome {
+            version: session::VERSION,
+            session,
+            node: self.node_name(self.config.me),
+            cluster: self.config.cluster.clone(),
+            epoch,
+        };
+        if let Some(known) = self.sessions.get_mut(session) {
+            known.greeted = true;
+            known.label = label;
+        }
+        self.reply(session, &reply);
+    }
+
+    /// Ends a session that broke the rules.
+    pub(crate) fn expel(&mut self, now: Instant, session: SessionId, code: Code, text: String) {
+        self.handle_session_closed(now, session);
+        self.reply(session, &Reply::Lost { why: Failure { code, text } });
+        self.outputs.push_back(Output::Close { session });
+    }
+
+    pub(crate) fn failed(&mut self, session: SessionId, handle: u32, code: Code, text: String) {
+        self.reply(session, &Reply::Failed { handle, why: Failure { code, text } });
+    }
+
+    pub(crate) fn request(&mut self, now: Instant, session: SessionId, request: Request) {
+        match request {
+            Request::Hello { .. } => unreachable!("handled before"),
+            Request::Open { request, space } => self.open_space(session, request, &space),
+            Request::Ask { request, question } => {
+                self.outputs.push_back(Output::Asked { session, request, question });
+            }
+            Request::Lock(m) => {
+                if let Err((code, text)) = self.may_ask(session, &m) {
+                    return self.failed(session, m.handle, code, text);
+                }
+                let lock = LockId::new(session, m.handle);
+                if let Some(known) = self.sessions.get_mut(session) {
+                    known.locks.insert(m.handle, m.space);
+                }
+                let request = Lock {
+                    lock,
+                    name: m.name,
+                    mode: m.mode,
+                    flags: m.flags,
+                    timeout: timeout(m.timeout_ms),
+                    owner: m.owner,
+                    transaction: m.transaction,
+                };
+                self.ask_room(now, m.space, oarlock_lock::Request::Lock(request));
+            }
+            Request::Convert(m) => {
+                let request = Convert {
+                    lock: LockId::new(session, m.handle),
+                    mode: m.mode,
+                    flags: m.flags,
+                    timeout: timeout(m.timeout_ms),
+                    value: m.value,
+                };
+                self.ask_about(now, session, m.handle, oarlock_lock::Request::Convert(request));
+            }
+            Request::Unlock { handle, value, invalidate } => {
+                let lock = LockId::new(session, handle);
+                let request = Unlock { lock, value, invalidate };
+                self.ask_about(now, session, handle, oarlock_lock::Request::Unlock(request));
+            }
+            Request::Cancel { handle } => {
+                // A cancel that comes too late has nothing to withdraw, and no answer of its own.
+                if self.sessions.get(session).is_some_and(|s| s.locks.contains_key(&handle)) {
+                    let lock = LockId::new(session, handle);
+                    self.ask_about(now, session, handle, oarlock_lock::Request::Cancel(lock));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn open_space(&mut self, session: SessionId, request: u32, name: &str) {
+        let found = self.config.spaces.iter().position(|s| s.name == name);
+        let reply = match found {
+            Some(index) => Reply::Opened { request, space: SpaceId(index as u16) },
+            None => {
+                let names: Vec<&str> = self.config.spaces.iter().map(|s| s.name.as_str()).collect();
+                let text = format!("there is no lockspace {name:?}; this cluster has {}", names.join(", "));
+                Reply::Denied { request, why: Failure { code: Code::UnknownSpace, text } }
+            }
+        };
+        self.reply(session, &reply);
+    }
+
+    /// The checks at the edge: what would only grow a queue inside is refused here, with a reason.
+    pub(crate) fn may_ask(&self, session: SessionId, m: &session::LockRequest) -> Result<(), (Code, String)> {
+        if self.config.spaces.len() <= m.space.0 as usize {
+            return Err((Code::UnknownSpace, format!("there is no lockspace number {}", m.space)));
+        }
+        self.may_serve()?;
+        let known = self.sessions.get(session).expect("a session that asks is open");
+        if known.locks.contains_key(&m.handle) {
+            return Err((Code::InFlight, format!("the session uses lock number {} already", m.handle)));
+        }
+        if known.locks.len() >= SESSION_LOCKS_MAX {
+            let text = format!("the session has {SESSION_LOCKS_MAX} locks, which is all it may have");
+            return Err((Code::TooManyLocks, text));
+        }
+        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
+        let master = directory::master(m.space, m.name.as_bytes(), nodes);
+        if let Some(master) = master.filter(|n| *n != self.config.me)
+            && self.circuits.backlog(master) > BACKLOG_BYTES_MAX
+        {
+            let name = self.node_name(master);
+            let text = format!("{name} decides about this resource, and too much waits to be told to it");
+            return Err((Code::MemberSilent, text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn may_serve(&self) -> Result<(), (Code, String)> {
+        match self.forming.phase() {
+            Phase::Serving => Ok(()),
+            Phase::Refused => Err((Code::Refused, self.why_not_serving())),
+            Phase::Forming => Err((Code::NotServing, self.why_not_serving())),
+        }
+    }
+
+    pub(crate) fn why_not_serving(&self) -> String {
+        let me = self.node_name(self.config.me);
+        if self.forming.phase() == Phase::Refused {
+            return format!(
+                "{me} restarted while others kept serving; this version needs a restart of the whole cluster: \
+                 stop every member, then start them all"
+            );
+        }
+        let waits = self.forming.waits();
+        let reasons: Vec<String> = waits.iter().map(|wait| self.say_wait(*wait)).collect();
+        format!("{me} is not in a view yet: {}", reasons.join("; "))
+    }
+
+    pub(crate) fn say_wait(&self, wait: oarlock_cluster::Wait) -> String {
+        use oarlock_cluster::Wait as W;
+        match wait {
+            W::Missing(node) => format!("{} has not been heard yet", self.node_name(node)),
+            W::RefusedBy(node) => format!("{} serves with an earlier run of this node", self.node_name(node)),
+            W::Serves(node, epoch) => {
+                format!("{} serves view {epoch}, which does not name this run", self.node_name(node))
+            }
+            W::Proposer(node) => format!("{} is to propose a view", self.node_name(node)),
+            W::Accept(node, epoch) => format!("{} has not accepted view {epoch} yet", self.node_name(node)),
+            other => other.to_string(),
+        }
+    }
+
+    pub(crate) fn ask_room(&mut self, now: Instant, space: SpaceId, request: oarlock_lock::Request) {
+        let Space { locks, words } = &mut self.spaces[space.0 as usize];
+        locks.handle_request(now, words.as_mut(), request);
+    }
+
+    /// A request about a lock that the session should have.
+    pub(crate) fn ask_about(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        handle: u32,
+        request: oarlock_lock::Request,
+    ) {
+        let space = self.sessions.get(session).and_then(|s| s.locks.get(&handle)).copied();
+        match space {
+            Some(space) => self.ask_room(now, space, request),
+            None => {
+                let text = format!("the session has no lock number {handle}");
+                self.failed(session, handle, Code::NoSuchLock, text);
+            }
+        }
+    }
+
+    pub(crate) fn lock_output(&mut self, now: Instant, index: usize, output: oarlock_lock::Output) {
+        use oarlock_lock::Output as L;
+        match output {
+            L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
+                Ok(()) => {}
+                Err(SendError::Full { peer, .. }) => {
+                    let node = self.node_name(peer);
+                    self.event(Event::Overwhelmed { node });
+                    self.end(now, "a member was silent for too long");
+                }
+                Err(other) => panic!("a member of the view cannot be sent to: {other}"),
+            },
+            L::Granted(g) => self.tell(g.lock, |handle| {
+                Reply::Granted(Granted {
+                    handle,
+                    mode: g.mode,
+                    token: g.token,
+                    value: g.value,
+                    alternate: g.alternate,
+                })
+            }),
+            L::Released { lock } => {
+                self.lock_gone(lock);
+                self.tell(lock, |handle| Reply::Released { handle });
+            }
+            L::Failed { lock, code } => {
+                if self.spaces[index].words.entry(lock).is_none() {
+                    self.lock_gone(lock);
+                }
+                let why = Failure { code, text: text::lock_failure(code) };
+                self.tell(lock, |handle| Reply::Failed { handle, why });
+            }
+            L::Blocking { lock, wanted } => self.tell(lock, |handle| Reply::Blocking { handle, wanted }),
+        }
+    }
+
+    pub(crate) fn lock_gone(&mut self, lock: LockId) {
+        if let Some(session) = self.sessions.get_mut(lock.session()) {
+            session.locks.remove(&lock.handle());
+        }
+    }
+
+    /// Tells a program about its lock, if it is still there.
+    pub(crate) fn tell(&mut self, lock: LockId, reply: impl FnOnce(u32) -> Reply) {
+        if self.sessions.get(lock.session()).is_some() {
+            self.reply(lock.session(), &reply(lock.handle()));
+        }
+    }
+
+    /// Ends the run: sessions are told, nothing is taken in any more.
+    pub(crate) fn end(&mut self, now: Instant, why: &str) {
+        if self.ended {
+            return;
+        }
+        let sessions: Vec<SessionId> = self.sessions.ids().collect();
+        for session in sessions {
+            self.expel(now, session, Code::Lost, format!("all locks of this session are gone: {why}"));
+        }
+        self.ended = true;
+    }
+
+    /// Has this run ended (stopped, or overwhelmed)?
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+fn timeout(ms: u32) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.into()))
+}

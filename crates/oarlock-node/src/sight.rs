@@ -1,0 +1,152 @@
+//! What can be seen of a node: status, counters, and its part of the answers to people's questions.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::directory;
+use oarlock_layout::id::{Epoch, NodeId, SpaceId};
+use oarlock_layout::limit::SERIAL_WARN;
+use oarlock_layout::message::form::Phase;
+use oarlock_layout::message::look::{Look, Party, Seen, What};
+use oarlock_layout::name::Name;
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_lock::Counters as LockCounters;
+
+use crate::node::{Node, Space};
+use crate::status::{Counter, MemberStatus, SpaceStatus, Status};
+
+impl Node {
+    /// What this node sees, with the sessions' names put to the locks.
+    pub(crate) fn see(&self, now: Instant, look: &Look) -> Seen {
+        let Space { locks, words } = &self.spaces[look.space.0 as usize];
+        let (mut rows, cut) = locks.look(now, words.as_ref(), &look.at);
+        for row in &mut rows {
+            match &mut row.what {
+                What::Holder(holder) => self.name_party(&mut holder.party),
+                What::Waiter(waiter) => self.name_party(&mut waiter.party),
+                _ => {}
+            }
+        }
+        Seen { question: look.question, cut, rows }
+    }
+
+    pub(crate) fn name_party(&self, party: &mut Party) {
+        if let Some(session) = self.sessions.get(party.lock.session()) {
+            party.pid = session.pid;
+            party.label = session.label.clone();
+        }
+    }
+
+    /// Does any program of this node hold or wait for a lock? A node that stops while one does has not
+    /// stopped cleanly: the program may still be acting on it.
+    pub fn has_locks(&self) -> bool {
+        self.sessions.iter().any(|session| !session.locks.is_empty())
+    }
+
+    /// How it stands.
+    pub fn status(&self, now: Instant) -> Status {
+        let phase = self.forming.phase();
+        let members: Vec<MemberStatus> = (self.config.nodes.iter().enumerate())
+            .map(|(index, node)| self.member_status(now, NodeId(index as u16), &node.name))
+            .collect();
+        let mut problems = Vec::new();
+        if let Err(problem) = self.may_serve() {
+            problems.push(problem);
+        }
+        for member in members.iter().filter(|m| !m.is_me && !m.heard && phase == Phase::Serving) {
+            let text = match member.silent_for {
+                Some(time) => format!(
+                    "{} has been silent for {:.1} s; requests that need it wait",
+                    member.name,
+                    time.as_secs_f64()
+                ),
+                None => format!("there is no circuit to {}; requests that need it wait", member.name),
+            };
+            problems.push((Code::MemberSilent, text));
+        }
+        if self.spaces.iter().any(|s| s.locks.serial() > SERIAL_WARN) {
+            let text = "half of this epoch's fencing numbers are used; plan a restart of the whole cluster";
+            problems.push((Code::SerialsLow, text.into()));
+        }
+        let spaces = self.config.spaces.iter().zip(&self.spaces).map(|(config, space)| {
+            let (resources, mastered, waiting) = space.locks.sizes();
+            let counters = space.locks.counters();
+            SpaceStatus {
+                name: config.name.clone(),
+                resources,
+                mastered,
+                waiting,
+                grants: counters.local_grants,
+                covered_grants: counters.covered_grants,
+                messages: counters.messages_sent(),
+            }
+        });
+        Status {
+            cluster: self.config.cluster.clone(),
+            node: self.node_name(self.config.me),
+            me: self.config.me,
+            incarnation: self.config.incarnation,
+            phase,
+            epoch: self.forming.view().map_or(Epoch(0), |view| view.epoch),
+            grants_wait: self.forming.grants_from().map_or(Duration::ZERO, |at| at.since(now)),
+            problems,
+            members,
+            spaces: spaces.collect(),
+            sessions: self.sessions.len(),
+            stamp: self.clock.last(),
+        }
+    }
+
+    pub(crate) fn member_status(&self, now: Instant, node: NodeId, name: &str) -> MemberStatus {
+        let is_me = node == self.config.me;
+        let circuit = if is_me { None } else { self.circuits.status(node) };
+        MemberStatus {
+            node,
+            name: name.to_string(),
+            is_me,
+            heard: is_me || circuit.is_some_and(|c| c.state == oarlock_circuit::State::Up),
+            silent_for: self.hearing.silent_since(node).map(|since| now.since(since)),
+            circuit,
+        }
+    }
+
+    /// Everything that is counted.
+    pub fn counters(&self) -> Vec<Counter> {
+        let mut counters: Vec<Counter> = Vec::new();
+        for (index, space) in self.spaces.iter().enumerate() {
+            let list: Vec<_> = LockCounters::list(space.locks.counters()).collect();
+            for (place, (name, help, value)) in list.into_iter().enumerate() {
+                if index == 0 {
+                    counters.push(Counter { name, help, value });
+                } else {
+                    counters[place].value += value;
+                }
+            }
+        }
+        let circuits = self.circuits.counters();
+        let help = "Counted by the circuits of this node";
+        let list = circuits.peers.list().chain(circuits.door.list());
+        counters.extend(list.map(|(name, value)| Counter { name, help, value }));
+        let help = "Stamps of peers that moved this clock forward";
+        counters.push(Counter { name: "clock_jumps", help, value: self.clock.clock_jumps() });
+        counters
+    }
+
+    /// The name of a member.
+    pub fn member_name(&self, node: NodeId) -> Option<&str> {
+        self.config.nodes.get(node.0 as usize).map(|n| n.name.as_str())
+    }
+
+    /// The id of a lockspace.
+    pub fn space_id(&self, name: &str) -> Option<SpaceId> {
+        self.config.spaces.iter().position(|s| s.name == name).map(|index| SpaceId(index as u16))
+    }
+
+    /// The node that decides about a resource.
+    pub fn master_of(&self, space: SpaceId, name: &Name) -> Option<NodeId> {
+        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
+        directory::master(space, name.as_bytes(), nodes)
+    }
+}
