@@ -271,6 +271,11 @@ pub fn parse(text: &str) -> Option<Code> {
     Code::from_number(digits.trim_start_matches('-').parse().ok()?)
 }
 
+/// The code that is exactly this word, as it stands in a log.
+pub fn parse_strict(word: &str) -> Option<Code> {
+    if word.starts_with("OAR-") { parse(word) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

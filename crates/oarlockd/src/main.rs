@@ -1,2 +1,7 @@
 //! The binary `oarlock`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oarlockd::command::main(std::env::args_os().collect())
+}

@@ -11,12 +11,106 @@
 
 pub mod args;
 pub mod cli;
+pub mod config;
 pub mod connect;
+pub mod dev;
+pub mod doctor;
+pub mod help;
+pub mod key;
 pub mod lock;
 pub mod locks;
 pub mod output;
+pub mod serve;
 pub mod session;
 pub mod status;
 pub mod tree;
 pub mod waiting;
 pub mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{FromArgMatches, Parser};
+use oarlock_layout::code::Code;
+
+use crate::problem::{Problem, Result};
+use cli::{Cli, Command};
+
+/// Runs the command line `args` (the first is the program's name) and returns the exit status.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    // Before anything else: this one is meant to be fast.
+    if args.get(1).is_some_and(|a| a == "lock") {
+        return match cli::lock_declaration().try_get_matches_from(&args[1..]) {
+            Ok(matches) => {
+                let args = cli::Lock::from_arg_matches(&matches).expect("clap has checked them");
+                finish(lock::run(&args), false)
+            }
+            Err(error) => usage(&error),
+        };
+    }
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => {
+            let json = wants_json(&args);
+            finish(run(cli.command).map(|()| 0), json)
+        }
+        Err(error) => usage(&error),
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Dev(args) => dev::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        // Reached only through an alias or abbreviation of clap's; the same code runs.
+        Command::Lock(args) => lock::run(&args).map(|code| std::process::exit(code.into())),
+        Command::Status(ask) => status::status(&ask),
+        Command::Ok(connect) => status::ok(&connect),
+        Command::Locks(command) => locks::run(&command),
+        Command::Node(command) => status::node(&command),
+        Command::Metrics(ask) => status::metrics(&ask),
+        Command::Key(command) => key::run(&command),
+        Command::Config(command) => config::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Explain(args) => help::explain(&args),
+        Command::Completions(args) => help::completions(&args),
+        Command::Man(args) => help::man(&args),
+        Command::Version(format) => help::version(&format),
+    }
+}
+
+fn finish(result: Result<u8>, json: bool) -> ExitCode {
+    match result {
+        Ok(code) => code.into(),
+        Err(problem) => {
+            output::print_problem(&problem, json);
+            problem.exit().into()
+        }
+    }
+}
+
+/// Errors are documents too, for whoever asked for documents.
+fn wants_json(args: &[OsString]) -> bool {
+    let pairs = args.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json");
+    pairs || args.iter().any(|a| a == "-ojson" || a == "--output=json")
+}
+
+/// What clap has to say: help to stdout, anything else as a problem.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return Code::Usage.exit().into();
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut parts = text.trim().splitn(2, "\n\n");
+    let what = parts.next().unwrap_or_default();
+    let rest = parts.next().unwrap_or_default().replace("\n\n", "\n").replace('\n', "\n       ");
+    let problem = Problem::new(Code::Usage, what).because("").try_next(rest);
+    output::print_problem(&problem, false);
+    problem.exit().into()
+}

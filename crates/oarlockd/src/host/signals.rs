@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::low_level::pipe;
 
 /// A pipe per signal, so that no signal hides another.
@@ -27,6 +28,13 @@ impl Signals {
     /// What to watch: (signal, descriptor).
     pub fn watched(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
         self.pipes.iter().map(|(number, fd)| (*number, fd.as_fd()))
+    }
+
+    /// Whether one came since they were last taken; takes none.
+    pub fn pending(&self) -> bool {
+        let mut fds: Vec<PollFd<'_>> =
+            self.pipes.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
     }
 
     /// The signals that came since the last call, each once.
@@ -56,6 +64,7 @@ mod tests {
         assert!(signals.take().is_empty());
         signal_hook::low_level::raise(signal_hook::consts::SIGURG).unwrap();
         signal_hook::low_level::raise(signal_hook::consts::SIGURG).unwrap();
+        assert!(signals.pending() && signals.pending());
         assert_eq!(signals.take(), [signal_hook::consts::SIGURG]);
         assert!(signals.take().is_empty());
     }

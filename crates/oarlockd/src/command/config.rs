@@ -1,0 +1,133 @@
+//! `oarlock config`: check a file, and show what it means.
+
+use std::path::Path;
+
+use oarlock_layout::code::Code;
+
+use super::cli::{Config as Command, Format, Output};
+use super::output;
+use crate::config::Config;
+use crate::host::door;
+use crate::host::key::{Secret, print};
+use crate::problem::{Problem, Result};
+
+/// Runs one of them.
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Check { file, format } => {
+            let config = Config::load(file)?;
+            check_files(&config)?;
+            print_check(&config, format)
+        }
+        Command::Show { file, format } => print_config(&Config::load(file)?, format),
+    }
+}
+
+/// Checks what the file only names: keys, their permissions, the socket's path.
+pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
+    door::check_path(&config.socket)?;
+    let key = Secret::read(&config.key_file)?;
+    let expected = config.members[config.me].key;
+    if key.public() != expected {
+        return Err(Problem::new(
+            Code::KeyMismatch,
+            format!("{} is not the key of `{}`", config.key_file.display(), config.name()),
+        )
+        .because(format!(
+            "its public half is {}, the configuration says {}",
+            print(&key.public()),
+            print(&expected)
+        )));
+    }
+    let secret = Secret::read(&config.secret_file).map_err(|p| {
+        p.try_next(format!("copy the cluster's secret to {}, mode 0600", config.secret_file.display()))
+    })?;
+    Ok((key, secret))
+}
+
+fn print_check(config: &Config, format: &Format) -> Result<()> {
+    let shared = config.shared();
+    if format.output == Output::Json {
+        let parts: serde_json::Map<_, _> =
+            shared.parts().iter().map(|(key, part)| ((*key).into(), format!("{part:04x}").into())).collect();
+        return output::print_json(&serde_json::json!({
+            "v": 1, "ok": true, "node": config.name(), "shared": shared.to_string(), "parts": parts
+        }));
+    }
+    let mut lines = vec![format!("{} makes sense: node {}", config.path.display(), config.name())];
+    lines.push("these must be the same on every member:".into());
+    lines.extend(shared.parts().iter().map(|(key, part)| format!("  {part:04x}  {key}")));
+    output::print_text(&lines.join("\n"))
+}
+
+fn print_config(c: &Config, format: &Format) -> Result<()> {
+    if format.output == Output::Json {
+        return output::print_json(&document(c));
+    }
+    let text = |path: &Path| path.display().to_string();
+    let mut out =
+        vec!["[node]".into(), format!("name = {:?}", c.name()), format!("listen = \"{}\"", c.listen)];
+    out.extend(c.api.map(|api| format!("api = \"{api}\"")));
+    out.extend([
+        format!("socket = {:?}", text(&c.socket)),
+        format!("data_dir = {:?}", text(&c.data_dir)),
+        format!("key_file = {:?}", text(&c.key_file)),
+        format!("shards = {}", c.shards),
+        format!("spin = {}", c.spin),
+        "\n[cluster]".into(),
+        format!("name = {:?}", c.cluster),
+        format!("secret_file = {:?}", text(&c.secret_file)),
+    ]);
+    for m in &c.members {
+        out.push("\n[[member]]".into());
+        out.push(format!(
+            "name = {:?}\naddress = \"{}\"\npublic_key = \"{}\"",
+            m.name,
+            m.address,
+            print(&m.key)
+        ));
+    }
+    for s in &c.spaces {
+        out.push("\n[[space]]".into());
+        out.push(format!(
+            "name = {:?}\norder = \"{}\"\nretain = {}\nresources_max = {}",
+            s.name,
+            s.order.name(),
+            s.retain,
+            s.resources_max
+        ));
+    }
+    out.push(format!("\n[circuit]\noffload = {}", c.offload));
+    out.push(format!("\n[log]\nlevel = \"{}\"", c.log.name()));
+    output::print_text(&out.join("\n"))
+}
+
+fn document(c: &Config) -> serde_json::Value {
+    let members: Vec<_> = c
+        .members
+        .iter()
+        .map(|m| serde_json::json!({"name": m.name, "address": m.address, "public_key": print(&m.key)}))
+        .collect();
+    let spaces: Vec<_> = c
+        .spaces
+        .iter()
+        .map(|s| {
+            serde_json::json!({
+                "name": s.name, "order": s.order.name(), "retain": s.retain, "resources_max": s.resources_max
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "v": 1,
+        "node": {
+            "name": c.name(), "listen": c.listen, "api": c.api, "socket": c.socket, "data_dir": c.data_dir,
+            "key_file": c.key_file, "shards": c.shards, "spin": c.spin
+        },
+        "cluster": {"name": c.cluster, "secret_file": c.secret_file},
+        "members": members,
+        "spaces": spaces,
+        "circuit": {"offload": c.offload},
+        "log": {"level": c.log.name()},
+        "shared": c.shared().to_string(),
+    })
+}

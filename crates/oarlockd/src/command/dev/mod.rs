@@ -1,0 +1,209 @@
+//! `oarlock dev`: a cluster on this machine, with nothing installed and nothing left behind.
+//!
+//! ```text
+//!   DIR/
+//!     cluster.secret             shared by all
+//!     node-a/  node.toml  node.key  data/  log  oarlock.sock
+//!     node-b/  …
+//! ```
+//!
+//! Each node is a child process: this same program with `serve`. Views are static in this version, so a node
+//! that comes back alone would be refused by the others (L3): when one dies, all are restarted, unless
+//! `--keep` wants to see what happens then.
+
+mod nodes;
+mod place;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FlockOperation;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::cli;
+use super::connect::{Running, dev_file, user_dir};
+use crate::host::file;
+use crate::host::signals::Signals;
+use crate::problem::{Problem, Result};
+use nodes::Nodes;
+use place::Place;
+
+/// A cluster that dies again so soon after a start will not get better by another start.
+const TOO_SOON: Duration = Duration::from_secs(5);
+/// So many hasty deaths in a row end `dev`.
+const HASTY_MAX: u32 = 3;
+/// Ports are chosen, then released, then taken by the nodes; somebody else may come in between.
+const PORT_TRIES: u32 = 3;
+
+/// Runs the cluster until a signal comes.
+pub fn run(args: &cli::Dev) -> Result<()> {
+    let signals = Signals::catch(&[SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
+    let began = Instant::now();
+    let place = Place::make(args)?;
+    let mut nodes = start(&place, args, &signals)?;
+    let Some(epoch) = nodes.wait_until_serving(&signals)? else { return nodes.stop() };
+    let registered = Registered::new(&place);
+    if !args.quiet {
+        let took = began.elapsed().as_secs_f64();
+        println!("{}", welcome(&place, took, registered.is_some()));
+    }
+    watch(&place, nodes, &signals, args, epoch)
+}
+
+/// Starts all nodes; chooses other ports if somebody took one in between.
+fn start<'a>(place: &'a Place, args: &cli::Dev, signals: &Signals) -> Result<Nodes<'a>> {
+    let mut tries = 1;
+    loop {
+        place.configure(args)?;
+        let mut nodes = Nodes::spawn(place)?;
+        match nodes.wait_until_listening(signals) {
+            Err(p) if p.code == Code::AddressInUse && tries < PORT_TRIES => {
+                tries += 1;
+                nodes.stop()?;
+            }
+            Err(p) => return Err(p),
+            Ok(()) => return Ok(nodes),
+        }
+    }
+}
+
+/// Waits for deaths and signals.
+fn watch<'a>(
+    place: &'a Place,
+    mut nodes: Nodes<'a>,
+    signals: &Signals,
+    args: &cli::Dev,
+    mut epoch: u32,
+) -> Result<()> {
+    let mut hasty = 0;
+    let mut started = Instant::now();
+    loop {
+        wait(&nodes, signals);
+        if !signals.take().is_empty() {
+            nodes.stop()?;
+            if !args.quiet {
+                println!("stopped; everything is removed");
+            }
+            return Ok(());
+        }
+        let dead = nodes.reap();
+        if dead.is_empty() {
+            continue;
+        }
+        let told = dead.iter().map(|d| format!("{} {}", d.name, d.how)).collect::<Vec<_>>().join(", ");
+        if args.keep {
+            eprintln!(
+                "oarlock: {told}\n  --keep: the others go on. What it held stays held, requests that need it wait, and a \
+                 restarted node would be refused until all restart together."
+            );
+            if nodes.living() == 0 {
+                return Err(Problem::new(Code::Failed, "no node is left")
+                    .because(told)
+                    .try_next("oarlock dev, without --keep"));
+            }
+            continue;
+        }
+        hasty = if started.elapsed() < TOO_SOON { hasty + 1 } else { 0 };
+        if hasty >= HASTY_MAX {
+            let log = nodes.log_of(&dead[0].name);
+            return Err(Problem::new(Code::Failed, format!("{told}, soon after each start")).because(log));
+        }
+        eprintln!(
+            "oarlock: {told}\n  A node that restarts alone is refused, so all {} restart together; every lock is lost.",
+            place.names.len()
+        );
+        nodes.stop()?;
+        nodes = start(place, args, signals)?;
+        started = Instant::now();
+        match nodes.wait_until_serving(signals)? {
+            None => return nodes.stop(),
+            Some(now) => {
+                eprintln!(
+                    "oarlock: all {} serve again after {:.1} s, epoch {epoch} became {now}",
+                    place.names.len(),
+                    started.elapsed().as_secs_f64()
+                );
+                epoch = now;
+            }
+        }
+    }
+}
+
+fn wait(nodes: &Nodes<'_>, signals: &Signals) {
+    let mut fds: Vec<PollFd<'_>> =
+        nodes.watched().map(|fd: &OwnedFd| PollFd::new(fd, PollFlags::IN)).collect();
+    let pipes: Vec<_> = signals.watched().map(|(_, fd)| fd).collect();
+    fds.extend(pipes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let _ = poll(&mut fds, None);
+}
+
+/// What to try first. Only commands that exist, and as they must be typed here.
+fn welcome(place: &Place, took: f64, found: bool) -> String {
+    let me = place::own_name();
+    let socket = |i: usize| place.socket(&place.names[i]).display().to_string();
+    let prefix = if found { me.clone() } else { format!("OARLOCK_SOCKET={} {me}", socket(0)) };
+    let mut out = vec![
+        format!("{} nodes up in {took:.1} s   {}", place.names.len(), place.dir.display()),
+        "try in another shell:".into(),
+        format!("  {prefix} lock hello -- sleep 30     then the same again, and look at:"),
+        format!("  {prefix} locks tree"),
+        format!("  {prefix} status"),
+    ];
+    if place.names.len() > 1 {
+        out.push("the same from another node's side:".into());
+        out.push(format!("  OARLOCK_SOCKET={} {me} locks why hello", socket(1)));
+    }
+    if !found {
+        out.push("(another `oarlock dev` of yours is running, so this one must be named)".into());
+    }
+    if let Some(api) = place.api(0) {
+        out.push(format!("metrics: http://{api}/metrics"));
+    }
+    out.push("stop with Ctrl-C; everything is removed".into());
+    out.join("\n")
+}
+
+/// The note that lets other commands of this user find the cluster. Goes when this process does: what counts
+/// is the lock, which the kernel releases.
+struct Registered {
+    _lock: fs::File,
+}
+
+impl Registered {
+    /// `None` if another `dev` of this user is registered already, or if there is no safe place for the note.
+    fn new(place: &Place) -> Option<Registered> {
+        let dir = user_dir();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+        let lock = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join("dev.lock"))
+            .ok()?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let note = Running {
+            v: 1,
+            pid: std::process::id(),
+            dir: place.dir.clone(),
+            sockets: place.names.iter().map(|n| (n.clone(), place.socket(n))).collect(),
+        };
+        let text = serde_json::to_string_pretty(&note).expect("plain data");
+        file::replace(&dev_file(), text.as_bytes(), 0o600).ok()?;
+        // Checked by the same eyes that will read it.
+        super::connect::running_dev().filter(|r| *r == note).map(|_| Registered { _lock: lock })
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(dev_file());
+        let _ = fs::remove_file(user_dir().join("dev.lock"));
+        // Goes only if it is empty.
+        let _ = fs::remove_dir(user_dir());
+    }
+}

@@ -1,0 +1,225 @@
+//! `oarlock doctor`: looks at this machine and says what would get in the way.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::limit::SESSIONS_MAX;
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+
+use super::cli::Doctor;
+use super::output::Rows;
+use super::session::Session;
+use super::{config, connect, status};
+use crate::config::Config;
+use crate::console::doc::{Question, Status};
+use crate::host::datagrams::Datagrams;
+use crate::host::{child, poll};
+use crate::problem::{Problem, Result};
+
+/// The oldest kernel Oarlock is tested on.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// Below this a burst of datagrams is lost before the engine has read it.
+const SOCKET_BUFFER_MIN: usize = 1 << 20;
+
+/// How a check ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Works, but could be better.
+    Warn,
+    /// Will not work.
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    check: &'static str,
+    verdict: Verdict,
+    found: String,
+    try_next: String,
+}
+
+impl Check {
+    fn new(
+        check: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        try_next: impl Into<String>,
+    ) -> Check {
+        let try_next = if verdict == Verdict::Ok { String::new() } else { try_next.into() };
+        Check { check, verdict, found: found.into(), try_next }
+    }
+
+    fn of(check: &'static str, fine: bool, found: impl Into<String>, try_next: &str) -> Check {
+        Check::new(check, if fine { Verdict::Ok } else { Verdict::Warn }, found, try_next)
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    v: u32,
+    healthy: bool,
+    checks: Vec<Check>,
+}
+
+/// Runs all checks; fails if one of them is bad.
+pub fn run(command: &Doctor) -> Result<()> {
+    let mut checks = vec![kernel(), clock(), descriptors(), memfd(), pidfd(), epoll()];
+    checks.extend(datagrams());
+    if let Some(file) = &command.config {
+        checks.push(configuration(file));
+    }
+    checks.push(daemon(command.ask.connect.socket.as_deref()));
+    let mut rows = Rows::new(&["CHECK", "VERDICT", "FOUND", "TRY"], 4);
+    for c in &checks {
+        let verdict = match c.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warn => "warn",
+            Verdict::Bad => "BAD",
+        };
+        rows.push(vec![c.check.into(), verdict.into(), c.found.clone(), c.try_next.clone()]);
+    }
+    let bad: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Bad).map(|c| c.check).collect();
+    let problem = (!bad.is_empty()).then(|| {
+        Problem::new(Code::Failed, format!("bad: {}", bad.join(", ")))
+            .because("see the lines above")
+            .try_next("what stands in the last column")
+    });
+    rows.print(&command.ask.format, &Report { v: 1, healthy: problem.is_none(), checks })?;
+    problem.map_or(Ok(()), Err)
+}
+
+fn kernel() -> Check {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Check::of("kernel", found >= KERNEL_MIN, release, "Linux 6.1 or newer is what Oarlock is tested on")
+}
+
+fn clock() -> Check {
+    let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    match source.as_str() {
+        "" => {
+            Check::of("clock source", false, "not readable", "nothing, in a container; timing may cost more")
+        }
+        // The others need a system call or a slow device for each look at the clock.
+        s => Check::of(
+            "clock source",
+            matches!(s, "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page" | "arch_sys_counter"),
+            s,
+            "a fast clock source makes every grant cheaper: tsc or kvm-clock",
+        ),
+    }
+}
+
+fn descriptors() -> Check {
+    let limit = getrlimit(Resource::Nofile);
+    let soft = limit.current.unwrap_or(u64::MAX);
+    let needed = SESSIONS_MAX as u64 + 64;
+    Check::of(
+        "open files",
+        soft >= needed,
+        format!("{soft} allowed"),
+        &format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit: each program takes one"),
+    )
+}
+
+fn memfd() -> Check {
+    let made = rustix::fs::memfd_create("oarlock-doctor", rustix::fs::MemfdFlags::CLOEXEC);
+    Check::of("memfd", made.is_ok(), answer(&made), "a seccomp profile may forbid memfd_create")
+}
+
+fn pidfd() -> Check {
+    let made = child::watch(std::process::id());
+    let verdict = if made.is_ok() { Verdict::Ok } else { Verdict::Bad };
+    Check::new(
+        "pidfd",
+        verdict,
+        answer(&made),
+        "`oarlock lock` needs pidfd_open; a seccomp profile may forbid it",
+    )
+}
+
+fn epoll() -> Check {
+    use poll::Poll as _;
+    let made = poll::Epoll::new()
+        .and_then(|mut p| p.wait(Some(std::time::Duration::from_micros(10)), &mut Vec::new()));
+    let verdict = if made.is_ok() { Verdict::Ok } else { Verdict::Bad };
+    Check::new(
+        "epoll",
+        verdict,
+        answer(&made),
+        "the daemon needs epoll_pwait2; a seccomp profile may forbid it",
+    )
+}
+
+fn answer<T, E: std::fmt::Display>(result: &Result<T, E>) -> String {
+    match result {
+        Ok(_) => "works".into(),
+        Err(e) => e.to_string(),
+    }
+}
+
+fn datagrams() -> Vec<Check> {
+    let local: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let socket = match Datagrams::bind(local, true) {
+        Ok(socket) => socket,
+        Err(e) => return vec![Check::new("udp", Verdict::Bad, e.to_string(), "UDP on loopback must work")],
+    };
+    let buffer = rustix::net::sockopt::socket_recv_buffer_size(&socket).unwrap_or(0);
+    vec![
+        Check::of(
+            "udp segmentation (GSO)",
+            socket.segments_max() > 1,
+            format!("trains of {}", socket.segments_max()),
+            "nothing: datagrams go one by one, which costs more CPU",
+        ),
+        Check::of(
+            "udp joining (GRO)",
+            socket.joins(),
+            if socket.joins() { "works" } else { "not there" },
+            "nothing: datagrams come one by one, which costs more CPU",
+        ),
+        Check::of(
+            "udp receive buffer",
+            buffer >= SOCKET_BUFFER_MIN,
+            format!("{} KiB", buffer >> 10),
+            "sysctl net.core.rmem_max=4194304; small buffers lose bursts, which are then sent again",
+        ),
+    ]
+}
+
+fn configuration(file: &Path) -> Check {
+    match Config::load(file).and_then(|c| config::check_files(&c).map(|_| c)) {
+        Ok(c) => Check::new("configuration", Verdict::Ok, format!("node {} of {}", c.name(), c.cluster), ""),
+        Err(p) => Check::new("configuration", Verdict::Bad, format!("{} {}", p.code, p.what), p.try_next),
+    }
+}
+
+fn daemon(socket: Option<&Path>) -> Check {
+    let asked = connect::find(socket).and_then(|(path, how)| {
+        let status: Status = Session::open(&path, "oarlock")?.document(&Question::Status)?;
+        Ok((status, how))
+    });
+    match asked {
+        Ok((s, how)) if s.healthy => {
+            Check::new("daemon", Verdict::Ok, format!("{} serves ({how})", s.node), "")
+        }
+        Ok((s, _)) => {
+            let p = status::unhealthy(&s);
+            Check::new("daemon", Verdict::Warn, format!("{} {}: {}", p.code, p.what, p.why), p.try_next)
+        }
+        // No daemon is no fault of the machine, unless one was named.
+        Err(p) => {
+            let verdict = if socket.is_some() { Verdict::Bad } else { Verdict::Warn };
+            Check::new("daemon", verdict, format!("{} {}", p.code, p.what), p.try_next)
+        }
+    }
+}

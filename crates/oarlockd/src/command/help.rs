@@ -1,0 +1,94 @@
+//! `oarlock explain`, `completions`, `man`, `version`.
+
+use std::io;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::message::session;
+
+use super::cli::{self, Completions, Explain, Format, Man, Output};
+use super::output::{self, Rows};
+use crate::explain;
+use crate::problem::{Problem, Result};
+
+/// `oarlock explain`
+pub fn explain(command: &Explain) -> Result<()> {
+    let Some(text) = &command.code else {
+        let mut rows = Rows::new(&["CODE", "EXIT", "MEANING"], 3);
+        for code in Code::ALL {
+            rows.push(vec![code.to_string(), code.exit().to_string(), explain::page(*code).title.into()]);
+        }
+        let all: Vec<_> = Code::ALL.iter().map(|c| document(*c)).collect();
+        return rows.print(&command.format, &serde_json::json!({"v": 1, "codes": all}));
+    };
+    let code = explain::parse(text).ok_or_else(|| {
+        Problem::new(Code::Usage, format!("`{text}` is not a code"))
+            .because("codes look like OAR-2101")
+            .try_next("oarlock explain lists all codes")
+    })?;
+    let page = explain::page(code);
+    match command.format.output {
+        Output::Json => {
+            let mut document = document(code);
+            document["v"] = 1.into();
+            output::print_json(&document)
+        }
+        Output::Name => output::print_text(&code.to_string()),
+        Output::Table | Output::Wide => output::print_text(&format!(
+            "{code}  {}\n  why:  {}\n  try:  {}\n  exit: {}",
+            page.title,
+            page.why,
+            page.try_next,
+            code.exit()
+        )),
+    }
+}
+
+fn document(code: Code) -> serde_json::Value {
+    let page = explain::page(code);
+    serde_json::json!({
+        "code": code.to_string(),
+        "title": page.title,
+        "why": page.why,
+        "try_next": page.try_next,
+        "exit": code.exit(),
+    })
+}
+
+/// `oarlock completions`
+pub fn completions(command: &Completions) -> Result<()> {
+    let mut out = Vec::new();
+    clap_complete::generate(command.shell, &mut cli::declaration(), "oarlock", &mut out);
+    output::print_text(String::from_utf8_lossy(&out).trim_end())
+}
+
+/// `oarlock man`
+pub fn man(command: &Man) -> Result<()> {
+    let failed = |e: io::Error| Problem::io(Code::Failed, "cannot write the manual", &e);
+    match &command.dir {
+        None => {
+            let mut out = Vec::new();
+            clap_mangen::Man::new(cli::declaration()).render(&mut out).map_err(failed)?;
+            output::print_text(String::from_utf8_lossy(&out).trim_end())
+        }
+        Some(dir) => {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+            clap_mangen::generate_to(cli::declaration(), dir).map_err(failed)
+        }
+    }
+}
+
+/// `oarlock version`
+pub fn version(format: &Format) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    match format.output {
+        Output::Json => output::print_json(&serde_json::json!({
+            "v": 1, "version": version, "session_protocol": session::VERSION
+        })),
+        Output::Name => output::print_text(version),
+        Output::Table | Output::Wide => output::print_text(&format!(
+            "oarlock {version}, session protocol {}, circuit protocol {}",
+            session::VERSION,
+            oarlock_layout::message::frame::VERSION
+        )),
+    }
+}
