@@ -7,8 +7,11 @@ use oarlock::{Code, Fence, Mode, Token, Value};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, SessionId};
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
-use oarlock_layout::message::session::{Failure, Granted, LockRequest, Reply, Request, VERSION};
+use oarlock_layout::message::session::{
+    ConvertRequest, Failure, Granted, LockRequest, Reply, Request, VERSION,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
     recv, send, socket_with,
@@ -91,6 +94,14 @@ impl Peer {
         }
     }
 
+    /// The next request must be a conversion.
+    pub fn next_convert(&self) -> ConvertRequest {
+        match self.next() {
+            Request::Convert(request) => request,
+            other => panic!("a conversion was expected, not {other:?}"),
+        }
+    }
+
     /// The program hung up, and said nothing before.
     pub fn next_is_end(&self) {
         assert_eq!(self.try_next(), None);
@@ -105,8 +116,12 @@ impl Peer {
         self.say_bytes(&reply.to_bytes());
     }
 
+    /// A program that hung up does not hear it.
     pub fn say_bytes(&self, bytes: &[u8]) {
-        send(&self.fd, bytes, SendFlags::NOSIGNAL).unwrap();
+        match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
+            Ok(_) | Err(Errno::PIPE) => {}
+            Err(errno) => panic!("{errno}"),
+        }
     }
 
     pub fn grant(&self, handle: u32, mode: Mode) {
