@@ -292,6 +292,8 @@ fn when_the_daemon_says_lost_everything_pending_ends() {
             peer.next_convert();
             peer.next_lock();
             assert!(matches!(peer.next(), Request::Open { .. }));
+            // Late enough for all of them to be polled once before.
+            peer.hears_nothing(30);
             let why = Failure { code: Code::Refused, text: "this incarnation ended".into() };
             peer.say(Reply::Lost { why });
             peer.next_is_end();
