@@ -281,6 +281,7 @@ impl World {
             let n = &mut self.nodes[node];
             n.circuits.handle_timeout(self.now, &mut n.clock);
         }
+        (0..self.nodes.len()).for_each(|node| self.drain(node));
         true
     }
 
