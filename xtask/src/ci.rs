@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use crate::context::{Context, Failure, Volume, run, watch};
-use crate::{purity, testing, tidy};
+use crate::{fuzz, purity, testing, tidy};
 
 /// What a part found.
 pub(crate) struct Outcome {
@@ -64,6 +64,7 @@ const PARTS: &[Part] = &[
     part("purity", 60, purity::part),
     part("tests", 420, testing::workspace),
     part("documentation", 60, documentation),
+    Part { night: "10 minutes a target instead of 4 s", ..part("fuzz", 150, fuzz::part) },
 ];
 
 fn format(context: &Context) -> Outcome {

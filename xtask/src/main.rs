@@ -4,12 +4,14 @@
 //!   ci, night     every part in order, a table, a closing line          ci.rs
 //!   tidy          what the compiler does not check: ids, words, links   tidy/
 //!   purity        pure crates need no operating system                  purity.rs
+//!   fuzz          every decoder against libFuzzer                       fuzz.rs
 //!   layout        docs/layout.md, made from the encoders                layout/
 //! ```
 #![forbid(unsafe_code)]
 
 mod ci;
 mod context;
+mod fuzz;
 mod layout;
 mod purity;
 mod testing;
@@ -26,6 +28,7 @@ usage: cargo xtask TASK
   night     the same with more volume
   tidy      house rules: mechanism ids, words, files, links, dependencies
             (--ids prints which code and tests name each mechanism id)
+  fuzz      fuzz targets: [--seconds N] [--merge] [--planted] [TARGET...]
   layout    writes docs/layout.md from the sources of oarlock-layout
   purity    pure crates build without std, from an allow-list of dependencies
 ";
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         "ci" | "night" => return if ci::all(&context) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         "tidy" if args.iter().any(|a| a == "--ids") => tidy::list_ids(&context),
         "tidy" => tidy::check(&context),
+        "fuzz" => fuzz::command(&context, &args[1..]),
         "layout" => layout::write(&context),
         "purity" => purity::check(&context),
         _ => {

@@ -262,6 +262,12 @@ impl<'a> Reader<'a> {
     /// A resource name.
     pub fn name(&mut self) -> Result<Name, Malformed> {
         let n = self.u8()? as usize;
+        if cfg!(feature = "planted") {
+            // The planted bug: a length that is believed.
+            let bytes = &self.bytes[self.at..self.at + n];
+            self.at += n;
+            return Ok(Name::new(bytes)?);
+        }
         Ok(Name::new(self.raw(n)?)?)
     }
 

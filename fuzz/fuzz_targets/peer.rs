@@ -1,0 +1,9 @@
+//! Fuzzes the decoder of messages between nodes.
+#![no_main]
+
+#[path = "../../crates/oarlock-layout/tests/feed/mod.rs"]
+mod feed;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| feed::message::<oarlock_layout::message::peer::PeerMessage>(
+    bytes
+));
