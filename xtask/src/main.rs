@@ -4,6 +4,7 @@
 //!   ci, night     every part in order, a table, a closing line          ci.rs
 //!   tidy          what the compiler does not check: ids, words, links   tidy/
 //!   purity        pure crates need no operating system                  purity.rs
+//!   explore, …    programs of other crates                              fronts.rs
 //!   fuzz          every decoder against libFuzzer                       fuzz.rs
 //!   layout        docs/layout.md, made from the encoders                layout/
 //! ```
@@ -11,6 +12,7 @@
 
 mod ci;
 mod context;
+mod fronts;
 mod fuzz;
 mod layout;
 mod purity;
@@ -20,6 +22,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use context::{Context, Volume};
+use fronts::Front;
 
 const USAGE: &str = "\
 usage: cargo xtask TASK
@@ -45,10 +48,16 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::command(&context, &args[1..]),
         "layout" => layout::write(&context),
         "purity" => purity::check(&context),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        other => match Front::find(other) {
+            Some(front) => front.run(&context, &args[1..]),
+            None => {
+                eprint!("{USAGE}");
+                for front in fronts::FRONTS {
+                    eprintln!("  {:<9} {}", front.name, front.help);
+                }
+                return ExitCode::from(2);
+            }
+        },
     };
     match result {
         Ok(note) => {
