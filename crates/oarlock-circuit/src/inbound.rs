@@ -32,6 +32,9 @@ pub(crate) struct Inbound {
     next: u64,
     /// Pieces of the message that `next` goes on with.
     partial: Vec<u8>,
+    /// Length of the last message that came in pieces: the next one is given this much room at once, because
+    /// bulk messages come in rows of equal length and growing step by step copies each byte once more.
+    expected: usize,
     /// Segments beyond `next`.
     early: BTreeMap<u64, Early>,
     early_bytes: usize,
@@ -98,8 +101,12 @@ impl Inbound {
             deliver(bytes.to_vec());
             return true;
         }
+        if self.partial.is_empty() {
+            self.partial.reserve(self.expected);
+        }
         self.partial.extend_from_slice(bytes);
         if !more {
+            self.expected = self.partial.len();
             deliver(mem::take(&mut self.partial));
         }
         true

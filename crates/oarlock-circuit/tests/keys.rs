@@ -10,6 +10,9 @@ use oarlock_layout::message::frame::{Datagram, Kind};
 mod net;
 use net::*;
 
+/// Datagrams with who they were for.
+type Recorded = Rc<RefCell<Vec<(usize, Vec<u8>)>>>;
+
 /// Records every datagram that is sent from one node to another.
 fn record(world: &mut World, from: usize, to: usize) -> Rc<RefCell<Vec<Vec<u8>>>> {
     let seen = Rc::new(RefCell::new(Vec::new()));
@@ -180,7 +183,7 @@ fn replayed_and_changed_packets_do_nothing() {
 fn replayed_handshakes_disturb_nothing() {
     let options = Options { hellos_per_second: 1_000_000, ..Options::default() };
     let mut world = World::new(2, 5, options, checksum_seals());
-    let all: Rc<RefCell<Vec<(usize, Vec<u8>)>>> = Rc::default();
+    let all: Recorded = Rc::default();
     let copy = all.clone();
     world.hook = Some(Box::new(move |_, to, bytes| {
         copy.borrow_mut().push((to, bytes.clone()));
@@ -221,7 +224,7 @@ fn replayed_handshakes_disturb_nothing() {
 #[test]
 fn a_handshake_replayed_to_a_restarted_responder_opens_nothing() {
     let mut world = World::new(2, 6, Options::default(), checksum_seals());
-    let hellos: Rc<RefCell<Vec<(usize, Vec<u8>)>>> = Rc::default();
+    let hellos: Recorded = Rc::default();
     let copy = hellos.clone();
     world.hook = Some(Box::new(move |_, to, bytes| {
         if kind(bytes) == Kind::Hello as u8 {
