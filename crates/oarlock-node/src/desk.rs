@@ -274,6 +274,12 @@ impl Node {
         self.ended = true;
     }
 
+    /// Sessions that hold locks or wait for some: those whose programs must have heard of the end before a run
+    /// may be called clean.
+    pub fn sessions_with_locks(&self) -> Vec<SessionId> {
+        self.sessions.ids().filter(|id| self.sessions.get(*id).is_some_and(|s| !s.locks.is_empty())).collect()
+    }
+
     /// Has this run ended (stopped, or overwhelmed)?
     pub fn has_ended(&self) -> bool {
         self.ended

@@ -17,6 +17,7 @@
 pub mod command;
 pub mod config;
 pub mod console;
+pub mod engine;
 pub mod explain;
 pub mod host;
 pub mod problem;

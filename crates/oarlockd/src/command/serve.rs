@@ -1,9 +1,202 @@
 //! `oarlock serve`: run a node until a signal comes.
 
+use std::io;
+use std::net::TcpListener;
+use std::sync::mpsc;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::seal::PublicKey;
+use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::time::Duration;
+use oarlock_node::{Node, NodeConfig, SpaceConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tracing::{info, warn};
+
 use super::cli::Serve;
-use crate::problem::Result;
+use super::config::check_files;
+use crate::config::{Config, Level, Order};
+use crate::console;
+use crate::engine::{Engine, Link, Parts};
+use crate::host::datagrams::Datagrams;
+use crate::host::door::Door;
+use crate::host::key::Secret;
+use crate::host::poll::Epoll;
+use crate::host::seal::HostSeal;
+use crate::host::signals::Signals;
+use crate::host::spin::Spin;
+use crate::host::state::{DataDir, State};
+use crate::host::wake::Wake;
+use crate::host::{clock, random};
+use crate::problem::{Problem, Result};
+
+/// How long a resource that nobody uses keeps its record. Longer costs memory; shorter costs a message for
+/// whoever comes back.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs the node.
-pub fn run(_args: &Serve) -> Result<()> {
-    Ok(())
+pub fn run(args: &Serve) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let (key, secret) = check_files(&config)?;
+    log_to_stderr(config.log);
+    raise_descriptor_limit();
+
+    let signals = Signals::catch(&[SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
+    let mut data = DataDir::open(&config.data_dir)?;
+    // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
+    let (before, state) = data.begin()?;
+    let sockets = match Sockets::open(&config) {
+        Ok(sockets) => sockets,
+        Err(problem) => {
+            // This run has granted nothing, so what held for the last one still holds.
+            data.store(State { clean: before.clean, ..state })?;
+            return Err(problem);
+        }
+    };
+    let shared = config.shared();
+    info!(
+        "node {} of cluster {}, run {}, epoch {}, {}",
+        config.name(),
+        config.cluster,
+        state.incarnation,
+        state.epoch,
+        if before.clean { "last stop clean" } else { "last stop not clean" }
+    );
+    info!(
+        "circuits on udp {}, programs on {}, shared configuration {shared}",
+        config.listen,
+        config.socket.display()
+    );
+    for (key, part) in shared.parts() {
+        info!("shared part {part:04x} is {key}");
+    }
+
+    let wake = Wake::new().map_err(|e| Problem::io(Code::Failed, "cannot make a bell", &e))?;
+    let (to_engine, control) = mpsc::channel();
+    let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
+    console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
+    let node = node(&config, before, state, &key, &secret);
+    let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
+    Engine::new(Parts {
+        node,
+        poll: Box::new(poll),
+        spin: Spin::new(config.spin),
+        datagrams: sockets.datagrams,
+        door: sockets.door,
+        data,
+        signals,
+        wake,
+        control,
+        asked,
+    })?
+    .run()
+}
+
+struct Sockets {
+    datagrams: Datagrams,
+    door: Door,
+    api: Option<TcpListener>,
+}
+
+impl Sockets {
+    fn open(config: &Config) -> Result<Sockets> {
+        let door = Door::open(&config.socket)?;
+        let datagrams = Datagrams::bind(config.listen, config.offload)?;
+        let api = match config.api {
+            None => None,
+            Some(address) => {
+                let fail = |e: io::Error| {
+                    let what = format!("cannot listen on tcp {address}");
+                    match e.kind() {
+                        io::ErrorKind::AddrInUse => Problem::io(Code::AddressInUse, what, &e),
+                        io::ErrorKind::AddrNotAvailable => Problem::io(Code::AddressNotHere, what, &e),
+                        _ => Problem::io(Code::Failed, what, &e),
+                    }
+                };
+                let listener = TcpListener::bind(address).map_err(fail)?;
+                listener.set_nonblocking(true).map_err(fail)?;
+                Some(listener)
+            }
+        };
+        Ok(Sockets { datagrams, door, api })
+    }
+}
+
+fn node(config: &Config, before: State, state: State, key: &Secret, secret: &Secret) -> Node {
+    let order = |order: Order| match order {
+        Order::Passover => oarlock_node::Order::Passover,
+        Order::Strict => oarlock_node::Order::Strict,
+    };
+    let words =
+        config.spaces.iter().map(|s| Box::new(PlainWords::new(s.resources_max)) as Box<dyn Words + Send>);
+    let node_config = oarlock_node::Config {
+        cluster: config.cluster.clone(),
+        me: NodeId(config.me as u16),
+        nodes: config
+            .members
+            .iter()
+            .map(|m| NodeConfig { name: m.name.clone(), address: m.address, key: PublicKey(m.key) })
+            .collect(),
+        spaces: config
+            .spaces
+            .iter()
+            .map(|s| SpaceConfig {
+                name: s.name.clone(),
+                order: order(s.order),
+                retain: s.retain,
+                resources_max: s.resources_max,
+            })
+            .collect(),
+        shared: config.shared().0,
+        incarnation: state.incarnation,
+        stored: state.epoch,
+        clean: before.clean,
+        seed: random::seed(),
+        shards: config.shards,
+        circuits: Default::default(),
+        forget_after: FORGET_AFTER,
+    };
+    let seal = HostSeal::new(key.bytes(), secret.bytes());
+    Node::new(clock::now(), node_config, Box::new(seal), words.collect())
+}
+
+/// Lines on stderr; OARLOCK_LOG overrides the level of the configuration.
+fn log_to_stderr(level: Level) {
+    let named = std::env::var("OARLOCK_LOG").unwrap_or_default();
+    let level = match named.to_lowercase().as_str() {
+        "error" => Level::Error,
+        "warn" => Level::Warn,
+        "info" => Level::Info,
+        "debug" => Level::Debug,
+        "trace" => Level::Trace,
+        _ => level,
+    };
+    let level = match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    };
+    let colour = std::env::var_os("NO_COLOR").is_none() && io::IsTerminal::is_terminal(&io::stderr());
+    // Fails only if somebody has set a subscriber before, which in this process nobody does.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(colour)
+        .try_init();
+}
+
+/// Each program takes a descriptor, and the soft limit is made for programs that use select.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("cannot raise the limit of open files: {e}");
+    }
 }

@@ -35,6 +35,11 @@ fn page(s: &Status) -> String {
     };
     let heard = s.members.iter().filter(|m| m.heard).count();
     let sum = |of: fn(&crate::console::doc::Space) -> u64| s.spaces.iter().map(of).sum::<u64>();
+    let grants = sum(|s| s.grants);
+    let covered = match grants {
+        0 => String::new(),
+        n => format!(" ({:.1} % without a message)", 100.0 * sum(|s| s.covered_grants) as f64 / n as f64),
+    };
     let mut out = vec![
         format!(
             "cluster {}   {health}   epoch {}   node {} (run {})",
@@ -42,8 +47,7 @@ fn page(s: &Status) -> String {
         ),
         format!("nodes    {heard} of {} heard", s.members.len()),
         format!(
-            "locks    {} held, {} waiting, {} resources on this node, {} sessions",
-            sum(|s| s.locks),
+            "locks    {} waiting, {} resources, {} sessions on this node; {grants} granted so far{covered}",
             sum(|s| s.waiting),
             sum(|s| s.resources),
             s.sessions
@@ -54,6 +58,9 @@ fn page(s: &Status) -> String {
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
     ];
+    if s.grants_wait_ms > 0 {
+        out.push(format!("wait     grants begin in {}", waiting::age(s.grants_wait_ms * 1000)));
+    }
     for reason in &s.reasons {
         out.push(format!("health   {} {}", reason.code, reason.text));
     }
@@ -132,17 +139,16 @@ struct Shown<'a> {
 
 fn members(status: &Status) -> Rows {
     let names = [
-        "NODE", "HEARD", "PHASE", "CIRCUIT", "RTT", "ADDRESS", "RUN", "SILENT", "SENT", "RECEIVED", "RESENT",
+        "NODE", "HEARD", "CIRCUIT", "RTT", "ADDRESS", "RUN", "SILENT", "SENT", "RECEIVED", "RESENT",
         "KEY AGE",
     ];
-    let mut rows = Rows::new(&names, 6);
+    let mut rows = Rows::new(&names, 5);
     for m in &status.members {
         let circuit =
             |of: fn(&crate::console::doc::Circuit) -> String| m.circuit.as_ref().map_or(String::new(), of);
         rows.push(vec![
             m.node.clone(),
             if m.heard { "yes" } else { "NO" }.into(),
-            m.phase.clone(),
             if m.this { "this node".into() } else { circuit(|c| c.state.clone()) },
             circuit(|c| if c.rtt_us == 0 { String::new() } else { format!("{} us", c.rtt_us) }),
             m.address.clone(),
@@ -161,7 +167,6 @@ fn member_page(m: &Member) -> String {
     let mut lines = vec![
         format!("node       {} (id {})", m.node, m.id),
         format!("address    {}", m.address),
-        format!("phase      {}", m.phase),
         format!("heard      {}", if m.heard { "yes" } else { "no" }),
         format!("run        {}", m.incarnation),
     ];
@@ -210,6 +215,7 @@ mod tests {
             serving: true,
             healthy: false,
             epoch: 3,
+            grants_wait_ms: 2500,
             incarnation: 7,
             uptime_s: 61,
             shared: String::new(),
@@ -221,8 +227,11 @@ mod tests {
                 retain: true,
                 resources: 5,
                 resources_max: 10,
-                locks: 2,
+                mastered: 2,
                 waiting: 1,
+                grants: 8,
+                covered_grants: 6,
+                messages: 3,
             }],
             sessions: 1,
         }
@@ -240,7 +249,12 @@ mod tests {
     #[test]
     fn status_is_one_short_page() {
         let page = page(&sick());
-        assert!(page.contains("epoch 3") && page.contains("2 held, 1 waiting") && page.contains("OAR-3101"));
+        assert!(
+            page.contains("epoch 3")
+                && page.contains("1 waiting")
+                && page.contains("75.0 %")
+                && page.contains("OAR-3101")
+        );
         assert!(page.lines().count() <= 10, "{page}");
     }
 }

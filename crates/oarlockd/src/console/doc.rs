@@ -49,6 +49,8 @@ pub struct Status {
     pub healthy: bool,
     /// Epoch of its view, 0 if it has none.
     pub epoch: u32,
+    /// Grants begin after so long, because not every member had stopped cleanly; 0 once they have begun.
+    pub grants_wait_ms: u64,
     /// Which run of the node this is.
     pub incarnation: u64,
     /// Since when the daemon runs, in seconds.
@@ -87,8 +89,6 @@ pub struct Member {
     pub this: bool,
     /// It is this node, or was heard within the silent time.
     pub heard: bool,
-    /// Where it stands, as it said last: `forming`, `serving`, `refused` or `unknown`.
-    pub phase: String,
     /// Which run of it the circuit leads to; 0 if there is none.
     pub incarnation: u64,
     /// The circuit; none to itself.
@@ -134,10 +134,16 @@ pub struct Space {
     pub resources: u64,
     /// The most there may be.
     pub resources_max: u64,
-    /// Locks granted to programs of this node.
-    pub locks: u64,
+    /// Resources this node decides about.
+    pub mastered: u64,
     /// Locks of programs of this node that wait.
     pub waiting: u64,
+    /// Locks granted to programs of this node so far.
+    pub grants: u64,
+    /// Of these, without waiting for a message.
+    pub covered_grants: u64,
+    /// Lock messages sent to other nodes so far.
+    pub messages: u64,
 }
 
 /// A counter.

@@ -1,6 +1,145 @@
 //! Questions of people and machines, answered as documents: JSON on the session socket, text over HTTP.
+//!
+//! ```text
+//!   session ─ Ask ─► engine ─ Asked ─► console ─ Snapshot, Look ─► engine
+//!                                         │ ◄──── what is asked ─────┘
+//!   session ◄ Answer ─ engine ◄──────────┘          http ─► the same way
+//! ```
+//!
+//! A thread of its own: making documents out of thousands of rows never delays a grant.
 
 pub mod doc;
+mod http;
 mod merge;
+mod metrics;
+mod status;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::id::SpaceId;
+use oarlock_layout::message::look::At;
+use oarlock_layout::name::Name;
+use tokio::sync::{mpsc, oneshot};
 
 pub use merge::merge;
+
+use crate::config::Config;
+use crate::engine::{Answer, Asked, Control, Link, Snapshot};
+use crate::problem::{Problem, Result, did_you_mean};
+use doc::Question;
+
+/// An engine that says nothing for so long is stuck. Members are asked for at most a second.
+const ENGINE_MAX: Duration = Duration::from_secs(5);
+
+/// What every answer needs.
+pub(crate) struct Console {
+    link: Link,
+    config: Config,
+}
+
+/// Starts the console's thread. It ends with the process.
+pub fn start(
+    config: Config,
+    link: Link,
+    mut asked: mpsc::UnboundedReceiver<Asked>,
+    api: Option<TcpListener>,
+) -> Result<()> {
+    let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the console", &e);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+    let console = Arc::new(Console { link, config });
+    std::thread::Builder::new()
+        .name("console".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                if let Some(listener) = api {
+                    tokio::spawn(http::serve(listener, console.clone()));
+                }
+                while let Some(asked) = asked.recv().await {
+                    let console = console.clone();
+                    tokio::spawn(async move { console.answer(asked).await });
+                }
+            });
+        })
+        .map_err(fail)?;
+    Ok(())
+}
+
+impl Console {
+    async fn answer(&self, asked: Asked) {
+        let answer = match serde_json::from_str::<Question>(&asked.question) {
+            Ok(question) => self.document(question).await,
+            Err(e) => Err((Code::Usage, format!("not a question this node understands: {e}"))),
+        };
+        let answer = match answer {
+            Ok(text) => Answer::Document(text),
+            Err((code, text)) => Answer::Denied(code, text),
+        };
+        self.link.send(Control::Answer { session: asked.session, request: asked.request, answer });
+    }
+
+    async fn document(&self, question: Question) -> std::result::Result<String, (Code, String)> {
+        let text = match question {
+            Question::Status => {
+                serde_json::to_string(&status::document(&self.config, &self.snapshot().await?))
+            }
+            Question::Counters => {
+                let snapshot = self.snapshot().await?;
+                serde_json::to_string(&metrics::document(&snapshot))
+            }
+            Question::Locks { space, waiting, name } => {
+                serde_json::to_string(&self.locks(&space, waiting, name.as_deref()).await?)
+            }
+        };
+        Ok(text.expect("a document is plain data"))
+    }
+
+    pub(crate) async fn snapshot(&self) -> std::result::Result<Snapshot, (Code, String)> {
+        let (sender, receiver) = oneshot::channel();
+        self.link.send(Control::Snapshot(sender));
+        wait(receiver).await
+    }
+
+    async fn locks(
+        &self,
+        space: &str,
+        waiting: bool,
+        name: Option<&str>,
+    ) -> std::result::Result<doc::Locks, (Code, String)> {
+        let spaces = || self.config.spaces.iter().map(|s| s.name.as_str());
+        let Some(index) = spaces().position(|s| s == space) else {
+            let hint =
+                did_you_mean(space, spaces()).map_or(String::new(), |s| format!("; did you mean {s:?}?"));
+            let all = spaces().collect::<Vec<_>>().join(", ");
+            let text = format!("there is no lockspace {space:?}; this cluster has {all}{hint}");
+            return Err((Code::UnknownSpace, text));
+        };
+        let at = match name {
+            Some(name) => At::Resource(
+                Name::new(&Name::unescape(name))
+                    .map_err(|e| (Code::BadName, format!("not a resource name: {e}")))?,
+            ),
+            None if waiting => At::Waiting,
+            None => At::All,
+        };
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |seen| {
+            // Whoever asked may have left meanwhile.
+            let _ = sender.send(seen);
+        });
+        self.link.send(Control::Look { space: SpaceId(index as u16), at, reply });
+        let seen = wait(receiver).await?;
+        let names: Vec<String> = self.config.members.iter().map(|m| m.name.clone()).collect();
+        Ok(merge(space, &names, &seen))
+    }
+}
+
+async fn wait<T>(receiver: oneshot::Receiver<T>) -> std::result::Result<T, (Code, String)> {
+    match tokio::time::timeout(ENGINE_MAX, receiver).await {
+        Ok(Ok(it)) => Ok(it),
+        Ok(Err(_)) => Err((Code::NotServing, "the node is stopping".into())),
+        Err(_) => Err((Code::Failed, format!("the engine says nothing for {} s", ENGINE_MAX.as_secs()))),
+    }
+}

@@ -11,5 +11,6 @@ pub mod poll;
 pub mod random;
 pub mod seal;
 pub mod signals;
+pub mod spin;
 pub mod state;
 pub mod wake;

@@ -1,0 +1,90 @@
+//! The status document, from what the engine says of itself.
+
+use std::time::Duration;
+
+use oarlock_circuit::{CircuitStatus, State};
+use oarlock_layout::id::Incarnation;
+use oarlock_layout::time::Instant;
+use oarlock_node::MemberStatus;
+
+use super::doc;
+use crate::config::Config;
+use crate::engine::Snapshot;
+
+/// The document.
+pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
+    let s = &snapshot.status;
+    let members =
+        s.members.iter().zip(&config.members).map(|(m, c)| member(snapshot, m, c.address.to_string()));
+    let spaces = s.spaces.iter().zip(&config.spaces).map(|(s, c)| doc::Space {
+        name: s.name.clone(),
+        order: c.order.name().into(),
+        retain: c.retain,
+        resources: s.resources as u64,
+        resources_max: c.resources_max.into(),
+        mastered: s.mastered as u64,
+        waiting: s.waiting as u64,
+        grants: s.grants,
+        covered_grants: s.covered_grants,
+        messages: s.messages,
+    });
+    doc::Status {
+        v: doc::VERSION,
+        cluster: s.cluster.clone(),
+        node: s.node.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        phase: s.phase.name().into(),
+        serving: s.phase == oarlock_layout::message::form::Phase::Serving,
+        healthy: s.is_well(),
+        epoch: s.epoch.0,
+        grants_wait_ms: ms(s.grants_wait),
+        incarnation: s.incarnation.0,
+        uptime_s: snapshot.now.since(snapshot.began).as_secs(),
+        shared: config.shared().to_string(),
+        reasons: s
+            .problems
+            .iter()
+            .map(|(code, text)| doc::Reason { code: code.to_string(), text: text.clone() })
+            .collect(),
+        members: members.collect(),
+        spaces: spaces.collect(),
+        sessions: s.sessions as u64,
+    }
+}
+
+fn member(snapshot: &Snapshot, m: &MemberStatus, address: String) -> doc::Member {
+    let own = m.is_me.then_some(snapshot.status.incarnation);
+    let incarnation = m.circuit.as_ref().and_then(|c| c.incarnation).or(own).unwrap_or(Incarnation(0));
+    doc::Member {
+        node: m.name.clone(),
+        id: m.node.0,
+        address,
+        this: m.is_me,
+        heard: m.heard,
+        incarnation: incarnation.0,
+        circuit: m.circuit.as_ref().map(|c| circuit(snapshot.now, m, c)),
+    }
+}
+
+fn circuit(now: Instant, m: &MemberStatus, c: &CircuitStatus) -> doc::Circuit {
+    let why = match c.state {
+        State::Refused(code) => Some(format!("{code} {}", crate::explain::page(code).title)),
+        _ => None,
+    };
+    doc::Circuit {
+        state: c.state.name().into(),
+        silent_ms: ms(m.silent_for.unwrap_or_default()),
+        rtt_us: c.rtt.map_or(0, |d| d.as_micros() as u64),
+        key_age_s: c.keyed_at.map_or(0, |at| now.since(at).as_secs()),
+        backlog_bytes: c.backlog as u64,
+        sent: c.counters.datagrams_sent,
+        received: c.counters.datagrams_received,
+        resent: c.counters.resent,
+        duplicates: c.counters.duplicates,
+        why,
+    }
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}

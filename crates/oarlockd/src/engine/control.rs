@@ -1,0 +1,93 @@
+//! What the console wants of the engine, and what the engine passes to the console. Documents are made on
+//! the console's thread: a question never delays a grant.
+
+use std::sync::mpsc::Sender;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::id::{NodeId, SessionId, SpaceId};
+use oarlock_layout::message::look::{At, Seen};
+use oarlock_layout::time::Instant;
+use oarlock_node::{Counter, Status};
+
+use crate::host::wake::Wake;
+
+/// A question of a person that came over a session.
+#[derive(Debug)]
+pub struct Asked {
+    /// From which session.
+    pub session: SessionId,
+    /// The session's number for it.
+    pub request: u32,
+    /// JSON.
+    pub question: String,
+}
+
+/// Takes what the members saw.
+pub type Looked = Box<dyn FnOnce(Vec<(NodeId, Option<Seen>)>) + Send>;
+
+/// A node at one instant.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The instant, on the engine's clock.
+    pub now: Instant,
+    /// When the engine began, on the same clock.
+    pub began: Instant,
+    /// How the node is.
+    pub status: Status,
+    /// What it counted.
+    pub counters: Vec<Counter>,
+}
+
+/// What goes back to a session that asked.
+#[derive(Debug)]
+pub enum Answer {
+    /// JSON.
+    Document(String),
+    /// No.
+    Denied(Code, String),
+}
+
+/// What the console wants.
+pub enum Control {
+    /// How is the node?
+    Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
+    /// What do all members see?
+    Look {
+        /// Of which lockspace.
+        space: SpaceId,
+        /// What of it.
+        at: At,
+        /// Called with the answers.
+        reply: Looked,
+    },
+    /// Tell this to a session.
+    Answer {
+        /// Which.
+        session: SessionId,
+        /// Its number for the question.
+        request: u32,
+        /// What.
+        answer: Answer,
+    },
+}
+
+/// The console's end of the line to the engine.
+#[derive(Clone)]
+pub struct Link {
+    sender: Sender<Control>,
+    wake: Wake,
+}
+
+impl Link {
+    /// A line that rings `wake`.
+    pub fn new(sender: Sender<Control>, wake: Wake) -> Link {
+        Link { sender, wake }
+    }
+
+    /// Passes it on. An engine that has ended hears nothing, and needs nothing.
+    pub fn send(&self, control: Control) {
+        if self.sender.send(control).is_ok() {
+            self.wake.ring();
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The engine: one thread that owns the [`Node`] and everything that reaches it.
+//!
+//! ```text
+//!            ┌─────────────────────────── one turn ───────────────────────────┐
+//!   wait ───►│ datagrams, programs, console, signals, timer ─► Node ─► outputs │───► wait
+//!            │                                     datagrams leave first, then │
+//!            │                                     programs get their replies  │
+//!            └────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! There is one place to wait ([`Poll`]) and one place where outputs are carried. Datagrams go before replies:
+//! somebody far away waits longest. Nothing here blocks but the wait, and the write of a new epoch, which
+//! happens while nothing can be granted anyway.
+
+mod control;
+mod sessions;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use oarlock_layout::id::SessionId;
+use oarlock_layout::message::session::{PIECE_BYTES_MAX, Reply};
+use oarlock_layout::time::Instant;
+use oarlock_node::{Event, Node, Output};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tracing::{debug, error, info, warn};
+
+pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
+use sessions::{Flow, Sessions};
+
+use crate::host::clock;
+use crate::host::datagrams::Datagrams;
+use crate::host::door::Door;
+use crate::host::poll::{Poll, Ready};
+use crate::host::signals::Signals;
+use crate::host::spin::Spin;
+use crate::host::state::{DataDir, State};
+use crate::host::wake::Wake;
+use crate::problem::{Problem, Result};
+use oarlock_layout::code::Code;
+
+/// What is watched besides sessions, whose tokens begin behind these.
+const UDP: u64 = 0;
+const DOOR: u64 = 1;
+const WAKE: u64 = 2;
+const SIGNALS: u64 = 3;
+const FIRST_SESSION: u64 = 16;
+
+/// How long programs that held locks may take to hear that they are lost and to hang up, before the node
+/// stops without the mark that says nobody can still hold one. `oarlock lock` gives its command 2 s.
+const STOP_MAX: Duration = Duration::from_millis(3_500);
+/// After the process ran out of descriptors and could not even refuse, the door stays unwatched this long:
+/// otherwise it would be reported ready for ever.
+const DOOR_PAUSE: Duration = Duration::from_millis(100);
+/// Questions of one session that are not answered yet.
+const QUESTIONS_MAX: u32 = 8;
+
+/// Everything the engine is made of.
+pub struct Parts {
+    /// What decides.
+    pub node: Node,
+    /// Where it waits.
+    pub poll: Box<dyn Poll>,
+    /// How it waits.
+    pub spin: Spin,
+    /// The UDP socket.
+    pub datagrams: Datagrams,
+    /// The Unix socket.
+    pub door: Door,
+    /// What outlives a run.
+    pub data: DataDir,
+    /// SIGTERM and the like.
+    pub signals: Signals,
+    /// Rung by the console.
+    pub wake: Wake,
+    /// What the console wants.
+    pub control: Receiver<Control>,
+    /// Where questions of people go.
+    pub asked: tokio::sync::mpsc::UnboundedSender<Asked>,
+}
+
+/// A running node. Make it with [`Engine::new`], then [`run`](Engine::run) it.
+pub struct Engine {
+    p: Parts,
+    sessions: Sessions,
+    began: Instant,
+    next_ticket: u64,
+    looks: BTreeMap<u64, Looked>,
+    /// Replies of this turn, kept back until the datagrams have left.
+    replies: Vec<(SessionId, Vec<u8>)>,
+    closes: Vec<SessionId>,
+    door_paused_until: Option<Instant>,
+    stopping: Option<Stopping>,
+}
+
+/// A node that is on its way out.
+struct Stopping {
+    /// No longer than this.
+    until: Instant,
+    /// Sessions that held locks and have not hung up yet.
+    holders: Vec<SessionId>,
+}
+
+impl Engine {
+    /// Begins to watch everything.
+    pub fn new(mut p: Parts) -> Result<Engine> {
+        let fail = |e: io::Error| Problem::io(Code::Failed, "cannot watch the sockets", &e);
+        p.poll.add(&p.datagrams, UDP).map_err(fail)?;
+        p.poll.add(&p.door, DOOR).map_err(fail)?;
+        p.poll.add(&p.wake, WAKE).map_err(fail)?;
+        for (i, (_, fd)) in p.signals.watched().enumerate() {
+            assert!(SIGNALS + (i as u64) < FIRST_SESSION, "few signals are caught");
+            p.poll.add(&fd, SIGNALS + i as u64).map_err(fail)?;
+        }
+        Ok(Engine {
+            p,
+            sessions: Sessions::new(FIRST_SESSION).map_err(fail)?,
+            began: clock::now(),
+            next_ticket: 1,
+            looks: BTreeMap::new(),
+            replies: Vec::new(),
+            closes: Vec::new(),
+            door_paused_until: None,
+            stopping: None,
+        })
+    }
+
+    /// Runs until a signal or the console ends it. Leaves the clean mark if nobody can still hold a lock.
+    pub fn run(mut self) -> Result<()> {
+        let mut ready = Vec::with_capacity(256);
+        loop {
+            self.carry()?;
+            if self.ended() {
+                return self.finish();
+            }
+            let timeout = self.timeout();
+            self.p
+                .spin
+                .wait(&mut *self.p.poll, timeout, &mut ready)
+                .map_err(|e| Problem::io(Code::Failed, "cannot wait", &e))?;
+            self.turn(&ready)?;
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let stop = self.stopping.as_ref().map(|s| s.until);
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop].into_iter().flatten().min()?;
+        Some(at.since(clock::now()))
+    }
+
+    /// Takes in all that is ready.
+    fn turn(&mut self, ready: &[Ready]) -> Result<()> {
+        let now = clock::now();
+        for r in ready {
+            match r.token {
+                UDP => {
+                    let node = &mut self.p.node;
+                    let took =
+                        self.p.datagrams.receive(|from, datagram| node.handle_datagram(now, from, datagram));
+                    if let Err(e) = took {
+                        warn!("receiving datagrams: {e}");
+                    }
+                }
+                DOOR => self.open_door(now),
+                WAKE => {
+                    self.p.wake.clear();
+                    while let Ok(control) = self.p.control.try_recv() {
+                        self.control(now, control);
+                    }
+                }
+                token if token < FIRST_SESSION => self.signal(now),
+                token => self.session_ready(now, token, *r),
+            }
+        }
+        if self.door_paused_until.is_some_and(|at| at <= now) {
+            self.door_paused_until = None;
+            self.p.poll.add(&self.p.door, DOOR).map_err(|e| Problem::io(Code::Failed, "cannot watch", &e))?;
+        }
+        if self.p.node.poll_timeout().is_some_and(|at| at <= now) {
+            self.p.node.handle_timeout(now);
+        }
+        Ok(())
+    }
+
+    /// Carries everything the node has to say: datagrams at once, replies behind them.
+    fn carry(&mut self) -> Result<()> {
+        let now = clock::now();
+        loop {
+            while let Some(output) = self.p.node.poll_output(now) {
+                match output {
+                    Output::Transmit(t) => self.p.datagrams.send(t.to, &t.bytes, t.segment),
+                    Output::Reply { session, packet } => self.replies.push((session, packet)),
+                    Output::Close { session } => self.closes.push(session),
+                    Output::Asked { session, request, question } => self.ask(session, request, question),
+                    Output::Looked { ticket, seen } => {
+                        if let Some(reply) = self.looks.remove(&ticket) {
+                            reply(seen);
+                        }
+                    }
+                    Output::Store { epoch } => {
+                        self.p.data.store(State { epoch, clean: false, ..self.p.data.state() })?;
+                        self.p.node.handle_stored(now, epoch);
+                    }
+                    Output::Event(event) => log(&event),
+                }
+            }
+            if self.replies.is_empty() && self.closes.is_empty() {
+                return Ok(());
+            }
+            for (session, packet) in std::mem::take(&mut self.replies) {
+                if self.sessions.send(&mut *self.p.poll, session, packet) == Flow::Broken {
+                    warn!("session {session} does not read its replies; it is closed");
+                    self.hang_up(now, session);
+                }
+            }
+            for session in std::mem::take(&mut self.closes) {
+                // A node that stops waits for programs with locks to hang up: only then are they known to
+                // have heard.
+                let linger = self.stopping.as_ref().is_some_and(|s| s.holders.contains(&session));
+                self.sessions.close(&mut *self.p.poll, session, linger);
+            }
+            // Closing a session that does not read gave the node something new to say.
+        }
+    }
+
+    fn open_door(&mut self, now: Instant) {
+        // As many as there are, within a bound: a crowd at the door must not keep the others waiting.
+        for _ in 0..64 {
+            match self.p.door.accept() {
+                Ok(None) => return,
+                Ok(Some((fd, caller))) => {
+                    if !self.p.door.admits(caller) {
+                        info!("refused uid {} (pid {})", caller.uid, caller.pid);
+                        let text = format!(
+                            "uid {} is neither the node's user, nor of its group, nor root",
+                            caller.uid
+                        );
+                        sessions::refuse(&fd, Code::SocketDenied, text);
+                        continue;
+                    }
+                    match self.sessions.open(&mut *self.p.poll, fd) {
+                        Ok(session) => self.p.node.handle_session_opened(now, session, caller.pid),
+                        Err(e) => warn!("cannot watch a session: {e}"),
+                    }
+                }
+                Err(e) => {
+                    if !self.sessions.refuse_for_want_of_descriptors(&self.p.door, &e) {
+                        error!("cannot accept: {e}; no program can attach for a moment");
+                        let _ = self.p.poll.remove(&self.p.door);
+                        self.door_paused_until = Some(now + DOOR_PAUSE);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn session_ready(&mut self, now: Instant, token: u64, ready: Ready) {
+        let Some(session) = self.sessions.by_token(token) else { return };
+        if ready.writable && self.sessions.flush(&mut *self.p.poll, session) == Flow::Broken {
+            self.hang_up(now, session);
+            return;
+        }
+        if ready.readable {
+            let node = &mut self.p.node;
+            let flow =
+                self.sessions.receive(session, |packet| node.handle_session_packet(now, session, packet));
+            if flow == Flow::Broken {
+                self.hang_up(now, session);
+            }
+        }
+    }
+
+    /// The program is gone, or is treated so.
+    fn hang_up(&mut self, now: Instant, session: SessionId) {
+        self.p.node.handle_session_closed(now, session);
+        self.sessions.forget(&mut *self.p.poll, session);
+        if let Some(stopping) = &mut self.stopping {
+            stopping.holders.retain(|s| *s != session);
+        }
+    }
+
+    fn signal(&mut self, now: Instant) {
+        for number in self.p.signals.take() {
+            match number {
+                SIGTERM | SIGINT => self.stop(now),
+                SIGHUP => info!("SIGHUP: nothing can be changed while a node runs"),
+                _ => {}
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        info!("stopping: every session is told that its locks are gone");
+        let holders = self.p.node.sessions_with_locks();
+        self.stopping = Some(Stopping { until: now + STOP_MAX, holders });
+        self.p.node.stop(now);
+    }
+
+    fn ended(&self) -> bool {
+        match &self.stopping {
+            Some(s) => s.holders.is_empty() || s.until <= clock::now(),
+            None => self.p.node.has_ended(),
+        }
+    }
+
+    /// The end of a run.
+    fn finish(mut self) -> Result<()> {
+        let Some(stopping) = self.stopping else {
+            return Err(Problem::new(Code::Lost, "the node ended its run").because("see the log above"));
+        };
+        if stopping.holders.is_empty() {
+            self.p.data.store(State { clean: true, ..self.p.data.state() })?;
+            info!("stopped; nobody can still hold a lock of this run");
+        } else {
+            warn!(
+                "stopped, but {} programs did not hang up after losing their locks; the next view waits for them",
+                stopping.holders.len()
+            );
+        }
+        Ok(())
+    }
+
+    // ----- the console ----------------------------------------------------------------------------------
+
+    fn ask(&mut self, session: SessionId, request: u32, question: String) {
+        if !self.sessions.may_ask(session, QUESTIONS_MAX) {
+            let text = format!("{QUESTIONS_MAX} questions of this session wait for an answer already");
+            self.answer(session, request, Answer::Denied(Code::Failed, text));
+            return;
+        }
+        if self.p.asked.send(Asked { session, request, question }).is_err() {
+            let text = "nobody answers questions any more; the node is stopping".into();
+            self.answer(session, request, Answer::Denied(Code::NotServing, text));
+        }
+    }
+
+    fn control(&mut self, now: Instant, control: Control) {
+        match control {
+            Control::Snapshot(reply) => {
+                let mut counters = self.p.node.counters();
+                counters.extend(self.counters());
+                // Whoever asked may have left meanwhile.
+                let _ = reply.send(Snapshot {
+                    now,
+                    began: self.began,
+                    status: self.p.node.status(now),
+                    counters,
+                });
+            }
+            Control::Look { space, at, reply } => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                self.looks.insert(ticket, reply);
+                self.p.node.look(now, ticket, space, at);
+            }
+            Control::Answer { session, request, answer } => {
+                self.sessions.answered(session);
+                self.answer(session, request, answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, session: SessionId, request: u32, answer: Answer) {
+        use oarlock_layout::codec::Wire as _;
+        use oarlock_layout::message::session::Failure;
+        let packets: Vec<Vec<u8>> = match answer {
+            Answer::Denied(code, text) => {
+                vec![Reply::Denied { request, why: Failure { code, text } }.to_bytes()]
+            }
+            Answer::Document(text) => {
+                let pieces = text.as_bytes().chunks(PIECE_BYTES_MAX).collect::<Vec<_>>();
+                let last = pieces.len().saturating_sub(1);
+                let piece = |(i, bytes): (usize, &&[u8])| {
+                    Reply::Answer { request, more: i < last, bytes: bytes.to_vec() }.to_bytes()
+                };
+                pieces.iter().enumerate().map(piece).collect()
+            }
+        };
+        if self.sessions.send_answer(&mut *self.p.poll, session, packets) == Flow::Broken {
+            let now = clock::now();
+            self.hang_up(now, session);
+        }
+    }
+
+    fn counters(&self) -> Vec<oarlock_node::Counter> {
+        let d = self.p.datagrams.counts();
+        let s = self.sessions.counts();
+        let spin = self.p.spin.counts();
+        let counter = |name, help, value| oarlock_node::Counter { name, help, value };
+        vec![
+            counter("udp_sent", "Datagrams handed to the kernel", d.sent),
+            counter("udp_trains_sent", "Trains of datagrams handed over in one call", d.trains_sent),
+            counter("udp_send_errors", "Sends that failed; the circuits repair them", d.send_errors),
+            counter("udp_gso_refused", "Trains the kernel refused and that went one by one", d.gso_refused),
+            counter("udp_received", "Datagrams received", d.received),
+            counter("udp_trains_received", "Trains that the kernel had joined", d.trains_received),
+            counter("sessions_opened", "Programs that attached", s.opened),
+            counter("sessions_overflowed", "Sessions closed because they did not read", s.overflowed),
+            counter(
+                "sessions_without_descriptor",
+                "Programs refused for want of descriptors",
+                s.without_descriptor,
+            ),
+            counter("engine_sleeps", "Times the engine slept", spin.sleeps),
+            counter("engine_spins", "Times the engine looked again for a moment before it slept", spin.spins),
+            counter("engine_spin_hits", "Of these, times something came", spin.hits),
+        ]
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Up { .. } => debug!("{event}"),
+        Event::Serving { .. } | Event::Heard { .. } => info!("{event}"),
+        Event::Overwhelmed { .. } | Event::Violation { .. } => error!("{event}"),
+        _ => warn!("{event}"),
+    }
+}

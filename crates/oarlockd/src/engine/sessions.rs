@@ -1,0 +1,408 @@
+//! The sockets of programs: bytes in, bytes out, bounds. What the bytes mean is the node's affair.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::id::SessionId;
+use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
+use oarlock_layout::message::session::{self, Failure, Reply};
+use rustix::net::Shutdown;
+
+use crate::host::door::{self, Door, Received};
+use crate::host::poll::Poll;
+
+/// Replies kept for a program that does not read. A program with thousands of locks may be slow for a moment;
+/// one that has a megabyte unread is stuck.
+const UNREAD_BYTES_MAX: usize = 1 << 20;
+/// The same for answers to questions of people, which are few and large.
+const UNREAD_ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Packets of one session in one turn, so that a chatterer does not keep the others waiting.
+const PACKETS_PER_TURN: usize = 64;
+
+/// How a socket is after something was done with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flow {
+    /// Fine.
+    Open,
+    /// Over: hang up.
+    Broken,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) opened: u64,
+    pub(super) overflowed: u64,
+    pub(super) without_descriptor: u64,
+}
+
+struct Session {
+    fd: OwnedFd,
+    /// Packets that the socket had no room for.
+    unread: VecDeque<(Kind, Vec<u8>)>,
+    /// Bytes of these, by kind.
+    reply_bytes: usize,
+    answer_bytes: usize,
+    questions: u32,
+    /// What is to happen once everything is written.
+    then: Then,
+}
+
+/// What a packet is; each kind has its own bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Reply,
+    Answer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Stay,
+    /// Close it.
+    Close,
+    /// Say that nothing more comes, and wait for the program to hang up.
+    Linger,
+}
+
+impl Session {
+    /// How many bytes of a kind are unread, and how many may be.
+    fn room(&mut self, kind: Kind) -> (&mut usize, usize) {
+        match kind {
+            Kind::Reply => (&mut self.reply_bytes, UNREAD_BYTES_MAX),
+            Kind::Answer => (&mut self.answer_bytes, UNREAD_ANSWER_BYTES_MAX),
+        }
+    }
+}
+
+/// All sessions of a node.
+pub(super) struct Sessions {
+    first_token: u64,
+    next: u32,
+    sessions: BTreeMap<SessionId, Session>,
+    buffer: Vec<u8>,
+    /// A descriptor kept in reserve, so that there is one left to say "no more descriptors" with.
+    spare: Option<File>,
+    counts: Counts,
+}
+
+impl Sessions {
+    /// None yet. Tokens of the poll begin at `first_token`.
+    pub(super) fn new(first_token: u64) -> io::Result<Sessions> {
+        Ok(Sessions {
+            first_token,
+            next: 1,
+            sessions: BTreeMap::new(),
+            buffer: vec![0; SESSION_PACKET_BYTES_MAX],
+            spare: Some(File::open("/dev/null")?),
+            counts: Counts::default(),
+        })
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn token(&self, session: SessionId) -> u64 {
+        self.first_token + u64::from(session.0)
+    }
+
+    /// The session a token belongs to, if it is still there.
+    pub(super) fn by_token(&self, token: u64) -> Option<SessionId> {
+        let id = SessionId(u32::try_from(token - self.first_token).ok()?);
+        self.sessions.contains_key(&id).then_some(id)
+    }
+
+    /// A program came in. Numbers are never used twice: a late packet must not reach another's locks.
+    pub(super) fn open(&mut self, poll: &mut dyn Poll, fd: OwnedFd) -> io::Result<SessionId> {
+        let id = SessionId(self.next);
+        poll.add(&fd, self.token(id))?;
+        self.next = self.next.checked_add(1).expect("four thousand million sessions outlive no machine");
+        self.counts.opened += 1;
+        let session = Session {
+            fd,
+            unread: VecDeque::new(),
+            reply_bytes: 0,
+            answer_bytes: 0,
+            questions: 0,
+            then: Then::Stay,
+        };
+        self.sessions.insert(id, session);
+        Ok(id)
+    }
+
+    /// Takes what a program has sent.
+    pub(super) fn receive(&mut self, id: SessionId, mut each: impl FnMut(&[u8])) -> Flow {
+        let Some(session) = self.sessions.get(&id) else { return Flow::Open };
+        for _ in 0..PACKETS_PER_TURN {
+            match door::receive(&session.fd, &mut self.buffer) {
+                // A session on its way out is only listened to for its end.
+                Ok(Received::Packet(_)) if session.then != Then::Stay => {}
+                Ok(Received::Packet(n)) => each(&self.buffer[..n]),
+                Ok(Received::Nothing) => return Flow::Open,
+                Ok(Received::End) | Err(_) => return Flow::Broken,
+            }
+        }
+        Flow::Open
+    }
+
+    /// Sends a reply, or keeps it until there is room.
+    pub(super) fn send(&mut self, poll: &mut dyn Poll, id: SessionId, packet: Vec<u8>) -> Flow {
+        self.push(poll, id, Kind::Reply, packet)
+    }
+
+    /// Sends the pieces of an answer.
+    pub(super) fn send_answer(&mut self, poll: &mut dyn Poll, id: SessionId, packets: Vec<Vec<u8>>) -> Flow {
+        for packet in packets {
+            if self.push(poll, id, Kind::Answer, packet) == Flow::Broken {
+                return Flow::Broken;
+            }
+        }
+        Flow::Open
+    }
+
+    fn push(&mut self, poll: &mut dyn Poll, id: SessionId, kind: Kind, packet: Vec<u8>) -> Flow {
+        let token = self.token(id);
+        let Some(session) = self.sessions.get_mut(&id) else { return Flow::Open };
+        if session.unread.is_empty() {
+            match door::send(&session.fd, &packet) {
+                Ok(true) => return Flow::Open,
+                Ok(false) => {
+                    if poll.watch_writes(&session.fd, token, true).is_err() {
+                        return Flow::Broken;
+                    }
+                }
+                Err(_) => return Flow::Broken,
+            }
+        }
+        let (bytes, max) = session.room(kind);
+        if *bytes + packet.len() > max {
+            self.counts.overflowed += 1;
+            return Flow::Broken;
+        }
+        *bytes += packet.len();
+        session.unread.push_back((kind, packet));
+        Flow::Open
+    }
+
+    /// Writes what was kept, now that there is room.
+    pub(super) fn flush(&mut self, poll: &mut dyn Poll, id: SessionId) -> Flow {
+        let token = self.token(id);
+        let Some(session) = self.sessions.get_mut(&id) else { return Flow::Open };
+        while let Some((kind, packet)) = session.unread.front() {
+            match door::send(&session.fd, packet) {
+                Ok(true) => {
+                    let (kind, length) = (*kind, packet.len());
+                    *session.room(kind).0 -= length;
+                    session.unread.pop_front();
+                }
+                Ok(false) => return Flow::Open,
+                Err(_) => return Flow::Broken,
+            }
+        }
+        if poll.watch_writes(&session.fd, token, false).is_err() {
+            return Flow::Broken;
+        }
+        let then = session.then;
+        self.end(poll, id, then);
+        Flow::Open
+    }
+
+    /// Closes a session after everything was written. With `linger` the program must hang up first.
+    pub(super) fn close(&mut self, poll: &mut dyn Poll, id: SessionId, linger: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.then = if linger { Then::Linger } else { Then::Close };
+        if session.unread.is_empty() {
+            let then = session.then;
+            self.end(poll, id, then);
+        }
+    }
+
+    fn end(&mut self, poll: &mut dyn Poll, id: SessionId, then: Then) {
+        match then {
+            Then::Stay => {}
+            Then::Close => self.forget(poll, id),
+            Then::Linger => {
+                if let Some(session) = self.sessions.get(&id) {
+                    // If it fails the program is gone, which the poll reports.
+                    let _ = rustix::net::shutdown(&session.fd, Shutdown::Write);
+                }
+            }
+        }
+    }
+
+    /// Forgets a session and closes its socket.
+    pub(super) fn forget(&mut self, poll: &mut dyn Poll, id: SessionId) {
+        if let Some(session) = self.sessions.remove(&id) {
+            let _ = poll.remove(&session.fd);
+        }
+    }
+
+    /// May it ask one more question?
+    pub(super) fn may_ask(&mut self, id: SessionId, max: u32) -> bool {
+        match self.sessions.get_mut(&id) {
+            Some(session) if session.questions < max => {
+                session.questions += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// One of its questions is answered.
+    pub(super) fn answered(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.questions = session.questions.saturating_sub(1);
+        }
+    }
+
+    /// After an accept that failed: if descriptors have run out, lets one caller in with the spare one, only
+    /// to tell it so. `false` if that cannot be done.
+    pub(super) fn refuse_for_want_of_descriptors(&mut self, door: &Door, error: &io::Error) -> bool {
+        let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+        if !matches!(number, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)) {
+            return false;
+        }
+        let Some(spare) = self.spare.take() else {
+            self.spare = File::open("/dev/null").ok();
+            return false;
+        };
+        drop(spare);
+        let told = match door.accept() {
+            Ok(Some((fd, _))) => {
+                let text = format!(
+                    "the node has no descriptor left for another program; {} are attached",
+                    self.sessions.len()
+                );
+                refuse(&fd, Code::OutOfDescriptors, text);
+                self.counts.without_descriptor += 1;
+                true
+            }
+            // It left before we could speak to it.
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        self.spare = File::open("/dev/null").ok();
+        told
+    }
+}
+
+/// Says why nothing more will be said.
+pub(super) fn refuse(fd: &OwnedFd, code: Code, text: String) {
+    let reply = Reply::Refused { version: session::VERSION, why: Failure { code, text } };
+    let _ = door::send(fd, &reply.to_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::poll::Epoll;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn drain(fd: &OwnedFd) -> (Vec<Vec<u8>>, bool) {
+        let mut got = Vec::new();
+        let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
+        loop {
+            match door::receive(fd, &mut buffer).unwrap() {
+                Received::Packet(n) => got.push(buffer[..n].to_vec()),
+                Received::Nothing => return (got, false),
+                Received::End => return (got, true),
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_kept_in_order_and_written_later() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        assert_eq!(sessions.by_token(17), Some(id));
+        let packet = |n: u32| [n.to_le_bytes().to_vec(), vec![0; 4000]].concat();
+        for n in 0..200 {
+            assert_eq!(sessions.send(&mut poll, id, packet(n)), Flow::Open);
+        }
+        sessions.close(&mut poll, id, false);
+        let mut got = Vec::new();
+        let mut end = false;
+        while !end {
+            let (some, over) = drain(&theirs);
+            got.extend(some);
+            end = over;
+            let mut ready = Vec::new();
+            poll.wait(Some(std::time::Duration::from_millis(100)), &mut ready).unwrap();
+            if ready.iter().any(|r| r.writable) {
+                assert_eq!(sessions.flush(&mut poll, id), Flow::Open);
+            }
+        }
+        let expected: Vec<_> = (0..200).map(packet).collect();
+        assert!(got == expected, "{} packets", got.len());
+        assert_eq!(sessions.by_token(17), None, "closed behind the last packet");
+    }
+
+    #[test]
+    fn a_program_that_never_reads_is_given_up() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, _theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        let mut sent = 0;
+        while sessions.send(&mut poll, id, vec![0; 32 << 10]) == Flow::Open {
+            sent += 32 << 10;
+            assert!(sent < 4 * UNREAD_BYTES_MAX, "no bound");
+        }
+        assert!(sent >= UNREAD_BYTES_MAX);
+        assert_eq!(sessions.counts().overflowed, 1);
+    }
+
+    #[test]
+    fn a_large_answer_has_a_bound_of_its_own() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        let pieces = vec![vec![7; 60 << 10]; 64];
+        assert_eq!(sessions.send_answer(&mut poll, id, pieces), Flow::Open);
+        // Grants go on being counted by themselves while the answer is unread.
+        assert_eq!(sessions.send(&mut poll, id, vec![1; 100]), Flow::Open);
+        let mut bytes = 0;
+        for _ in 0..1000 {
+            bytes += drain(&theirs).0.iter().map(Vec::len).sum::<usize>();
+            sessions.flush(&mut poll, id);
+        }
+        assert_eq!(bytes, 64 * (60 << 10) + 100);
+    }
+
+    #[test]
+    fn lingering_ends_with_the_programs_hang_up() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        sessions.send(&mut poll, id, vec![1]);
+        sessions.close(&mut poll, id, true);
+        assert_eq!(drain(&theirs), (vec![vec![1]], true));
+        door::send(&theirs, b"late").unwrap();
+        assert_eq!(sessions.receive(id, |_| panic!("nothing is taken any more")), Flow::Open);
+        drop(theirs);
+        assert_eq!(sessions.receive(id, |_| ()), Flow::Broken);
+    }
+
+    #[test]
+    fn questions_are_counted() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let id = sessions.open(&mut poll, pair().0).unwrap();
+        assert!(sessions.may_ask(id, 2) && sessions.may_ask(id, 2) && !sessions.may_ask(id, 2));
+        sessions.answered(id);
+        assert!(sessions.may_ask(id, 2));
+    }
+}
