@@ -1,0 +1,126 @@
+//! A machine: a node, its disk, its clock, and whether it stands still.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use oarlock_layout::id::Epoch;
+use oarlock_layout::time::Instant;
+use oarlock_node::Node;
+
+use crate::history::Client;
+use crate::queue::Time;
+
+/// What comes to a node from outside.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Datagram { from: u16, bytes: Vec<u8> },
+    Open { client: Client, pid: u32 },
+    Packet { client: Client, bytes: Vec<u8> },
+    Hangup { client: Client },
+    Stored { epoch: Epoch },
+}
+
+/// What survives a crash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Disk {
+    pub stored: Epoch,
+    pub clean: bool,
+    pub boots: u64,
+}
+
+/// A machine.
+pub(crate) struct Host {
+    pub index: u16,
+    pub node: Option<Node>,
+    pub disk: Disk,
+    /// Processes connected to this run of the node.
+    pub sessions: BTreeMap<Client, usize>,
+    pub serving: bool,
+    /// It does nothing until it goes on; what comes meanwhile waits here.
+    pub paused: bool,
+    pub inbox: VecDeque<Input>,
+    /// The timer that is in the queue.
+    pub timer_at: Time,
+    /// How often in a row it was woken at the same moment.
+    rushes: (Time, u32),
+    offset: u64,
+    drift: i64,
+}
+
+/// Datagrams that a socket keeps while nobody reads it.
+pub(crate) const INBOX_MAX: usize = 2048;
+
+impl Host {
+    pub(crate) fn new(index: u16, offset: u64, drift: i64) -> Host {
+        Host {
+            index,
+            node: None,
+            disk: Disk { stored: Epoch(0), clean: true, boots: 0 },
+            sessions: BTreeMap::new(),
+            serving: false,
+            paused: false,
+            inbox: VecDeque::new(),
+            timer_at: Time::MAX,
+            rushes: (0, 0),
+            offset,
+            drift,
+        }
+    }
+
+    /// What this machine's clock shows (FT14: its rate is a little off).
+    pub(crate) fn clock(&self, now: Time) -> Instant {
+        let off = i128::from(now) * i128::from(self.drift) / 1_000_000;
+        Instant((i128::from(now) + off + i128::from(self.offset)) as u64)
+    }
+
+    /// Counts how often it is woken at one moment.
+    pub(crate) fn rush(&mut self, now: Time) -> u32 {
+        self.rushes = if self.rushes.0 == now { (now, self.rushes.1 + 1) } else { (now, 0) };
+        self.rushes.1
+    }
+
+    /// The first moment at which its clock shows at least `at`.
+    pub(crate) fn when(&self, at: Instant) -> Time {
+        let Some(local) = at.0.checked_sub(self.offset) else { return 0 };
+        let mut time = (i128::from(local) * 1_000_000 / i128::from(1_000_000 + self.drift)) as Time;
+        while self.clock(time) < at {
+            time += 1;
+        }
+        time
+    }
+
+    pub(crate) fn address(index: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 7, 0, index as u8 + 1)), 7007)
+    }
+
+    /// Which node has this address.
+    pub(crate) fn at_address(address: SocketAddr) -> Option<u16> {
+        match address.ip() {
+            IpAddr::V4(ip) => Some(u16::from(ip.octets()[3]) - 1),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_drift_and_timers_are_neither_early_nor_late() {
+        for drift in [-20_000, -1, 0, 7, 20_000] {
+            let host = Host::new(0, 123_456_789, drift);
+            for at in [0, 1, 999, 1_000_000_007, 86_400_000_000_000] {
+                let shown = host.clock(at);
+                let when = host.when(shown);
+                assert!(host.clock(when) >= shown && when <= at);
+                assert!(when == 0 || host.clock(when - 1) < shown);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_name_their_node() {
+        assert_eq!(Host::at_address(Host::address(6)), Some(6));
+    }
+}

@@ -1,0 +1,257 @@
+//! `oarlock-sim`: runs seeds, replays one, judges a history.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use oarlock_sim::check::judge;
+use oarlock_sim::history::{Rules, read_lines, write_line};
+use oarlock_sim::{Load, Options, Report, run, run_with_history};
+
+const HELP: &str = "\
+oarlock-sim [--seeds N] [--from S] [--seconds T] [--jobs J] [--verbose]   run seeds
+oarlock-sim --seed S [--seconds T] [--history FILE]                       run one seed, keep what clients saw
+oarlock-sim --check FILE [--nodes N] [--strict]                           judge a history of real processes
+oarlock-sim --planted [--seeds N]                                         plant each bug and see who notices
+  --seeds N     how many seeds must count (default 20); a seed with too little load is replaced
+  --from S      the first seed (default 1)
+  --seconds T   simulated seconds of each (default 60)
+  --nodes N     machines (default 5)
+  --jobs J      threads (default: one per core)
+  --replay      run every seed twice and compare the hashes (else one in fifty)";
+
+#[derive(Default)]
+struct Arguments {
+    seeds: u64,
+    from: u64,
+    seed: Option<u64>,
+    options: Options,
+    jobs: usize,
+    verbose: bool,
+    replay: bool,
+    strict: bool,
+    planted: bool,
+    history: Option<String>,
+    check: Option<String>,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut arguments = Arguments { seeds: 20, from: 1, jobs, ..Arguments::default() };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|e| format!("{text:?}: {e}"));
+        match word.as_str() {
+            "--seeds" => arguments.seeds = number(value()?)?,
+            "--from" => arguments.from = number(value()?)?,
+            "--seed" => arguments.seed = Some(number(value()?)?),
+            "--seconds" => arguments.options.seconds = number(value()?)?.max(15),
+            "--nodes" => arguments.options.nodes = number(value()?)?.clamp(2, 16) as u16,
+            "--jobs" => arguments.jobs = number(value()?)?.clamp(1, 256) as usize,
+            "--history" => arguments.history = Some(value()?),
+            "--check" => arguments.check = Some(value()?),
+            "--verbose" => arguments.verbose = true,
+            "--replay" => arguments.replay = true,
+            "--strict" => arguments.strict = true,
+            "--planted" => arguments.planted = true,
+            "--help" | "-h" => return Err(HELP.into()),
+            other => return Err(format!("unknown argument {other:?}\n\n{HELP}")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn main() -> ExitCode {
+    // A panic inside a simulated node is a finding; its place belongs into the report, not a backtrace each.
+    std::panic::set_hook(Box::new(|info| eprintln!("  ({info})")));
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    let good = match (&arguments.check, arguments.seed, arguments.planted) {
+        (Some(file), ..) => check_file(file, &arguments),
+        (None, Some(seed), _) => one_seed(seed, &arguments),
+        (None, None, true) => planted::table(&arguments),
+        (None, None, false) => many_seeds(&arguments),
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn check_file(file: &str, arguments: &Arguments) -> bool {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return false;
+        }
+    };
+    let events = match read_lines(&text) {
+        Ok(events) => events,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return false;
+        }
+    };
+    let rules = Rules::real(arguments.options.nodes, vec![arguments.strict; 64]);
+    let findings = judge(&rules, &events);
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!("{} events, {} findings", events.len(), findings.len());
+    findings.is_empty()
+}
+
+fn one_seed(seed: u64, arguments: &Arguments) -> bool {
+    let options = Options { keep_history: arguments.history.is_some(), ..arguments.options.clone() };
+    let started = Instant::now();
+    let (report, history) = run_with_history(seed, &options);
+    println!("{report}");
+    for finding in &report.findings {
+        println!("  {finding}");
+    }
+    println!("  {:?}; faults {:?}", report.load, report.faults);
+    if let Some(missed) = report.missed_load() {
+        println!("  does not count: {missed}");
+    }
+    println!("  {:.1} simulated s per core-s", report.seconds as f64 / started.elapsed().as_secs_f64());
+    if let (Some(file), Some(events)) = (&arguments.history, history) {
+        let text: String = events.iter().map(|e| write_line(e) + "\n").collect();
+        if let Err(error) = std::fs::write(file, text) {
+            eprintln!("{file}: {error}");
+            return false;
+        }
+    }
+    report.findings.is_empty()
+}
+
+#[derive(Default)]
+struct Totals {
+    counted: u64,
+    failed: u64,
+    thin: u64,
+    replayed: u64,
+    seconds: u64,
+    load: Load,
+    core: Duration,
+}
+
+fn many_seeds(arguments: &Arguments) -> bool {
+    let next = AtomicU64::new(arguments.from);
+    let totals = Mutex::new(Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let enough = totals.lock().expect("no thread panics with it").counted >= arguments.seeds;
+                    // Thin seeds are replaced, but not without end.
+                    if enough || seed >= arguments.from + 2 * arguments.seeds {
+                        return;
+                    }
+                    let started = Instant::now();
+                    let report = run(seed, &arguments.options);
+                    let core = started.elapsed();
+                    let twice = arguments.replay || seed.is_multiple_of(50);
+                    let again = twice.then(|| run(seed, &arguments.options).trace);
+                    let mut totals = totals.lock().expect("no thread panics with it");
+                    account(&mut totals, &report, core, again.map(|trace| trace == report.trace));
+                    if arguments.verbose {
+                        println!("{report}; {:.2} s; {:?}", core.as_secs_f64(), report.load);
+                    }
+                }
+            });
+        }
+    });
+    let t = totals.into_inner().expect("all threads have ended");
+    let core = t.core.as_secs_f64().max(1e-9);
+    println!(
+        "{} seeds, {} failed, {} with too little load, {} run twice: {} simulated s, {:.0} per core-s; \
+         {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults",
+        t.counted,
+        t.failed,
+        t.thin,
+        t.replayed,
+        t.seconds,
+        t.seconds as f64 / core,
+        t.load.events as f64 / core,
+        (t.load.faults + t.load.deaths) as f64 / core,
+        t.load.locks,
+        t.load.grants,
+        t.load.deaths,
+        t.load.faults,
+    );
+    t.failed == 0 && t.counted >= arguments.seeds
+}
+
+fn account(totals: &mut Totals, report: &Report, core: Duration, same: Option<bool>) {
+    totals.core += core;
+    totals.seconds += report.seconds;
+    totals.load.add(&report.load);
+    totals.replayed += u64::from(same.is_some());
+    if same == Some(false) {
+        println!("seed {}: two runs of it differ", report.seed);
+    }
+    if !report.findings.is_empty() || same == Some(false) {
+        totals.failed += 1;
+        totals.counted += 1;
+        println!("{report}");
+        return;
+    }
+    match report.missed_load() {
+        Some(missed) => {
+            totals.thin += 1;
+            println!("seed {} does not count: {missed}", report.seed);
+        }
+        None => totals.counted += 1,
+    }
+}
+
+#[cfg(not(feature = "planted"))]
+mod planted {
+    pub(crate) fn table(_: &super::Arguments) -> bool {
+        eprintln!("bugs can be planted only in a build with `--features planted`");
+        false
+    }
+}
+
+#[cfg(feature = "planted")]
+mod planted {
+    use std::collections::BTreeMap;
+
+    use oarlock_node::Bug;
+    use oarlock_sim::{Options, run};
+
+    /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails.
+    pub(crate) fn table(arguments: &super::Arguments) -> bool {
+        println!("{:<20} {:>6}  {:<12} first finding", "planted", "seeds", "caught by");
+        let mut all = true;
+        for bug in Bug::ALL {
+            let options = Options { bug: Some(bug), ..arguments.options.clone() };
+            let mut caught: Option<(u64, String, String)> = None;
+            let mut by: BTreeMap<&str, u64> = BTreeMap::new();
+            for seed in arguments.from..arguments.from + arguments.seeds {
+                if let Some(first) = run(seed, &options).findings.first() {
+                    *by.entry(first.checker).or_default() += 1;
+                    caught = Some((seed + 1 - arguments.from, first.checker.into(), first.text.clone()));
+                    break;
+                }
+            }
+            match caught {
+                Some((seeds, checker, text)) => {
+                    let text: String = text.chars().take(150).collect();
+                    println!("{:<20} {seeds:>6}  {checker:<12} {text}", format!("{bug:?}"));
+                }
+                None => {
+                    all = false;
+                    println!("{:<20} {:>6}  not caught", format!("{bug:?}"), arguments.seeds);
+                }
+            }
+        }
+        all
+    }
+}

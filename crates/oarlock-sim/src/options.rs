@@ -1,0 +1,48 @@
+//! What every seed of a batch has in common.
+
+use oarlock_layout::seal::{PublicKey, Seal};
+
+/// Makes the cryptography of a node from its index and a seed.
+pub type MakeSeal = fn(u16, u64) -> (Box<dyn Seal + Send>, PublicKey);
+
+/// How large a run is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Simulated seconds, at least 15.
+    pub seconds: u64,
+    /// Machines.
+    pub nodes: u16,
+    /// Programs, besides those that keep value blocks alive.
+    pub processes: usize,
+    /// Faults of nodes and of the network happen.
+    pub faults: bool,
+    /// Resources per lockspace; drawn by the seed if none is given.
+    pub resources: Option<u64>,
+    /// Keep every event that clients saw.
+    pub keep_history: bool,
+    /// End the run when the first finding is there.
+    pub stop_at_first: bool,
+    /// Other cryptography than the simulator's keyed checksum.
+    pub crypto: Option<MakeSeal>,
+    /// A rule that all nodes leave out.
+    #[cfg(feature = "planted")]
+    pub bug: Option<oarlock_node::Bug>,
+}
+
+impl Default for Options {
+    /// The standard load: five nodes, forty programs, sixty seconds.
+    fn default() -> Options {
+        Options {
+            seconds: 60,
+            nodes: 5,
+            processes: 40,
+            faults: true,
+            resources: None,
+            keep_history: false,
+            stop_at_first: true,
+            crypto: None,
+            #[cfg(feature = "planted")]
+            bug: None,
+        }
+    }
+}

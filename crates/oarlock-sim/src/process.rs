@@ -1,0 +1,398 @@
+//! A simulated program: takes locks, converts, cancels, writes values, and gives everything back.
+//!
+//! It never waits for two things in an order that could make a deadlock it cannot get out of: all it waits
+//! for has a patience, after which it cancels.
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+
+use crate::history::{Ask, Block, Client, Told};
+use crate::queue::Time;
+use crate::random::Random;
+use crate::report::Load;
+use crate::swarm::{MS, Mix, S};
+
+/// What all programs are at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// They work.
+    Load,
+    /// They take nothing new and give back what blocks somebody, once they are told.
+    Polite,
+    /// They give everything back.
+    Drain,
+}
+
+/// What a process may look at while it decides.
+pub(crate) struct Context<'a> {
+    pub now: Time,
+    pub phase: Phase,
+    pub mix: &'a Mix,
+    pub names: &'a [Name],
+    pub random: &'a mut Random,
+    pub load: &'a mut Load,
+    /// What it asks, in order.
+    pub asks: Vec<(u32, Ask)>,
+}
+
+/// A lock of a process.
+#[derive(Debug)]
+struct Slot {
+    handle: u32,
+    /// Its rank among the resources: waiting in this order cannot make a circle.
+    rank: u64,
+    held: Option<Mode>,
+    pending: bool,
+    unlocking: bool,
+    cancelled: bool,
+    /// It was told that it blocks somebody, since its last grant.
+    told: bool,
+    values: bool,
+    /// When to do the next thing about it.
+    due: Time,
+}
+
+/// A program.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub node: u16,
+    /// Its number in the history; a new one after each death.
+    pub client: Client,
+    pub alive: bool,
+    /// An anchor keeps NL on some resources, so that their value blocks live on.
+    pub anchor: bool,
+    slots: Vec<Slot>,
+    next_handle: u32,
+    next_lock: Time,
+    slots_max: usize,
+    writes: u64,
+    /// When the packets it sent last, and those sent to it, arrive: a socket keeps their order.
+    pub sent_until: Time,
+    pub told_until: Time,
+    /// The earliest thought that is already in the queue.
+    pub thinks_at: Time,
+}
+
+/// Resources on which anchors keep a lock.
+const ANCHORED: u64 = 6;
+/// Mean time between two locks of a process.
+const LOCK_GAP: Time = 46 * MS;
+
+impl Process {
+    pub(crate) fn new(node: u16, anchor: bool) -> Process {
+        Process {
+            node,
+            client: 0,
+            alive: false,
+            anchor,
+            slots: Vec::new(),
+            next_handle: 0,
+            next_lock: 0,
+            slots_max: 1,
+            writes: 0,
+            sent_until: 0,
+            told_until: 0,
+            thinks_at: Time::MAX,
+        }
+    }
+
+    /// A new life.
+    pub(crate) fn spawn(&mut self, now: Time, client: Client, random: &mut Random) {
+        self.client = client;
+        self.alive = true;
+        self.slots.clear();
+        self.next_handle = 0;
+        self.next_lock = now + random.below(20 * MS);
+        self.slots_max = if self.anchor { ANCHORED as usize } else { random.between(1, 3) as usize };
+        (self.sent_until, self.told_until, self.thinks_at) = (now, now, Time::MAX);
+    }
+
+    /// When it wants to think next.
+    pub(crate) fn due(&self) -> Time {
+        let new = if self.slots.len() < self.slots_max { self.next_lock } else { Time::MAX };
+        self.slots.iter().map(|s| s.due).fold(new, Time::min)
+    }
+
+    /// All processes enter another phase.
+    pub(crate) fn enter(&mut self, now: Time, phase: Phase, random: &mut Random) {
+        self.next_lock = Time::MAX;
+        for slot in &mut self.slots {
+            slot.due = match phase {
+                // Who was told before remembers; everybody else sits on what he has.
+                Phase::Polite if slot.told && !slot.pending && !slot.unlocking => now,
+                Phase::Drain if slot.held.is_some() && !slot.pending => now + random.below(20 * MS),
+                _ => Time::MAX,
+            };
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn think(&mut self, cx: &mut Context<'_>) {
+        for index in 0..self.slots.len() {
+            if self.slots[index].due <= cx.now {
+                self.tend(index, cx);
+            }
+        }
+        if cx.phase == Phase::Load && self.next_lock <= cx.now && self.slots.len() < self.slots_max {
+            self.lock(cx);
+        }
+    }
+
+    /// Something about one lock is due: patience is over, or it was held long enough.
+    fn tend(&mut self, index: usize, cx: &mut Context<'_>) {
+        let slot = &mut self.slots[index];
+        slot.due = Time::MAX;
+        if slot.unlocking {
+            return;
+        }
+        if slot.pending {
+            if !slot.cancelled {
+                slot.cancelled = true;
+                cx.load.cancels += 1;
+                // Most withdraw the wish; some give the whole lock back while it still waits.
+                if cx.random.chance(850) {
+                    cx.asks.push((slot.handle, Ask::Cancel));
+                } else {
+                    slot.unlocking = true;
+                    cx.asks.push((slot.handle, Ask::Unlock { value: None, invalidate: false }));
+                }
+            }
+            return;
+        }
+        let Some(held) = slot.held else { return };
+        if self.anchor && cx.phase == Phase::Load {
+            return;
+        }
+        if cx.phase == Phase::Load && cx.random.chance(150) {
+            self.convert(index, held, cx);
+        } else {
+            self.unlock(index, held, cx);
+        }
+    }
+
+    fn unlock(&mut self, index: usize, held: Mode, cx: &mut Context<'_>) {
+        let writes = self.slots[index].values && held.writes_value();
+        let value = (writes && cx.random.chance(700)).then(|| self.block());
+        let invalidate = writes && cx.random.chance(30);
+        let slot = &mut self.slots[index];
+        slot.unlocking = true;
+        cx.asks.push((slot.handle, Ask::Unlock { value, invalidate }));
+    }
+
+    fn convert(&mut self, index: usize, held: Mode, cx: &mut Context<'_>) {
+        let mode = cx.mix.mode(cx.random);
+        let mut flags = Flags::empty();
+        let upward = !held.covers(mode);
+        if self.slots[index].values && cx.random.chance(700) {
+            flags |= Flags::VALBLK;
+        }
+        let value = (flags.contains(Flags::VALBLK) && held.writes_value()).then(|| self.block());
+        if upward && cx.random.chance(100) {
+            flags |= Flags::QUECVT;
+        }
+        if upward && cx.random.chance(cx.mix.tries) {
+            flags |= Flags::NOQUEUE;
+        }
+        if mode.exclusive() && cx.random.chance(30) {
+            flags |= Flags::FRESH;
+        }
+        let slot = &mut self.slots[index];
+        (slot.pending, slot.cancelled) = (true, false);
+        slot.due = cx.now + patience(cx.random);
+        cx.load.converts += 1;
+        let timeout_ms = if upward && cx.random.chance(100) { cx.random.spread(5, 500) as u32 } else { 0 };
+        cx.asks.push((slot.handle, Ask::Convert { mode, flags, timeout_ms, value }));
+    }
+
+    fn lock(&mut self, cx: &mut Context<'_>) {
+        self.next_lock = cx.now + cx.random.below(2 * LOCK_GAP);
+        let count = cx.names.len() as u64 / 2;
+        let rank = if self.anchor {
+            self.next_lock = cx.now + 10 * MS;
+            (self.slots.len() as u64).min(count - 1) * 2
+        } else {
+            let draws = 0..cx.mix.heat;
+            draws.map(|_| cx.random.below(cx.names.len() as u64)).min().expect("at least one draw")
+        };
+        let mode = if self.anchor { Mode::NL } else { cx.mix.mode(cx.random) };
+        let values = self.anchor || cx.random.chance(cx.mix.values);
+        let mut flags = if values { Flags::VALBLK } else { Flags::empty() };
+        // Waiting against the order of ranks could close a circle; trying cannot.
+        let risky = self.slots.iter().any(|slot| slot.rank >= rank);
+        if !self.anchor {
+            flags |= self.lock_flags(mode, risky, cx);
+        }
+        let timed = !flags.intersects(Flags::NOQUEUE | Flags::LOCAL) && cx.random.chance(100);
+        let timeout_ms = if timed && !self.anchor { cx.random.spread(5, 1000) as u32 } else { 0 };
+        self.next_handle += 1;
+        let handle = self.next_handle;
+        let due = if self.anchor { Time::MAX } else { cx.now + patience(cx.random) };
+        let (held, pending, unlocking, cancelled, told) = (None, true, false, false, false);
+        self.slots.push(Slot { handle, rank, held, pending, unlocking, cancelled, told, values, due });
+        cx.load.locks += 1;
+        let name = cx.names[rank as usize].clone();
+        cx.asks.push((handle, Ask::Lock { space: (rank % 2) as u16, name, mode, flags, timeout_ms }));
+    }
+
+    fn lock_flags(&self, mode: Mode, risky: bool, cx: &mut Context<'_>) -> Flags {
+        let mut flags = Flags::empty();
+        let mut toss = |permille, flag| {
+            if cx.random.chance(permille) {
+                flags |= flag;
+            }
+        };
+        toss(20, Flags::NOBAST);
+        if mode.exclusive() {
+            toss(60, Flags::FRESH);
+        }
+        if risky {
+            toss(1000, Flags::NOQUEUE);
+            toss(200, Flags::NOQUEUEBAST);
+            return flags;
+        }
+        toss(cx.mix.tries, Flags::NOQUEUE);
+        if flags.contains(Flags::NOQUEUE) {
+            if cx.random.chance(300) {
+                flags |= Flags::NOQUEUEBAST;
+            }
+            return flags;
+        }
+        if cx.random.chance(cx.mix.tries / 4) {
+            return (flags - Flags::FRESH) | Flags::LOCAL;
+        }
+        if mode == Mode::NL && cx.random.chance(300) {
+            flags |= Flags::EXPEDITE;
+        }
+        match cx.random.below(50) {
+            0 => flags |= Flags::HEADQUE,
+            1 => flags |= Flags::NOORDER,
+            2 if mode == Mode::CW => flags |= Flags::ALTPR,
+            3 if mode == Mode::PR => flags |= Flags::ALTCW,
+            _ => {}
+        }
+        flags
+    }
+
+    /// A block that nobody else writes, in which any two halves of different blocks are noticed.
+    fn block(&mut self) -> Box<Block> {
+        self.writes += 1;
+        let mut block = Box::new([0; VALUE_BYTES]);
+        for (n, chunk) in block.chunks_exact_mut(8).enumerate() {
+            let word = (u64::from(self.client) << 32 | self.writes).wrapping_mul(2 * n as u64 + 1);
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        block
+    }
+
+    /// Hears an answer. Returns what to enter into the history; none if its session is over by it.
+    pub(crate) fn hear(&mut self, reply: Reply, cx: &mut Context<'_>) -> Option<(u32, Told)> {
+        match reply {
+            Reply::Granted(g) => {
+                let told = Told::Granted {
+                    mode: g.mode,
+                    token: g.token,
+                    value: g.value.map(Box::new),
+                    alternate: g.alternate,
+                };
+                if let Some(slot) = self.slots.iter_mut().find(|s| s.handle == g.handle) {
+                    (slot.held, slot.pending, slot.cancelled) = (Some(g.mode), false, false);
+                    slot.told = false;
+                    slot.due = match cx.phase {
+                        _ if slot.unlocking => Time::MAX,
+                        Phase::Load if self.anchor => Time::MAX,
+                        Phase::Load => cx.now + cx.random.spread(100_000, cx.mix.hold_max),
+                        Phase::Polite => Time::MAX,
+                        Phase::Drain => cx.now,
+                    };
+                }
+                Some((g.handle, told))
+            }
+            Reply::Failed { handle, why } => {
+                self.failed(handle, why.code, cx);
+                Some((handle, Told::Failed { code: why.code }))
+            }
+            Reply::Released { handle } => {
+                self.slots.retain(|s| s.handle != handle);
+                Some((handle, Told::Released))
+            }
+            Reply::Blocking { handle, wanted } => {
+                if let Some(slot) = self.slots.iter_mut().find(|s| s.handle == handle) {
+                    slot.told = true;
+                    match cx.phase {
+                        _ if slot.pending || slot.unlocking => {}
+                        Phase::Load if !self.anchor && cx.random.chance(600) => {
+                            slot.due = slot.due.min(cx.now + cx.random.spread(50_000, 5 * MS));
+                        }
+                        Phase::Polite => slot.due = cx.now + cx.random.below(10 * MS),
+                        Phase::Load | Phase::Drain => {}
+                    }
+                }
+                Some((handle, Told::Blocking { wanted }))
+            }
+            Reply::Lost { .. } | Reply::Refused { .. } => {
+                self.alive = false;
+                None
+            }
+            other => panic!("a simulated program never asks for {other:?}"),
+        }
+    }
+
+    fn failed(&mut self, handle: u32, code: Code, cx: &mut Context<'_>) {
+        if matches!(code, Code::NotServing | Code::Refused) {
+            self.next_lock = self.next_lock.max(cx.now + 100 * MS);
+            cx.load.refused += 1;
+        }
+        let Some(place) = self.slots.iter().position(|s| s.handle == handle) else { return };
+        let slot = &mut self.slots[place];
+        let was_pending = core::mem::take(&mut slot.pending);
+        if slot.held.is_some() && was_pending {
+            slot.cancelled = false;
+            slot.due = match cx.phase {
+                _ if slot.unlocking => Time::MAX,
+                Phase::Load => cx.now + cx.random.spread(100_000, 10 * MS),
+                // It may have been told while it waited.
+                Phase::Polite => cx.now + cx.random.below(10 * MS),
+                Phase::Drain => cx.now,
+            };
+        } else if !was_pending || !slot.unlocking {
+            self.slots.remove(place);
+        }
+    }
+}
+
+/// How long a program waits before it withdraws a request.
+fn patience(random: &mut Random) -> Time {
+    if random.chance(60) { random.spread(200_000, 30 * MS) } else { random.between(300 * MS, 2 * S) }
+}
+
+/// The packet for what a process asks.
+pub(crate) fn packet(handle: u32, ask: &Ask) -> Request {
+    match ask {
+        Ask::Lock { space, name, mode, flags, timeout_ms } => Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(*space),
+            name: name.clone(),
+            mode: *mode,
+            flags: *flags,
+            timeout_ms: *timeout_ms,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        }),
+        Ask::Convert { mode, flags, timeout_ms, value } => Request::Convert(ConvertRequest {
+            handle,
+            mode: *mode,
+            flags: *flags,
+            timeout_ms: *timeout_ms,
+            value: value.as_deref().copied(),
+        }),
+        Ask::Unlock { value, invalidate } => {
+            Request::Unlock { handle, value: value.as_deref().copied(), invalidate: *invalidate }
+        }
+        Ask::Cancel => Request::Cancel { handle },
+    }
+}

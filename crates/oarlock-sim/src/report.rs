@@ -1,0 +1,96 @@
+//! What a run was like.
+
+use std::fmt;
+
+use crate::check::Finding;
+use crate::trace::Trace;
+
+/// How much happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Requests for new locks.
+    pub locks: u64,
+    /// Of all requests, those refused because the node was not in a view.
+    pub refused: u64,
+    /// Converts asked for.
+    pub converts: u64,
+    /// Requests withdrawn.
+    pub cancels: u64,
+    /// Programs killed.
+    pub deaths: u64,
+    /// Faults of nodes and of the network.
+    pub faults: u64,
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Datagrams lost, doubled, corrupted, delayed or replayed.
+    pub harmed: u64,
+    /// Things that happened: arrivals, timers, requests, answers, faults.
+    pub events: u64,
+    /// Grants that clients saw.
+    pub grants: u64,
+}
+
+impl Load {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Load) {
+        self.locks += other.locks;
+        self.refused += other.refused;
+        self.converts += other.converts;
+        self.cancels += other.cancels;
+        self.deaths += other.deaths;
+        self.faults += other.faults;
+        self.datagrams += other.datagrams;
+        self.harmed += other.harmed;
+        self.events += other.events;
+        self.grants += other.grants;
+    }
+}
+
+/// A run and what was found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// From which it follows.
+    pub seed: u64,
+    /// Simulated seconds.
+    pub seconds: u64,
+    /// The hash over every frame, output and timer.
+    pub trace: Trace,
+    /// Everything that is not as promised.
+    pub findings: Vec<Finding>,
+    /// How much happened.
+    pub load: Load,
+    /// How often each kind of fault was made, in the order of
+    /// [`FaultKind::ALL`](crate::swarm::FaultKind::ALL).
+    pub faults: [u64; 13],
+}
+
+impl Report {
+    /// What of the standard load did not happen: 500 lock calls, 20 converts or cancels, 2 deaths and 1 fault in
+    /// each simulated second, of which nine tenths must be reached for the seed to count.
+    pub fn missed_load(&self) -> Option<String> {
+        let served = self.load.locks.saturating_sub(self.load.refused);
+        let changes = self.load.converts + self.load.cancels;
+        let standard = [
+            ("lock calls", served, 500),
+            ("converts and cancels", changes, 20),
+            ("deaths", self.load.deaths, 2),
+            ("faults", self.load.faults, 1),
+        ];
+        let missed: Vec<String> = standard
+            .iter()
+            .filter(|(_, had, per_second)| had * 10 < per_second * self.seconds * 9)
+            .map(|(what, had, per_second)| format!("{had} of {} {what}", per_second * self.seconds))
+            .collect();
+        (!missed.is_empty()).then(|| missed.join(", "))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} ({} s, trace {})", self.seed, self.seconds, self.trace)?;
+        match self.findings.first() {
+            Some(first) => write!(f, ": {} findings, first: {first}", self.findings.len()),
+            None => write!(f, ": as promised"),
+        }
+    }
+}

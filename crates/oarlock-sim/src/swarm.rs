@@ -1,0 +1,186 @@
+//! Every seed is another kind of storm: it draws which faults there are and how the programs behave.
+//!
+//! A run with every fault at once is always in the same trouble. A run without loss but with long pauses gets to
+//! places that no mixture reaches.
+
+use oarlock_layout::mode::Mode;
+
+use crate::network::Weather;
+use crate::queue::Time;
+use crate::random::Random;
+
+/// Simulated milliseconds.
+pub(crate) const MS: Time = 1_000_000;
+/// Simulated seconds.
+pub(crate) const S: Time = 1_000 * MS;
+
+/// Kinds of faults; the weights of a mix have this order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FaultKind {
+    /// Datagrams vanish (FT9).
+    Loss,
+    /// Datagrams come twice (FT10).
+    Copies,
+    /// Datagrams overtake each other, by up to 5 s (FT11).
+    Reordering,
+    /// Bits flip (FT12).
+    Corruption,
+    /// Captured datagrams come again (FT13).
+    Replay,
+    /// A group of nodes is cut off (FT5).
+    Partition,
+    /// One direction is cut (FT6).
+    OneWay,
+    /// One pair is cut, both reach the others (FT7).
+    Pair,
+    /// A link comes and goes (FT8).
+    Flapping,
+    /// A node stands still (FT4).
+    Pause,
+    /// The network is slow.
+    Slow,
+    /// A node dies and comes back alone; later all are restarted (FT1, as far as L3 allows).
+    Crash,
+    /// All nodes are restarted, some of them again before they serve (FT15).
+    Restarts,
+}
+
+impl FaultKind {
+    /// All, in the order of weights.
+    pub const ALL: [FaultKind; 13] = [
+        FaultKind::Loss,
+        FaultKind::Copies,
+        FaultKind::Reordering,
+        FaultKind::Corruption,
+        FaultKind::Replay,
+        FaultKind::Partition,
+        FaultKind::OneWay,
+        FaultKind::Pair,
+        FaultKind::Flapping,
+        FaultKind::Pause,
+        FaultKind::Slow,
+        FaultKind::Crash,
+        FaultKind::Restarts,
+    ];
+}
+
+/// How one seed's run is.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// Weights of [`FaultKind::ALL`]; crashes and restarts are planned apart, because each costs seconds.
+    pub faults: [u64; 13],
+    /// Time between two faults, at most twice this.
+    pub fault_gap: Time,
+    /// Longest fault.
+    pub fault_max: Time,
+    /// Weather without any fault.
+    pub weather: Weather,
+    /// Moments of crashes or restart storms.
+    pub upheavals: Vec<(Time, FaultKind)>,
+    /// Each node's clock runs so many parts per million too fast (FT14).
+    pub drift: Vec<i64>,
+    /// Resources by lockspace that the programs fight for.
+    pub resources: u64,
+    /// How much the first of them are preferred: number of draws of which the lowest counts.
+    pub heat: u32,
+    /// Weights of the modes, in their order.
+    pub modes: [u64; 6],
+    /// Of a thousand requests so many use the value block.
+    pub values: u64,
+    /// Of a thousand requests so many are tries.
+    pub tries: u64,
+    /// Longest that a lock is held.
+    pub hold_max: Time,
+    /// Resources a node may keep per lockspace; small numbers make it refuse (FT25).
+    pub resources_max: u32,
+    /// Owned modes are kept after use.
+    pub retain: bool,
+    /// How long an unused record is kept.
+    pub forget_after: Time,
+    /// Keys last so long, and so many packets.
+    pub rekey: (Time, u64),
+}
+
+impl Mix {
+    /// The mix of a seed. `seconds` is the length of the run, `storm_end` when faults must be over.
+    pub fn draw(random: &mut Random, nodes: u16, storm_end: Time, resources: Option<u64>) -> Mix {
+        let mut faults = [0; 13];
+        for weight in &mut faults[..11] {
+            // A third of the kinds is missing from each run.
+            *weight = if random.chance(667) { random.between(1, 8) } else { 0 };
+        }
+        if faults.iter().sum::<u64>() == 0 {
+            faults[0] = 1;
+        }
+        let mut weather = Weather::FINE;
+        if random.chance(300) {
+            weather.lost = random.between(1, 20);
+        }
+        if random.chance(300) {
+            weather.doubled = random.between(1, 20);
+        }
+        if random.chance(300) {
+            (weather.reordered, weather.late) = (random.between(1, 100), random.spread(MS, 20 * MS));
+        }
+        let modes = if random.chance(200) {
+            [0, 0, 0, 3, 0, 4]
+        } else {
+            [1, 2, 2, 5, 2, 6].map(|w| w * random.between(0, 3) + u64::from(w > 4))
+        };
+        Mix {
+            faults,
+            fault_gap: S * 7 / 10,
+            fault_max: random.spread(100 * MS, 4 * S),
+            weather,
+            upheavals: upheavals(random, storm_end),
+            drift: (0..nodes).map(|_| random.between(0, 40_000) as i64 - 20_000).collect(),
+            resources: resources.unwrap_or_else(|| random.between(12, 80)),
+            heat: random.between(1, 2) as u32,
+            modes,
+            values: random.between(100, 700),
+            tries: random.between(20, 200),
+            hold_max: random.spread(4 * MS, 60 * MS),
+            resources_max: if random.chance(100) { random.between(8, 30) as u32 } else { 1 << 16 },
+            retain: random.chance(800),
+            forget_after: random.spread(20 * MS, 10 * S),
+            rekey: if random.chance(300) {
+                (random.between(2, 20) * S, random.between(200, 5_000))
+            } else {
+                (120 * S, 1 << 32)
+            },
+        }
+    }
+
+    /// A mode by the weights of the mix.
+    pub fn mode(&self, random: &mut Random) -> Mode {
+        Mode::ALL[random.weighted(&self.modes)]
+    }
+}
+
+fn upheavals(random: &mut Random, storm_end: Time) -> Vec<(Time, FaultKind)> {
+    // An upheaval needs about eight seconds until the cluster grants again: unclean stops cost a lease.
+    if storm_end < 14 * S || !random.chance(400) {
+        return Vec::new();
+    }
+    let kind = if random.chance(500) { FaultKind::Crash } else { FaultKind::Restarts };
+    vec![(random.between(3 * S, storm_end - 10 * S), kind)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_draw_different_mixes_and_every_kind_somewhere() {
+        let mixes: Vec<Mix> =
+            (0..200).map(|seed| Mix::draw(&mut Random::new(seed), 5, 46 * S, None)).collect();
+        for kind in 0..11 {
+            let with = mixes.iter().filter(|m| m.faults[kind] > 0).count();
+            assert!((80..180).contains(&with), "kind {kind} in {with} of 200");
+        }
+        for kind in [FaultKind::Crash, FaultKind::Restarts] {
+            assert!(mixes.iter().any(|m| m.upheavals.iter().any(|(_, k)| *k == kind)));
+        }
+        assert!(mixes.iter().all(|m| m.modes.iter().sum::<u64>() > 0));
+    }
+}

@@ -1,0 +1,667 @@
+//! The world of one seed: machines, the network between them, programs, and what goes wrong.
+//!
+//! ```text
+//!    Queue ──► arrival, timer, request, answer, fault … ──► Host (Node) ──► outputs ──► Queue
+//!                                                            Process ──► Event ──► Judge
+//! ```
+//!
+//! The run has four parts: a *storm* of faults under load, *calm* under load (where order can be judged), a
+//! *polite* part in which locks are given back only when a notice asks for it, and the end in which all is given
+//! back and nothing may be left unanswered.
+
+use std::collections::BTreeSet;
+
+use oarlock_layout::codec::Wire;
+use oarlock_layout::id::{Incarnation, NodeId, SessionId};
+use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlock_layout::name::Name;
+use oarlock_layout::seal::PublicKey;
+use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::time::Duration;
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+
+use crate::check::{Finding, Judge};
+use crate::history::{Client, End, Event, Mark, Rules, Told, What};
+use crate::host::{Host, INBOX_MAX, Input};
+use crate::network::Network;
+use crate::options::Options;
+use crate::process::{self, Context, Phase, Process};
+use crate::queue::{Queue, Time};
+use crate::random::Random;
+use crate::report::{Load, Report};
+use crate::seal::ChecksumSeal;
+use crate::swarm::{MS, Mix, S};
+use crate::trace::{Kind, Trace};
+
+/// What can come next.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// Something reaches a node. Sessions and writes belong to one run of it.
+    Input { node: u16, run: Option<u64>, input: Input },
+    /// A node asked to be woken.
+    Timer { node: u16, run: u64 },
+    /// An answer reaches a program.
+    Reply { process: usize, client: Client, bytes: Vec<u8> },
+    /// A program has something to do.
+    Think { process: usize, client: Client },
+    /// A program starts.
+    Spawn { process: usize },
+    /// Some program dies.
+    Kill,
+    /// The next fault.
+    Fault,
+    /// A disturbance of the network ends.
+    Settle { disturbance: u64 },
+    /// A captured datagram comes again.
+    Replay,
+    /// A node goes on after standing still.
+    Resume { node: u16 },
+    /// A planned upheaval.
+    Upheaval { index: usize },
+    /// All nodes are stopped, to be started again.
+    RestartAll { clean: bool },
+    /// A node is started.
+    Start { node: u16 },
+    /// The next part of the run.
+    Part(Part),
+}
+
+/// Parts of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    Calm,
+    MustServe,
+    Polite,
+    PoliteEnd,
+    Drain,
+    Drained,
+}
+
+/// Moments of a run of so many seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub storm_end: Time,
+    pub polite: Time,
+    pub drain: Time,
+    pub end: Time,
+}
+
+impl Plan {
+    fn new(seconds: u64) -> Plan {
+        let end = seconds.max(15) * S;
+        Plan { storm_end: end - 13 * S, polite: end - 6 * S, drain: end - 4 * S, end }
+    }
+}
+
+/// One run.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) options: Options,
+    pub(crate) mix: Mix,
+    pub(crate) plan: Plan,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) network: Network,
+    pub(crate) processes: Vec<Process>,
+    names: Vec<Name>,
+    pub(crate) phase: Phase,
+    pub(crate) calm: bool,
+    pub(crate) load: Load,
+    pub(crate) faults: [u64; 13],
+    /// Separate streams, so that one more fault does not change what all programs do.
+    pub(crate) load_random: Random,
+    pub(crate) fault_random: Random,
+    local_random: Random,
+    next_client: Client,
+    trace: Trace,
+    judge: Judge,
+    others: Vec<Finding>,
+    history: Option<Vec<Event>>,
+}
+
+const SECRET: u64 = 0x5eed_0a41_0c4b;
+
+impl World {
+    pub(crate) fn new(seed: u64, options: Options) -> World {
+        let mut random = Random::new(seed);
+        let plan = Plan::new(options.seconds);
+        let mix = Mix::draw(&mut random, options.nodes, plan.storm_end, options.resources);
+        let network = Network::new(options.nodes, mix.weather, random.fork());
+        let hosts = (0..options.nodes)
+            .map(|n| Host::new(n, random.below(1 << 40), mix.drift[usize::from(n)]))
+            .collect();
+        let anchors = usize::from(options.nodes.min(3));
+        let processes = (0..options.processes + anchors)
+            .map(|n| Process::new((n % usize::from(options.nodes)) as u16, n >= options.processes))
+            .collect();
+        // Even ranks are in the first lockspace, odd ones in the second.
+        let names = (0..mix.resources * 2).map(|n| Name::new(format!("r{}", n / 2).as_bytes()));
+        let rules = Rules::simulated(options.nodes, vec![false, true]);
+        World {
+            seed,
+            plan,
+            queue: Queue::default(),
+            hosts,
+            network,
+            processes,
+            names: names.map(|name| name.expect("a short name")).collect(),
+            phase: Phase::Load,
+            calm: false,
+            load: Load::default(),
+            faults: [0; 13],
+            load_random: random.fork(),
+            fault_random: random.fork(),
+            local_random: random.fork(),
+            next_client: 0,
+            trace: Trace::default(),
+            judge: Judge::new(rules),
+            others: Vec::new(),
+            history: options.keep_history.then(Vec::new),
+            mix,
+            options,
+        }
+    }
+
+    pub(crate) fn run(mut self) -> (Report, Option<Vec<Event>>) {
+        self.mark(Mark::Storm);
+        for node in 0..self.options.nodes {
+            let at = self.fault_random.below(200 * MS);
+            self.queue.push(at, Happening::Start { node });
+        }
+        for process in 0..self.processes.len() {
+            let at = 250 * MS + self.load_random.below(100 * MS);
+            self.queue.push(at, Happening::Spawn { process });
+        }
+        self.queue.push(S, Happening::Kill);
+        if self.options.faults {
+            self.queue.push(S / 2, Happening::Fault);
+            for (index, (at, _)) in self.mix.upheavals.clone().into_iter().enumerate() {
+                self.queue.push(at, Happening::Upheaval { index });
+            }
+        }
+        let Plan { storm_end, polite, drain, end } = self.plan;
+        for (at, part) in [
+            (storm_end, Part::Calm),
+            (storm_end + 3 * S, Part::MustServe),
+            (polite, Part::Polite),
+            (drain - 1, Part::PoliteEnd),
+            (drain, Part::Drain),
+            (end, Part::Drained),
+        ] {
+            self.queue.push(at, Happening::Part(part));
+        }
+        while let Some(happening) = self.queue.pop(end) {
+            self.load.events += 1;
+            self.happen(happening);
+            if self.options.stop_at_first && !(self.judge.is_clean() && self.others.is_empty()) {
+                break;
+            }
+        }
+        self.load.harmed = self.network.harmed;
+        let mut findings = self.others;
+        findings.extend(self.judge.finish());
+        findings.sort_by_key(|f| f.at);
+        let report = Report {
+            seed: self.seed,
+            seconds: end / S,
+            trace: self.trace,
+            findings,
+            load: self.load,
+            faults: self.faults,
+        };
+        (report, self.history)
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Input { node, run, input } => self.input(node, run, input),
+            Happening::Timer { node, run } => self.timer(node, run),
+            Happening::Reply { process, client, bytes } => self.reply(process, client, &bytes),
+            Happening::Think { process, client } => self.think(process, client),
+            Happening::Spawn { process } => self.spawn(process),
+            Happening::Kill => self.kill_somebody(),
+            Happening::Fault => self.next_fault(),
+            Happening::Settle { disturbance } => self.network.settle(disturbance),
+            Happening::Replay => self.replay(),
+            Happening::Resume { node } => self.resume(node),
+            Happening::Upheaval { index } => self.upheaval(index),
+            Happening::RestartAll { clean } => self.restart_all(clean),
+            Happening::Start { node } => self.start(node),
+            Happening::Part(part) => self.part(part),
+        }
+    }
+
+    // ----- nodes ----------------------------------------------------------------------------------------
+
+    pub(crate) fn start(&mut self, index: u16) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        if host.node.is_some() {
+            return;
+        }
+        host.disk.boots += 1;
+        let seed = self.seed ^ (u64::from(index) << 32) ^ host.disk.boots.wrapping_mul(0x9e37_79b9);
+        let space = |name: &str, order| SpaceConfig {
+            name: name.into(),
+            order,
+            retain: self.mix.retain,
+            resources_max: self.mix.resources_max,
+        };
+        let nodes = (0..self.options.nodes).map(|n| NodeConfig {
+            name: format!("node-{}", char::from(b'a' + (n % 26) as u8)),
+            address: Host::address(n),
+            key: self.options.crypto.map_or_else(|| seal_key(n), |make| make(n, 0).1),
+        });
+        let config = Config {
+            cluster: "sim".into(),
+            me: NodeId(index),
+            nodes: nodes.collect(),
+            spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
+            shared: 1,
+            incarnation: Incarnation(host.disk.boots),
+            stored: host.disk.stored,
+            clean: host.disk.clean,
+            seed,
+            shards: 1,
+            circuits: oarlock_circuit::Options {
+                rekey_after: Duration::from_nanos(self.mix.rekey.0),
+                rekey_packets: self.mix.rekey.1,
+                ..oarlock_circuit::Options::default()
+            },
+            forget_after: Duration::from_nanos(self.mix.forget_after),
+            #[cfg(feature = "planted")]
+            bug: self.options.bug,
+        };
+        let words = || Box::new(PlainWords::new(self.mix.resources_max)) as Box<dyn Words + Send>;
+        let seal = match self.options.crypto {
+            Some(make) => make(index, seed).0,
+            None => Box::new(ChecksumSeal::new(u64::from(index) + 1, SECRET, seed)),
+        };
+        host.node = Some(Node::new(host.clock(now), config, seal, vec![words(), words()]));
+        (host.serving, host.paused, host.timer_at) = (false, false, Time::MAX);
+        let boots = host.disk.boots;
+        self.trace.record(now, Kind::Start, index.into(), &boots.to_le_bytes());
+        self.drain(index);
+    }
+
+    /// The node's run ends; with `clean`, it ends in order and says so.
+    pub(crate) fn end(&mut self, index: u16, clean: bool) {
+        let now = self.queue.now();
+        self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
+        let host = &mut self.hosts[usize::from(index)];
+        let at = host.clock(now);
+        if clean && let Some(node) = &mut host.node {
+            node.stop(at);
+            self.drain(index);
+        }
+        let host = &mut self.hosts[usize::from(index)];
+        host.disk.clean |= clean && host.node.is_some();
+        host.node = None;
+        (host.serving, host.paused, host.timer_at) = (false, false, Time::MAX);
+        host.inbox.clear();
+        // The other end of every socket is gone, which programs see at once.
+        for (client, process) in std::mem::take(&mut host.sessions) {
+            if self.processes[process].client == client && self.processes[process].alive {
+                self.lost(process);
+            }
+        }
+    }
+
+    fn input(&mut self, index: u16, run: Option<u64>, input: Input) {
+        let host = &mut self.hosts[usize::from(index)];
+        if host.node.is_none() || run.is_some_and(|run| run != host.disk.boots) {
+            return;
+        }
+        if host.paused {
+            let datagram = matches!(input, Input::Datagram { .. });
+            if !datagram || host.inbox.len() < INBOX_MAX {
+                host.inbox.push_back(input);
+            }
+            return;
+        }
+        self.hand_in(index, input);
+        self.drain(index);
+    }
+
+    fn hand_in(&mut self, index: u16, input: Input) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        let at = host.clock(now);
+        let Some(node) = &mut host.node else { return };
+        match input {
+            Input::Datagram { from, mut bytes } => {
+                self.trace.record(now, Kind::Arrival, index.into(), &bytes);
+                node.handle_datagram(at, Host::address(from), &mut bytes);
+            }
+            Input::Open { client, pid } => node.handle_session_opened(at, SessionId(client), pid),
+            Input::Packet { client, bytes } => {
+                self.trace.record(now, Kind::Request, client, &bytes);
+                node.handle_session_packet(at, SessionId(client), &bytes);
+            }
+            Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
+            Input::Stored { epoch } => {
+                host.disk.stored = host.disk.stored.max(epoch);
+                host.disk.clean = false;
+                node.handle_stored(at, epoch);
+            }
+        }
+    }
+
+    fn timer(&mut self, index: u16, run: u64) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        if host.disk.boots != run || host.timer_at != now || host.paused {
+            return;
+        }
+        host.timer_at = Time::MAX;
+        let at = host.clock(now);
+        let Some(node) = &mut host.node else { return };
+        self.trace.record(now, Kind::Timer, index.into(), &[]);
+        node.handle_timeout(at);
+        assert!(
+            node.poll_timeout().is_none_or(|next| next > at) || host.rush(now) < 1_000,
+            "node {index} asks again and again to be woken at {at:?}"
+        );
+        self.drain(index);
+    }
+
+    /// Carries away everything a node has to say, and notes when it wants to be woken.
+    fn drain(&mut self, index: u16) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        let (at, run) = (host.clock(now), host.disk.boots);
+        let Some(node) = &mut host.node else { return };
+        while let Some(output) = node.poll_output(at) {
+            match output {
+                Output::Transmit(transmit) => {
+                    let to = Host::at_address(transmit.to).expect("an address of this cluster");
+                    for datagram in transmit.datagrams() {
+                        self.load.datagrams += 1;
+                        self.trace.record(now, Kind::Datagram, index.into(), datagram);
+                        let queue = &mut self.queue;
+                        self.network.send(now, index, to, datagram, |flight| {
+                            let bytes = flight.altered.unwrap_or_else(|| datagram.to_vec());
+                            let input = Input::Datagram { from: index, bytes };
+                            queue.push(flight.at, Happening::Input { node: to, run: None, input });
+                        });
+                    }
+                }
+                Output::Reply { session, packet } => {
+                    self.trace.record(now, Kind::Reply, session.0, &packet);
+                    let Some(process) = host.sessions.get(&session.0).copied() else { continue };
+                    let delay = local_delay(&mut self.local_random);
+                    let told_until = &mut self.processes[process].told_until;
+                    *told_until = (*told_until + 1).max(now + delay);
+                    let happening = Happening::Reply { process, client: session.0, bytes: packet };
+                    self.queue.push(*told_until, happening);
+                }
+                Output::Store { epoch } => {
+                    self.trace.record(now, Kind::Store, index.into(), &epoch.0.to_le_bytes());
+                    let done = now + self.local_random.spread(100_000, 20 * MS);
+                    let input = Input::Stored { epoch };
+                    self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
+                }
+                Output::Event(event) => {
+                    let text = event.to_string();
+                    self.trace.record(now, Kind::Event, index.into(), text.as_bytes());
+                    match event {
+                        oarlock_node::Event::Serving { .. } => host.serving = true,
+                        oarlock_node::Event::Violation { .. } | oarlock_node::Event::Overwhelmed { .. } => {
+                            let text = format!("node {index}: {text}");
+                            self.others.push(Finding { checker: "honesty", at: now, text });
+                        }
+                        _ => {}
+                    }
+                }
+                // Programs that close are told before; nobody asks questions here.
+                Output::Close { .. } | Output::Asked { .. } | Output::Looked { .. } => {}
+            }
+        }
+        if let Some(wake) = node.poll_timeout() {
+            let when = host.when(wake).max(now);
+            if when < host.timer_at {
+                host.timer_at = when;
+                self.queue.push(when, Happening::Timer { node: index, run });
+            }
+        }
+    }
+
+    pub(crate) fn resume(&mut self, index: u16) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        if !std::mem::take(&mut host.paused) {
+            return;
+        }
+        // As a daemon would: everything that waits in its sockets first, then its timers, then its outputs.
+        for input in std::mem::take(&mut host.inbox) {
+            self.hand_in(index, input);
+        }
+        let host = &mut self.hosts[usize::from(index)];
+        host.timer_at = Time::MAX;
+        let at = host.clock(now);
+        if let Some(node) = &mut host.node {
+            node.handle_timeout(at);
+        }
+        self.drain(index);
+    }
+
+    pub(crate) fn restart_all(&mut self, clean: bool) {
+        for node in 0..self.options.nodes {
+            // A clean stop of all but one is no clean stop.
+            let this = clean && self.fault_random.chance(950);
+            self.end(node, this);
+        }
+        self.mark(Mark::NewCluster);
+        for node in 0..self.options.nodes {
+            let at = self.queue.now() + self.fault_random.below(S);
+            self.queue.push(at, Happening::Start { node });
+        }
+    }
+
+    fn replay(&mut self) {
+        if let Some((from, to, bytes)) = self.network.replay() {
+            self.input(to, None, Input::Datagram { from, bytes });
+        }
+    }
+
+    // ----- programs -------------------------------------------------------------------------------------
+
+    fn spawn(&mut self, index: usize) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        if process.alive || self.phase != Phase::Load {
+            return;
+        }
+        let host = &mut self.hosts[usize::from(process.node)];
+        if host.node.is_none() {
+            let at = now + 50 * MS;
+            return self.queue.push(at, Happening::Spawn { process: index });
+        }
+        self.next_client += 1;
+        let (client, node) = (self.next_client, process.node);
+        process.spawn(now, client, &mut self.load_random);
+        host.sessions.insert(client, index);
+        self.event(What::Opened { client, node });
+        self.to_node(index, Input::Open { client, pid: 1000 + client });
+        let hello = Request::Hello { version: VERSION, label: format!("p{index}") };
+        self.to_node(index, Input::Packet { client, bytes: hello.to_bytes() });
+        self.schedule(index);
+    }
+
+    /// Puts something into the socket of a program.
+    fn to_node(&mut self, index: usize, input: Input) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        let delay = local_delay(&mut self.local_random);
+        process.sent_until = (process.sent_until + 1).max(now + delay);
+        let run = Some(self.hosts[usize::from(process.node)].disk.boots);
+        self.queue.push(process.sent_until, Happening::Input { node: process.node, run, input });
+    }
+
+    fn schedule(&mut self, index: usize) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        let due = process.due().max(now + 1);
+        if process.alive && due < process.thinks_at && due < self.plan.end {
+            process.thinks_at = due;
+            let happening = Happening::Think { process: index, client: process.client };
+            self.queue.push(due, happening);
+        }
+    }
+
+    fn think(&mut self, index: usize, client: Client) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        // Another thought may have come to its mind since.
+        if process.client != client || !process.alive || process.thinks_at != now {
+            return;
+        }
+        process.thinks_at = Time::MAX;
+        let mut cx = Context {
+            now,
+            phase: self.phase,
+            mix: &self.mix,
+            names: &self.names,
+            random: &mut self.load_random,
+            load: &mut self.load,
+            asks: Vec::new(),
+        };
+        process.think(&mut cx);
+        for (handle, ask) in cx.asks {
+            let bytes = process::packet(handle, &ask).to_bytes();
+            self.event(What::Asked { client, handle, ask });
+            self.to_node(index, Input::Packet { client, bytes });
+        }
+        self.schedule(index);
+    }
+
+    fn reply(&mut self, index: usize, client: Client, bytes: &[u8]) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        if process.client != client || !process.alive {
+            return;
+        }
+        let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
+        if matches!(reply, Reply::Welcome { .. }) {
+            return;
+        }
+        let mut cx = Context {
+            now,
+            phase: self.phase,
+            mix: &self.mix,
+            names: &self.names,
+            random: &mut self.load_random,
+            load: &mut self.load,
+            asks: Vec::new(),
+        };
+        match process.hear(reply, &mut cx) {
+            Some((handle, told)) => {
+                self.load.grants += u64::from(matches!(told, Told::Granted { .. }));
+                self.event(What::Told { client, handle, told });
+                self.schedule(index);
+            }
+            None => {
+                self.hosts[usize::from(self.processes[index].node)].sessions.remove(&client);
+                self.lost(index);
+            }
+        }
+    }
+
+    /// A program learned that its session is over.
+    fn lost(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        process.alive = false;
+        let client = process.client;
+        self.event(What::Ended { client, how: End::Lost });
+        let at = self.queue.now() + self.load_random.between(20 * MS, 150 * MS);
+        self.queue.push(at, Happening::Spawn { process: index });
+    }
+
+    fn kill_somebody(&mut self) {
+        let now = self.queue.now();
+        if self.phase == Phase::Drain {
+            return;
+        }
+        let gap = self.load_random.below(900 * MS);
+        self.queue.push(now + gap, Happening::Kill);
+        let index = self.load_random.below(self.options.processes as u64) as usize;
+        let process = &mut self.processes[index];
+        if !process.alive {
+            return;
+        }
+        process.alive = false;
+        let (client, node) = (process.client, process.node);
+        self.load.deaths += 1;
+        self.hosts[usize::from(node)].sessions.remove(&client);
+        self.event(What::Ended { client, how: End::Died });
+        self.to_node(index, Input::Hangup { client });
+        let at = now + self.load_random.spread(MS, 50 * MS);
+        self.queue.push(at, Happening::Spawn { process: index });
+    }
+
+    // ----- the run --------------------------------------------------------------------------------------
+
+    fn part(&mut self, part: Part) {
+        match part {
+            Part::Calm => {
+                self.calm = true;
+                self.network.calm();
+                for node in 0..self.options.nodes {
+                    self.resume(node);
+                }
+                self.mark(Mark::Calm);
+            }
+            Part::MustServe => {
+                let idle: BTreeSet<u16> = self.hosts.iter().filter(|h| !h.serving).map(|h| h.index).collect();
+                if !idle.is_empty() {
+                    let text = format!("nodes {idle:?} do not serve 3 s after the last fault");
+                    self.others.push(Finding { checker: "forming", at: self.queue.now(), text });
+                }
+            }
+            Part::Polite => {
+                self.mark(Mark::Polite);
+                self.enter(Phase::Polite);
+            }
+            Part::PoliteEnd => self.mark(Mark::PoliteEnd),
+            Part::Drain => self.enter(Phase::Drain),
+            Part::Drained => self.mark(Mark::Drained),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        let now = self.queue.now();
+        for index in 0..self.processes.len() {
+            self.processes[index].enter(now, phase, &mut self.load_random);
+            self.schedule(index);
+        }
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.event(What::Mark(mark));
+    }
+
+    fn event(&mut self, what: What) {
+        let event = Event { at: self.queue.now(), what };
+        self.judge.see(&event);
+        if let Some(history) = &mut self.history {
+            history.push(event);
+        }
+    }
+
+    pub(crate) fn note_fault(&mut self, kind: usize) {
+        let now = self.queue.now();
+        self.trace.record(now, Kind::Fault, kind as u32, &[]);
+        self.faults[kind] += 1;
+        self.load.faults += 1;
+    }
+}
+
+/// The time of a packet between a program and its node: short, and now and then not.
+fn local_delay(random: &mut Random) -> Time {
+    if random.chance(10) { random.spread(100_000, MS) } else { random.between(4_000, 40_000) }
+}
+
+fn seal_key(node: u16) -> PublicKey {
+    ChecksumSeal::new(u64::from(node) + 1, SECRET, 0).public_key()
+}
