@@ -64,3 +64,15 @@ const _: () = assert!(EPOCH_BITS + SERIAL_BITS == 64, "a fence is one u64");
 const _: () = assert!(SERIAL_WARN < SERIAL_MAX, "warn before refusing");
 const _: () =
     assert!(NAME_BYTES_MAX + VALUE_BYTES + 1024 < SESSION_PACKET_BYTES_MAX, "a request fits a packet");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L10: these figures are promised to people who run a cluster; other times are derived from them.
+    #[test]
+    fn the_one_table_of_times_is_what_was_promised() {
+        let promised = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(3)];
+        assert_eq!([PROBE, SILENT, LEASE], promised);
+    }
+}

@@ -163,6 +163,7 @@ mod tests {
     /// The table as people print it, written down a second time on purpose: the dumb twin.
     const PRINTED: [&str; 6] = ["yyyyyy", "yyyyy.", "yyy...", "yy.y..", "yy....", "y....."];
 
+    /// 3.2: one table decides, and this is it.
     #[test]
     fn the_table_is_the_printed_one() {
         for wanted in Mode::ALL {
@@ -211,6 +212,7 @@ mod tests {
             if a.covers(b) && b.covers(c) { prop_assert!(a.covers(c)); }
         }
 
+        /// 3.2: and it is unique, because cover is a lattice.
         #[test]
         fn join_is_the_least_cover(a in any_mode(), b in any_mode(), c in any_mode()) {
             let j = a.join(b);

@@ -33,6 +33,7 @@ fn drawn(name: &str, bytes: &[u8]) -> String {
     text + "\n"
 }
 
+/// The messages of 3.3 and their companions.
 #[test]
 fn every_message_has_the_bytes_it_always_had() {
     for conversation in samples::conversations() {
@@ -59,6 +60,7 @@ fn every_sample_decodes_to_itself() {
     }
 }
 
+/// R0: one table of messages, and none that these files do not show.
 #[test]
 fn every_kind_of_message_has_a_sample() {
     // The matches name every kind: a new one does not compile here until it has a number, and the last line

@@ -122,7 +122,7 @@ fn check_row(tree: &Tree, page: &Page, row: &Row, faults: &mut Faults) {
                 None => {
                     faults.add(page.path, row.line, format!("{}: {} has no test {name}", row.id, place.path))
                 }
-                Some(test) if !names(test.text, &full) => {
+                Some(test) if !names(test.text, &full) && !names(&spoken(&test.name), &full) => {
                     faults.add(
                         page.path,
                         row.line,
@@ -210,6 +210,11 @@ fn names(text: &str, id: &str) -> bool {
     mentioned(text).contains(id)
 }
 
+/// A function's name as prose: `a5_a9_loss_changes_nothing` names A5 and A9.
+fn spoken(name: &str) -> String {
+    name.to_uppercase().replace('_', " ").replace("SCENARIO", "scenario")
+}
+
 /// Every id a text names.
 fn mentioned(text: &str) -> BTreeSet<String> {
     let mut found = scenarios(text);
@@ -287,7 +292,8 @@ pub(super) fn list(tree: &Tree) {
         if rust {
             for Item { name, text, test } in &functions {
                 let list = if *test { &mut tests } else { &mut code };
-                for id in mentioned(text) {
+                for id in mentioned(text).into_iter().chain(mentioned(&spoken(name))).collect::<BTreeSet<_>>()
+                {
                     list.entry(id).or_default().push(format!("`{}` `{name}`", file.path));
                 }
             }
@@ -407,6 +413,7 @@ mod tests {
         assert_eq!(ids("scenarios R0 to R2"), ["R0", "R1", "R2"]);
         assert_eq!(ids("AES-128, CR, EX, B12, 13.45, M"), [""; 0]);
         assert_eq!(ids("Scenario 7. 8 nodes"), ["scenario 7"]);
+        assert_eq!(mentioned(&spoken("c1_a_cover_of_scenario_7_holds")).len(), 2);
         assert_eq!(
             ids("(scenarios 7, 9 and 11-12) 13"),
             ["11", "12", "7", "9"].map(|n| format!("scenario {n}"))
