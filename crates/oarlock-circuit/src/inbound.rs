@@ -190,3 +190,98 @@ impl Inbound {
         self.ack_at = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oarlock_layout::message::frame::{Chunk, Chunks};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn feed(inbound: &mut Inbound, sequence: u64, bytes: &[u8], more: bool) -> (Arrival, Vec<Vec<u8>>) {
+        let mut delivered = Vec::new();
+        let arrival =
+            inbound.handle_segment(sequence, Segment { bytes, more }, |message| delivered.push(message));
+        (arrival, delivered)
+    }
+
+    /// What the acknowledgement says: next, ranges.
+    fn acknowledged(inbound: &mut Inbound) -> (u64, Vec<(u64, u64)>) {
+        let mut bytes = Vec::new();
+        inbound.pack_ack(Instant(0), Class::Lock, &mut bytes, 1000);
+        let Ok(Some(Chunk::Ack { next, mut ranges, .. })) = Chunks::new(&bytes).next_chunk() else {
+            panic!("an acknowledgement")
+        };
+        (next, std::iter::from_fn(|| ranges.next_range().unwrap()).collect())
+    }
+
+    proptest! {
+        /// The twin keeps a set of what came. Any order, any repetition: the messages come out as they went
+        /// in, and every acknowledgement is exactly what has arrived.
+        #[test]
+        fn any_order_of_arrival_delivers_the_same_messages(
+            lengths in prop::collection::vec(prop::collection::vec(0usize..30, 1..4), 1..20),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..150),
+        ) {
+            let mut segments = Vec::new();
+            let mut messages = Vec::new();
+            for (n, pieces) in lengths.iter().enumerate() {
+                let mut message = Vec::new();
+                for (i, &length) in pieces.iter().enumerate() {
+                    let bytes = vec![(n * 7 + i) as u8; length];
+                    message.extend_from_slice(&bytes);
+                    segments.push((bytes, i + 1 < pieces.len()));
+                }
+                messages.push(message);
+            }
+            let (mut inbound, mut got, mut twin) = (Inbound::default(), Vec::new(), BTreeSet::new());
+            let order = order.iter().map(|i| i.index(segments.len())).chain(0..segments.len());
+            for at in order {
+                let (bytes, more) = &segments[at];
+                let (arrival, delivered) = feed(&mut inbound, at as u64, bytes, *more);
+                let new = twin.insert(at as u64);
+                prop_assert_eq!(arrival, if new { Arrival::New } else { Arrival::Duplicate });
+                got.extend(delivered);
+                let (next, ranges) = acknowledged(&mut inbound);
+                let said: BTreeSet<u64> = (0..next).chain(ranges.iter().flat_map(|r| r.0..r.1)).collect();
+                if ranges.len() < frame::ACK_RANGES_MAX {
+                    prop_assert_eq!(&said, &twin);
+                }
+            }
+            prop_assert_eq!(got, messages);
+            prop_assert_eq!((inbound.early_bytes, inbound.early.len(), inbound.ranges.len()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_the_window() {
+        let mut inbound = Inbound::default();
+        let far = CIRCUIT_WINDOW_SEGMENTS as u64;
+        assert_eq!(feed(&mut inbound, far, b"x", false).0, Arrival::Overflow);
+        assert_eq!(feed(&mut inbound, u64::MAX, b"x", false).0, Arrival::Overflow);
+        assert_eq!(feed(&mut inbound, far - 1, b"x", false).0, Arrival::New);
+        let large = vec![0; frame::SEGMENT_BYTES_MAX];
+        let kept = (1..200).filter(|&n| feed(&mut inbound, n, &large, false).0 == Arrival::New).count();
+        assert_eq!(kept, (CIRCUIT_WINDOW_BYTES - 1) / large.len() + 1);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_ends_delivery_and_keeps_nothing() {
+        let mut inbound = Inbound::default();
+        let piece = vec![0; 1 << 14];
+        assert_eq!(feed(&mut inbound, 70, b"early", false).0, Arrival::New);
+        for n in 0..64 {
+            assert_eq!(feed(&mut inbound, n, &piece, true).0, Arrival::New);
+        }
+        // Exactly at the bound now; the early one would make it longer by another way.
+        for n in 65..70 {
+            assert_eq!(feed(&mut inbound, n, b"", true).0, Arrival::New);
+        }
+        assert_eq!(feed(&mut inbound, 64, b"", true), (Arrival::TooLong, vec![]));
+        assert_eq!((inbound.partial.capacity(), inbound.early.len()), (0, 0));
+        let (next, ranges) = acknowledged(&mut inbound);
+        assert_eq!((next, ranges), (70, vec![]));
+        assert_eq!(feed(&mut inbound, 70, b"y", false).0, Arrival::TooLong);
+        assert_eq!(feed(&mut inbound, 72, b"y", false).0, Arrival::TooLong);
+    }
+}

@@ -463,3 +463,164 @@ fn copy(store: &VecDeque<u8>, at: usize, length: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&back[..length - (front.len() - at)]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oarlock_layout::message::frame::{Chunk, Chunks};
+
+    const PATIENCE: Patience = Patience {
+        ack_delay: Duration::from_millis(1),
+        min: Duration::from_millis(10),
+        max: Duration::from_millis(500),
+    };
+
+    struct Bench {
+        outbound: Outbound,
+        rtt: Rtt,
+        order: u64,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new(class: Class) -> Bench {
+            Bench {
+                outbound: Outbound::new(class, 1400),
+                rtt: Rtt::default(),
+                order: 0,
+                now: Instant::from_millis(1),
+            }
+        }
+
+        /// The next datagram's segments: sequence number, length, more.
+        fn pack(&mut self) -> Vec<(u64, usize, bool)> {
+            let mut bytes = Vec::new();
+            self.outbound.pack(self.now, self.order, &self.rtt, PATIENCE, &mut bytes, 1360);
+            assert!(bytes.len() <= 1360);
+            self.order += 1;
+            let (mut all, mut chunks) = (Vec::new(), Chunks::new(&bytes));
+            while let Some(Chunk::Run { first, mut segments, .. }) = chunks.next_chunk().unwrap() {
+                let mut sequence = first;
+                while let Some(segment) = segments.next_segment().unwrap() {
+                    all.push((sequence, segment.bytes.len(), segment.more));
+                    sequence += 1;
+                }
+            }
+            all
+        }
+
+        fn ack(&mut self, next: u64, ranges: &[(u64, u64)]) -> Result<(), Malformed> {
+            let mut bytes = Vec::new();
+            frame::encode_ack(&mut bytes, Class::Lock, next, 0, ranges.iter().copied(), 1000);
+            let Ok(Some(Chunk::Ack { ranges, .. })) = Chunks::new(&bytes).next_chunk() else { panic!() };
+            let ack = Ack { next, ranges, delay: Duration::ZERO };
+            self.outbound.handle_ack(self.now, ack, self.order, &mut self.rtt, PATIENCE)
+        }
+
+        fn timeout(&mut self, ms: u64) -> bool {
+            self.now += Duration::from_millis(ms);
+            self.outbound.handle_timeout(self.now, self.order, false, &self.rtt, PATIENCE)
+        }
+    }
+
+    #[test]
+    fn messages_share_datagrams_and_only_bulk_is_cut_to_fill_them() {
+        for class in Class::ALL {
+            let mut bench = Bench::new(class);
+            (0..3).for_each(|_| bench.outbound.push(&[1; 600]));
+            let expected: &[(u64, usize, bool)] = match class {
+                Class::Lock => &[(0, 600, false), (1, 600, false)],
+                Class::Bulk => &[(0, 600, false), (1, 600, false), (2, 142, true)],
+            };
+            assert_eq!(bench.pack(), expected);
+            let rest = if class == Class::Lock { 600 } else { 458 };
+            assert_eq!(bench.pack().last().map(|s| (s.1, s.2)), Some((rest, false)));
+            assert_eq!(bench.pack(), []);
+            // What no datagram holds whole is cut in either class.
+            bench.outbound.push(&[1; 3000]);
+            assert_eq!(bench.pack().len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_arrived_three_datagrams_later_gives_an_earlier_one_up() {
+        let mut bench = Bench::new(Class::Lock);
+        for _ in 0..6 {
+            bench.outbound.push(&[1; 1300]);
+            bench.pack();
+        }
+        bench.ack(0, &[(1, 3)]).unwrap();
+        assert_eq!(bench.pack(), [], "two later ones may have overtaken it");
+        bench.ack(0, &[(1, 4)]).unwrap();
+        assert_eq!(bench.pack(), [(0, 1300, false)]);
+        bench.ack(0, &[(1, 4)]).unwrap();
+        assert_eq!(bench.pack(), [], "and once is enough");
+        bench.ack(6, &[]).unwrap();
+        assert_eq!((bench.outbound.backlog(), bench.outbound.messages()), (0, 0));
+        assert_eq!(bench.outbound.timer(), None);
+    }
+
+    #[test]
+    fn a_lost_tail_is_sent_again_by_time_one_datagram_first_then_all() {
+        let mut bench = Bench::new(Class::Lock);
+        for _ in 0..4 {
+            bench.outbound.push(&[1; 1300]);
+            bench.pack();
+        }
+        assert!(!bench.timeout(99));
+        assert!(bench.timeout(1));
+        assert_eq!(bench.pack(), [(0, 1300, false)]);
+        assert_eq!(bench.pack(), []);
+        assert!(!bench.timeout(199), "twice as patient");
+        assert!(bench.timeout(1));
+        let again: Vec<_> = (0..4).flat_map(|_| bench.pack()).map(|s| s.0).collect();
+        assert_eq!(again, [0, 1, 2, 3]);
+        assert!(!bench.timeout(399));
+        assert!(bench.timeout(1));
+        assert!(bench.timeout(500), "and never more than the most");
+    }
+
+    #[test]
+    fn karn_what_was_sent_twice_is_no_sample() {
+        let mut bench = Bench::new(Class::Lock);
+        bench.outbound.push(b"x");
+        bench.pack();
+        bench.timeout(100);
+        bench.pack();
+        bench.ack(1, &[]).unwrap();
+        assert_eq!(bench.rtt.smooth(), None);
+        bench.outbound.push(b"y");
+        bench.pack();
+        bench.now += Duration::from_millis(7);
+        bench.ack(2, &[]).unwrap();
+        assert_eq!(bench.rtt.smooth(), Some(Duration::from_millis(7)));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_changes_nothing() {
+        let mut bench = Bench::new(Class::Lock);
+        (0..3).for_each(|_| bench.outbound.push(&[1; 100]));
+        bench.pack();
+        assert!(bench.ack(4, &[]).is_err());
+        assert!(bench.ack(1, &[(2, 4)]).is_err());
+        assert_eq!((bench.outbound.backlog(), bench.outbound.messages()), (300, 3));
+        // Stale ones are normal, and change nothing either.
+        bench.ack(2, &[]).unwrap();
+        bench.ack(0, &[(1, 2)]).unwrap();
+        assert_eq!((bench.outbound.backlog(), bench.outbound.messages()), (100, 1));
+        bench.ack(3, &[]).unwrap();
+        assert_eq!(bench.outbound.backlog(), 0);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_bounded_by_the_windows() {
+        let mut bench = Bench::new(Class::Bulk);
+        bench.outbound.push(&vec![1; 1 << 20]);
+        let first: usize = std::iter::from_fn(|| Some(bench.pack()).filter(|p| !p.is_empty())).count();
+        assert_eq!(first, (64 * 1400usize).div_ceil(1346), "the congestion window to begin with");
+        let mut bench = Bench::new(Class::Lock);
+        (0..9000).for_each(|_| bench.outbound.push(b""));
+        let sent: usize = std::iter::from_fn(|| Some(bench.pack().len()).filter(|&n| n > 0)).sum();
+        assert_eq!(sent, CIRCUIT_WINDOW_SEGMENTS, "messages without bytes are bounded too");
+    }
+}
