@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use crate::context::{Context, Failure, Volume, run, watch};
-use crate::{fuzz, purity, testing, tidy};
+use crate::{fuzz, purity, seeds, testing, tidy};
 
 /// What a part found.
 pub(crate) struct Outcome {
@@ -64,6 +64,8 @@ const PARTS: &[Part] = &[
     part("purity", 60, purity::part),
     part("tests", 420, testing::workspace),
     part("documentation", 60, documentation),
+    Part { night: "20,000 seeds instead of 600", ..part("seeds", 240, seeds::seeds) },
+    part("planted bugs", 120, seeds::planted),
     Part { night: "10 minutes a target instead of 4 s", ..part("fuzz", 150, fuzz::part) },
 ];
 

@@ -34,6 +34,28 @@ pub(crate) const FRONTS: &[Front] = &[
         ],
     },
     Front {
+        name: "sim",
+        help: "simulates clusters: [--seeds N] [--from S] [--seconds T] [--seed S] [--history FILE] [--check FILE]",
+        cargo: &["run", "--quiet", "--release", "--package", "oarlock-sim", "--bin", "oarlock-sim"],
+    },
+    Front {
+        name: "sim-planted",
+        help: "plants each bug and names the checker that notices: [--seeds N]",
+        cargo: &[
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "oarlock-sim",
+            "--features",
+            "planted",
+            "--bin",
+            "oarlock-sim",
+            "--",
+            "--planted",
+        ],
+    },
+    Front {
         name: "man",
         help: "writes the man pages: DIR",
         cargo: &["run", "--quiet", "--package", "oarlockd", "--bin", "oarlock", "--", "man"],

@@ -16,6 +16,7 @@ mod fronts;
 mod fuzz;
 mod layout;
 mod purity;
+mod seeds;
 mod testing;
 mod tidy;
 

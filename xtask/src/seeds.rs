@@ -1,0 +1,82 @@
+//! The simulator's part of `ci`: many seeds, then planted bugs.
+
+use crate::ci::Outcome;
+use crate::context::{Context, Volume, watch};
+use crate::fronts::Front;
+
+/// Seeds of a standard run: each is a minute of five nodes and forty programs.
+const SEEDS: u64 = 600;
+/// Seeds of a night.
+const SEEDS_AT_NIGHT: u64 = 20_000;
+/// How many seeds a planted bug may need until a checker notices.
+const SEEDS_PER_BUG: u64 = 20;
+
+/// Seeds without planted bugs: a finding in any of them fails.
+pub(crate) fn seeds(context: &Context) -> Outcome {
+    let seeds = if context.volume == Volume::Ci { SEEDS } else { SEEDS_AT_NIGHT };
+    let mut last = String::new();
+    let result = simulate(context, "sim", &["--seeds", &seeds.to_string()], |line| last = line.into());
+    let Some((passed, failed)) = totals(&last) else {
+        return Outcome::of(Err(format!("the simulator ended without totals: {last} {result:?}")));
+    };
+    // Too few seeds that count is a failure even if none failed.
+    let failed = failed.max(u64::from(result.is_err()));
+    Outcome { passed, failed, note: last.split(": ").nth(1).unwrap_or_default().into() }
+}
+
+/// Each planted bug is noticed by a checker that does not know of it.
+pub(crate) fn planted(context: &Context) -> Outcome {
+    let (mut passed, mut failed) = (0, 0);
+    let result =
+        simulate(context, "sim-planted", &["--seeds", &SEEDS_PER_BUG.to_string()], |line| match bug(line) {
+            Some(true) => passed += 1,
+            Some(false) => failed += 1,
+            None => {}
+        });
+    if result.is_err() || passed == 0 {
+        failed = failed.max(1);
+    }
+    Outcome { passed, failed, note: format!("planted bugs, {SEEDS_PER_BUG} seeds at most for each") }
+}
+
+fn simulate(context: &Context, front: &str, args: &[&str], see: impl FnMut(&str)) -> Result<(), String> {
+    let front = Front::find(front).expect("the simulator has a front");
+    let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    watch(&mut front.command(context, &args), see)
+}
+
+/// Reads `600 seeds, 2 failed, …`: how many held and how many did not.
+fn totals(line: &str) -> Option<(u64, u64)> {
+    let mut parts = line.split(", ");
+    let all: u64 = parts.next()?.strip_suffix(" seeds")?.parse().ok()?;
+    let failed: u64 = parts.next()?.strip_suffix(" failed")?.parse().ok()?;
+    Some((all.checked_sub(failed)?, failed))
+}
+
+/// Reads a row of the table of planted bugs: caught, not caught, or no such row.
+fn bug(line: &str) -> Option<bool> {
+    let mut words = line.split_whitespace();
+    let (_, seeds) = (words.next()?, words.next()?.parse::<u64>().ok()?);
+    (seeds > 0).then(|| !line.ends_with("not caught"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_read_from_the_last_line() {
+        let line =
+            "600 seeds, 2 failed, 1 with too little load, 12 run twice: 36000 simulated s, 150 per core-s";
+        assert_eq!(totals(line), Some((598, 2)));
+        assert_eq!(totals("seed 7: two runs of it differ"), None);
+        assert_eq!(totals(""), None);
+    }
+
+    #[test]
+    fn rows_of_planted_bugs_are_counted_and_others_are_not() {
+        assert_eq!(bug("NoSequenceCheck           3  exclusion    two holders"), Some(true));
+        assert_eq!(bug("NoSequenceCheck          20  not caught"), Some(false));
+        assert_eq!(bug("planted               seeds  caught by    first finding"), None);
+    }
+}
