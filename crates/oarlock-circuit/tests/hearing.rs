@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use oarlock_circuit::{Class, Options, State};
+use oarlock_layout::message::frame::Datagram;
 use oarlock_layout::stamp::{Clock, Stamp};
 
 mod net;
@@ -88,6 +89,40 @@ fn e4_a_clock_that_ticks_fast_is_followed_within_a_period() {
             }
         }
     }
+}
+
+/// E2: each datagram of a node carries a later stamp than all before it, retransmissions, acknowledgements and
+/// keepalives as well: the stamp is that of the transmission.
+#[test]
+fn e2_every_datagram_is_stamped_when_it_is_sent() {
+    let mut world = World::new(2, 10, Options::default(), checksum_seals());
+    world.faults = BAD;
+    let mut last = [0; 2];
+    world.hook = Some(Box::new(move |from, _, bytes| {
+        if let Ok(Datagram::Sealed(header)) = Datagram::decode(bytes) {
+            assert!(header.stamp.0 > last[from], "{} after {}", header.stamp, last[from]);
+            last[from] = header.stamp.0;
+        }
+        true
+    }));
+    world.open();
+    load(&mut world, 10, 200, 5000);
+    assert!(world.run_until(Duration::from_secs(60), World::quiet));
+    assert!(world.nodes[0].circuits.counters().peers.resent > 20);
+}
+
+/// E3: a stamp is heard even if all it came with had been heard before.
+#[test]
+fn e3_a_stamp_on_nothing_new_is_heard() {
+    let mut world = world(2, 11);
+    world.cut.insert((1, 0)); // acknowledgements are lost, so everything is sent again
+    world.send(0, 1, Class::Lock, b"once");
+    world.run_for(Duration::from_millis(5));
+    world.nodes[0].clock.0 += 1_000_000;
+    let resent = |w: &World| w.nodes[1].circuits.counters().peers.duplicates;
+    assert!(world.run_until(Duration::from_secs(1), |w| resent(w) == 1));
+    assert!(world.nodes[1].clock.0 > 1_000_000);
+    assert_eq!(world.delivered(1, 0, Class::Lock).len(), 1);
 }
 
 /// E3: an absurd stamp is not believed, and its datagram is dropped and counted.
