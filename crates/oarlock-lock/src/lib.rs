@@ -38,6 +38,7 @@ mod look;
 mod master;
 mod output;
 pub mod planted;
+pub mod probe;
 mod request;
 mod shadow;
 mod space;

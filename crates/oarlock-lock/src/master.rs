@@ -48,13 +48,13 @@ pub(crate) struct Record {
     /// Last statement heard (R10).
     pub(crate) a: u64,
     /// The head as last sent to it.
-    told: Option<Head>,
+    pub(crate) told: Option<Head>,
     pub(crate) openers: u32,
-    uses_value: bool,
+    pub(crate) uses_value: bool,
     pub(crate) busy: u64,
     /// Sequence of the block that the shadow is known to have.
     value_known: u64,
-    want: Want,
+    pub(crate) want: Want,
     /// Number of the recall whose answer its question for the value waits for.
     recall: u64,
 }
@@ -113,7 +113,7 @@ impl Master {
         rec.openers = info.openers;
         rec.uses_value |= info.uses_value;
         rec.busy = info.busy;
-        if !info.want.value {
+        if !info.want.value || info.conv.is_some() {
             rec.recall = 0;
         }
         rec.want = info.want;
@@ -146,6 +146,13 @@ impl Master {
         };
         if !lowered {
             return Err(Violation::Overclaims { granted: rec.held, came: info.held });
+        }
+        let shrinks = |conv: &Conv| {
+            let wants = [Some(conv.mode), conv.alternate].into_iter().flatten();
+            wants.zip(core::iter::repeat(info.held)).any(|(wish, held)| held.is_some_and(|h| !wish.covers(h)))
+        };
+        if info.conv.as_ref().is_some_and(shrinks) {
+            return Err(Violation::Shrinks { held: info.held });
         }
         if info.value.is_some() && !rec.held.is_some_and(Mode::writes_value) {
             return Err(Violation::ValueWithoutRight);
@@ -188,6 +195,11 @@ impl Master {
     /// Does anybody still have a record? If not, the resource and its block may go (33).
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Is some shadow being asked for its block?
+    pub(crate) fn recalling(&self) -> bool {
+        self.recall.is_some()
     }
 
     // ----- queues ---------------------------------------------------------------------------------------
@@ -424,7 +436,9 @@ impl Master {
                 }
             }
         }
-        let asks = |rec: &Record| rec.want.any() && rec.held.is_some();
+        // A question that comes with a wish is answered with it: asked alone it would be asked again and
+        // again while the wish waits.
+        let asks = |rec: &Record| rec.want.any() && rec.held.is_some() && rec.conv.is_none();
         let asking: Vec<NodeId> =
             self.records.iter().filter(|(_, rec)| asks(rec)).map(|(node, _)| *node).collect();
         for node in asking {

@@ -91,6 +91,12 @@ pub enum Violation {
         /// What it claims.
         came: Option<Mode>,
     },
+    /// A grant never takes away what is owned: that would be believed lower than it is (3.4 rule 9).
+    #[error("it holds {held:?} and wants a mode that does not cover it")]
+    Shrinks {
+        /// What it holds.
+        held: Option<Mode>,
+    },
     /// Only an owner of PW or EX can have written the value block.
     #[error("it sends a value block without having owned PW or EX")]
     ValueWithoutRight,

@@ -43,6 +43,9 @@ pub(crate) struct Shadow {
     elsewhere: u32,
     pub(crate) queues: Queues,
     attempts: u64,
+    /// The waiting entry for which the master has granted what is owned: its place is before every head
+    /// announced since, even while local holders still keep it waiting.
+    reserved: Option<u64>,
     /// Somebody here has used the value block; and whether the master knows (R5).
     uses_value: bool,
     value_use: Carried<bool>,
@@ -86,6 +89,7 @@ impl Shadow {
             elsewhere: 0,
             queues: Queues::default(),
             attempts: 0,
+            reserved: None,
             uses_value: false,
             value_use: Carried::default(),
             value_known: Carried::default(),
@@ -117,27 +121,30 @@ impl Shadow {
                     self.settle(ctx);
                     return;
                 }
-                verdict @ (Verdict::Held | Verdict::Head) => {
-                    ctx.counters.head_refusals += u64::from(matches!(verdict, Verdict::Head));
+                Verdict::Held => {
                     if local || entry.is_try() {
                         self.refuse_try(ctx, &entry);
                         self.settle(ctx);
                         return;
                     }
                 }
-                Verdict::Ask if local => {
-                    ctx.failed(entry.lock, Code::NotOwned);
-                    self.settle(ctx);
-                    return;
+                verdict @ (Verdict::Head | Verdict::Ask) => {
+                    let head = matches!(verdict, Verdict::Head);
+                    ctx.counters.head_refusals += u64::from(head);
+                    if local && !head {
+                        ctx.failed(entry.lock, Code::NotOwned);
+                        self.settle(ctx);
+                        return;
+                    }
+                    // One statement at a time goes to the master, and it is that of the first in line: a try
+                    // that would stand behind a waiter cannot be asked for (R2). Behind a head it can: what
+                    // is known of the head here may be old, and only the master can say no truthfully.
+                    if local || (entry.is_try() && self.queues.iter().any(|e| !e.is_try())) {
+                        self.refuse_try(ctx, &entry);
+                        self.settle(ctx);
+                        return;
+                    }
                 }
-                // One statement at a time goes to the master, and it is that of the first in line: a try
-                // that would stand behind a waiter cannot be asked for (R2).
-                Verdict::Ask if entry.is_try() && self.queues.iter().any(|e| !e.is_try()) => {
-                    self.refuse_try(ctx, &entry);
-                    self.settle(ctx);
-                    return;
-                }
-                Verdict::Ask => {}
             }
         }
         if self.queues.conversion_deadlock(&entry) {
@@ -220,7 +227,10 @@ impl Shadow {
     }
 
     /// Takes a request that left a queue off the books.
-    fn retire(&self, ctx: &mut Context<'_>, entry: &Waiting) {
+    fn retire(&mut self, ctx: &mut Context<'_>, entry: &Waiting) {
+        if self.reserved == Some(entry.attempt) {
+            self.reserved = None;
+        }
         ctx.waiting.remove(&entry.lock);
         if let Some(deadline) = entry.deadline {
             ctx.deadlines.remove(&(deadline, entry.lock));
@@ -266,6 +276,9 @@ impl Shadow {
         self.told.want.serial = false;
         self.told.want.value &= !m.current;
         self.elsewhere = m.openers;
+        if !m.queued {
+            self.reserved = asked.filter(|attempt| self.queues.iter().any(|e| e.attempt == *attempt));
+        }
         // The waiting local request first, then the head that came along: otherwise ownership would travel
         // without any program ever running (X8).
         self.head = None;
@@ -391,6 +404,9 @@ impl Shadow {
         if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(ctx, entry) {
             return true;
         }
+        if self.before_head(entry, head) {
+            return true;
+        }
         let beside = entry.mode.compatible(head.mode);
         let strict = ctx.config.order == Order::Strict && !entry.flags.contains(Flags::NOORDER);
         match (entry.kind(), head.kind) {
@@ -510,7 +526,7 @@ impl Shadow {
                     self.queues.remove_at(0);
                     self.retire(ctx, &entry);
                 }
-                Verdict::Held | Verdict::Head if entry.is_try() => {
+                Verdict::Held if entry.is_try() => {
                     self.queues.remove_at(0);
                     self.retire(ctx, &entry);
                     self.refuse_try(ctx, &entry);
@@ -557,23 +573,49 @@ impl Shadow {
         self.rest(ctx, &word);
     }
 
-    /// A head that conflicts with what is owned takes all that nobody here needs (rule 3, C14).
+    /// A head that conflicts with what is owned takes all that nobody here needs (rule 3, C14), and nothing
+    /// that somebody here waits for who comes before it.
+    ///
+    /// Without the second half a convert behind a local reader and a newcomer elsewhere would play ball for
+    /// ever: the convert is granted first, gives way, and asks again.
     fn give_way(&mut self, ctx: &mut Context<'_>) {
         let Some(head) = self.head else { return };
         if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) && !ctx.planted.has(Bug::KeepRetained)
         {
             ctx.words.set_gate(self.slot);
-            self.lower(ctx);
+            let ahead = self.queues.iter().filter(|e| self.before_head(e, head));
+            let floor = ahead.filter_map(|e| self.kept_for(e)).reduce(Mode::join);
+            self.lower(ctx, floor);
         }
     }
 
-    /// Lowers `owned` to what is needed at this instant. Only ever down, whatever `Words` claims.
-    fn lower(&mut self, ctx: &mut Context<'_>) {
-        let claimed = ctx.words.lower(self.slot, None).owned;
+    /// Does a waiting entry come before the head: because the master has granted its mode already, or because
+    /// converts come before newcomers everywhere?
+    fn before_head(&self, entry: &Waiting, head: Head) -> bool {
+        match (entry.kind(), head.kind) {
+            (Kind::Convert, Kind::New) => true,
+            (Kind::New, Kind::Convert) => false,
+            _ => entry.attempt != 0 && self.reserved == Some(entry.attempt),
+        }
+    }
+
+    /// The mode that must stay owned for a waiting entry, if it is owned.
+    fn kept_for(&self, entry: &Waiting) -> Option<Mode> {
+        let choices = [Some(entry.mode), entry.alternate];
+        choices.into_iter().flatten().find(|mode| self.owned.is_some_and(|owned| owned.covers(*mode)))
+    }
+
+    /// Lowers `owned` to what is needed at this instant, or to `floor`. Only ever down, whatever `Words` claims.
+    fn lower(&mut self, ctx: &mut Context<'_>, floor: Option<Mode>) {
+        let claimed = ctx.words.lower(self.slot, floor).owned;
         if let (Some(owned), Some(claimed)) = (self.owned, claimed)
             && owned.covers(claimed)
         {
             self.owned = Some(claimed);
+        }
+        let reserved = self.queues.iter().find(|e| Some(e.attempt) == self.reserved);
+        if reserved.is_some_and(|e| self.kept_for(e).is_none()) {
+            self.reserved = None;
         }
     }
 
@@ -590,15 +632,31 @@ impl Shadow {
             return;
         }
         ctx.counters.proactive_considered += 1;
-        // Most users are here, or as many as elsewhere: keep it (C16). The one that just left still counts:
-        // programs come back.
-        let keep = ctx.config.retain && self.openers_here(&before) >= self.elsewhere;
+        // The one that just left still counts: programs come back.
+        self.decide_to_keep(ctx, self.openers_here(&before));
+    }
+
+    /// Most users are here, or as many as elsewhere: keep what is owned (C16).
+    fn decide_to_keep(&mut self, ctx: &mut Context<'_>, here: u32) {
+        let keep = ctx.config.retain && here >= self.elsewhere;
         ctx.words.set_keep(self.slot, keep);
         if !keep {
             ctx.counters.proactive_done += 1;
-            self.lower(ctx);
+            self.lower(ctx, None);
             self.settle(ctx);
         }
+    }
+
+    /// A caller gave something back by itself. Which, nobody knows: the counts are what is left.
+    pub(crate) fn bell(&mut self, ctx: &mut Context<'_>) {
+        self.settle(ctx);
+        let word = ctx.words.look(self.slot);
+        let Some(owned) = self.owned else { return };
+        if self.forgetting || !self.queues.is_empty() || word.counts.need().unwrap_or(Mode::NL) == owned {
+            return;
+        }
+        ctx.counters.proactive_considered += 1;
+        self.decide_to_keep(ctx, self.openers_here(&word));
     }
 
     fn openers_here(&self, word: &Word) -> u32 {
@@ -632,11 +690,19 @@ impl Shadow {
 
     /// Says what the master does not know yet, if anything (rules 5 and 6).
     fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
-        let need = word.counts.need();
-        let conv = self.conv(ctx, need);
+        let mut conv = self.conv(ctx, word.counts.need());
+        let exceeds = |conv: &Conv, owned: Mode| {
+            [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
+        };
+        if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned)) {
+            // What is retained and what is wanted are not comparable (CW and PR), or a head holds back an
+            // entry that needs less: a grant would take away what is still owned. So it goes first.
+            self.lower(ctx, None);
+            conv = self.conv(ctx, ctx.words.look(self.slot).counts.need());
+        }
         let want = self.want(ctx, word, conv.as_ref());
         let busy = match self.head {
-            Some(head) if !word.counts.admits(head.mode) => head.number,
+            Some(head) if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) => head.number,
             _ => 0,
         };
         let value = ctx.words.value(self.slot);
@@ -755,7 +821,7 @@ impl Shadow {
             return true;
         }
         ctx.words.set_gate(self.slot);
-        self.lower(ctx);
+        self.lower(ctx, None);
         let word = ctx.words.look(self.slot);
         self.state(ctx, &word);
         self.forgetting = true;

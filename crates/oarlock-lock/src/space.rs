@@ -34,6 +34,7 @@ use crate::waiting::Waiting;
 /// | `handle_view` | once, when the view is decided; before it nothing is granted |
 /// | `handle_request` | a program asks |
 /// | `handle_message` | a circuit delivered a packet, in order |
+/// | `handle_bell` | a caller that changes counts by itself rang |
 /// | `handle_timeout` | the time of `poll_timeout` has come |
 ///
 /// Every call gets the same [`Words`]: the counts that callers of this node may change between any two calls.
@@ -132,6 +133,16 @@ impl Lockspace {
         self.counters.violations += u64::from(result.is_err());
         self.drain_inside(now, words);
         result
+    }
+
+    /// A caller changed the counts of a slot by itself and says so: it gave something back while the gate was
+    /// set, or while the policy is not to keep (M1, M9). What changed is read from `words`.
+    pub fn handle_bell(&mut self, now: Instant, words: &mut dyn Words, slot: Slot) {
+        if self.shadow(slot).is_some() {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.bell(&mut ctx);
+        }
+        self.drain_inside(now, words);
     }
 
     /// The time of [`poll_timeout`](Lockspace::poll_timeout) has come.

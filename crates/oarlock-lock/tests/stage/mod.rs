@@ -21,18 +21,20 @@ use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::limit::VALUE_BYTES;
-use oarlock_layout::message::lock::{Body, Conv, Head, Kind, Packet, Want};
+use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, What};
-use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::PlainWords;
 use oarlock_layout::time::{Duration, Instant};
-use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
 
+mod show;
+
+use show::{letter, mode, show, show_head, show_value};
+
 /// Runs a transcript and returns it with what happened.
-pub fn perform(text: &str) -> String {
+pub(crate) fn perform(text: &str) -> String {
     let mut stage: Option<Stage> = None;
     let mut out = String::new();
     for line in text.lines().filter(|l| !l.starts_with("  ")) {
@@ -53,7 +55,7 @@ pub fn perform(text: &str) -> String {
     out
 }
 
-pub struct Stage {
+pub(crate) struct Stage {
     now: Instant,
     nodes: Vec<(Lockspace, PlainWords)>,
     channels: BTreeMap<(usize, usize), VecDeque<Packet>>,
@@ -295,10 +297,6 @@ impl Stage {
     }
 }
 
-fn letter(node: usize) -> char {
-    (b'a' + node as u8) as char
-}
-
 fn node(name: &str) -> usize {
     (name.as_bytes()[0] - b'a') as usize
 }
@@ -339,84 +337,4 @@ fn block(text: &str) -> [u8; VALUE_BYTES] {
     let mut bytes = [0; VALUE_BYTES];
     bytes[..text.len()].copy_from_slice(text.as_bytes());
     bytes
-}
-
-fn mode(mode: Option<Mode>) -> String {
-    mode.map_or("-".into(), |m| m.to_string())
-}
-
-fn show_value(value: &Value) -> String {
-    let end = value.bytes.iter().position(|b| *b == 0).unwrap_or(VALUE_BYTES);
-    let text = String::from_utf8_lossy(&value.bytes[..end]).into_owned();
-    format!("v{}{} {text:?}", value.sequence, if value.valid { "" } else { "!" })
-}
-
-fn show_head(head: &Head) -> String {
-    let try_ = if head.attempt == 0 { "" } else { " try" };
-    let kind = if head.kind == Kind::Convert { " convert" } else { "" };
-    format!("{}{kind}{try_} #{}", head.mode, head.number)
-}
-
-fn show_conv(conv: &Conv) -> String {
-    let mut text = conv.mode.to_string();
-    if let Some(alternate) = conv.alternate {
-        write!(text, " or {alternate}").unwrap();
-    }
-    if conv.kind == Kind::Convert {
-        text.push_str(" convert");
-    }
-    for (name, _) in conv.flags.iter_names() {
-        write!(text, " {name}").unwrap();
-    }
-    text
-}
-
-fn show(body: &Body) -> String {
-    let head = |head: &Option<Head>| head.map_or(String::new(), |h| format!(" head {}", show_head(&h)));
-    let value = |value: &Option<Value>| value.map_or(String::new(), |v| format!(" value {}", show_value(&v)));
-    match body {
-        Body::Info(m) => {
-            let mut text = format!("Info {}/{} held {}", m.n, m.g, mode(m.held));
-            if let Some(conv) = &m.conv {
-                write!(text, " wants {}", show_conv(conv)).unwrap();
-            }
-            if m.busy != 0 {
-                write!(text, " busy #{}", m.busy).unwrap();
-            }
-            match m.want {
-                Want { value: false, serial: false } => {}
-                Want { value: true, serial: false } => text.push_str(" asks value"),
-                Want { value: false, serial: true } => text.push_str(" asks serial"),
-                Want { value: true, serial: true } => text.push_str(" asks value and serial"),
-            }
-            if m.uses_value {
-                text.push_str(" uses value");
-            }
-            text + &value(&m.value)
-        }
-        Body::Grant(m) => {
-            let mut text = format!("Grant {}/{} {} serial {}", m.g, m.a, m.mode, m.serial);
-            if m.alternate {
-                text.push_str(" alternate");
-            }
-            if m.queued {
-                text.push_str(" still queued");
-            }
-            if !m.current {
-                text.push_str(" block not current");
-            }
-            text + &head(&m.head) + &value(&m.value)
-        }
-        Body::Deny(m) => format!("Deny {}/{} {:?}", m.g, m.a, m.reason),
-        Body::Head(m) => {
-            format!(
-                "Head {}/{}{}",
-                m.g,
-                m.a,
-                m.head.map_or(" none".into(), |h| format!(" {}", show_head(&h)))
-            )
-        }
-        Body::Forget(m) => format!("Forget {}/{}{}", m.n, m.g, value(&m.value)),
-        Body::ForgetAck(m) => format!("ForgetAck {}/{}", m.n, m.g),
-    }
 }

@@ -1,0 +1,237 @@
+//! What a watcher remembers who sees only requests and answers: each request gets one answer, answers are true,
+//! blocks are the newest, tokens grow.
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::message::lock::Conv;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::token::Token;
+use oarlock_layout::value::Value;
+use oarlock_lock::Granted;
+
+use super::world::{Checked, Doing, Fault, Program, block, ensure};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Ghost {
+    /// Number of the last write, and whether it is to be believed. Write 0 is "never".
+    newest: (u8, bool),
+    /// Nobody held a lock at some moment since: the block may have gone (33).
+    vanished: bool,
+    written: u8,
+    watches: Vec<Watch>,
+    /// Largest token given, by mode.
+    tokens: [Token; 6],
+}
+
+/// What is remembered of a program's request.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+struct Watch {
+    /// Blocks that were the newest at some moment since the request was made.
+    blocks: Vec<(u8, bool)>,
+    /// At some moment since the request a try had a reason to fail (R2).
+    busy: bool,
+    /// At some moment since the request it was part of a conversion deadlock (D9).
+    deadlocked: bool,
+    cancelled: bool,
+    releasing: bool,
+}
+
+impl Ghost {
+    pub(crate) fn new(programs: usize) -> Ghost {
+        Ghost {
+            newest: (0, true),
+            vanished: false,
+            written: 0,
+            watches: vec![Watch::default(); programs],
+            tokens: [Token::default(); 6],
+        }
+    }
+
+    // ----- requests -------------------------------------------------------------------------------------
+
+    /// Bytes for the next write, which counts from now on.
+    pub(crate) fn write(&mut self) -> [u8; VALUE_BYTES] {
+        self.written += 1;
+        self.vanished = false;
+        self.renew((self.written, true));
+        block(self.written)
+    }
+
+    /// A holder of PW or EX died (35).
+    pub(crate) fn invalidate(&mut self) {
+        if self.newest.0 != 0 {
+            self.renew((self.newest.0, false));
+        }
+    }
+
+    fn renew(&mut self, newest: (u8, bool)) {
+        self.newest = newest;
+        for watch in &mut self.watches {
+            watch.blocks.push(newest);
+        }
+    }
+
+    /// A program asks. `queued` are the wishes in the master's queue: one that was withdrawn counts until the
+    /// master has heard of it, for a refusal can be as old as the slowest message.
+    pub(crate) fn asked(&mut self, program: usize, programs: &[Program], queued: &[(usize, Conv)]) {
+        self.watches[program] = Watch { blocks: vec![self.newest], ..Watch::default() };
+        self.excuse(program, programs, queued);
+    }
+
+    pub(crate) fn cancelled(&mut self, program: usize) {
+        self.watches[program].cancelled = true;
+    }
+
+    pub(crate) fn ended(&mut self, program: usize) {
+        self.watches[program] = Watch::default();
+    }
+
+    pub(crate) fn expect_release(&mut self, program: usize) {
+        self.watches[program].releasing = true;
+    }
+
+    /// After each step: has a try met a reason to fail, a convert a deadlock?
+    pub(crate) fn after(&mut self, programs: &[Program], queued: &[(usize, Conv)]) -> Checked {
+        for program in 0..programs.len() {
+            ensure!(!self.watches[program].releasing, "program {} unlocked and was not told", program + 1);
+            self.excuse(program, programs, queued);
+        }
+        if programs.iter().all(|p| p.doing.held().is_none()) && !self.vanished && self.newest.0 != 0 {
+            self.vanished = true;
+        }
+        Ok(())
+    }
+
+    fn excuse(&mut self, program: usize, programs: &[Program], queued: &[(usize, Conv)]) {
+        let Some((mode, _)) = programs[program].doing.asks() else { return };
+        let from = programs[program].doing.held();
+        let watch = &mut self.watches[program];
+        for (_, p) in programs.iter().enumerate().filter(|(other, _)| *other != program) {
+            watch.busy |=
+                p.doing.held().is_some_and(|held| !held.compatible(mode)) || p.doing.asks().is_some();
+            if let (Some(from), Doing::Converts { from: held, to, .. }) = (from, p.doing) {
+                watch.deadlocked |= !to.compatible(from) || !held.compatible(mode);
+            }
+        }
+        for (_, conv) in queued.iter().filter(|(node, _)| *node != programs[program].home) {
+            watch.busy = true;
+            watch.deadlocked |= from.is_some_and(|held| !conv.mode.compatible(held));
+        }
+    }
+
+    // ----- answers --------------------------------------------------------------------------------------
+
+    pub(crate) fn granted(&mut self, programs: &mut [Program], program: usize, granted: &Granted) -> Checked {
+        let Some((wanted, flags)) = programs[program].doing.asks() else {
+            return Err(Fault(format!(
+                "program {} is granted {} and asks nothing",
+                program + 1,
+                granted.mode
+            )));
+        };
+        let from = programs[program].doing.held();
+        let alternate = [(Flags::ALTPR, Mode::PR), (Flags::ALTCW, Mode::CW)];
+        let fits = if granted.alternate {
+            alternate.iter().any(|(f, m)| flags.contains(*f) && *m == granted.mode)
+        } else {
+            granted.mode == wanted
+        };
+        ensure!(fits, "program {} asked {wanted} and is granted {}", program + 1, granted.mode);
+        self.block(program, from, granted, flags)?;
+        if from.is_none_or(|from| !from.covers(granted.mode)) {
+            self.token(granted.mode, granted.token, flags.contains(Flags::FRESH))?;
+        }
+        let kept = match programs[program].doing {
+            Doing::Converts { held, .. } => held,
+            _ => flags,
+        };
+        programs[program].doing = Doing::Holds { mode: granted.mode, flags: kept };
+        self.watches[program] = Watch::default();
+        Ok(())
+    }
+
+    /// A block shown is one that was the newest at some moment of the request (26, 30, 32-35).
+    fn block(&mut self, program: usize, from: Option<Mode>, granted: &Granted, flags: Flags) -> Checked {
+        let reads = match from {
+            None | Some(Mode::NL) => true,
+            Some(Mode::PW) => granted.mode == Mode::EX,
+            Some(Mode::EX) => false,
+            Some(from) => granted.mode as u8 >= from as u8,
+        };
+        if !flags.contains(Flags::VALBLK) {
+            return Ok(());
+        }
+        let Some(Value { valid, bytes, .. }) = granted.value else {
+            ensure!(!reads, "program {} reads the block and is shown none", program + 1);
+            return Ok(());
+        };
+        let shown = (bytes[0], valid);
+        let known = &self.watches[program].blocks;
+        if self.vanished && shown == (0, true) && !known.contains(&shown) {
+            self.vanished = false;
+            self.renew(shown);
+            return Ok(());
+        }
+        ensure!(
+            known.contains(&shown),
+            "program {} is shown write {} ({}), but the newest was one of {known:?}",
+            program + 1,
+            shown.0,
+            if valid { "valid" } else { "not valid" },
+        );
+        // Whoever holds a lock keeps what it has seen alive.
+        if shown == self.newest {
+            self.vanished = false;
+        }
+        Ok(())
+    }
+
+    /// Tokens of grants that exclude each other grow with every exclusive one (R6).
+    pub(crate) fn token(&mut self, mode: Mode, token: Token, fresh: bool) -> Checked {
+        for other in Mode::ALL.into_iter().filter(|other| !other.compatible(mode)) {
+            let last = self.tokens[other as usize];
+            let grows = if mode.exclusive() {
+                token > last && (!fresh || token.fence > last.fence)
+            } else {
+                !other.exclusive() || token >= last
+            };
+            ensure!(grows, "{mode} is granted with token {token:?} after {other} with {last:?}");
+        }
+        let last = &mut self.tokens[mode as usize];
+        *last = token.max(*last);
+        Ok(())
+    }
+
+    pub(crate) fn failed(&mut self, programs: &mut [Program], program: usize, code: Code) -> Checked {
+        let doing = programs[program].doing;
+        let Some((mode, flags)) = doing.asks() else {
+            return Err(Fault(format!("program {} is told {code:?} and asks nothing", program + 1)));
+        };
+        let watch = &self.watches[program];
+        let convert = matches!(doing, Doing::Converts { .. });
+        let local = flags.contains(Flags::LOCAL);
+        let true_ = match code {
+            Code::Cancelled => watch.cancelled,
+            Code::Busy => (flags.contains(Flags::NOQUEUE) && watch.busy) || local,
+            Code::NotOwned => local,
+            Code::Deadlock => {
+                convert && watch.deadlocked && !flags.intersects(Flags::NOQUEUE | Flags::NODLCKWT)
+            }
+            _ => false,
+        };
+        ensure!(true_, "program {} asked {mode} and is told {code:?}, which is not so", program + 1);
+        programs[program].doing = match doing {
+            Doing::Converts { from, held, .. } => Doing::Holds { mode: from, flags: held },
+            _ => Doing::Nothing,
+        };
+        self.watches[program] = Watch::default();
+        Ok(())
+    }
+
+    pub(crate) fn released(&mut self, program: usize) -> Checked {
+        ensure!(self.watches[program].releasing, "program {} is told of a release", program + 1);
+        self.watches[program] = Watch::default();
+        Ok(())
+    }
+}

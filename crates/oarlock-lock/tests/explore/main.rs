@@ -1,0 +1,52 @@
+//! Explores small clusters in full and prints how many states there were.
+
+#[path = "mod.rs"]
+mod explore;
+
+use std::process::ExitCode;
+
+use explore::{search, sets};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let value = |key: &str| args.iter().position(|a| a == key).and_then(|i| args.get(i + 1));
+    let number = |key: &str| value(key).map(|v| v.parse::<usize>().expect("a number"));
+    let has = |key: &str| args.iter().any(|a| a == key);
+    let mut menus = if has("--full") { sets::full() } else { sets::quick() };
+    if let Some(name) = value("--name") {
+        menus.retain(|m| m.name.contains(name.as_str()));
+    }
+    let limit = number("--states").unwrap_or(usize::MAX);
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut failed = 0;
+    let mut passed = 0;
+    for mut menu in menus {
+        if let Some(actions) = number("--actions") {
+            menu.actions = actions as u8;
+        }
+        let found = search::explore(&menu, limit);
+        println!(
+            "{:<50} {} nodes {} programs {} actions: {:>10} states {:>11} steps {:>9} at rest {:>6.1} s{}",
+            menu.name,
+            menu.nodes,
+            menu.homes.len(),
+            menu.actions,
+            found.states,
+            found.steps,
+            found.at_rest,
+            found.took.as_secs_f64(),
+            if found.whole { "" } else { "  (not all)" },
+        );
+        if let Some(broken) = found.broken {
+            println!("BROKEN: {}\n{}", broken.fault, search::tell(&menu, &broken));
+            failed += 1;
+            if !has("--all") {
+                break;
+            }
+        } else {
+            passed += 1;
+        }
+    }
+    println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

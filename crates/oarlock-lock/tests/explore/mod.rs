@@ -1,0 +1,21 @@
+//! Every order of events in small clusters of real lockspaces.
+//!
+//! ```text
+//!   menu      what is explored: nodes, programs, what they may ask and how often
+//!   world     the state: lockspaces, channels, programs; one step from one to the next
+//!   intruder  counts that change in the middle of a step (M8)
+//!   ghost     what a watcher remembers: answers, blocks, tokens
+//!   check     what must be true always, and at rest
+//!   search    each state once; a broken rule becomes a short story
+//! ```
+
+pub(crate) mod check;
+pub(crate) mod ghost;
+pub(crate) mod intruder;
+pub(crate) mod menu;
+pub(crate) mod search;
+pub(crate) mod sets;
+pub(crate) mod world;
+
+#[path = "../stage/show.rs"]
+pub(crate) mod show;

@@ -1,0 +1,56 @@
+//! The sizes that are explored.
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::mode::Mode::{self, CR, CW, EX, NL, PR, PW};
+
+use super::menu::Menu;
+
+const NONE: Flags = Flags::empty();
+const THREE: [Mode; 3] = [NL, PR, EX];
+
+/// What a commit must pass: under 90 s in a release build.
+pub(crate) fn quick() -> Vec<Menu> {
+    both(vec![
+        Menu::new("two shadows", 2, 1, 6).modes(&THREE),
+        Menu::new("three shadows", 3, 1, 4).modes(&THREE),
+        Menu::new("two programs each", 2, 2, 4).modes(&THREE),
+        Menu::new("six modes", 2, 1, 4).modes(&Mode::ALL),
+        Menu::new("tries", 2, 1, 4).modes(&[PR, EX]).tries(),
+        values("values", 2, 4),
+        Menu::new("ends and forgetting", 2, 1, 5).modes(&THREE).ends().forgets(),
+        Menu::new("no retention", 2, 1, 5).modes(&THREE).unretained(),
+        Menu::new("the master has programs", 2, 1, 5).modes(&THREE).master_at_last_shadow(),
+        Menu::new("callers change counts", 2, 1, 5).modes(&THREE).fast(),
+        Menu::new("callers change counts in between", 2, 1, 4).modes(&[PR, EX]).forgets().intruded(),
+    ])
+}
+
+/// R11 in full and more; for the night.
+pub(crate) fn full() -> Vec<Menu> {
+    both(vec![
+        Menu::new("two shadows", 2, 1, 6).modes(&THREE).tries().forgets(),
+        values("values", 2, 6),
+        Menu::new("three shadows", 3, 1, 5).modes(&THREE),
+        Menu::new("three shadows with tries", 3, 1, 4).modes(&[PR, EX]).tries(),
+        Menu::new("two programs each", 2, 2, 4).modes(&THREE).tries(),
+        Menu::new("six modes", 2, 1, 4).modes(&Mode::ALL),
+        Menu::new("six modes, three shadows", 3, 1, 3).modes(&Mode::ALL),
+    ])
+}
+
+/// Everything that has to do with the value block.
+pub(crate) fn values(name: &str, shadows: u16, actions: u8) -> Menu {
+    let v = Flags::VALBLK;
+    Menu::new(name, shadows, 1, actions)
+        .only(&[(NL, v), (CR, v), (PW, v), (EX, v)], &[(NL, NONE), (CR, v), (PW, v)])
+        .writes()
+        .ends()
+}
+
+fn both(menus: Vec<Menu>) -> Vec<Menu> {
+    let strict: Vec<Menu> = menus.iter().cloned().map(Menu::strict).collect();
+    menus.into_iter().chain(strict).collect()
+}
+
+#[allow(dead_code)]
+const _UNUSED: Mode = CW;
