@@ -8,6 +8,7 @@
 //!     epoch := highest stored + 1
 //!     Store, durable
 //!     ── Propose(view, wait) ─────────────────────────────────────────────►
+//!                                                          circuits to all it names
 //!                                                          Store, durable
 //!     ◄─────────────────────────────────────────────────────── Accept(epoch) ──
 //!     all accepted: serve
@@ -97,6 +98,8 @@ pub struct Forming {
     durable: Epoch,
     /// The view this node proposed and collects acceptances for (lowest id only).
     proposal: Option<Proposal>,
+    /// A proposed view that names a run to which there is no circuit yet.
+    proposed: Option<Candidate>,
     /// A proposed view whose epoch is not on disk yet.
     storing: Option<Candidate>,
     /// The view accepted last in this run. Kept until served or replaced, for the commit may come from others.
@@ -143,6 +146,7 @@ impl Forming {
             promised: config.stored,
             durable: config.stored,
             proposal: None,
+            proposed: None,
             storing: None,
             accepted: None,
             view: None,
@@ -167,6 +171,7 @@ impl Forming {
         if peer == self.proposer() {
             // It would send its acceptance to a run that never proposed the view.
             self.storing = None;
+            self.proposed = None;
         }
         let standing = self.own_standing();
         self.outputs.push_back(Output::Send { to: peer, form: standing });
@@ -217,22 +222,30 @@ impl Forming {
             self.outputs.push_back(Output::Send { to: from, form: standing });
             return Ok(());
         }
-        if epoch <= self.promised {
-            return Err(Violation::EpochNotHigher { proposed: epoch, stored: self.promised });
+        let known = self.proposed.as_ref().map_or(self.promised, |c| c.view.epoch);
+        if epoch <= known {
+            return Err(Violation::EpochNotHigher { proposed: epoch, stored: known });
         }
-        let outlived = |m: &Member| {
-            let known = self.peers.get(&m.node).and_then(|p| p.run);
-            known.is_some_and(|known| known > m.incarnation)
-        };
-        if new.view.members.iter().any(outlived) {
+        self.proposed = Some(new);
+        Ok(())
+    }
+
+    /// A proposal is accepted once this node has a circuit to every run that it names: whoever serves a view
+    /// must be able to talk to all of it.
+    fn take_up_proposal(&mut self) {
+        let Some(proposed) = &self.proposed else { return };
+        let run = |m: &Member| self.peers.get(&m.node).map_or(Some(self.incarnation), |peer| peer.run);
+        let members = &proposed.view.members;
+        if members.iter().any(|m| run(m) > Some(m.incarnation)) {
             // It names a run that is known here to be over. The proposer will hear of the newer one too and
             // start again; completing this view would only make that member a stranger to it.
-            return Ok(());
+            self.proposed = None;
+        } else if members.iter().all(|m| run(m) == Some(m.incarnation)) {
+            let epoch = proposed.view.epoch;
+            self.promised = epoch;
+            self.storing = self.proposed.take();
+            self.outputs.push_back(Output::Store { epoch });
         }
-        self.promised = epoch;
-        self.storing = Some(new);
-        self.outputs.push_back(Output::Store { epoch });
-        Ok(())
     }
 
     fn handle_accept(&mut self, now: Instant, from: NodeId, epoch: Epoch) -> Result<(), Violation> {
@@ -391,6 +404,7 @@ impl Forming {
     /// Draws every conclusion that the last input allows.
     fn settle(&mut self, now: Instant) {
         self.learn_commit(now);
+        self.take_up_proposal();
         self.drop_outlived_proposal();
         self.propose();
         let standing = (self.phase(), self.promised);
@@ -468,7 +482,7 @@ impl Forming {
     fn serve(&mut self, now: Instant, candidate: Candidate) {
         assert!(self.view.is_none(), "a run serves one view only (L3)");
         assert!(candidate.view.epoch <= self.durable, "a view is served before its epoch is on disk");
-        self.accepted = None;
+        (self.accepted, self.proposed) = (None, None);
         self.grants_from = if candidate.wait { now + LEASE } else { now };
         self.waiting_to_grant = candidate.wait;
         self.outputs.push_back(Output::Serve { view: candidate.view.clone(), grants_from: self.grants_from });
