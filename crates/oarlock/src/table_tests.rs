@@ -395,6 +395,29 @@ fn everybody_who_waits_is_woken_and_whoever_left_is_not() {
 }
 
 #[test]
+fn a_release_that_was_answered_but_not_collected_frees_the_number() {
+    let mut bench = Bench::default();
+    let handle = bench.held(Mode::EX);
+    bench.table.begin_unlock(handle, true, &mut bench.effects);
+    bench.hear(Reply::Released { handle });
+    bench.table.desert_unlock(handle, &mut bench.effects);
+    assert_eq!(bench.table.begin_lock().unwrap(), handle);
+}
+
+#[test]
+fn the_end_wakes_everybody() {
+    let mut bench = Bench::default();
+    let (held, call) = (bench.held(Mode::EX), bench.table.begin_call().unwrap());
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    for (place, key) in [(Place::Lock(held), 0), (Place::Lock(held), 1), (Place::Call(call), 2)] {
+        bench.table.set_waker(place, key, Arc::clone(&count).into());
+    }
+    bench.end();
+    bench.effects.wake.drain(..).for_each(Waker::wake);
+    assert_eq!(count.0.load(Ordering::Relaxed), 3);
+}
+
+#[test]
 fn a_grant_shows_what_the_daemon_said() {
     let mut bench = Bench::default();
     let handle = bench.table.begin_lock().unwrap();

@@ -340,6 +340,38 @@ fn a_daemon_that_does_not_read_holds_up_nobody() {
     );
 }
 
+/// The daemon begins to read while packets are still being queued: none may overtake another.
+#[test]
+fn packets_keep_their_order_while_the_daemon_catches_up() {
+    const LOCKS: u32 = 3000;
+    let half = AtomicBool::new(false);
+    play(
+        |peer| {
+            for _ in 0..LOCKS {
+                peer.next_lock_granted();
+            }
+            while !half.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            for handle in 1..=LOCKS {
+                assert_eq!(peer.next(), Request::Unlock { handle, value: None, invalidate: false });
+            }
+        },
+        |client| {
+            let space = default(&client);
+            let guards: Vec<_> =
+                (0..LOCKS).map(|_| space.lock("x").mode(Mode::NL).acquire().unwrap()).collect();
+            for (i, guard) in guards.into_iter().enumerate() {
+                drop(guard);
+                half.store(i > 1500, Ordering::SeqCst);
+                if i > 1500 {
+                    thread::yield_now();
+                }
+            }
+        },
+    );
+}
+
 /// A socket that is closed with packets unread resets the other side, and the reset overtakes what was sent
 /// before. A daemon that took that for the end would mark the value block as not to be believed.
 #[test]

@@ -82,6 +82,7 @@ fn a_silent_daemon_counts_as_absent_after_a_while() {
 /// A program with a held lock, one waiting request and one waiting thread; then the daemon does something.
 fn interrupt(act: impl FnOnce(&Peer) + Send) -> (Kind, Kind, Kind) {
     let script = Script::new();
+    let (hung_up, wait) = std::sync::mpsc::channel();
     thread::scope(|scope| {
         let path = script.path();
         scope.spawn(move || {
@@ -90,8 +91,8 @@ fn interrupt(act: impl FnOnce(&Peer) + Send) -> (Kind, Kind, Kind) {
             peer.next_lock();
             peer.next_lock();
             act(&peer);
-            // Read on until the program has hung up, so that it is never the one that waits.
-            while peer.try_next().is_some() {}
+            peer.next_is_end();
+            hung_up.send(()).unwrap();
         });
         let client = Client::connect(path).unwrap();
         let space = client.space("default").unwrap();
@@ -105,6 +106,7 @@ fn interrupt(act: impl FnOnce(&Peer) + Send) -> (Kind, Kind, Kind) {
             (a.join().unwrap(), b.join().unwrap())
         });
         assert!(guard.is_lost());
+        wait.recv_timeout(Duration::from_secs(10)).expect("the program hangs up although it has handles");
         assert_eq!(guard.convert(Mode::NL).unwrap_err().kind(), Kind::Lost);
         assert_eq!(guard.wait_blocking(Duration::from_secs(60)).unwrap_err().kind(), Kind::Lost);
         let lost = guard.wait_lost(Duration::from_secs(60)).unwrap();
@@ -124,6 +126,34 @@ fn when_the_daemon_goes_nobody_waits_for_ever() {
     assert_eq!(interrupt(code(Code::Lost)), (Kind::Lost, Kind::Lost, Kind::Lost));
     let hang_up = |peer: &Peer| rustix::net::shutdown(&peer.fd, rustix::net::Shutdown::Both).unwrap();
     assert_eq!(interrupt(hang_up), (Kind::NoDaemon, Kind::NoDaemon, Kind::Lost));
+}
+
+/// A daemon that goes with requests unread resets the socket; its last word stands behind that.
+#[test]
+fn the_reason_is_heard_even_if_the_socket_was_reset() {
+    let script = Script::new();
+    thread::scope(|scope| {
+        let path = script.path();
+        scope.spawn(move || {
+            let peer = script.welcome();
+            peer.next_lock_granted();
+            peer.next_lock();
+            // A question is on its way and stays unread.
+            thread::sleep(Duration::from_millis(50));
+            peer.say(Reply::Lost { why: Failure { code: Code::Refused, text: "the last word".into() } });
+        });
+        let client = Client::connect(path).unwrap();
+        let space = client.space("default").unwrap();
+        let guard = space.lock("x").acquire().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(space.lock("y").acquire().map(drop).unwrap_err().why(), "the last word")
+            });
+            thread::sleep(Duration::from_millis(20));
+            assert_eq!(client.ask("{}").unwrap_err().why(), "the last word");
+        });
+        assert_eq!(guard.lost_now().unwrap().why(), "the last word");
+    });
 }
 
 #[test]

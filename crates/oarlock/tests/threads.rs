@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oarlock::blocking::Client;
 use oarlock::{Kind, Mode};
@@ -105,7 +105,9 @@ fn a_wait_ends_in_time_even_while_somebody_else_reads() {
     thread::scope(|scope| {
         let reader = scope.spawn(|| guard.wait_lost(Duration::from_millis(300)));
         thread::sleep(Duration::from_millis(20));
+        let start = Instant::now();
         assert_eq!(guard.wait_blocking(Duration::from_millis(30)).unwrap(), None);
+        assert!(start.elapsed() < Duration::from_millis(250), "{:?}, as long as the reader", start.elapsed());
         let waiting = scope.spawn(|| space.lock("x").timeout(Duration::from_secs(5)).acquire());
         assert_eq!(guard.wait_blocking(Duration::from_secs(5)).unwrap(), Some(Mode::EX));
         guard.convert(Mode::NL).unwrap();
