@@ -32,6 +32,7 @@ use super::session::{Session, timespec};
 use super::{args, cli, connect, waiting};
 use crate::console::doc::Question;
 use crate::host::child::{self, Family};
+use crate::host::guard::Guard;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
 
@@ -49,6 +50,9 @@ const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]
 /// Runs the command; returns the exit status.
 pub fn run(args: &cli::Lock) -> Result<u8> {
     let plan = Plan::from_args(args)?;
+    // First of all descriptors, so that it gets a small number: some shells know single digits only.
+    let lost = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Problem::io(Code::Failed, "cannot make a pipe", &e.into()))?;
     let (socket, _) = connect::find(args.connect.socket.as_deref())?;
     let signals = Signals::catch(&not_ignored(&PASSED_ON))
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
@@ -57,7 +61,17 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
     let granted = match acquire(&mut session, &plan, &signals)? {
         Outcome::Granted(granted) => granted,
         Outcome::Failed(why) => {
-            let problem = Problem::from_failure(&why);
+            let problem = Problem {
+                what: format!("{} {} not granted: {}", plan.name, plan.mode, why.text),
+                ..Problem::from_failure(&why)
+            };
+            let problem = match why.code {
+                Code::Busy => {
+                    problem.try_next(format!("oarlock locks why {}, or wait with -w TIME", plan.name))
+                }
+                Code::TimedOut => problem.try_next(format!("oarlock locks why {}", plan.name)),
+                _ => problem,
+            };
             if matches!(why.code, Code::Busy | Code::TimedOut) {
                 // Not an error of anybody: flock says nothing either, unless asked.
                 if !plan.quiet {
@@ -76,7 +90,7 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
             granted.token.fence
         );
     }
-    Held { session, plan, signals, granted }.run()
+    Held { session, plan, signals, granted }.run(lost)
 }
 
 /// What is to be done, with every argument understood.
@@ -223,10 +237,8 @@ struct Held {
 }
 
 impl Held {
-    fn run(mut self) -> Result<u8> {
+    fn run(mut self, (lost_read, lost_write): (OwnedFd, OwnedFd)) -> Result<u8> {
         let failed = |e: std::io::Error| Problem::io(Code::Failed, "cannot run the command", &e);
-        let (lost_read, lost_write) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         child::inherit(&lost_read).map_err(failed)?;
         let foreground = child::is_foreground();
         let mut command = Command::new(&self.plan.program);
@@ -260,11 +272,17 @@ impl Held {
             }
         };
         drop(lost_read);
+        // At a terminal the command shares our group, which is not the guard's to kill.
+        let guard = match foreground {
+            true => None,
+            false => Some(Guard::over(child.id()).map_err(failed)?),
+        };
         let family = Family::new(child.id(), !foreground);
         let ended = child::watch(child.id()).map_err(failed)?;
         loop {
             if let Some(status) = child.try_wait().map_err(failed)? {
                 self.release();
+                guard.into_iter().for_each(Guard::dismiss);
                 return Ok(exit_code(status));
             }
             if let Some(why) = self.lost() {

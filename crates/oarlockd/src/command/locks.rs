@@ -84,7 +84,7 @@ fn ls(prefix: &str, space: &Space, ask: &Ask) -> Result<()> {
 }
 
 fn row(r: &Resource) -> Vec<String> {
-    let (mode, state, who, since) = match (r.holders.first(), r.nodes.iter().find(|n| n.retained)) {
+    let (mode, state, who, since) = match (r.holders.first(), r.nodes.iter().find(|n| tree::keeps(n))) {
         (Some(h), _) => {
             let more = if r.holders.len() > 1 { format!(" +{}", r.holders.len() - 1) } else { String::new() };
             (h.mode.clone(), "in use", party(&h.party) + &more, age(h.age_us))

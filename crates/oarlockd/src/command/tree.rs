@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use oarlock_layout::mode::Mode;
 
 use super::waiting::{age, party};
-use crate::console::doc::{Holder, Locks, Party, Resource, Waiter};
+use crate::console::doc::{Holder, Locks, Owned, Party, Resource, Waiter};
 
 /// What a program behind a lock is called by, across resources.
 fn same(a: &Party, b: &Party) -> bool {
@@ -19,6 +19,11 @@ fn compatible(a: &str, b: &str) -> bool {
         (Ok(a), Ok(b)) => a.compatible(b),
         _ => false,
     }
+}
+
+/// Whether a node keeps something that could be in anybody's way. NL never is.
+pub fn keeps(n: &Owned) -> bool {
+    n.retained && n.owned.as_deref() != Some("NL")
 }
 
 /// Holders of a resource that are in the way of a waiter.
@@ -59,7 +64,7 @@ fn root(locks: &Locks, resource: &Resource, out: &mut Vec<String>) {
         out.push(line(name, &h.mode, "in use", &party(&h.party), &age(h.age_us), &h.fence));
         name = "";
     }
-    for n in resource.nodes.iter().filter(|n| n.retained && n.need.is_none()) {
+    for n in resource.nodes.iter().filter(|n| keeps(n) && n.need.is_none()) {
         let owned = n.owned.as_deref().unwrap_or_default();
         out.push(line(name, owned, "retained", &format!("{} (nobody inside)", n.node), "", "-"));
         name = "";
@@ -162,7 +167,7 @@ pub fn why(name: &str, locks: &Locks) -> String {
             h.told.as_ref().map_or(String::new(), |m| format!("; it was told that somebody wants {m}"));
         out.push(format!("  held {} by {} for {}{told}", h.mode, party(&h.party), age(h.age_us)));
     }
-    for n in resource.nodes.iter().filter(|n| n.retained) {
+    for n in resource.nodes.iter().filter(|n| keeps(n)) {
         let need = n.need.as_ref().map_or("nobody inside".to_owned(), |m| format!("its programs need {m}"));
         out.push(format!("  kept {} by {} ({need})", n.owned.as_deref().unwrap_or_default(), n.node));
     }
@@ -187,9 +192,8 @@ fn because(resource: &Resource, w: &Waiter) -> String {
     if let Some(h) = blockers.first() {
         return format!("{asks}: blocked by {}", party(&h.party));
     }
-    let kept = |n: &&crate::console::doc::Owned| {
-        n.node != w.party.node && n.owned.as_deref().is_some_and(|m| !compatible(&w.wanted, m))
-    };
+    let kept =
+        |n: &&Owned| n.node != w.party.node && n.owned.as_deref().is_some_and(|m| !compatible(&w.wanted, m));
     if let Some(n) = resource.nodes.iter().find(kept) {
         return format!("{asks}: {} has been asked to give back what it keeps", n.node);
     }

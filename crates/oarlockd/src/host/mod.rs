@@ -6,6 +6,7 @@ pub mod clock;
 pub mod datagrams;
 pub mod door;
 pub mod file;
+pub mod guard;
 pub mod key;
 pub mod poll;
 pub mod random;
