@@ -310,6 +310,7 @@ impl Circuits {
         let keys = frame::encode_reply(&mut bytes, hello.sender, receiver, |out| {
             arrival.response.accept(&answer.to_bytes(), out)
         });
+        self.counts.answers_sent += 1;
         self.transmit(from, bytes);
         if let Some(code) = objection {
             self.refuse(now, from, place, code);
@@ -470,6 +471,7 @@ impl Circuits {
         frame::encode_refusal(&mut bytes, to, code, self.config.me);
         let proof = self.seal.mac(MacKey::Cluster, &[&bytes]);
         bytes.extend_from_slice(&proof);
+        self.counts.answers_sent += 1;
         self.transmit(from, bytes);
     }
 

@@ -97,6 +97,8 @@ counters! {
         hellos_tied,
         /// Hellos dropped because one source sent too many.
         hellos_dropped,
+        /// Hellos answered, with keys or with a refusal.
+        answers_sent,
         /// Cookies sent instead of an answer.
         cookies_sent,
         /// Cookies received.
