@@ -313,8 +313,8 @@ impl Held {
 
     /// The lock is lost: the command must end before others act on what it protects.
     fn stop(self, mut child: Child, family: &Family, ended: &OwnedFd, tell: OwnedFd, why: &Problem) -> u8 {
-        // A byte, not an end of file: the guard has a copy of this end too.
-        let _ = rustix::io::write(&tell, b"!");
+        // A line, not an end of file: the guard has a copy of this end too, and a shell's `read` wants a line.
+        let _ = rustix::io::write(&tell, b"lost\n");
         eprintln!("oarlock: lock on {} lost: {}", self.plan.name, why.what);
         eprintln!("  why: {}", why.why);
         eprintln!("  now: the command gets SIGTERM, and SIGKILL after {} s", GRACE.as_secs());
