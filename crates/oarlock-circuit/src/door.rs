@@ -90,11 +90,14 @@ impl Door {
     }
 
     fn rotate(&mut self, now: Instant, seal: &dyn Seal) {
-        if now.since(self.rotated_at) >= COOKIE_LIFE {
-            self.rotated_at = now;
-            self.secrets[1] = self.secrets[0];
-            self.secrets[0] = draw(&mut self.chance, seal);
+        let age = now.since(self.rotated_at);
+        if age < COOKIE_LIFE {
+            return;
         }
+        self.rotated_at = now;
+        // Nothing turns them while nobody knocks too often, so both may have been in use for long.
+        let previous = if age < COOKIE_LIFE * 2 { self.secrets[0] } else { draw(&mut self.chance, seal) };
+        self.secrets = [draw(&mut self.chance, seal), previous];
     }
 }
 
@@ -143,5 +146,108 @@ impl Reports {
     /// The peer was let in; the next refusal is news again.
     pub(crate) fn forget(&mut self) {
         self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::boxed::Box;
+    use oarlock_layout::seal::{Arrival, Initiation, NotAuthentic, PublicKey};
+
+    /// Only codes; a checksum will do.
+    struct Codes;
+
+    impl Seal for Codes {
+        fn initiate(
+            &mut self,
+            _: &PublicKey,
+            _: &[u8],
+            _: &[u8],
+            _: &mut Vec<u8>,
+        ) -> Box<dyn Initiation + Send> {
+            unreachable!("the door makes no handshakes")
+        }
+
+        fn respond(&mut self, _: &[u8], _: &[u8]) -> Result<Arrival, NotAuthentic> {
+            Err(NotAuthentic)
+        }
+
+        fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
+            let key = match key {
+                MacKey::Cluster => &[0; MAC_BYTES],
+                MacKey::Given(key) => key,
+            };
+            xxhash_rust::xxh3::xxh3_128(&[&[&key[..]], parts].concat().concat()).to_le_bytes()
+        }
+    }
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn from(n: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, n], 99))
+    }
+
+    /// A door at which `n` hellos without a cookie have just been read.
+    fn door(now: Instant, n: u32) -> Door {
+        let mut door = Door::new(now, 50, Chance::new(3), &Codes);
+        for _ in 0..n {
+            door.admit(now, from(1), &Codes, |_| false);
+        }
+        door
+    }
+
+    #[test]
+    fn beyond_fifty_a_second_a_cookie_is_asked_for_and_only_from_its_own_source() {
+        let mut door = door(Instant(0), 49);
+        assert_eq!(door.admit(Instant(0), from(1), &Codes, |_| false), Admission::Read);
+        assert_eq!(door.admit(Instant(0), from(1), &Codes, |_| false), Admission::SendCookie);
+        let mine = door.cookie(from(1), &Codes);
+        assert_eq!(door.admit(Instant(0), from(1), &Codes, |c| *c == mine), Admission::Read);
+        assert_eq!(door.admit(Instant(0), from(2), &Codes, |c| *c == mine), Admission::SendCookie);
+        let other_port = SocketAddr::from(([127, 0, 0, 1], 98));
+        assert_eq!(door.admit(Instant(0), other_port, &Codes, |c| *c == mine), Admission::SendCookie);
+        // The next second begins anew.
+        assert_eq!(door.admit(Instant(0) + S, from(2), &Codes, |_| false), Admission::Read);
+    }
+
+    #[test]
+    fn even_with_a_cookie_a_source_has_an_allowance() {
+        let mut door = door(Instant(0), 50);
+        let mine = door.cookie(from(1), &Codes);
+        let read = (0..200)
+            .filter(|_| door.admit(Instant(0), from(1), &Codes, |c| *c == mine) == Admission::Read)
+            .count();
+        assert_eq!(read, 50);
+    }
+
+    #[test]
+    fn a_cookie_is_good_for_one_life_at_least_and_two_at_most() {
+        let taken = |after: &[u64]| {
+            let mut door = door(Instant(0), 50);
+            let mine = door.cookie(from(1), &Codes);
+            let mut last = Admission::Drop;
+            for &after in after {
+                let now = Instant(0) + S * after as u32;
+                for _ in 0..50 {
+                    door.admit(now, from(3), &Codes, |_| false);
+                }
+                last = door.admit(now, from(1), &Codes, |c| *c == mine);
+            }
+            last == Admission::Read
+        };
+        assert!(taken(&[59]) && taken(&[60]) && taken(&[61, 119]));
+        assert!(!taken(&[60, 120]) && !taken(&[120]) && !taken(&[100_000]));
+    }
+
+    #[test]
+    fn a_reason_is_reported_once_in_a_while() {
+        let mut reports = Reports::default();
+        assert!(reports.note(Instant(0), Code::PeerKey));
+        assert!(!reports.note(Instant(0) + S * 4, Code::PeerKey));
+        assert!(reports.note(Instant(0) + S * 4, Code::PeerConfig));
+        assert!(reports.note(Instant(0) + S * 5, Code::PeerKey));
+        reports.forget();
+        assert!(reports.note(Instant(0) + S * 5, Code::PeerKey));
     }
 }

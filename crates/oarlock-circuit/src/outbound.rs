@@ -313,6 +313,7 @@ impl Outbound {
         }
         let full = self.flying_bytes + self.congestion.window() / 8 >= self.congestion.window();
         let mut news = News::default();
+        let mut released = self.base;
         while self.first < next {
             self.arrived(now, self.first, rtt, &mut news);
             let segment = self.segments.pop_front().expect("the peer acknowledges what was sent");
@@ -320,10 +321,10 @@ impl Outbound {
             if !segment.more {
                 self.messages -= 1;
             }
-            let end = segment.start + u64::from(segment.length);
-            self.store.drain(..(end - self.base) as usize);
-            self.base = end;
+            released = segment.start + u64::from(segment.length);
         }
+        self.store.drain(..(released - self.base) as usize);
+        self.base = released;
         for &(first, end) in &all {
             // A range that was told before is looked at only where it has grown.
             let told = self.known.iter().find(|known| known.0 == first).map_or(first, |known| known.1);

@@ -48,8 +48,15 @@ fn a_lock_message_is_in_the_first_datagram_built_after_it() {
     world.faults = Faults { loss: 100, ..CLEAN };
     world.open();
     for round in 0..100u32 {
-        world.send(0, 1, Class::Bulk, &vec![1; 200_000]);
-        world.run_for(Duration::from_micros(300));
+        if round % 2 == 0 {
+            // In the middle of it, with the bulk window full.
+            world.send(0, 1, Class::Bulk, &vec![1; 200_000]);
+            world.run_for(Duration::from_micros(300));
+        } else {
+            // At the start of it, with room for more bulk than a train has: it was there first.
+            assert!(world.run_until(Duration::from_secs(5), World::quiet));
+            world.send(0, 1, Class::Bulk, &vec![1; 200_000]);
+        }
         let before = world.delivered(1, 0, Class::Lock).len();
         assert_eq!(before, round as usize);
         world.send(0, 1, Class::Lock, &round.to_le_bytes());

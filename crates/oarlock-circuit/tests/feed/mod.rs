@@ -21,8 +21,11 @@ use oarlock_layout::seal::{
 use oarlock_layout::stamp::{AbsurdStamp, Clock, Stamp};
 use oarlock_layout::time::Instant;
 
+/// What takes an input.
+pub(crate) type Feed = fn(&[u8]);
+
 /// Name of the fuzz target and of its corpus, and what it does with an input.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[("circuit", circuit), ("replay", replay)];
+pub(crate) const TARGETS: &[(&str, Feed)] = &[("circuit", circuit), ("replay", replay)];
 
 /// Hides nothing and believes everything.
 struct Believing(u8);
