@@ -104,7 +104,7 @@ fn master_rows(rows: &mut Vec<Row>, master: &Master) {
         waiting: master.waiting.iter().copied().collect(),
         value: master.value.sequence,
         value_valid: master.value.valid,
-        openers: master.records.values().map(|rec| rec.openers).sum(),
+        openers: master.records.values().fold(0, |sum: u32, rec| sum.saturating_add(rec.openers)),
     })));
     for (node, rec) in &master.records {
         rows.push(row(What::Record(RecordRow {

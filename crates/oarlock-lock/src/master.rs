@@ -173,7 +173,7 @@ impl Master {
             return Err(Violation::Future { last: rec.g, came: m.g });
         }
         rec.a = m.n;
-        if m.g < rec.g {
+        if m.g < rec.g && !ctx.planted.has(Bug::StaleForget) {
             ctx.counters.info_stale += 1;
             return Ok(());
         }
@@ -248,17 +248,15 @@ impl Master {
                 Kind::Convert => !self.converting.is_empty(),
                 Kind::New => self.first().is_some(),
             };
-            if (expedited || in_place) && ctx.now >= ctx.grants_from {
-                if let Some(alternate) = self.fits(ctx, node, conv) {
-                    if self.grant(ctx, node, alternate) {
-                        decided.push((node, Decision::Granted { alternate }));
-                    } else {
-                        self.refuse(node, Reason::Exhausted, decided);
-                    }
-                    return;
-                }
+            if (expedited || in_place)
+                && ctx.now >= ctx.grants_from
+                && let Some(alternate) = self.fits(ctx, node, conv)
+            {
+                self.decide(ctx, node, alternate, decided);
+                return;
             }
-            if conv.flags.contains(Flags::NOQUEUE) && behind {
+            let hasty = ctx.planted.has(Bug::TryByRetention) && self.fits(ctx, node, conv).is_none();
+            if conv.flags.contains(Flags::NOQUEUE) && (behind || hasty) {
                 self.refuse(node, Reason::Busy, decided);
                 return;
             }
@@ -272,7 +270,7 @@ impl Master {
                 queue.push_back(node);
             }
         }
-        if self.conversion_deadlock(node) {
+        if self.conversion_deadlock(node) && !ctx.planted.has(Bug::NoDeadlock) {
             self.refuse(node, Reason::Deadlock, decided);
         }
     }
@@ -438,7 +436,8 @@ impl Master {
         }
         // A question that comes with a wish is answered with it: asked alone it would be asked again and
         // again while the wish waits.
-        let asks = |rec: &Record| rec.want.any() && rec.held.is_some() && rec.conv.is_none();
+        let alone = ctx.planted.has(Bug::AnswerAlone);
+        let asks = |rec: &Record| rec.want.any() && rec.held.is_some() && (rec.conv.is_none() || alone);
         let asking: Vec<NodeId> =
             self.records.iter().filter(|(_, rec)| asks(rec)).map(|(node, _)| *node).collect();
         for node in asking {
@@ -510,7 +509,10 @@ impl Master {
     }
 
     fn openers_elsewhere(&self, node: NodeId) -> u32 {
-        self.records.iter().filter(|(other, _)| **other != node).map(|(_, rec)| rec.openers).sum()
+        self.records
+            .iter()
+            .filter(|(other, _)| **other != node)
+            .fold(0, |sum, (_, rec)| sum.saturating_add(rec.openers))
     }
 
     /// Sends grants, answers and refusals, each with the head as it is now; then the head to the others.
@@ -535,7 +537,7 @@ impl Master {
                 rec.recall = 0;
             }
             rec.told = head;
-            let newer = self.value.sequence > rec.value_known;
+            let newer = self.value.sequence > rec.value_known || ctx.planted.has(Bug::OldBlock);
             rec.value_known = rec.value_known.max(self.value.sequence);
             let mode = rec.held.expect("whoever is granted or answered holds something");
             let grant = Grant {

@@ -97,6 +97,22 @@ pub enum Violation {
         /// What it holds.
         held: Option<Mode>,
     },
+    /// A grant raises: a master that wants something back announces a head.
+    #[error("it grants {came} where {owned:?} is owned")]
+    Lowers {
+        /// What is owned.
+        owned: Option<Mode>,
+        /// What came.
+        came: Mode,
+    },
+    /// Serials grow, and have 44 bits (R6).
+    #[error("it grants under serial {came}, the last one was {last}")]
+    Serial {
+        /// The last one.
+        last: u64,
+        /// What came.
+        came: u64,
+    },
     /// Only an owner of PW or EX can have written the value block.
     #[error("it sends a value block without having owned PW or EX")]
     ValueWithoutRight,

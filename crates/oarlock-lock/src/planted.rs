@@ -32,11 +32,31 @@ pub enum Bug {
     NlWithoutRecord,
     /// Blocking notices are not given to holders when a head arrives (I5).
     NoNotice,
+    /// A shadow honours the head before the request that was just granted to it (X8).
+    HeadFirst,
+    /// A shadow gives to the head what a convert of its own, or a request already granted, waits for.
+    PlayBall,
+    /// A shadow asks for PR while it still owns CW (rule 9).
+    KeepIncomparable,
+    /// The master refuses a try because of a mode that may be retained only (R2).
+    TryByRetention,
+    /// The master forgets a record although a change of its own is on the way (R12).
+    StaleForget,
+    /// A shadow gives up its record without looking at the counts behind the gate (M8).
+    ForgetUncounted,
+    /// The first use of the value block is not told to the master (R5 c).
+    SilentUse,
+    /// A grant's block replaces a newer one (R5 d).
+    OldBlock,
+    /// Two converts that wait for each other do so for ever (D9).
+    NoDeadlock,
+    /// The master answers a question that came with a wish before the wish.
+    AnswerAlone,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 23] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -50,6 +70,16 @@ impl Bug {
         Bug::CancelAndGrant,
         Bug::NlWithoutRecord,
         Bug::NoNotice,
+        Bug::HeadFirst,
+        Bug::PlayBall,
+        Bug::KeepIncomparable,
+        Bug::TryByRetention,
+        Bug::StaleForget,
+        Bug::ForgetUncounted,
+        Bug::SilentUse,
+        Bug::OldBlock,
+        Bug::NoDeadlock,
+        Bug::AnswerAlone,
     ];
 }
 

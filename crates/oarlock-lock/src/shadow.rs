@@ -7,7 +7,7 @@
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, Slot};
-use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::limit::{SERIAL_BITS, VALUE_BYTES};
 use oarlock_layout::message::lock::{
     Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Reason, Want,
 };
@@ -105,6 +105,7 @@ impl Shadow {
         self.wake(ctx);
         if entry.flags.contains(Flags::VALBLK) {
             self.uses_value = true;
+            entry.asked_after = self.n;
         }
         let local = entry.flags.contains(Flags::LOCAL);
         // A try never waits for other waiters, only for the answer of an earlier try (R2).
@@ -247,7 +248,8 @@ impl Shadow {
     // ----- messages of the master -----------------------------------------------------------------------
 
     pub(crate) fn grant(&mut self, ctx: &mut Context<'_>, m: Grant) -> Result<(), Violation> {
-        self.change(m.g, m.a)?;
+        let fence = self.believable(ctx, &m)?;
+        self.change(ctx, m.g, m.a)?;
         ctx.counters.grant_received += 1;
         self.forgetting = false;
         let asked = self.told.conv.map(|conv| conv.attempt);
@@ -262,10 +264,10 @@ impl Shadow {
             }
         }
         self.owned = Some(m.mode);
-        ctx.words.raise(self.slot, m.mode, Fence::new(ctx.epoch, m.serial));
+        ctx.words.raise(self.slot, m.mode, fence);
         if let Some(value) = m.value {
             self.value_known.learn(value.sequence);
-            if value.sequence > ctx.words.value(self.slot).sequence {
+            if value.sequence > ctx.words.value(self.slot).sequence || ctx.planted.has(Bug::OldBlock) {
                 ctx.words.set_value(self.slot, value);
             }
         }
@@ -276,12 +278,12 @@ impl Shadow {
         self.told.want.serial = false;
         self.told.want.value &= !m.current;
         self.elsewhere = m.openers;
-        if !m.queued {
+        if !m.queued && !ctx.planted.has(Bug::HeadFirst) {
             self.reserved = asked.filter(|attempt| self.queues.iter().any(|e| e.attempt == *attempt));
         }
         // The waiting local request first, then the head that came along: otherwise ownership would travel
         // without any program ever running (X8).
-        self.head = None;
+        self.head = if ctx.planted.has(Bug::HeadFirst) { m.head } else { None };
         let answer = Answer { want: Want { value: m.current, serial: true }, alternate: m.alternate };
         self.scan(ctx, answer);
         self.head = m.head;
@@ -296,7 +298,7 @@ impl Shadow {
     }
 
     pub(crate) fn deny(&mut self, ctx: &mut Context<'_>, m: Deny) -> Result<(), Violation> {
-        self.change(m.g, m.a)?;
+        self.change(ctx, m.g, m.a)?;
         self.forgetting = false;
         self.told.conv = None;
         let lock = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| e.lock);
@@ -350,16 +352,27 @@ impl Shadow {
         Ok(false)
     }
 
+    /// The fence of a grant that an honest master can have sent: it takes nothing away (3.4 rule 9), and serials
+    /// do not fall (R6).
+    fn believable(&self, ctx: &Context<'_>, m: &Grant) -> Result<Fence, Violation> {
+        if self.owned.is_some_and(|owned| !m.mode.covers(owned)) {
+            return Err(Violation::Lowers { owned: self.owned, came: m.mode });
+        }
+        let last = ctx.words.token(self.slot).fence;
+        let fence = (m.serial < 1 << SERIAL_BITS).then(|| Fence::new(ctx.epoch, m.serial));
+        fence.filter(|fence| *fence >= last).ok_or(Violation::Serial { last: last.serial(), came: m.serial })
+    }
+
     /// A change that the master made of its own accord.
-    fn change(&mut self, g: u64, a: u64) -> Result<(), Violation> {
+    fn change(&mut self, ctx: &Context<'_>, g: u64, a: u64) -> Result<(), Violation> {
         if g != self.g + 1 {
             return Err(Violation::Change { expected: self.g + 1, came: g });
         }
         self.heard(a)?;
         self.g = g;
-        self.told.unsure |= a < self.n;
+        self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
         self.value_use.settle(a);
-        self.value_known.settle(a);
+        self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });
         Ok(())
     }
 
@@ -451,8 +464,7 @@ impl Shadow {
             if !others.admits(mode) {
                 continue;
             }
-            let covered = self.owned.is_some_and(|owned| owned.covers(mode))
-                || (ctx.planted.has(Bug::NlWithoutRecord) && mode == Mode::NL && self.owned.is_some());
+            let covered = self.owned.is_some_and(|owned| owned.covers(mode));
             if !covered {
                 // The first choice is asked for; the second only once the master has said that the first
                 // does not fit.
@@ -461,7 +473,9 @@ impl Shadow {
                 }
                 return Verdict::Ask;
             }
-            let missing = self.missing(ctx, entry, mode, answer.want);
+            let late = entry.asked_after >= self.a;
+            let have = Want { value: answer.want.value && !late, ..answer.want };
+            let missing = self.missing(ctx, entry, mode, have);
             if missing.any() {
                 return Verdict::Ask;
             }
@@ -475,8 +489,9 @@ impl Shadow {
     /// What a covered grant of `entry` in `mode` still needs from the master.
     fn missing(&self, ctx: &Context<'_>, entry: &Waiting, mode: Mode, have: Want) -> Want {
         let owned = self.owned.unwrap_or(Mode::NL);
+        let silent = ctx.planted.has(Bug::SilentUse);
         let value = entry.flags.contains(Flags::VALBLK)
-            && (!(self.value_use.sure() || have.value)
+            && (!(self.value_use.sure() || have.value || silent)
                 || (effect(entry.from, mode) == Effect::Read
                     && !readable_under(owned)
                     && !ctx.planted.has(Bug::ReadUnderCr)));
@@ -585,6 +600,7 @@ impl Shadow {
             ctx.words.set_gate(self.slot);
             let ahead = self.queues.iter().filter(|e| self.before_head(e, head));
             let floor = ahead.filter_map(|e| self.kept_for(e)).reduce(Mode::join);
+            let floor = floor.filter(|_| !ctx.planted.has(Bug::PlayBall));
             self.lower(ctx, floor);
         }
     }
@@ -694,7 +710,9 @@ impl Shadow {
         let exceeds = |conv: &Conv, owned: Mode| {
             [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
         };
-        if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned)) {
+        if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned))
+            && !ctx.planted.has(Bug::KeepIncomparable)
+        {
             // What is retained and what is wanted are not comparable (CW and PR), or a head holds back an
             // entry that needs less: a grant would take away what is still owned. So it goes first.
             self.lower(ctx, None);
@@ -716,7 +734,7 @@ impl Shadow {
         if carries {
             self.value_known.carry(self.n, value.sequence);
         }
-        if self.uses_value && !self.value_use.expected() {
+        if self.uses_value && !self.value_use.expected() && !ctx.planted.has(Bug::SilentUse) {
             self.value_use.carry(self.n, true);
         }
         self.told = Told { held: self.owned, conv, busy, want, unsure: false };
@@ -727,7 +745,7 @@ impl Shadow {
             conv,
             busy,
             openers: self.openers_here(word),
-            uses_value: self.uses_value,
+            uses_value: self.uses_value && !ctx.planted.has(Bug::SilentUse),
             want,
             value: carries.then_some(value),
         };
@@ -748,7 +766,9 @@ impl Shadow {
         let with_need = |mode| join_option(need, Some(mode)).expect("a join with some mode");
         Some(Conv {
             mode: with_need(first.mode),
-            alternate: first.alternate.map(with_need),
+            // A second choice that is owned already waits for somebody here; asked for, it would be granted
+            // again and again.
+            alternate: first.alternate.map(with_need).filter(|m| !self.owned.is_some_and(|o| o.covers(*m))),
             kind: first.kind(),
             from: first.from,
             attempt: first.attempt,
@@ -812,15 +832,21 @@ impl Shadow {
     /// Gives up the record of an unused resource, retained modes included. Returns true if there is no
     /// record to give up: the shadow may go at once.
     pub(crate) fn forget(&mut self, ctx: &mut Context<'_>) -> bool {
-        let word = ctx.words.look(self.slot);
-        if self.forgetting || !self.unused(&word) {
+        // From here on it is no longer in the book of idle ones, whatever comes of this.
+        self.wake(ctx);
+        if self.forgetting || !self.unused(&ctx.words.look(self.slot)) {
             return false;
         }
-        self.wake(ctx);
         if self.n == 0 {
             return true;
         }
-        ctx.words.set_gate(self.slot);
+        // A caller may have taken a lock since that look: only behind the gate the counts can do nothing but
+        // fall (M8).
+        let word = ctx.words.set_gate(self.slot);
+        if word.counts.total() != 0 && !ctx.planted.has(Bug::ForgetUncounted) {
+            self.settle(ctx);
+            return false;
+        }
         self.lower(ctx, None);
         let word = ctx.words.look(self.slot);
         self.state(ctx, &word);

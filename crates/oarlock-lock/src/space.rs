@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::counters::Counters;
 use crate::master::Master;
 use crate::output::{Output, Violation};
-use crate::planted::Planted;
+use crate::planted::{Bug, Planted};
 use crate::request::{Convert, Lock, Request, Unlock, alternate};
 use crate::shadow::Shadow;
 use crate::waiting::Waiting;
@@ -252,6 +252,7 @@ impl Lockspace {
             since: now,
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
+            asked_after: 0,
         };
         let (shadow, mut ctx) = self.open(now, words, slot);
         shadow.ask(&mut ctx, entry);
@@ -280,6 +281,7 @@ impl Lockspace {
             since: now,
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
+            asked_after: 0,
         };
         let invalidate = request.flags.contains(Flags::IVVALBLK);
         let (shadow, mut ctx) = self.open(now, words, entry.slot);
@@ -341,6 +343,9 @@ impl Lockspace {
                 if master != self.config.me {
                     return Err(Violation::NotMaster);
                 }
+                if self.planted.has(Bug::SerialPerResource) && !self.masters.contains_key(&name) {
+                    self.serial = 0;
+                }
                 let (_, masters, mut ctx) = self.split(now, words);
                 let master = masters.entry(name.clone()).or_insert_with(|| Master::new(name.clone()));
                 let result = match body {
@@ -399,6 +404,10 @@ impl Lockspace {
         if self.view.members.is_empty() {
             return Err(Code::NotServing);
         }
+        if words.bound() + 1 >= words.room() - words.room() / 8 {
+            // Before the new one is bound: it is as unused as any until its first lock is asked for.
+            self.sweep(now, words);
+        }
         let slot = match words.bind(name) {
             Ok(slot) => slot,
             Err(_) => {
@@ -412,9 +421,6 @@ impl Lockspace {
         }
         assert!(self.shadows[index].is_none(), "slot {slot:?} has a shadow already");
         self.shadows[index] = Some(Shadow::new(slot, name.clone(), self.master_of(name)));
-        if words.bound() >= words.room() - words.room() / 8 {
-            self.sweep(now, words);
-        }
         Ok(slot)
     }
 

@@ -23,6 +23,9 @@ pub(crate) struct Waiting {
     pub(crate) deadline: Option<Instant>,
     /// Its number among the queued requests of this shadow.
     pub(crate) attempt: u64,
+    /// The last statement made before it came, if it uses the value block: an answer to that one or an
+    /// earlier one may be older than the request, and older than a write that was over before it (R5 e).
+    pub(crate) asked_after: u64,
 }
 
 impl Waiting {

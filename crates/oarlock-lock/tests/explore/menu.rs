@@ -27,6 +27,10 @@ pub(crate) struct Menu {
     pub(crate) end: bool,
     /// Time passes: unused records are given up.
     pub(crate) forget: bool,
+    /// The table of resources is full: whoever wants another one takes what is only retained.
+    pub(crate) pressure: bool,
+    /// Messages of one channel may overtake each other: a circuit that breaks its promise.
+    pub(crate) reorder: bool,
     /// Programs change counts by themselves where the word allows it.
     pub(crate) fast: bool,
     /// ... also in the middle of a step of the room.
@@ -52,6 +56,8 @@ impl Menu {
             cancel: true,
             end: false,
             forget: false,
+            pressure: false,
+            reorder: false,
             fast: false,
             intrude: false,
             bug: None,
@@ -105,6 +111,11 @@ impl Menu {
         self
     }
 
+    pub(crate) fn pressed(mut self) -> Menu {
+        self.pressure = true;
+        self
+    }
+
     pub(crate) fn unretained(mut self) -> Menu {
         self.retain = false;
         self
@@ -127,7 +138,11 @@ impl Menu {
         self
     }
 
-    #[allow(dead_code, reason = "only the test of planted bugs plants them")]
+    pub(crate) fn reordered(mut self) -> Menu {
+        self.reorder = true;
+        self
+    }
+
     pub(crate) fn with(mut self, bug: Bug) -> Menu {
         self.bug = Some(bug);
         self

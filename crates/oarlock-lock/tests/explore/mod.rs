@@ -8,6 +8,7 @@
 //!   check     what must be true always, and at rest
 //!   search    each state once; a broken rule becomes a short story
 //! ```
+#![allow(dead_code, reason = "several test programs share these modules, each uses a part")]
 
 pub(crate) mod check;
 pub(crate) mod ghost;

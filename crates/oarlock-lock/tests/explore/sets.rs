@@ -1,7 +1,7 @@
 //! The sizes that are explored.
 
 use oarlock_layout::flags::Flags;
-use oarlock_layout::mode::Mode::{self, CR, CW, EX, NL, PR, PW};
+use oarlock_layout::mode::Mode::{self, CR, EX, NL, PR, PW};
 
 use super::menu::Menu;
 
@@ -18,10 +18,12 @@ pub(crate) fn quick() -> Vec<Menu> {
         Menu::new("tries", 2, 1, 4).modes(&[PR, EX]).tries(),
         values("values", 2, 4),
         Menu::new("ends and forgetting", 2, 1, 5).modes(&THREE).ends().forgets(),
+        Menu::new("a full table", 2, 1, 4).modes(&[CR, EX]).pressed(),
         Menu::new("no retention", 2, 1, 5).modes(&THREE).unretained(),
         Menu::new("the master has programs", 2, 1, 5).modes(&THREE).master_at_last_shadow(),
         Menu::new("callers change counts", 2, 1, 5).modes(&THREE).fast(),
-        Menu::new("callers change counts in between", 2, 1, 4).modes(&[PR, EX]).forgets().intruded(),
+        Menu::new("callers change counts in between", 2, 1, 4).modes(&THREE).forgets().intruded(),
+        Menu::new("callers and a full table", 2, 1, 4).modes(&[PR]).pressed().intruded(),
     ])
 }
 
@@ -51,6 +53,3 @@ fn both(menus: Vec<Menu>) -> Vec<Menu> {
     let strict: Vec<Menu> = menus.iter().cloned().map(Menu::strict).collect();
     menus.into_iter().chain(strict).collect()
 }
-
-#[allow(dead_code)]
-const _UNUSED: Mode = CW;

@@ -101,6 +101,11 @@ pub(crate) enum Step {
         from: usize,
         to: usize,
     },
+    /// The second message of a channel overtakes the first.
+    Overtake {
+        from: usize,
+        to: usize,
+    },
     Program {
         program: usize,
         ask: Ask,
@@ -111,6 +116,10 @@ pub(crate) enum Step {
     },
     /// Enough time passes for what is unused to be forgotten.
     Time {
+        node: usize,
+    },
+    /// A program asks for another resource and the table is full.
+    Pressure {
         node: usize,
     },
     /// The delivery or bell meets a change of the counts in its middle, before the room's `at`-th operation.
@@ -166,6 +175,17 @@ pub(crate) struct World {
     pub(crate) said: Option<RefCell<Vec<String>>>,
 }
 
+/// What callers do in the middle of a step.
+const INTRUSIONS: [Ask; 4] = [
+    Ask::FastLock(Mode::NL),
+    Ask::FastLock(Mode::PR),
+    Ask::FastLock(Mode::EX),
+    Ask::FastUnlock { write: false },
+];
+
+/// Asks for other resources.
+const STRANGER: SessionId = SessionId(u32::MAX);
+
 /// More steps than this without a program doing anything: it does not come to rest.
 const STEPS_MAX: u32 = 400;
 
@@ -191,7 +211,7 @@ impl World {
             };
             let mut space = lockspace(config, menu);
             space.handle_view(NOW, &view, NOW);
-            Node { space, words: PlainWords::new(4), rung: false }
+            Node { space, words: PlainWords::new(if menu.pressure { 1 } else { 4 }), rung: false }
         };
         World {
             nodes: (0..menu.nodes).map(node).collect(),
@@ -249,6 +269,9 @@ impl World {
             if !channel.is_empty() {
                 out.push(Step::Deliver { from: index / nodes, to: index % nodes });
             }
+            if menu.reorder && channel.len() > 1 {
+                out.push(Step::Overtake { from: index / nodes, to: index % nodes });
+            }
         }
         out.extend((0..nodes).filter(|n| self.nodes[*n].rung).map(|node| Step::Bell { node }));
         if self.left == 0 {
@@ -266,6 +289,9 @@ impl World {
                     out.push(Step::Time { node });
                 }
             }
+        }
+        if menu.pressure {
+            out.extend((0..nodes).filter(|n| self.slot(*n).is_some()).map(|node| Step::Pressure { node }));
         }
         if menu.intrude {
             self.intrusions(plain, out);
@@ -350,9 +376,7 @@ impl World {
                 _ => continue,
             };
             for program in (0..self.programs.len()).filter(|p| self.programs[*p].home == node) {
-                for ask in
-                    [Ask::FastLock(Mode::PR), Ask::FastLock(Mode::EX), Ask::FastUnlock { write: false }]
-                {
+                for ask in INTRUSIONS {
                     let fits = match self.programs[program].doing {
                         Doing::Nothing => matches!(ask, Ask::FastLock(_)),
                         Doing::Holds { .. } => ask == Ask::FastUnlock { write: false },
@@ -377,6 +401,34 @@ impl World {
                 }
                 self.deliver(from, to, None)?;
                 to
+            }
+            Step::Overtake { from, to } => {
+                let channel = &mut self.channels[from * self.nodes.len() + to];
+                if channel.len() < 2 {
+                    return Ok(false);
+                }
+                channel.swap(0, 1);
+                self.deliver(from, to, None)?;
+                to
+            }
+            Step::Pressure { node } => {
+                if self.left == 0 || self.slot(node).is_none() {
+                    return Ok(false);
+                }
+                self.left -= 1;
+                self.steps = 0;
+                let at = &mut self.nodes[node];
+                let request = Lock {
+                    lock: LockId::new(STRANGER, 1),
+                    name: Name::new(b"another").unwrap(),
+                    mode: Mode::NL,
+                    flags: Flags::LOCAL,
+                    timeout: None,
+                    owner: OwnerId(0),
+                    transaction: TransactionId(0),
+                };
+                at.space.handle_request(NOW, &mut at.words, Request::Lock(request));
+                node
             }
             Step::Bell { node } => {
                 if !self.nodes[node].rung {
@@ -604,6 +656,9 @@ impl World {
                     let program = World::program_of(granted.lock);
                     self.ghost.granted(&mut self.programs, program, &granted)?;
                 }
+                Output::Failed { lock, code } if lock.session() == STRANGER => {
+                    self.say(|| format!("another resource: {code:?}"));
+                }
                 Output::Failed { lock, code } => {
                     self.say(|| format!("{} failed {code:?}", self.name(World::program_of(lock))));
                     self.ghost.failed(&mut self.programs, World::program_of(lock), code)?;
@@ -661,6 +716,10 @@ impl World {
     pub(crate) fn describe_step(&self, step: Step) -> String {
         match step {
             Step::Deliver { from, to } => format!("-- {}>{} arrives", show::letter(from), show::letter(to)),
+            Step::Overtake { from, to } => {
+                format!("-- the second {}>{} arrives first", show::letter(from), show::letter(to))
+            }
+            Step::Pressure { node } => format!("-- {} wants another resource", show::letter(node)),
             Step::Program { program, ask } => format!("-- {}", self.describe(program, ask)),
             Step::Bell { node } => format!("-- {} answers the bell", show::letter(node)),
             Step::Time { node } => format!("-- time passes at {}", show::letter(node)),

@@ -1,0 +1,77 @@
+//! Each planted bug breaks a rule that the explorer checks without knowing of it.
+//!
+//! `cargo test -p oarlock-lock --features planted --test planted -- --nocapture` prints the table of
+//! `docs/testing.md`: which exploration notices, and what it says.
+
+#[path = "explore/mod.rs"]
+mod explore;
+
+use explore::menu::Menu;
+use explore::search::{self, Broken};
+use explore::sets;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::mode::Mode::{CR, CW, EX, NL, PR, PW};
+use oarlock_lock::planted::Bug;
+
+/// Small spaces, one per kind of rule. None of them is made for one bug: each bug is looked for in all of them,
+/// in this order, until somebody notices.
+fn menus() -> Vec<Menu> {
+    let v = Flags::VALBLK;
+    let none = Flags::empty();
+    vec![
+        Menu::new("two shadows", 2, 1, 4).modes(&[NL, PR, EX]),
+        Menu::new("tries", 2, 1, 4).only(&[(PR, none), (EX, Flags::NOQUEUE)], &[(EX, none)]),
+        Menu::new("forgetting", 2, 1, 4).modes(&[NL, EX]).forgets(),
+        Menu::new("six modes", 2, 1, 4).modes(&[CR, CW, PR]),
+        Menu::new("two programs each", 2, 2, 4).modes(&[NL, PR, EX]),
+        Menu::new("a full table", 2, 1, 4).modes(&[EX]).pressed(),
+        Menu::new("values", 2, 1, 4).only(&[(CR, v), (PW, v), (EX, v)], &[(CR, v)]).writes(),
+        Menu::new("values that cross", 2, 1, 5)
+            .only(&[(PR, v | Flags::FRESH), (EX, v)], &[(EX, none)])
+            .writes(),
+        Menu::new("callers in between", 2, 1, 4).modes(&[NL, PR]).forgets().intruded(),
+    ]
+}
+
+/// The first exploration that notices `plant`, and how.
+fn caught(plant: impl Fn(Menu) -> Menu) -> Option<(String, Broken)> {
+    std::panic::set_hook(Box::new(|_| {}));
+    menus().into_iter().find_map(|menu| {
+        let menu = plant(menu);
+        let broken = search::explore(&menu, 200_000).broken?;
+        Some((menu.name.clone(), broken))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_caught_by_a_general_check() {
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        match caught(|menu| menu.with(bug)) {
+            Some((menu, broken)) => {
+                println!("| {bug:?} | {menu} | {} steps: {} |", broken.steps.len(), broken.fault)
+            }
+            None => missed.push(bug),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "nobody noticed {missed:?}");
+}
+
+/// Row "either channel reorders" of 3.9: the bug is not in the room but below it.
+#[test]
+fn a_channel_that_reorders_is_noticed() {
+    let found = caught(Menu::reordered);
+    let _ = std::panic::take_hook();
+    let (menu, broken) = found.expect("somebody notices");
+    println!("| a channel reorders | {menu} | {} |", broken.fault);
+}
+
+/// The same spaces without a bug: what the checks say above is the bug's doing.
+#[test]
+fn nothing_is_noticed_where_nothing_is_planted() {
+    if let Some((menu, broken)) = caught(|menu| menu) {
+        panic!("{menu}: {}", broken.fault);
+    }
+    assert!(!sets::quick().is_empty());
+}
