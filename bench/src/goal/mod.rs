@@ -1,0 +1,35 @@
+//! The goals: what is compared with what, and what must come out.
+
+pub(crate) mod bulk;
+pub(crate) mod remote;
+
+use crate::machine::Cpus;
+use crate::report::Line;
+use crate::rounds::{Failure, Plan};
+
+/// What every goal is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// Where to run.
+    pub(crate) cpus: Cpus,
+    /// How much to measure.
+    pub(crate) plan: Plan,
+    /// Other lock services were asked for.
+    pub(crate) peers: bool,
+}
+
+/// One measurement: the goals it tells about and how it is made.
+pub(crate) struct Measurement {
+    /// Goals it has lines for.
+    pub(crate) goals: &'static [u8],
+    /// Prints its lines through the return value.
+    pub(crate) run: fn(&Setting) -> Result<Vec<Line>, Failure>,
+}
+
+/// Locks: from one program to another through the nodes between them.
+pub(crate) const LOCK: &[Measurement] =
+    &[Measurement { goals: &[5], run: remote::sleeping }, Measurement { goals: &[7], run: remote::spinning }];
+
+/// The circuits below.
+pub(crate) const NET: &[Measurement] =
+    &[Measurement { goals: &[12], run: bulk::run }, Measurement { goals: &[13], run: remote::sealing }];
