@@ -62,6 +62,25 @@ fn a_wrong_key_is_refused_counted_and_disturbs_nobody() {
     assert!(world.nodes[0].circuits.counters().door.refused_key > 0);
 }
 
+/// A member is the node its key is pinned for, whatever it says.
+#[test]
+fn a_member_that_claims_to_be_another_one_is_refused() {
+    let mut world = World::with(3, 9, Options::default(), checksum_seals(), |node, config| {
+        if node == 2 {
+            config.me = id(1);
+        }
+    });
+    world.run_for(SECOND * 5);
+    assert_eq!(world.nodes[0].circuits.status(id(1)).unwrap().state, State::Up);
+    assert_eq!(world.nodes[0].circuits.status(id(2)).unwrap().incarnation, None);
+    assert_eq!(world.count(0, |e| *e == Event::Refused(Some(id(1)), Code::PeerKey)), 1);
+    assert_eq!(world.count(0, |e| matches!(e, Event::Up(..))), 1, "{:?}", world.nodes[0].events);
+    assert_eq!(world.count(2, |e| matches!(e, Event::Up(..))), 0, "{:?}", world.nodes[2].events);
+    world.send(0, 1, Class::Lock, b"to the real one");
+    world.run_for(SECOND);
+    assert_eq!(world.delivered(1, 0, Class::Lock).len(), 1);
+}
+
 #[test]
 fn a_wrong_cluster_secret_is_refused_counted_and_disturbs_nobody() {
     // Who does not know the secret cannot be told anything it would believe.

@@ -172,8 +172,8 @@ fn l8_a_cut_of_five_seconds_is_one_silence_and_loses_nothing() {
         world.cut.clear();
         let healed = world.ms();
         assert!(world.run_until(Duration::from_secs(5), World::quiet), "seed {seed}");
-        // A retransmission waits for at most half a second, then all is as before.
-        assert!(world.ms() - healed < 1000, "took {} ms", world.ms() - healed);
+        // The next keepalive comes within a period, and then nothing waits for a long timer.
+        assert!(world.ms() - healed < 200, "took {} ms", world.ms() - healed);
         check_delivered(&world, &sent);
         world.run_for(Duration::from_secs(1));
         for node in 0..2 {

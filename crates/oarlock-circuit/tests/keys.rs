@@ -128,6 +128,65 @@ fn keys_that_are_too_old_seal_nothing_and_the_circuit_outlives_them() {
     assert_eq!(world.nodes[1].circuits.counters().peers.circuit_down, 0);
 }
 
+/// Late packets are read with the keys before, but not when those are too old.
+#[test]
+fn keys_that_are_too_old_open_nothing() {
+    let mut world = World::new(2, 8, Options::default(), checksum_seals());
+    world.open();
+    world.run_for(Duration::from_secs(100));
+    let seen = record(&mut world, 0, 1);
+    world.cut.insert((0, 1));
+    for n in 0..2u8 {
+        world.send(0, 1, Class::Lock, &[n]);
+        world.run_for(Duration::from_micros(10));
+    }
+    world.cut.clear();
+    let late = seen.borrow().clone();
+    assert_eq!(late.len(), 2);
+    world.run_for(Duration::from_secs(50));
+    assert_eq!(world.nodes[1].circuits.counters().peers.rekeys, 1);
+    let before = world.nodes[1].circuits.counters();
+    world.inject(address(0), 1, late[0].clone());
+    world.run_for(Duration::from_millis(2));
+    let between = world.nodes[1].circuits.counters();
+    assert_eq!(between.peers.duplicates, before.peers.duplicates + 1, "read, and known");
+    world.run_for(Duration::from_secs(40));
+    world.inject(address(0), 1, late[1].clone());
+    world.run_for(Duration::from_millis(2));
+    let after = world.nodes[1].circuits.counters();
+    assert_eq!(after.peers.duplicates, between.peers.duplicates);
+    assert_eq!(after.door.no_such_key, between.door.no_such_key + 1);
+}
+
+/// A8: packets of a run that is gone are not read by the circuit of the next one, whatever they say.
+#[test]
+fn a8_late_packets_of_an_earlier_run_are_not_read() {
+    for restarted in [0, 1] {
+        let other = 1 - restarted;
+        let mut world = World::new(2, 9, Options::default(), checksum_seals());
+        world.open();
+        let seen = record(&mut world, restarted, other);
+        world.cut.insert((restarted, other));
+        world.send(restarted, other, Class::Lock, b"of the run that is gone");
+        world.run_for(Duration::from_micros(10));
+        let late = seen.borrow().clone();
+        assert_eq!(late.len(), 1);
+        world.cut.clear();
+        world.restart(restarted, 2, 9);
+        world.hook = None;
+        assert!(world.run_until(Duration::from_secs(5), |w| {
+            w.count(other, |e| matches!(e, Event::Down(..))) == 1
+        }));
+        world.inject(address(restarted), other, late[0].clone());
+        world.run_for(Duration::from_millis(5));
+        assert!(world.delivered(other, restarted, Class::Lock).is_empty());
+        assert!(world.nodes[other].circuits.counters().door.no_such_key > 0);
+        world.send(restarted, other, Class::Lock, b"of this run");
+        assert!(world.run_until(Duration::from_secs(5), World::quiet));
+        assert_eq!(world.delivered(other, restarted, Class::Lock), [b"of this run".to_vec()]);
+    }
+}
+
 /// A packet that comes again, now or much later, is counted and does nothing; so does one with a changed bit
 /// anywhere.
 #[test]
