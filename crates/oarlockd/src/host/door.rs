@@ -178,13 +178,24 @@ pub enum Received {
 
 /// Receives one packet without waiting. A packet larger than `buffer` is an error.
 pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
-    match rustix::net::recv(fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-        Ok((_, 0)) => Ok(Received::End),
-        Ok((_, n)) if n > buffer.len() => Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long")),
-        Ok((_, n)) => Ok(Received::Packet(n)),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Received::Nothing),
-        Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE) => Ok(Received::End),
-        Err(e) => Err(e.into()),
+    let mut reset = false;
+    loop {
+        return match rustix::net::recv(&fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            Ok((_, 0)) => Ok(Received::End),
+            Ok((_, n)) if n > buffer.len() => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"))
+            }
+            Ok((_, n)) => Ok(Received::Packet(n)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Received::Nothing),
+            // The other side closed before it had read all of ours. The kernel reports that first, and once;
+            // what the other side had said before is still there.
+            Err(rustix::io::Errno::CONNRESET) if !reset => {
+                reset = true;
+                continue;
+            }
+            Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE) => Ok(Received::End),
+            Err(e) => Err(e.into()),
+        };
     }
 }
 
@@ -218,6 +229,20 @@ mod tests {
         assert_eq!(receive(&session, &mut buffer).unwrap(), Received::End);
         drop(door);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn last_words_are_heard_although_ours_were_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door::open(&dir.path().join("s")).unwrap();
+        let caller = connect(door.path()).unwrap();
+        let (session, _) = door.accept().unwrap().unwrap();
+        send(&caller, b"never read").unwrap();
+        send(&session, b"refused").unwrap();
+        drop(session);
+        let mut buffer = [0; 64];
+        assert_eq!(receive(&caller, &mut buffer).unwrap(), Received::Packet(7));
+        assert_eq!(receive(&caller, &mut buffer).unwrap(), Received::End);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! clusters is seen, and nothing is left behind, whatever the test does.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod solo;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,8 @@ use crate::problem::{Problem, Result};
 
 /// Marks a directory as ours, so that what a killed `dev` left can be told from somebody's files.
 const MARKER: &str = ".oarlock-dev";
+/// Line in the marker: the directory itself is ours as well.
+const MADE_DIR: &str = "and so is the directory";
 const SECRET: &str = "cluster.secret";
 
 /// A directory that is removed when this is dropped.
@@ -50,7 +52,7 @@ impl Place {
         }
         let made_dir = !dir.exists();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fail(&e))?;
-        let place = Place { dir, names, made_dir, api: Mutex::default() };
+        let mut place = Place { dir, names, made_dir, api: Mutex::default() };
         place.claim()?;
         for name in &place.names {
             fs::DirBuilder::new().mode(0o750).create(place.dir.join(name)).map_err(|e| fail(&e))?;
@@ -61,9 +63,10 @@ impl Place {
     }
 
     /// Makes sure that nothing here belongs to somebody else, and removes what a killed `dev` left.
-    fn claim(&self) -> Result<()> {
+    fn claim(&mut self) -> Result<()> {
         let marker = self.dir.join(MARKER);
-        if marker.exists() {
+        if let Ok(text) = fs::read_to_string(&marker) {
+            self.made_dir |= text.lines().any(|l| l == MADE_DIR);
             self.remove_contents();
         }
         let taken = self.contents().find(|p| p.exists());
@@ -72,7 +75,9 @@ impl Place {
                 .because("oarlock dev removes everything it makes, so it will not mix with other files")
                 .try_next("another directory, or none"));
         }
-        file::replace(&marker, b"made by oarlock dev, removed when it ends\n", 0o600)
+        let dir = if self.made_dir { MADE_DIR } else { "the directory was here before" };
+        let text = format!("made by oarlock dev, removed when it ends\n{dir}\n");
+        file::replace(&marker, text.as_bytes(), 0o600)
             .map_err(|e| Problem::io(Code::Failed, format!("cannot write in {}", self.dir.display()), &e))
     }
 

@@ -1,0 +1,358 @@
+//! Real daemons and bad company: wrong keys, old versions, addresses in use, descriptors that run out.
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::message::frame;
+use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlockd::host::door::{self, Received};
+use support::solo::{Solo, free_port, serve};
+use support::{Dev, lives, oarlock, run, until};
+
+fn next(fd: &OwnedFd) -> Option<Reply> {
+    let mut buffer = vec![0; 64 << 10];
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match door::receive(fd, &mut buffer).unwrap() {
+            Received::Packet(n) => return Some(Reply::from_bytes(&buffer[..n]).unwrap()),
+            Received::End => return None,
+            Received::Nothing => assert!(Instant::now() < end, "no answer"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// E2: keys are pinned. Whoever has another one is counted, and nobody else notices.
+#[test]
+fn a_peer_with_a_wrong_key_or_secret_is_refused_and_counted_and_disturbs_nobody() {
+    let dev = Dev::start();
+    let place = dev.cluster();
+    let config = fs::read_to_string(place.join("node-c/node.toml")).unwrap();
+    let own_key =
+        |file: &Path| run(["key", "show", file.to_str().unwrap()]).expect(0, &[]).out.trim().to_owned();
+    // The impostor has the secret and says it is node-c, but has another key.
+    let dir = tempfile::Builder::new().prefix("oar").tempdir().unwrap();
+    let key = dir.path().join("node.key");
+    run(["key", "new", "--out", key.to_str().unwrap()]).expect(0, &[]);
+    let port = free_port();
+    let mut text = config.replace(&own_key(&place.join("node-c/node.key")), &own_key(&key));
+    text = text.replace("../cluster.secret", place.join("cluster.secret").to_str().unwrap());
+    text = text
+        .replace("name = \"node-c\"\napi", &format!("name = \"node-c\"\nlisten = \"127.0.0.1:{port}\"\napi"));
+    let text = text.lines().filter(|l| !l.starts_with("api")).collect::<Vec<_>>().join("\n");
+    let file = dir.path().join("node.toml");
+    fs::write(&file, &text).unwrap();
+    let start = || {
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        oarlock().args(["serve", "--config"]).arg(&file).stderr(log).spawn().unwrap()
+    };
+    let mut impostor = start();
+    until("node-a refuses it", || dev.counter('a', "refused_key") > 0 && dev.counter('b', "refused_key") > 0);
+    for node in ['a', 'b', 'c'] {
+        dev.run(node, &["ok"]).expect(0, &[]);
+        dev.run(node, &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
+        assert_eq!((dev.counter(node, "silences"), dev.counter(node, "circuit_down")), (0, 0));
+    }
+    let log = fs::read_to_string(place.join("node-a/log")).unwrap();
+    assert!(log.contains("OAR-5101"), "{log}");
+    impostor.kill().unwrap();
+    impostor.wait().unwrap();
+
+    // And one with a right key, but another cluster secret.
+    run(["key", "secret", "--out", dir.path().join("secret").to_str().unwrap()]).expect(0, &[]);
+    let text = text.replace(place.join("cluster.secret").to_str().unwrap(), "secret");
+    fs::write(&file, text).unwrap();
+    let mut stranger = start();
+    until("node-a refuses it", || dev.counter('a', "refused_secret") > 0);
+    dev.run('a', &["ok"]).expect(0, &[]);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_datagram_of_another_version_is_refused_and_counted() {
+    let dev = Dev::start();
+    let text = fs::read_to_string(dev.cluster().join("node-a/node.toml")).unwrap();
+    let address: SocketAddr =
+        text.split("address = \"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut hello = frame::start(frame::Kind::Hello).to_vec();
+    hello[2] = frame::VERSION + 1;
+    hello.resize(200, 7);
+    socket.send_to(&hello, address).unwrap();
+    until("it is counted", || dev.counter('a', "refused_version") > 0);
+    // Garbage of every length, too.
+    for n in 0..300 {
+        socket.send_to(&vec![n as u8; n], address).unwrap();
+    }
+    until("it is counted", || dev.counter('a', "foreign") > 0);
+    dev.run('a', &["ok"]).expect(0, &[]);
+    assert_eq!(dev.counter('a', "silences"), 0);
+}
+
+#[test]
+fn a_program_of_another_version_is_told_both_versions() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let fd = door::connect(&solo.socket()).unwrap();
+    let mut hello = Request::Hello { version: VERSION + 1, label: "later".into() }.to_bytes();
+    // A later hello may go on in ways we cannot know.
+    hello.extend([1, 2, 3]);
+    door::send(&fd, &hello).unwrap();
+    let Some(Reply::Refused { version, why }) = next(&fd) else { panic!("not refused") };
+    assert_eq!((version, why.code), (VERSION, Code::SessionVersion));
+    assert!(why.text.contains(&(VERSION + 1).to_string()), "{}", why.text);
+    assert_eq!(next(&fd), None);
+    solo.run(&["ok"]).expect(0, &[]);
+}
+
+#[test]
+fn a_program_that_talks_nonsense_loses_its_session_and_nobody_else_does() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let fd = door::connect(&solo.socket()).unwrap();
+    door::send(&fd, &Request::Hello { version: VERSION, label: "x".into() }.to_bytes()).unwrap();
+    assert!(matches!(next(&fd), Some(Reply::Welcome { .. })));
+    door::send(&fd, &[0xff; 100]).unwrap();
+    let Some(Reply::Lost { why }) = next(&fd) else { panic!("not ended") };
+    assert_eq!(why.code, Code::SessionMalformed);
+    assert_eq!(next(&fd), None);
+    solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
+}
+
+#[test]
+fn sockets_addresses_and_directories_in_use_have_their_own_codes() {
+    let mut first = Solo::new("");
+    first.start();
+    first.serve().expect(78, &["OAR-1206", "another node is using it"]);
+
+    // Another data directory, the same socket.
+    let text = first.read().replace("data_dir = \"data\"", "data_dir = \"data2\"");
+    let second = first.path("second.toml");
+    fs::write(&second, &text).unwrap();
+    serve(&second).expect(69, &["OAR-1105", "oarlock.sock"]);
+
+    // Another socket, the same port.
+    let text = text.replace("run/", "run2/");
+    fs::write(&second, &text).unwrap();
+    serve(&second).expect(69, &["OAR-1106", &first.port.to_string(), "ss -lunp"]);
+
+    // An address of somebody else.
+    fs::write(&second, text.replace("socket =", "listen = \"192.0.2.1:7401\"\nsocket =")).unwrap();
+    serve(&second).expect(78, &["OAR-1107", "192.0.2.1"]);
+
+    let deep = format!("{}/oarlock.sock", "x".repeat(120));
+    fs::write(&second, text.replace("run2/oarlock.sock", &deep)).unwrap();
+    serve(&second).expect(78, &["OAR-1104"]);
+    first.run(&["ok"]).expect(0, &[]);
+}
+
+#[test]
+fn bad_configuration_and_keys_are_named() {
+    let solo = Solo::new("");
+    let good = solo.read();
+    run(["config", "check", solo.config().to_str().unwrap()]).expect(0, &["makes sense", "[[member]]"]);
+    let shown = run(["config", "show", solo.config().to_str().unwrap()]).expect(0, &["resources_max"]);
+    // What is shown is itself a configuration, with the same meaning.
+    fs::write(solo.path("shown.toml"), &shown.out).unwrap();
+    let again = run(["config", "show", solo.path("shown.toml").to_str().unwrap()]).expect(0, &[]);
+    assert_eq!(again.out, shown.out);
+
+    solo.write(&good.replace("data_dir", "datadir"));
+    solo.serve().expect(78, &["OAR-1202", "`datadir`", "did you mean `data_dir`?", "node.toml:4:1"]);
+    solo.write(&good.replace("[[member]]", "[[membre]]"));
+    solo.serve().expect(78, &["OAR-1202", "`member`?"]);
+    solo.write(&good);
+
+    fs::set_permissions(solo.path("node.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    solo.serve().expect(78, &["OAR-1203", "chmod 600"]);
+    fs::set_permissions(solo.path("node.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(solo.path("secret"), fs::Permissions::from_mode(0o660)).unwrap();
+    solo.serve().expect(78, &["OAR-1203", "secret"]);
+    fs::set_permissions(solo.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+
+    fs::rename(solo.path("node.key"), solo.path("right.key")).unwrap();
+    run(["key", "new", "--out", solo.path("node.key").to_str().unwrap()]).expect(0, &[]);
+    solo.serve().expect(78, &["OAR-1205", "its public half is"]);
+    run(["key", "new", "--out", solo.path("node.key").to_str().unwrap()])
+        .expect(1, &["exists", "lost for good"]);
+    fs::write(solo.path("node.key"), "hello").unwrap();
+    solo.serve().expect(78, &["OAR-1204"]);
+    fs::rename(solo.path("right.key"), solo.path("node.key")).unwrap();
+
+    fs::create_dir(solo.path("data")).unwrap();
+    fs::write(solo.path("data/state"), "oarlock-state 1\nincarnation 7\n").unwrap();
+    solo.serve().expect(78, &["OAR-1206", "damaged"]);
+}
+
+#[test]
+fn a_full_lockspace_refuses_and_recovers() {
+    let mut solo = Solo::new("[[space]]\nname = \"small\"\nresources_max = 2\nretain = false\n");
+    solo.start();
+    let inner = |name: &str, then: &str| {
+        format!("'{}' lock --space small {name} -c \"{then}\"", env!("CARGO_BIN_EXE_oarlock"))
+    };
+    let script = inner("two", &inner("three", "true").replace('"', "\\\""));
+    let said = solo.run(&["lock", "--space", "small", "one", "-c", &script]);
+    said.expect(1, &["OAR-2201", "three"]);
+    until("there is room again", || {
+        solo.run(&["lock", "--space", "small", "four", "--", "true"]).status == Some(0)
+    });
+}
+
+#[test]
+fn running_out_of_descriptors_refuses_with_its_code_and_does_not_spin() {
+    let mut solo = Solo::new("");
+    let mut command = Command::new("sh");
+    let script = format!(
+        "ulimit -n 32; exec '{}' serve --config '{}'",
+        env!("CARGO_BIN_EXE_oarlock"),
+        solo.config().display()
+    );
+    command.args(["-c", &script]);
+    solo.start_as(command);
+    let crowd: Vec<OwnedFd> = (0..60).map(|_| door::connect(&solo.socket()).unwrap()).collect();
+    until("somebody is refused", || {
+        crowd.iter().any(|fd| {
+            let mut buffer = vec![0; 4096];
+            match door::receive(fd, &mut buffer) {
+                Ok(Received::Packet(n)) => {
+                    let Ok(Reply::Refused { why, .. }) = Reply::from_bytes(&buffer[..n]) else {
+                        return false;
+                    };
+                    why.code == Code::OutOfDescriptors
+                }
+                _ => false,
+            }
+        })
+    });
+    solo.run(&["status"]).expect(69, &["OAR-1301", "descriptor"]);
+    // Full, and quiet: less than half of the time is used, where a spin would use all.
+    let used = || -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", solo.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = used();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(used() - before < 50, "{} of 100 ticks", used() - before);
+    drop(crowd);
+    until("there is room again", || solo.run(&["ok"]).status == Some(0));
+    assert!(solo.run(&["metrics"]).out.contains("sessions_without_descriptor"));
+}
+
+/// T "Forming": a clean stop leaves a mark, and only then grants begin at once.
+#[test]
+fn only_an_unclean_stop_makes_the_next_view_wait() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let state = |solo: &Solo| fs::read_to_string(solo.path("data/state")).unwrap();
+    assert!(state(&solo).contains("incarnation 1\nepoch 1\nclean 0"));
+    assert_eq!(solo.end("TERM"), Some(0));
+    assert!(state(&solo).contains("incarnation 1\nepoch 1\nclean 1"), "{}", state(&solo));
+    assert!(!solo.socket().exists());
+
+    solo.start();
+    let began = Instant::now();
+    solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    solo.end("KILL");
+    assert!(state(&solo).contains("epoch 2\nclean 0"));
+
+    solo.start();
+    let began = Instant::now();
+    solo.run(&["lock", "x", "--", "true"]).expect(0, &["granted after"]);
+    assert!(began.elapsed() > Duration::from_secs(1), "one lease time: {:?}", began.elapsed());
+    assert!(state(&solo).contains("incarnation 3\nepoch 3"));
+}
+
+/// A program that does not hang up may still act: no clean mark then.
+#[test]
+fn a_holder_that_stays_costs_the_clean_mark() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let stubborn = door::connect(&solo.socket()).unwrap();
+    door::send(&stubborn, &Request::Hello { version: VERSION, label: "stubborn".into() }.to_bytes()).unwrap();
+    let lock = oarlock_layout::message::session::LockRequest {
+        handle: 1,
+        space: oarlock_layout::id::SpaceId(0),
+        name: oarlock_layout::name::Name::new(b"mine").unwrap(),
+        mode: oarlock_layout::mode::Mode::EX,
+        flags: Default::default(),
+        timeout_ms: 0,
+        owner: Default::default(),
+        transaction: Default::default(),
+    };
+    door::send(&stubborn, &Request::Lock(lock).to_bytes()).unwrap();
+    assert!(matches!(next(&stubborn), Some(Reply::Welcome { .. })));
+    assert!(matches!(next(&stubborn), Some(Reply::Granted(_))));
+    assert_eq!(solo.end("TERM"), Some(0));
+    let Some(Reply::Lost { why }) = next(&stubborn) else { panic!("not told") };
+    assert_eq!(why.code, Code::Lost);
+    let state = fs::read_to_string(solo.path("data/state")).unwrap();
+    assert!(state.contains("clean 0"), "{state}");
+    assert!(solo.log().contains("did not hang up"));
+}
+
+fn http(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn metrics_and_readiness_are_served_on_loopback() {
+    let dev = Dev::start_with(&["--keep"]);
+    let text = fs::read_to_string(dev.cluster().join("node-a/node.toml")).unwrap();
+    let api = text.split("api = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
+    assert!(http(&api, "/livez").starts_with("HTTP/1.1 200"));
+    assert!(http(&api, "/readyz").starts_with("HTTP/1.1 200"));
+    let metrics = http(&api, "/metrics");
+    for line in
+        ["oarlock_local_grants_total 1", "oarlock_serving 1", "oarlock_member_heard{node=\"node-b\"} 1"]
+    {
+        assert!(metrics.contains(line), "`{line}` is not in\n{metrics}");
+    }
+    let victim = dev.pid('b');
+    support::signal(victim, "KILL");
+    until("it is not ready", || http(&api, "/readyz").starts_with("HTTP/1.1 503"));
+    assert!(http(&api, "/readyz").contains("node-b"));
+    assert!(http(&api, "/livez").starts_with("HTTP/1.1 200"), "it lives");
+    assert!(!lives(victim));
+}
+
+#[test]
+fn help_texts_manuals_and_completions_exist_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    run(["man", dir.path().to_str().unwrap()]).expect(0, &[]);
+    for page in ["oarlock.1", "oarlock-lock.1", "oarlock-locks-why.1", "oarlock-dev.1"] {
+        assert!(dir.path().join(page).exists(), "{page}");
+    }
+    run(["man"]).expect(0, &[".TH oarlock"]);
+    for shell in ["bash", "zsh", "fish"] {
+        run(["completions", shell]).expect(0, &["locks"]);
+    }
+    run(["explain", "OAR-2101"]).expect(0, &["somebody holds it", "exit: 75"]);
+    run(["explain", "OAR-9"]).expect(2, &["not a code"]);
+    assert!(run(["explain", "-o", "json"]).expect(0, &[]).json()["codes"].as_array().unwrap().len() > 30);
+    run(["version"]).expect(0, &["session protocol"]);
+    run(["lock", "--help"]).expect(0, &["OARLOCK_TOKEN", "75 not granted"]);
+    let said = oarlock().args(["doctor", "-o", "json"]).stdin(Stdio::null()).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert!(
+        report["checks"].as_array().unwrap().iter().any(|c| c["check"] == "pidfd" && c["verdict"] == "ok")
+    );
+}
