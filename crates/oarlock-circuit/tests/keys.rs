@@ -35,10 +35,12 @@ fn kind(bytes: &[u8]) -> u8 {
 #[test]
 fn rekeys_by_time_and_by_count_break_no_circuit() {
     for seed in 0..20 {
+        let ms = Duration::from_millis;
+        let by_time = seed % 2 == 0;
         let options = Options {
-            rekey_after: Duration::from_millis(400),
-            reject_after: Duration::from_millis(1400),
-            rekey_packets: if seed % 2 == 0 { 1 << 32 } else { 150 },
+            rekey_after: if by_time { ms(400) } else { ms(1_000_000) },
+            reject_after: if by_time { ms(1400) } else { ms(2_000_000) },
+            rekey_packets: if by_time { 1 << 32 } else { 80 },
             silent: Duration::from_millis(2000),
             ..Options::default()
         };
