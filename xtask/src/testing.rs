@@ -1,7 +1,7 @@
 //! Runs tests and counts them by the lines that the standard harness prints.
 
 use crate::ci::Outcome;
-use crate::context::{Context, watch};
+use crate::context::{Context, Volume, watch};
 
 /// All tests of the workspace, documentation examples included.
 pub(crate) fn workspace(context: &Context) -> Outcome {
@@ -10,6 +10,20 @@ pub(crate) fn workspace(context: &Context) -> Outcome {
     let mut count = Count::default();
     let result = watch(&mut command, |line| count.see(line));
     count.outcome(result.err())
+}
+
+/// The lock room explored in full, and the bugs planted in it that the explorer must notice.
+pub(crate) fn explorer(context: &Context) -> Outcome {
+    let mut count = Count::default();
+    let mut error = None;
+    let explore: &[&str] = if context.volume == Volume::Night { &["--full"] } else { &[] };
+    for (test, args) in [("explore", explore), ("planted", &["--nocapture"])] {
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--quiet", "--release", "--package", "oarlock-lock"]);
+        command.args(["--features", "planted", "--test", test, "--"]).args(args);
+        error = watch(&mut command, |line| count.see(line)).err().or(error);
+    }
+    count.outcome(error)
 }
 
 /// Sums of the lines `test result: …`.
