@@ -113,9 +113,9 @@ impl Master {
         rec.openers = info.openers;
         rec.uses_value |= info.uses_value;
         rec.busy = info.busy;
-        if !info.want.value || info.conv.is_some() {
-            rec.recall = 0;
-        }
+        // A recall answers the statement that it was made for: a later one may stand for a request that came
+        // after a write which the answer does not know.
+        rec.recall = 0;
         rec.want = info.want;
         if let Some(value) = info.value {
             rec.value_known = rec.value_known.max(value.sequence);

@@ -103,6 +103,10 @@ impl Shadow {
     /// A new lock, or a convert that may have to wait (`from` is set). Flags are checked.
     pub(crate) fn ask(&mut self, ctx: &mut Context<'_>, mut entry: Waiting) {
         self.wake(ctx);
+        if ctx.planted.has(Bug::NlWithoutRecord) && entry.mode == Mode::NL && self.n == 0 {
+            ctx.words.raise(self.slot, Mode::NL, Fence::default());
+            (self.owned, self.told.held) = (Some(Mode::NL), Some(Mode::NL));
+        }
         if entry.flags.contains(Flags::VALBLK) {
             self.uses_value = true;
             entry.asked_after = self.n;
@@ -340,7 +344,15 @@ impl Shadow {
         let empty = Shadow::new(self.slot, self.name.clone(), self.master);
         let old = core::mem::replace(self, empty);
         self.queues = old.queues;
+        for waiting in self.queues.converts.iter_mut().chain(&mut self.queues.waits) {
+            // Statements of the new record are counted from the start, and all come after it.
+            waiting.asked_after = 0;
+        }
         self.attempts = old.attempts;
+        // Statements are counted anew, and nothing was asked yet.
+        for entry in self.queues.iter_mut() {
+            entry.asked_after = 0;
+        }
         self.uses_value = self.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
         // Whatever the block was, the resource may have gone and come back since (33).
         ctx.words.set_value(self.slot, Value::NEVER);

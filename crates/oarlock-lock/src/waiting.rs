@@ -67,6 +67,10 @@ impl Queues {
         self.converts.iter().chain(&self.waits)
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.converts.iter_mut().chain(&mut self.waits)
+    }
+
     /// Queues at the tail of its own queue, or at the front with HEADQUE (scenario 6). What may pass every
     /// queue and only waits for an answer goes to the very front (C11, scenario 3).
     pub(crate) fn push(&mut self, entry: Waiting) {

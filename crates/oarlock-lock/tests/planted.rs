@@ -26,8 +26,9 @@ fn menus() -> Vec<Menu> {
         Menu::new("two programs each", 2, 2, 4).modes(&[NL, PR, EX]),
         Menu::new("a full table", 2, 1, 4).modes(&[EX]).pressed(),
         Menu::new("values", 2, 1, 4).only(&[(CR, v), (PW, v), (EX, v)], &[(CR, v)]).writes(),
-        Menu::new("values that cross", 2, 1, 5)
-            .only(&[(PR, v | Flags::FRESH), (EX, v)], &[(EX, none)])
+        Menu::new("values that cross", 2, 1, 4)
+            .at(&[0, 0, 1])
+            .only(&[(NL, v | Flags::FRESH), (EX, v)], &[])
             .writes(),
         Menu::new("callers in between", 2, 1, 4).modes(&[NL, PR]).forgets().intruded(),
     ]
@@ -38,7 +39,7 @@ fn caught(plant: impl Fn(Menu) -> Menu) -> Option<(String, Broken)> {
     std::panic::set_hook(Box::new(|_| {}));
     menus().into_iter().find_map(|menu| {
         let menu = plant(menu);
-        let broken = search::explore(&menu, 200_000).broken?;
+        let broken = search::explore(&menu, 400_000).broken?;
         Some((menu.name.clone(), broken))
     })
 }

@@ -16,7 +16,7 @@ use super::world::{Checked, Doing, Fault, Program, block, ensure};
 pub(crate) struct Ghost {
     /// Number of the last write, and whether it is to be believed. Write 0 is "never".
     newest: (u8, bool),
-    /// Nobody held a lock at some moment since: the block may have gone (33).
+    /// The resource was gone at some moment since, and the block with it (33, R12).
     vanished: bool,
     written: u8,
     watches: Vec<Watch>,
@@ -91,15 +91,14 @@ impl Ghost {
         self.watches[program].releasing = true;
     }
 
-    /// After each step: has a try met a reason to fail, a convert a deadlock?
-    pub(crate) fn after(&mut self, programs: &[Program], queued: &[(usize, Conv)]) -> Checked {
+    /// After each step: has a try met a reason to fail, a convert a deadlock? `gone`: the master has no record
+    /// of the resource, which may happen only when nobody holds or wants a lock.
+    pub(crate) fn after(&mut self, programs: &[Program], queued: &[(usize, Conv)], gone: bool) -> Checked {
         for program in 0..programs.len() {
             ensure!(!self.watches[program].releasing, "program {} unlocked and was not told", program + 1);
             self.excuse(program, programs, queued);
         }
-        if programs.iter().all(|p| p.doing.held().is_none()) && !self.vanished && self.newest.0 != 0 {
-            self.vanished = true;
-        }
+        self.vanished |= gone && self.newest.0 != 0;
         Ok(())
     }
 

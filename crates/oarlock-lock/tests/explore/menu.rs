@@ -12,8 +12,7 @@ pub(crate) struct Menu {
     pub(crate) name: String,
     /// Nodes; the last of them masters the resource.
     pub(crate) nodes: u16,
-    /// Where each program lives. Equal neighbours and programs of nodes that are alike start in this order: what
-    /// the others could do instead is the same with names exchanged.
+    /// Where each program lives, by node.
     pub(crate) homes: Vec<usize>,
     pub(crate) order: Order,
     pub(crate) retain: bool,
@@ -129,6 +128,12 @@ impl Menu {
     pub(crate) fn intruded(mut self) -> Menu {
         self.fast = true;
         self.intrude = true;
+        self
+    }
+
+    /// Programs at these nodes.
+    pub(crate) fn at(mut self, homes: &[usize]) -> Menu {
+        self.homes = homes.to_vec();
         self
     }
 

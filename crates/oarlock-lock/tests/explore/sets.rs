@@ -17,6 +17,10 @@ pub(crate) fn quick() -> Vec<Menu> {
         Menu::new("six modes", 2, 1, 4).modes(&Mode::ALL),
         Menu::new("tries", 2, 1, 4).modes(&[PR, EX]).tries(),
         values("values", 2, 4),
+        Menu::new("values that cross", 2, 1, 4)
+            .at(&[0, 0, 1])
+            .only(&[(NL, Flags::VALBLK | Flags::FRESH), (CR, Flags::VALBLK), (EX, Flags::VALBLK)], &[])
+            .writes(),
         Menu::new("ends and forgetting", 2, 1, 5).modes(&THREE).ends().forgets(),
         Menu::new("a full table", 2, 1, 4).modes(&[CR, EX]).pressed(),
         Menu::new("no retention", 2, 1, 5).modes(&THREE).unretained(),

@@ -298,15 +298,17 @@ impl World {
         }
     }
 
-    /// Programs of one kind start in order.
+    /// What is alike starts in order: the programs of a node, and nodes with equally many programs that are not
+    /// the master's. What they could do in another order is the same with names exchanged.
     fn may_start(&self, program: usize, menu: &Menu) -> bool {
-        if self.programs[program].started || program == 0 || self.programs[program - 1].started {
-            return true;
+        let home = self.programs[program].home;
+        let of = |node: usize| self.programs.iter().filter(move |p| p.home == node);
+        if program > 0 && self.programs[program - 1].home == home {
+            return self.programs[program - 1].started || self.programs[program].started;
         }
-        // The master's node is unlike the others.
         let master = usize::from(menu.nodes) - 1;
-        let (home, before) = (self.programs[program].home, self.programs[program - 1].home);
-        home != before && home == master
+        let alike = home > 0 && home != master && of(home - 1).count() == of(home).count();
+        !alike || of(home - 1).any(|p| p.started)
     }
 
     fn asks(&self, menu: &Menu, program: usize, out: &mut dyn FnMut(Ask)) {
@@ -674,7 +676,8 @@ impl World {
             }
         }
         let queued = self.queued();
-        self.ghost.after(&self.programs, &queued)
+        let gone = self.nodes[self.nodes.len() - 1].space.probe_master(&self.resource).is_none();
+        self.ghost.after(&self.programs, &queued, gone)
     }
 
     /// The wishes in the master's queue.
