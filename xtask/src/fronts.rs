@@ -56,6 +56,11 @@ pub(crate) const FRONTS: &[Front] = &[
         ],
     },
     Front {
+        name: "bench",
+        help: "measures beside anchors and peers: lock|net [--json] [--peers] [--goal N] [--quick] [--check-goals]",
+        cargo: &["run", "--quiet", "--release", "--package", "oarlock-bench", "--bin", "oarlock-bench"],
+    },
+    Front {
         name: "man",
         help: "writes the man pages: DIR",
         cargo: &["run", "--quiet", "--package", "oarlockd", "--bin", "oarlock", "--", "man"],
