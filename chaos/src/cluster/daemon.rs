@@ -1,0 +1,141 @@
+//! A daemon as a process: started, stopped, paused, killed, looked at.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+/// What a process takes of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Footprint {
+    /// Memory in use, in KiB.
+    pub memory_kib: u64,
+    /// Open descriptors.
+    pub descriptors: usize,
+}
+
+impl Process {
+    /// Runs `oarlock serve`; what it says is added to `log`.
+    pub fn serve(oarlock: &Path, config: &Path, log: &Path) -> io::Result<Process> {
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(oarlock);
+        command.arg("serve").arg("--config").arg(config).env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Process { child: command.spawn()? })
+    }
+
+    /// Takes care of a child.
+    pub fn of(child: Child) -> Process {
+        Process { child }
+    }
+
+    /// The child, to talk to it.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, and nothing of it is left when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and up to `patience` to end.
+    pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
+        self.signal(Signal::TERM);
+        self.wait(patience)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + patience;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                _ if Instant::now() >= end => return None,
+                _ => sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a child has a number");
+        // It may have ended; as it was not waited for, its number is still its own.
+        let _ = kill_process(pid, signal);
+    }
+
+    /// What it takes now; zeros if it has ended.
+    pub fn footprint(&self) -> Footprint {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
+        let memory = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let memory_kib = memory.and_then(|m| m.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+        let descriptors = fs::read_dir(proc.join("fd")).map_or(0, Iterator::count);
+        Footprint { memory_kib, descriptors }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> Process {
+        Process::of(Command::new("sleep").arg("60").spawn().unwrap())
+    }
+
+    #[test]
+    fn a_process_is_seen_and_gone_when_dropped() {
+        let mut process = sleeper();
+        assert!(process.is_alive());
+        let footprint = process.footprint();
+        assert!(footprint.memory_kib > 0 && footprint.descriptors > 0, "{footprint:?}");
+        let pid = process.pid();
+        drop(process);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_paused_process_ends_only_after_it_goes_on() {
+        let mut process = sleeper();
+        process.pause();
+        assert_eq!(process.terminate(Duration::from_millis(100)), None);
+        process.resume();
+        assert!(process.wait(Duration::from_secs(5)).is_some());
+    }
+}

@@ -1,0 +1,412 @@
+//! The run: three daemons, twelve clients, a storm, a restart of everything, another storm, a calm, the end;
+//! then the judgement.
+//!
+//! ```text
+//!   storm ─► kill -9 all daemons, start ─► storm ─► calm: kills, timed ─► polite ─► drain ─► one alone (L3)
+//!   ──────────────────────── the load, --seconds ────────────────────────                └─► judge
+//! ```
+
+mod alone;
+mod crew;
+mod probe;
+mod report;
+mod storm;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use oarlock_sim::Random;
+use oarlock_sim::check::judge;
+use oarlock_sim::history::{Mark, Rules};
+
+pub use probe::hold;
+pub use report::{Check, Report};
+
+use crate::client::Phase;
+use crate::clock;
+use crate::cluster::files::STRICT;
+use crate::cluster::{Cluster, Footprint, NAMES, NODES};
+use crate::story::{Story, Sum};
+use crew::{Crew, PLACES};
+use storm::{Faults, Storm};
+
+/// Grants by a node for another that a full run must reach.
+const REMOTE_GRANTS_MIN: u64 = 10_000;
+/// Kills of clients that a full run must reach.
+const KILLS_MIN: u64 = 50;
+/// The length of load for which these are asked; shorter runs owe as much less.
+const FULL_SECONDS: u64 = 120;
+/// How fast the locks of a dead program must be free.
+const FREED_MAX: Duration = Duration::from_secs(1);
+/// How often that is tried.
+const PROBES: usize = 10;
+/// How long clients sit on what they have until somebody wants it. Notices travel in milliseconds.
+const POLITE: Duration = Duration::from_secs(5);
+/// How long they may take to give everything back.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// How long a cluster may take to serve; an unclean stop makes it wait for 3 s before its first grant.
+const SERVE_MAX: Duration = Duration::from_secs(30);
+/// By how much the memory of a daemon may have grown in the end, in KiB: a leak of a kilobyte per grant would
+/// be more.
+const MEMORY_GROWTH_KIB_MAX: u64 = 48 * 1024;
+/// By how many its descriptors may have.
+const DESCRIPTORS_GROWTH_MAX: usize = 2;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The daemon's binary.
+    pub oarlock: PathBuf,
+    /// How long the load lasts.
+    pub seconds: u64,
+    /// What happens when follows from it.
+    pub seed: u64,
+    /// Leave everything in its directory.
+    pub keep: bool,
+}
+
+/// Counters of all daemons together.
+type Counters = BTreeMap<String, u64>;
+
+/// Runs it all. An error is one of the harness or of the machine, or a daemon that died.
+pub fn run(options: &Options) -> Result<Report, String> {
+    let mut random = Random::new(options.seed);
+    let io = |e: std::io::Error| e.to_string();
+    let mut cluster = Cluster::new(&options.oarlock, random.next()).map_err(io)?;
+    if options.keep {
+        cluster.keep();
+        eprintln!("everything is in {}", cluster.dir().display());
+    }
+    let outcome = load(options, &mut cluster, &mut random);
+    if outcome.as_ref().map_or(true, |report| !report.is_clean()) && !options.keep {
+        cluster.keep();
+        eprintln!("everything is left in {}", cluster.dir().display());
+    }
+    outcome
+}
+
+fn load(options: &Options, cluster: &mut Cluster, random: &mut Random) -> Result<Report, String> {
+    let io = |e: std::io::Error| e.to_string();
+    let mut report = Report { seed: options.seed, seconds: options.seconds, ..Report::default() };
+    let mut marks = vec![(clock::now(), Mark::Storm)];
+    let part = |percent: u64| Duration::from_millis(options.seconds * percent * 10);
+
+    cluster.start_all().map_err(io)?;
+    let first_epoch = cluster.wait_until_serving(SERVE_MAX)?;
+    let mut crew = Crew::start(cluster, random.fork()).map_err(io)?;
+
+    progress("storm");
+    let mut faults = Storm::new(cluster, &mut crew, random.fork()).rage(part(40)).map_err(io)?;
+    let before_restart = counters(cluster)?;
+
+    progress("kill -9 of all daemons");
+    (0..NODES).for_each(|node| cluster.daemon(node).kill());
+    marks.push((clock::now(), Mark::NewCluster));
+    let down = Instant::now();
+    cluster.start_all().map_err(io)?;
+    let second_epoch = cluster.wait_until_serving(SERVE_MAX)?;
+    report.number("ms from the kill of all daemons until all serve", down.elapsed().as_millis() as u64);
+    let start = footprints(cluster);
+
+    progress("storm");
+    faults.add(Storm::new(cluster, &mut crew, random.fork()).rage(part(35)).map_err(io)?);
+
+    progress("calm");
+    marks.push((clock::now(), Mark::Calm));
+    let (freed, probes) = calm(cluster, &mut crew, random, part(25))?;
+    marks.push((clock::now(), Mark::Polite));
+    crew.enter(Phase::Polite);
+    sleep(POLITE);
+    marks.push((clock::now(), Mark::PoliteEnd));
+    crew.enter(Phase::Drain);
+    let stuck = crew.wait(DRAIN_MAX);
+    marks.push((clock::now(), Mark::Drained));
+    report.check("clients end in peace", stuck.is_empty(), said(&stuck, "all gave back what they had"));
+    let fallen = cluster.fallen();
+    report.check("no daemon died", fallen.is_empty(), said(&fallen, "all three run"));
+    at_rest(cluster, &mut report)?;
+    let after_restart = counters(cluster)?;
+    compare_footprints(cluster, &start, &mut report);
+
+    progress("one daemon alone");
+    report.scene("a lone restart is refused, a restart of all heals (L3)", alone::play(cluster));
+
+    progress("judging");
+    let story = Story::read(&crew.diaries, &crew.deaths, &marks)?;
+    if options.keep {
+        let lines = story.events.iter().map(|e| oarlock_sim::history::write_line(e) + "\n");
+        std::fs::write(cluster.dir().join("history.jsonl"), lines.collect::<String>()).map_err(io)?;
+    }
+    let findings = judge(&Rules::real(NODES as u16, STRICT.to_vec()), &story.events);
+    let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    let judged = format!("{} events", story.events.len());
+    report.check(
+        "exclusion, values, tokens, order, answers, liveness",
+        findings.is_empty(),
+        said(&findings, &judged),
+    );
+    let sum = story.sum();
+    restarted(&sum, (first_epoch, second_epoch), &mut report);
+    agree(&sum, &after_restart, probes, &mut report);
+    freed_in_time(&freed, &mut report);
+    let total = |name: &str| before_restart[name] + after_restart[name];
+    let count = |name: &str| (name.to_owned(), total(name));
+    let counts: Counters = before_restart.keys().map(|n| count(n)).collect();
+    felt(cluster, &counts, &mut report);
+    volume(options, &sum, &counts, &mut report);
+    numbers(&story, &sum, &faults, &counts, cluster, &mut report);
+    Ok(report)
+}
+
+fn progress(what: &str) {
+    eprintln!("chaos: {what}");
+}
+
+fn said(list: &[impl AsRef<str>], otherwise: &str) -> String {
+    let list: Vec<&str> = list.iter().map(AsRef::as_ref).collect();
+    if list.is_empty() { otherwise.into() } else { list.join("\n          ") }
+}
+
+/// Good times: only clients die, and it is measured how fast their locks are free. Returns the times and how
+/// many grants the measuring took.
+fn calm(
+    cluster: &mut Cluster,
+    crew: &mut Crew,
+    random: &mut Random,
+    time: Duration,
+) -> Result<(Vec<Duration>, u64), String> {
+    let end = Instant::now() + time;
+    let mut freed = Vec::new();
+    // Retransmission timers that grew in the storm must run down first.
+    sleep(time / 5);
+    while Instant::now() < end || freed.len() < PROBES {
+        crew.kill_one().map_err(|e| e.to_string())?;
+        if freed.len() < PROBES {
+            freed.push(probe::freed_after(cluster, random, freed.len())?);
+        }
+        sleep(Duration::from_millis(random.between(300, 1_000)));
+        let fallen = crew.fallen();
+        if !fallen.is_empty() {
+            return Err(format!("clients {fallen:?} ended by themselves"));
+        }
+    }
+    let grants = 2 * freed.len() as u64;
+    Ok((freed, grants))
+}
+
+fn counters(cluster: &Cluster) -> Result<Counters, String> {
+    let mut sum = Counters::new();
+    for node in 0..NODES {
+        for (name, value) in cluster.counters(node).map_err(|e| e.to_string())? {
+            *sum.entry(name).or_default() += value;
+        }
+    }
+    Ok(sum)
+}
+
+fn footprints(cluster: &mut Cluster) -> Vec<Footprint> {
+    (0..NODES).map(|node| cluster.daemon(node).footprint()).collect()
+}
+
+/// Memory and descriptors of the daemons, before the second load and after it.
+fn compare_footprints(cluster: &mut Cluster, start: &[Footprint], report: &mut Report) {
+    let end = footprints(cluster);
+    let fits = |(s, e): (&Footprint, &Footprint)| {
+        e.memory_kib <= s.memory_kib + MEMORY_GROWTH_KIB_MAX
+            && e.descriptors <= s.descriptors + DESCRIPTORS_GROWTH_MAX
+            && e.memory_kib > 0
+    };
+    let lines: Vec<String> = NAMES
+        .iter()
+        .zip(start.iter().zip(&end))
+        .map(|(name, (s, e))| {
+            format!(
+                "{name}: {} -> {} KiB, {} -> {} descriptors",
+                s.memory_kib, e.memory_kib, s.descriptors, e.descriptors
+            )
+        })
+        .collect();
+    let ok = start.iter().zip(&end).all(fits);
+    report.check("daemons do not grow", ok, lines.join("; "));
+}
+
+/// Nothing waits, nothing is held, nobody is attached.
+fn at_rest(cluster: &Cluster, report: &mut Report) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    for (node, name) in NAMES.iter().enumerate() {
+        let status = cluster.status(node).map_err(|e| e.to_string())?;
+        // The session that asks is one.
+        if status["sessions"].as_u64() > Some(1) {
+            wrong.push(format!("{name} still has {} sessions", status["sessions"]));
+        }
+        for space in status["spaces"].as_array().into_iter().flatten() {
+            if space["waiting"] != 0 {
+                wrong.push(format!("{name}: {} locks wait in {}", space["waiting"], space["name"]));
+            }
+        }
+    }
+    for space in ["default", crate::cluster::files::STRICT_SPACE] {
+        let question = serde_json::json!({"ask": "locks", "space": space});
+        let locks = cluster.ask(0, &question).map_err(|e| e.to_string())?;
+        if locks["unanswered"].as_array().is_none_or(|nodes| !nodes.is_empty()) {
+            wrong.push(format!("not every node said what it holds in {space}: {}", locks["unanswered"]));
+        }
+        for resource in locks["resources"].as_array().into_iter().flatten() {
+            let left = |key: &str| resource[key].as_array().map_or(0, Vec::len);
+            if left("holders") + left("waiters") > 0 || !resource["head"].is_null() {
+                wrong.push(format!("{space}: {resource}"));
+            }
+        }
+    }
+    report.check("nothing waits and nothing is held in the end", wrong.is_empty(), said(&wrong, "at rest"));
+    Ok(())
+}
+
+/// The restart of all was noticed, and tokens go on growing.
+fn restarted(sum: &Sum, (first, second): (u64, u64), report: &mut Report) {
+    let enough = sum.lost >= PLACES as u64;
+    report.check(
+        "sessions hear `lost` when all daemons are killed",
+        enough,
+        format!("{} sessions, {PLACES} clients lived", sum.lost),
+    );
+    let [before, after] = &sum.eras[..] else {
+        return report.check("two eras", false, "there was no restart");
+    };
+    let grows = match (before.tokens, after.tokens) {
+        (Some((_, high)), Some((low, _))) => high < low,
+        _ => false,
+    };
+    let text = format!(
+        "epoch {first} then {second}; highest before {:?}, lowest after {:?}",
+        before.tokens.map(|t| t.1),
+        after.tokens.map(|t| t.0)
+    );
+    report.check("tokens grow across the restart", grows && first < second, text);
+}
+
+/// What the daemons of the last era counted is what their clients heard, but for requests whose client died
+/// before it could hear the answer.
+fn agree(sum: &Sum, counters: &Counters, probes: u64, report: &mut Report) {
+    let era = sum.eras.last().expect("there is always one");
+    for (name, counted, heard) in [
+        ("grants counted by daemons and by clients agree", counters["local_grants"], era.grants + probes),
+        (
+            "deadlock victims counted by daemons and by clients agree",
+            counters["deadlock_victims"],
+            era.victims,
+        ),
+    ] {
+        let ok = (heard..=heard + era.unanswered).contains(&counted);
+        let text =
+            format!("{counted} counted, {heard} heard, {} requests of the dead are open", era.unanswered);
+        report.check(name, ok, text);
+    }
+}
+
+fn freed_in_time(freed: &[Duration], report: &mut Report) {
+    let mut ms: Vec<u128> = freed.iter().map(Duration::as_millis).collect();
+    ms.sort_unstable();
+    let worst = freed.iter().max().copied().unwrap_or(Duration::MAX);
+    report.check(
+        "locks of a killed program are free within 1 s",
+        worst <= FREED_MAX,
+        format!("{ms:?} ms from the kill to the grant at another node"),
+    );
+}
+
+/// A fault that nobody noticed was no fault.
+fn felt(cluster: &Cluster, counters: &Counters, report: &mut Report) {
+    let proxy = cluster.proxy.counts();
+    let mut wrong = Vec::new();
+    let mut at_least = |what: &str, made: u64, noticed: u64| {
+        if made == 0 || noticed == 0 {
+            wrong.push(format!("{what}: {made} made, {noticed} noticed"));
+        }
+    };
+    let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
+    at_least("lost datagrams", proxy.dropped + proxy.cut, counter("resent"));
+    at_least("datagrams sent twice", proxy.duplicated, counter("replayed"));
+    at_least("flipped bits", proxy.flipped, counter("bad_tag") + counter("foreign"));
+    at_least("silences", proxy.cut, counter("silences"));
+    report.check("daemons noticed every kind of fault", wrong.is_empty(), said(&wrong, "each was counted"));
+    let violations: Vec<String> = ["lock_violations", "violations", "absurd_stamps"]
+        .iter()
+        .filter(|name| counter(name) > 0)
+        .map(|name| format!("{name} is {}", counter(name)))
+        .collect();
+    report.check("nobody was accused of a violation", violations.is_empty(), said(&violations, "none"));
+}
+
+fn volume(options: &Options, sum: &Sum, counters: &Counters, report: &mut Report) {
+    let due = |full: u64| full * options.seconds.min(FULL_SECONDS) / FULL_SECONDS;
+    let (grants, kills) = (counters["grant_sent"], sum.killed);
+    let ok = grants >= due(REMOTE_GRANTS_MIN) && kills >= due(KILLS_MIN);
+    let text = format!(
+        "{grants} grants from node to node of {}, {kills} kills of {}{}",
+        due(REMOTE_GRANTS_MIN),
+        due(KILLS_MIN),
+        if ok { "" } else { ": the volume was not reached" }
+    );
+    report.check("volume", ok, text);
+}
+
+fn numbers(
+    story: &Story,
+    sum: &Sum,
+    faults: &Faults,
+    counters: &Counters,
+    cluster: &Cluster,
+    report: &mut Report,
+) {
+    let proxy = cluster.proxy.counts();
+    for (name, value) in [
+        ("requests for locks", sum.locks),
+        ("conversions", sum.converts),
+        ("grants to programs", sum.grants()),
+        ("value blocks written at a release", sum.values_written),
+        ("value blocks read", sum.values_read),
+        ("blocking notices", sum.notices),
+        ("sessions", sum.sessions),
+        ("sessions lost", sum.lost),
+        ("grants from node to node", counters["grant_sent"]),
+        ("grants received, those inside a node included", counters["grant_received"]),
+        ("client kills", sum.killed),
+        ("client kills while holding", sum.killed_holding),
+        ("client kills while waiting", sum.killed_waiting),
+        ("client pauses", faults.client_pauses),
+        ("daemon kills", 2 * NODES as u64 + 1),
+        ("daemon pauses", faults.daemon_pauses),
+        ("daemon pauses longer than the silent time", faults.daemon_pauses_past_silence),
+        ("changes of weather", faults.weathers),
+        ("links cut one way", faults.cuts_one_way),
+        ("links cut both ways", faults.cuts_both_ways),
+        ("datagrams", proxy.taken),
+        ("datagrams dropped", proxy.dropped),
+        ("datagrams cut off", proxy.cut),
+        ("datagrams sent twice", proxy.duplicated),
+        ("datagrams with flipped bits", proxy.flipped),
+        ("datagrams overtaken", proxy.overtaken),
+        ("lines after the end of their session", story.beyond),
+        ("lines torn by a kill", story.torn),
+    ] {
+        report.number(name, value);
+    }
+    for (code, times) in &sum.failed {
+        report.number(code_name(*code), *times);
+    }
+}
+
+fn code_name(code: oarlock::Code) -> &'static str {
+    use oarlock::Code;
+    match code {
+        Code::Busy => "answers: busy",
+        Code::TimedOut => "answers: timed out",
+        Code::NotOwned => "answers: not owned",
+        Code::Deadlock => "answers: deadlock",
+        Code::NotServing | Code::Refused => "answers: not serving",
+        _ => "answers: other refusals",
+    }
+}
