@@ -38,6 +38,10 @@ pub(crate) struct Shadow {
     pub(crate) n: u64,
     pub(crate) g: u64,
     pub(crate) a: u64,
+    /// Last statement sent when the last change came; last statement known to be applied. What the master
+    /// says it *heard* may have been discarded.
+    base: u64,
+    applied: u64,
     pub(crate) head: Option<Head>,
     /// Locks on this resource at other nodes, as last heard (C16).
     elsewhere: u32,
@@ -85,6 +89,8 @@ impl Shadow {
             n: 0,
             g: 0,
             a: 0,
+            base: 0,
+            applied: 0,
             head: None,
             elsewhere: 0,
             queues: Queues::default(),
@@ -382,6 +388,12 @@ impl Shadow {
         }
         self.heard(a)?;
         self.g = g;
+        // Statements since the last change echo that change, so the master has applied those it has heard; all
+        // earlier ones it has applied or discarded before.
+        if a > self.base {
+            self.applied = a;
+        }
+        self.base = self.n;
         self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
         self.value_use.settle(a);
         self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });
@@ -485,7 +497,7 @@ impl Shadow {
                 }
                 return Verdict::Ask;
             }
-            let late = entry.asked_after >= self.a;
+            let late = entry.asked_after >= self.applied;
             let have = Want { value: answer.want.value && !late, ..answer.want };
             let missing = self.missing(ctx, entry, mode, have);
             if missing.any() {
