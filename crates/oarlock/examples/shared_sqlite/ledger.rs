@@ -46,12 +46,12 @@ pub(crate) fn uri(file: &Path) -> String {
     uri + "?nolock=1"
 }
 
-/// Opens the ledger without SQLite's locking.
-pub(crate) fn open(file: &Path) -> rusqlite::Result<Connection> {
+/// Opens the ledger without SQLite's locking. `synchronous` is SQLite's word for how often it waits for the
+/// disk: that guards against loss of power, and writers against nothing.
+pub(crate) fn open(file: &Path, synchronous: &str) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri(file), flags)?;
-    // One flush less per transaction. What protects from each other is the lock, not the disk.
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
     Ok(connection)
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn transact(
 
 /// Looks at the file after all workers have ended.
 pub(crate) fn inspect(file: &Path) -> rusqlite::Result<Findings> {
-    let connection = open(file)?;
+    let connection = open(file, "FULL")?;
     let number = |query: &str| connection.query_row(query, [], |row| row.get(0));
     Ok(Findings {
         counted: number("SELECT value FROM counter")?,

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use worker::Orders;
 
-const USAGE: &str =
-    "usage: shared_sqlite [--workers N] [--transactions N] [--without-locks] [--socket PATH]... FILE
+const USAGE: &str = "usage: shared_sqlite [--workers N] [--transactions N] [--without-locks]
+                     [--synchronous OFF|NORMAL|FULL] [--socket PATH]... FILE
   --workers N        processes, each with a node's socket in turn (6)
   --transactions N   of all workers together (20000; 600 without locks)
   --without-locks    do without Oarlock, and think 2 ms between reading and writing
+  --synchronous S    how often SQLite waits for the disk (OFF: as fast as the locks go)
   --socket PATH      a node's socket; those of this user's `oarlock dev` if not said";
 
 struct Plan {
@@ -28,16 +29,24 @@ struct Plan {
     sockets: Vec<PathBuf>,
     workers: u32,
     transactions: Option<u32>,
+    synchronous: String,
     locks: bool,
 }
 
 fn plan(mut args: impl Iterator<Item = String>) -> Option<Plan> {
-    let mut plan =
-        Plan { file: PathBuf::new(), sockets: Vec::new(), workers: 6, transactions: None, locks: true };
+    let mut plan = Plan {
+        file: PathBuf::new(),
+        sockets: Vec::new(),
+        workers: 6,
+        transactions: None,
+        synchronous: "OFF".into(),
+        locks: true,
+    };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--workers" => plan.workers = args.next()?.parse().ok().filter(|n| *n > 0)?,
             "--transactions" => plan.transactions = Some(args.next()?.parse().ok()?),
+            "--synchronous" => plan.synchronous = args.next()?,
             "--without-locks" => plan.locks = false,
             "--socket" => plan.sockets.push(args.next()?.into()),
             file if !file.starts_with('-') && plan.file.as_os_str().is_empty() => plan.file = file.into(),
@@ -113,6 +122,7 @@ fn let_work(plan: &Plan) -> Result<u32, Box<dyn std::error::Error>> {
             // The first ones take what does not divide evenly.
             transactions: total / plan.workers + u32::from(worker < total % plan.workers),
             widen: if plan.locks { Duration::ZERO } else { Duration::from_millis(2) },
+            synchronous: plan.synchronous.clone(),
             socket: plan.locks.then(|| plan.sockets[worker as usize % plan.sockets.len()].clone()),
         };
         let program = std::env::current_exe()?;

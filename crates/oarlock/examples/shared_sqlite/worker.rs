@@ -21,6 +21,8 @@ pub(crate) struct Orders {
     pub(crate) transactions: u32,
     /// How long each thinks between reading and writing.
     pub(crate) widen: Duration,
+    /// How often SQLite waits for the disk: OFF, NORMAL or FULL.
+    pub(crate) synchronous: String,
     /// The node to ask for the lock; none: do without a lock.
     pub(crate) socket: Option<PathBuf>,
 }
@@ -34,6 +36,7 @@ impl Orders {
             self.worker.to_string().into(),
             self.transactions.to_string().into(),
             self.widen.as_micros().to_string().into(),
+            self.synchronous.clone().into(),
         ];
         args.extend(self.socket.clone().map(Into::into));
         args
@@ -48,7 +51,9 @@ impl Orders {
         let mut number = || args.next()?.to_str()?.parse::<u32>().ok();
         let (worker, transactions, widen) = (number()?, number()?, number()?);
         let widen = Duration::from_micros(widen.into());
-        Some(Orders { file, worker, transactions, widen, socket: args.next().map(Into::into) })
+        let synchronous = args.next()?.into_string().ok()?;
+        let socket = args.next().map(Into::into);
+        Some(Orders { file, worker, transactions, widen, synchronous, socket })
     }
 }
 
@@ -63,7 +68,7 @@ pub(crate) fn work(orders: &Orders) -> Result<u32, Box<dyn std::error::Error>> {
 fn work_locked(orders: &Orders, socket: &Path) -> Result<u32, Box<dyn std::error::Error>> {
     let client = Client::builder().label(format!("worker {}", orders.worker)).connect(socket)?;
     let space = client.space("default")?;
-    let mut connection = ledger::open(&orders.file)?;
+    let mut connection = ledger::open(&orders.file, &orders.synchronous)?;
     for n in 0..orders.transactions {
         let guard = space.lock(LOCK).acquire()?;
         ledger::transact(&mut connection, orders.worker, n, orders.widen)?;
@@ -79,7 +84,7 @@ fn work_unlocked(orders: &Orders) -> u32 {
     let mut connection = None;
     for n in 0..orders.transactions {
         if connection.is_none() {
-            connection = ledger::open(&orders.file).ok();
+            connection = ledger::open(&orders.file, &orders.synchronous).ok();
         }
         let result = connection.as_mut().map(|c| ledger::transact(c, orders.worker, n, orders.widen));
         match result {
