@@ -81,7 +81,7 @@ pub(crate) struct Process {
 /// Resources on which anchors keep a lock.
 const ANCHORED: u64 = 6;
 /// Mean time between two locks of a process.
-const LOCK_GAP: Time = 46 * MS;
+const LOCK_GAP: Time = 62 * MS;
 
 impl Process {
     pub(crate) fn new(node: u16, anchor: bool) -> Process {
