@@ -63,6 +63,8 @@ pub(crate) struct Circuit {
     pub(crate) knocking: Knocking,
     /// The newest hello that was accepted; one that is not newer is a replay.
     pub(crate) newest_hello: Option<(Incarnation, Stamp)>,
+    /// Hash of the peer's shared configuration, as it said last.
+    pub(crate) shared: Option<u64>,
     pub(crate) cookie: Option<([u8; MAC_BYTES], Instant)>,
     pub(crate) pinned: Option<Incarnation>,
     /// The peer's last word was a refusal.
@@ -88,6 +90,7 @@ impl Circuit {
             attempt: None,
             knocking: Knocking { due: false, at: None, pause: options.hello_min },
             newest_hello: None,
+            shared: None,
             cookie: None,
             pinned: None,
             refused_by: None,
@@ -347,6 +350,7 @@ impl Circuit {
             backlog: self.backlog(),
             unacknowledged: open.map_or(0, |o| o.outbound.iter().map(Outbound::messages).sum()),
             counters: self.counters,
+            shared: self.shared,
         }
     }
 }

@@ -287,6 +287,7 @@ impl Circuits {
             self.circuits[place].counters.absurd_stamps += 1;
             return;
         }
+        self.circuits[place].shared = Some(greeting.shared);
         let objection = if greeting.shared == self.config.shared {
             self.circuits[place].objection(greeting.incarnation, greeting.run)
         } else {
@@ -368,6 +369,7 @@ impl Circuits {
             circuit.step_back(now, &mut self.chance);
             return;
         }
+        circuit.shared = Some(greeting.shared);
         if greeting.status != 0 {
             self.refused_by(now, place, greeting.status);
             return;

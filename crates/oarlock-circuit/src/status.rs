@@ -177,4 +177,6 @@ pub struct CircuitStatus {
     pub unacknowledged: usize,
     /// Counts.
     pub counters: PeerCounters,
+    /// The peer's hash of the shared configuration, as it said last: people want to know what differs.
+    pub shared: Option<u64>,
 }

@@ -100,6 +100,26 @@ fn a_datagram_of_another_version_is_refused_and_counted() {
     assert_eq!(dev.counter('a', "silences"), 0);
 }
 
+/// T "Lockspaces": a difference in what all must agree on is refused, naming the key.
+#[test]
+fn a_member_with_another_shared_configuration_is_refused_and_the_key_is_named() {
+    let dev = Dev::start_with(&["--keep"]);
+    let file = dev.cluster().join("node-c/node.toml");
+    support::signal(dev.pid('c'), "KILL");
+    until("the others notice", || dev.run('a', &["ok"]).status == Some(69));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}\n[[space]]\nname = \"more\"\n")).unwrap();
+    let mut other = oarlock();
+    let mut other = other.args(["serve", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
+    until("node-a refuses it", || dev.counter('a', "refused_config") > 0);
+    dev.run('c', &["ok"]).expect(69, &["no circuit to node-a", "it differs in [[space]]"]);
+    dev.run('c', &["node", "show", "node-a"]).expect(0, &["refused", "[[space]]"]);
+    let log = fs::read_to_string(dev.cluster().join("node-a/log")).unwrap();
+    assert!(log.contains("OAR-5103") && log.contains("it differs in [[space]]"), "{log}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
 #[test]
 fn a_program_of_another_version_is_told_both_versions() {
     let mut solo = Solo::new("");

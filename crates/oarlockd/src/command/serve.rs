@@ -85,6 +85,7 @@ pub fn run(args: &Serve) -> Result<()> {
         spin: Spin::new(config.spin),
         datagrams: sockets.datagrams,
         door: sockets.door,
+        shared,
         data,
         signals,
         wake,

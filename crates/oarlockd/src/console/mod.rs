@@ -12,7 +12,7 @@ pub mod doc;
 mod http;
 mod merge;
 mod metrics;
-mod status;
+pub(crate) mod status;
 
 use std::net::TcpListener;
 use std::sync::Arc;

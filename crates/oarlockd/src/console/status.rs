@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use oarlock_circuit::{CircuitStatus, State};
+use oarlock_layout::code::Code;
 use oarlock_layout::id::Incarnation;
 use oarlock_layout::time::Instant;
 use oarlock_node::MemberStatus;
 
 use super::doc;
-use crate::config::Config;
+use crate::config::{Config, Shared};
 use crate::engine::Snapshot;
 
 /// The document.
 pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
     let s = &snapshot.status;
-    let members =
-        s.members.iter().zip(&config.members).map(|(m, c)| member(snapshot, m, c.address.to_string()));
+    let members = s
+        .members
+        .iter()
+        .zip(&config.members)
+        .map(|(m, c)| member(config, snapshot, m, c.address.to_string()));
     let spaces = s.spaces.iter().zip(&config.spaces).map(|(s, c)| doc::Space {
         name: s.name.clone(),
         order: c.order.name().into(),
@@ -41,18 +45,33 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         incarnation: s.incarnation.0,
         uptime_s: snapshot.now.since(snapshot.began).as_secs(),
         shared: config.shared().to_string(),
-        reasons: s
-            .problems
-            .iter()
-            .map(|(code, text)| doc::Reason { code: code.to_string(), text: text.clone() })
-            .collect(),
+        reasons: reasons(config, snapshot),
         members: members.collect(),
         spaces: spaces.collect(),
         sessions: s.sessions as u64,
     }
 }
 
-fn member(snapshot: &Snapshot, m: &MemberStatus, address: String) -> doc::Member {
+/// What the node says is wrong, and what its circuits know about refusals.
+fn reasons(config: &Config, snapshot: &Snapshot) -> Vec<doc::Reason> {
+    let s = &snapshot.status;
+    let reason = |code: &Code, text: String| doc::Reason { code: code.to_string(), text };
+    let mut reasons: Vec<_> = s.problems.iter().map(|(code, text)| reason(code, text.clone())).collect();
+    for m in &s.members {
+        if let Some(circuit) = &m.circuit
+            && let State::Refused(code) = circuit.state
+        {
+            let title = crate::explain::page(code).title;
+            reasons.push(reason(
+                &code,
+                format!("no circuit to {}: {title}{}", m.name, differing(config.shared(), circuit)),
+            ));
+        }
+    }
+    reasons
+}
+
+fn member(config: &Config, snapshot: &Snapshot, m: &MemberStatus, address: String) -> doc::Member {
     let own = m.is_me.then_some(snapshot.status.incarnation);
     let incarnation = m.circuit.as_ref().and_then(|c| c.incarnation).or(own).unwrap_or(Incarnation(0));
     doc::Member {
@@ -62,13 +81,15 @@ fn member(snapshot: &Snapshot, m: &MemberStatus, address: String) -> doc::Member
         this: m.is_me,
         heard: m.heard,
         incarnation: incarnation.0,
-        circuit: m.circuit.as_ref().map(|c| circuit(snapshot.now, m, c)),
+        circuit: m.circuit.as_ref().map(|c| circuit(config, snapshot.now, m, c)),
     }
 }
 
-fn circuit(now: Instant, m: &MemberStatus, c: &CircuitStatus) -> doc::Circuit {
+fn circuit(config: &Config, now: Instant, m: &MemberStatus, c: &CircuitStatus) -> doc::Circuit {
     let why = match c.state {
-        State::Refused(code) => Some(format!("{code} {}", crate::explain::page(code).title)),
+        State::Refused(code) => {
+            Some(format!("{code} {}{}", crate::explain::page(code).title, differing(config.shared(), c)))
+        }
         _ => None,
     };
     doc::Circuit {
@@ -82,6 +103,14 @@ fn circuit(now: Instant, m: &MemberStatus, c: &CircuitStatus) -> doc::Circuit {
         resent: c.counters.resent,
         duplicates: c.counters.duplicates,
         why,
+    }
+}
+
+/// The keys of the shared configuration in which a peer differs, if it does.
+pub(crate) fn differing(ours: Shared, circuit: &CircuitStatus) -> String {
+    match circuit.shared.map(|theirs| ours.differing(Shared(theirs))) {
+        Some(keys) if !keys.is_empty() => format!("; it differs in {}", keys.join(" and ")),
+        _ => String::new(),
     }
 }
 

@@ -30,6 +30,8 @@ use tracing::{debug, error, info, warn};
 pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
 use sessions::{Flow, Sessions};
 
+use crate::config::Shared;
+use crate::console;
 use crate::host::clock;
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
@@ -69,6 +71,8 @@ pub struct Parts {
     pub datagrams: Datagrams,
     /// The Unix socket.
     pub door: Door,
+    /// What all members must agree on.
+    pub shared: Shared,
     /// What outlives a run.
     pub data: DataDir,
     /// SIGTERM and the like.
@@ -203,7 +207,7 @@ impl Engine {
                         self.p.data.store(State { epoch, clean: false, ..self.p.data.state() })?;
                         self.p.node.handle_stored(now, epoch);
                     }
-                    Output::Event(event) => log(&event),
+                    Output::Event(event) => self.log(now, &event),
                 }
             }
             if self.replies.is_empty() && self.closes.is_empty() {
@@ -412,13 +416,21 @@ impl Engine {
             counter("engine_spin_hits", "Of these, times something came", spin.hits),
         ]
     }
-}
 
-fn log(event: &Event) {
-    match event {
-        Event::Up { .. } => debug!("{event}"),
-        Event::Serving { .. } | Event::Heard { .. } => info!("{event}"),
-        Event::Overwhelmed { .. } | Event::Violation { .. } => error!("{event}"),
-        _ => warn!("{event}"),
+    fn log(&self, now: Instant, event: &Event) {
+        match event {
+            Event::Up { .. } => debug!("{event}"),
+            Event::Serving { .. } | Event::Heard { .. } => info!("{event}"),
+            Event::Overwhelmed { .. } | Event::Violation { .. } => error!("{event}"),
+            Event::Refused { node: Some(node), code: Code::PeerConfig, .. }
+            | Event::RefusedBy { node, code: Code::PeerConfig } => {
+                let status = self.p.node.status(now);
+                let circuit =
+                    status.members.iter().find(|m| m.name == *node).and_then(|m| m.circuit.as_ref());
+                let keys = circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c));
+                warn!("{event}{keys}");
+            }
+            _ => warn!("{event}"),
+        }
     }
 }

@@ -1,0 +1,152 @@
+//! `oarlock locks …` and `node …` on a real cluster: what people see is what is.
+
+mod support;
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use support::{Dev, Said, until};
+
+struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Takes or waits for a lock, until dropped.
+fn ask(dev: &Dev, node: char, label: &str, args: &[&str]) -> Held {
+    let mut command = dev.at(node);
+    command.args(["lock", "-q", "--label", label]).args(args).args(["--", "sleep", "60"]);
+    Held(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+fn seen(dev: &Dev, what: &str, args: &[&str]) -> bool {
+    dev.run('c', args).out.contains(what)
+}
+
+#[test]
+fn ls_show_why_and_tree_agree_from_every_node() {
+    let dev = Dev::start();
+    let _writer = ask(&dev, 'a', "writer", &["orders/1"]);
+    until("it is held", || seen(&dev, "(writer)", &["locks", "ls"]));
+    let _second = ask(&dev, 'b', "second", &["orders/1"]);
+    until("one waits", || seen(&dev, "(second)", &["locks", "why", "orders/1"]));
+    let _third = ask(&dev, 'c', "third", &["-s", "orders/1"]);
+    until("two wait", || seen(&dev, "(third)", &["locks", "why", "orders/1"]));
+    for node in ['a', 'b', 'c'] {
+        let why = dev.run(node, &["locks", "why", "orders/1"]).expect(
+            0,
+            &[
+                "2 wait for orders/1",
+                "held EX by node-a pid",
+                "(writer)",
+                "1. node-b",
+                "wants EX",
+                "2. node-c",
+                "wants PR",
+            ],
+        );
+        assert!(why.out.contains("decides"), "{}", why.out);
+        dev.run(node, &["locks", "tree"])
+            .expect(0, &["├─ waits", "└─ waits", "root blockers: node-a pid", "(2 behind it)"]);
+        let list = dev.run(node, &["locks", "ls", "orders/", "-o", "json"]).expect(0, &[]).json();
+        assert_eq!(list["v"], 1);
+        let resource = &list["resources"][0];
+        assert_eq!((resource["name"].as_str(), resource["openers"].as_u64()), (Some("orders/1"), Some(3)));
+        assert_eq!(resource["holders"][0]["label"], "writer");
+        assert!(resource["holders"][0]["fence"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+        assert_eq!(resource["waiters"].as_array().unwrap().len(), 2);
+    }
+    dev.run('a', &["locks", "ls", "nothing/"]).expect(0, &["RESOURCE"]);
+    dev.run('a', &["locks", "ls", "-o", "name"]).expect(0, &["orders/1"]);
+    dev.run('a', &["locks", "show", "orders/1"])
+        .expect(0, &["what each node owns", "what the master believes", "value block"]);
+    dev.run('a', &["locks", "why", "free"]).expect(0, &["free is free"]);
+    let table = dev.run('a', &["locks", "ls", "--no-headers"]).expect(0, &[]).out;
+    assert_eq!(table.lines().count(), 1, "{table}");
+}
+
+/// A program that waits for one resource while it holds another: the tree leads to the root.
+#[test]
+fn the_tree_finds_the_root_of_a_chain_over_three_nodes() {
+    let dev = Dev::start();
+    let _root = ask(&dev, 'a', "root", &["one"]);
+    until("it is held", || seen(&dev, "(root)", &["locks", "ls"]));
+    // One command inside another: two sessions, but each wait is seen at its place.
+    let mut command = dev.at('b');
+    let inner = format!("'{}' lock -q --label middle one -- sleep 60", env!("CARGO_BIN_EXE_oarlock"));
+    let child = command.args(["lock", "-q", "--label", "middle", "two", "-c", &inner]).stderr(Stdio::null());
+    let _middle = Held(child.spawn().unwrap());
+    until("it waits", || seen(&dev, "1 wait for one", &["locks", "why", "one"]));
+    let _last = ask(&dev, 'c', "last", &["two"]);
+    until("another waits", || seen(&dev, "1 wait for two", &["locks", "why", "two"]));
+    let tree = dev.run('c', &["locks", "tree"]).expect(0, &["one", "two", "(root)", "(middle)", "(last)"]);
+    assert!(tree.out.contains("root blockers:"), "{}", tree.out);
+}
+
+#[test]
+fn hot_counts_messages_and_watch_tells_changes() {
+    let dev = Dev::start_with(&["--no-retain"]);
+    let mut watch = dev.at('b');
+    watch.args(["locks", "watch", "hot", "--every", "20ms", "--for", "4s", "-o", "json"]);
+    let watch = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut hot = dev.at('a');
+    hot.args(["locks", "hot", "--for", "3s", "-o", "json"]);
+    let hot = hot.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    for round in 0..8 {
+        let node = ['a', 'b', 'c'][round % 3];
+        dev.run(node, &["lock", "hot/1", "--", "sleep", "0.1"]).expect(0, &[]);
+    }
+    let hot = Said::of(hot.wait_with_output().unwrap()).expect(0, &[]).json();
+    let first = &hot["resources"][0];
+    assert_eq!(first["name"], "hot/1", "{hot}");
+    assert!(first["messages"].as_u64().unwrap() > 3, "{hot}");
+    let lines = Said::of(watch.wait_with_output().unwrap()).expect(0, &[]).out;
+    let events: Vec<String> = lines
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["event"].as_str().unwrap().to_owned())
+        .collect();
+    let count = |e: &str| events.iter().filter(|x| *x == e).count();
+    assert!(count("granted") >= 6 && count("released") >= 6, "{events:?}");
+}
+
+#[test]
+fn nodes_are_listed_with_their_circuits() {
+    let dev = Dev::start();
+    // A1: three nodes have three circuits, and both ends of each tell the same run.
+    let mut ends = 0;
+    for node in ['a', 'b', 'c'] {
+        let list = dev.run(node, &["node", "ls", "-o", "json"]).expect(0, &[]).json();
+        for member in list["members"].as_array().unwrap() {
+            if member["this"] == false {
+                assert_eq!(member["circuit"]["state"], "up", "{member}");
+                assert_eq!(member["incarnation"], 1);
+                ends += 1;
+            }
+        }
+    }
+    assert_eq!(ends, 6);
+    dev.run('a', &["node", "show", "node-b"]).expect(0, &["circuit    up", "round trip", "keys"]);
+    dev.run('a', &["node", "ls", "-o", "wide"]).expect(0, &["this node", "RESENT"]);
+    dev.run('a', &["node", "show"]).expect(0, &["node-a", "none: this is the node that answers"]);
+}
+
+/// A question never waits longer than a second for a member that is gone, and says who is missing.
+#[test]
+fn a_silent_member_is_missing_by_name() {
+    let dev = Dev::start_with(&["--keep"]);
+    support::signal(dev.pid('c'), "STOP");
+    let said = dev.run('a', &["locks", "why", "x"]).expect(0, &["not heard, so missing here: node-c"]);
+    drop(said);
+    until("it is silent", || dev.run('a', &["ok"]).status == Some(69));
+    dev.run('a', &["node", "ls"]).expect(0, &["NO", "silent"]);
+    // L8: silent and heard again loses nothing.
+    support::signal(dev.pid('c'), "CONT");
+    until("it is heard again", || dev.run('a', &["ok"]).status == Some(0));
+    assert_eq!(dev.counter('a', "circuit_down"), 0);
+    dev.run('c', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
+}
