@@ -12,12 +12,15 @@
 #![forbid(unsafe_code)]
 
 mod anchor;
+mod cluster;
 mod goal;
 mod hub;
 mod machine;
+mod peer;
 mod report;
 mod rounds;
 mod sealing;
+mod service;
 
 use std::process::ExitCode;
 

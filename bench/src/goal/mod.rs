@@ -1,6 +1,10 @@
 //! The goals: what is compared with what, and what must come out.
 
 pub(crate) mod bulk;
+pub(crate) mod command;
+pub(crate) mod flat;
+pub(crate) mod outstanding;
+pub(crate) mod programs;
 pub(crate) mod remote;
 
 use crate::machine::Cpus;
@@ -27,8 +31,18 @@ pub(crate) struct Measurement {
 }
 
 /// Locks: from one program to another through the nodes between them.
-pub(crate) const LOCK: &[Measurement] =
-    &[Measurement { goals: &[5], run: remote::sleeping }, Measurement { goals: &[7], run: remote::spinning }];
+pub(crate) const LOCK: &[Measurement] = &[
+    Measurement { goals: &[5], run: remote::sleeping },
+    Measurement { goals: &[6], run: programs::acquire },
+    Measurement { goals: &[7], run: remote::spinning },
+    Measurement { goals: &[8], run: programs::remote_pairs },
+    Measurement { goals: &[9], run: programs::covered_pairs },
+    Measurement { goals: &[10], run: outstanding::run },
+    Measurement { goals: &[11], run: programs::contended },
+    // Reported without a goal's number.
+    Measurement { goals: &[], run: flat::run },
+    Measurement { goals: &[], run: command::run },
+];
 
 /// The circuits below.
 pub(crate) const NET: &[Measurement] =
