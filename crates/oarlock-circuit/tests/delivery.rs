@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use oarlock_circuit::{Class, Options, PeerCounters};
+use oarlock_layout::limit::NODES_MAX;
 
 mod net;
 
@@ -57,6 +58,26 @@ fn a1_both_ends_open_at_once_and_there_is_one_circuit_per_pair() {
             assert_eq!(world.count(node, |e| matches!(e, Event::Down(..))), 0);
         }
     }
+}
+
+/// A1: as many nodes as a cluster may have, all started at once: 2,016 circuits. More hellos come in a second
+/// than are read without a cookie, and all get in within seconds.
+#[test]
+fn a1_the_largest_cluster_opens_every_circuit() {
+    let mut world = world(NODES_MAX, 1);
+    let start = world.ms();
+    while !world.all_up() {
+        assert!(world.ms() - start < 5000, "not open after {} ms", world.ms() - start);
+        world.run_for(Duration::from_millis(100));
+    }
+    let cookies: u64 = world.nodes.iter().map(|n| n.circuits.counters().door.cookies_sent).sum();
+    assert!(cookies > 0, "the door was never too busy");
+    for node in 0..NODES_MAX {
+        assert_eq!(world.count(node, |e| matches!(e, Event::Up(..))), NODES_MAX - 1);
+    }
+    world.send(0, NODES_MAX - 1, Class::Lock, b"from the first to the last");
+    world.run_for(Duration::from_millis(1));
+    assert_eq!(world.delivered(NODES_MAX - 1, 0, Class::Lock).len(), 1);
 }
 
 /// The largest message passes in both classes; one byte more is refused at the edge.
