@@ -1,0 +1,35 @@
+//! Programs that send anything: the inputs that fuzzing kept, and random ones.
+
+mod feed;
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_input_of_the_corpus_is_survived() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/node");
+    let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let mut played = 0;
+    for entry in entries {
+        feed::node(&fs::read(entry.expect("an entry").path()).expect("a readable file"));
+        played += 1;
+    }
+    assert!(played > 0, "the corpus is empty");
+}
+
+/// The same from bytes that nobody chose, a fixed thousand of them.
+#[test]
+fn a_thousand_careless_programs_are_survived() {
+    let mut state = 0x0a51_0c4b_u64;
+    for length in 0..1_000 {
+        let bytes: Vec<u8> = (0..length)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        feed::node(&bytes);
+    }
+}
