@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -98,12 +98,7 @@ impl Door {
                 }
                 Err(e) => return Err(e.into()),
             };
-        let credentials = rustix::net::sockopt::socket_peercred(&socket)?;
-        let caller = Caller {
-            pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
-        };
+        let caller = caller(&socket)?;
         Ok(Some((socket, caller)))
     }
 
@@ -146,6 +141,29 @@ fn supplementary_groups(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("Groups:")).unwrap_or_default();
     line.split_whitespace().filter_map(|g| g.parse().ok()).collect()
+}
+
+/// What the kernel attests of whoever connected. Not by rustix, whose process ids cannot be 0: that is what a
+/// caller from another PID namespace has, a container that shares our socket for instance.
+fn caller(socket: &OwnedFd) -> io::Result<Caller> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes at the address given, which is that of a `ucred` of
+    // exactly that size, alive and not borrowed elsewhere; any bytes are valid for its three integers. The
+    // descriptor is open, because `socket` owns it.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Caller { pid: credentials.pid.unsigned_abs(), uid: credentials.uid, gid: credentials.gid })
 }
 
 /// Knocks at a door. The descriptor blocks.
@@ -214,7 +232,8 @@ mod tests {
 
         let caller = connect(&path).unwrap();
         let (session, who) = door.accept().unwrap().unwrap();
-        assert_eq!(who.pid, std::process::id());
+        let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        assert_eq!((who.pid, (who.uid, who.gid)), (std::process::id(), me));
         assert!(door.admits(who));
         assert!(!door.admits(Caller { pid: u32::MAX, uid: 4242, gid: 4242 }));
 
