@@ -115,7 +115,7 @@ pub(crate) fn room(bytes: &[u8]) {
             0..=3 => stage.message(&mut input),
             4..=6 => stage.request(&mut input),
             _ => {
-                stage.now = stage.now + Duration::from_secs(u64::from(input.byte() % 16));
+                stage.now += Duration::from_secs(u64::from(input.byte() % 16));
                 stage.room.handle_timeout(stage.now, &mut stage.words);
             }
         }

@@ -92,7 +92,7 @@ pub(crate) fn node(bytes: &[u8]) {
         match input.byte() % 16 {
             0 => stage.close(place),
             1 => {
-                stage.now = stage.now + Duration::from_millis(100 * u64::from(input.byte()));
+                stage.now += Duration::from_millis(100 * u64::from(input.byte()));
                 stage.node.handle_timeout(stage.now);
             }
             2 => {
