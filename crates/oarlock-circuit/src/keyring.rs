@@ -90,6 +90,13 @@ impl KeyRing {
         true
     }
 
+    /// Forgets keys that wait for their first packet, unless they are for this incarnation.
+    pub(crate) fn forget_unconfirmed(&mut self, except: Incarnation) {
+        if self.next.as_ref().is_some_and(|next| next.run.incarnation != except) {
+            self.next = None;
+        }
+    }
+
     /// Forgets keys of other runs.
     pub(crate) fn keep_only(&mut self, run: Run) {
         for epoch in [&mut self.previous, &mut self.current, &mut self.next] {

@@ -36,6 +36,7 @@ mod circuits;
 mod config;
 mod congestion;
 mod door;
+mod handshake;
 mod hearing;
 mod inbound;
 mod keyring;

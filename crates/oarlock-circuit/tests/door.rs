@@ -190,6 +190,34 @@ fn l3_a_run_that_the_view_does_not_name_is_refused_and_told() {
     }
 }
 
+/// L3: a handshake that was answered before the view came, and would be finished after it, is not finished.
+#[test]
+fn l3_a_pin_also_stops_a_handshake_that_is_under_way() {
+    let mut world = World::new(2, 10, Options::default(), checksum_seals());
+    world.open();
+    world.restart(1, 2, 10);
+    let held: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
+    let copy = held.clone();
+    world.hook = Some(Box::new(move |from, _, bytes| {
+        if from == 0 && bytes[3] == Kind::Reply as u8 {
+            copy.borrow_mut().get_or_insert(bytes.clone());
+        }
+        from == 1
+    }));
+    assert!(world.run_until(SECOND, |_| held.borrow().is_some()));
+    world.nodes[0].circuits.pin(id(1), Incarnation(1));
+    let reply = held.borrow().clone().unwrap();
+    world.inject(address(0), 1, reply);
+    world.run_for(Duration::from_millis(100));
+    let ups = world.count(1, |e| *e == Event::Up(id(0), Incarnation(1)));
+    assert_eq!(ups, 2, "in the run before, and now: the reply came in time");
+    assert_eq!(world.count(0, |e| matches!(e, Event::Down(..))), 0);
+    world.hook = None;
+    world.run_for(SECOND * 5);
+    assert_eq!(world.count(0, |e| matches!(e, Event::Down(..))), 0);
+    assert_eq!(world.count(1, |e| *e == Event::RefusedBy(id(0), Code::PeerRestarted)), 1);
+}
+
 /// L3: an older run never comes back, and a run with a number that was already used is not taken for the other
 /// one, for its sequence numbers would begin again.
 #[test]
