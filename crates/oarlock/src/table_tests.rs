@@ -71,6 +71,7 @@ fn unlock(handle: u32) -> Request {
     Request::Unlock { handle, value: None, invalidate: false }
 }
 
+/// Scenario 23: not before the answer came.
 #[test]
 fn a_deserted_request_is_cancelled_and_its_number_is_free_after_the_answer() {
     let mut bench = Bench::default();

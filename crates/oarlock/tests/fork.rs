@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// M12: the session stays with the process that opened it.
 fn handles_do_not_pass_through_fork() {
     let daemon = Honest::new();
     let client = Client::connect(daemon.path()).unwrap();
