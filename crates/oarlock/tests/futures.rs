@@ -425,6 +425,7 @@ fn connecting_can_be_given_up() {
     });
 }
 
+/// A3: available is what this node owns and nobody holds; the other two answers are told apart.
 #[test]
 fn a_try_answers_ok_busy_and_not_owned() {
     let daemon = Honest::new();

@@ -124,6 +124,7 @@ fn an_interrupted_waiter_withdraws_and_leaves_with_the_signal() {
     drop(held);
 }
 
+/// A4: a death is noticed beside the path of grants, and what the dead held is free again.
 #[test]
 fn killing_the_wrapper_kills_the_command_and_frees_the_lock() {
     let dev = Dev::start();
