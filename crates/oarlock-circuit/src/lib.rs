@@ -45,6 +45,7 @@ mod output;
 mod replay;
 mod rtt;
 mod status;
+mod store;
 
 pub use circuits::Circuits;
 pub use config::{Config, Options, Peer};

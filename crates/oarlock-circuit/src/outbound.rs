@@ -23,6 +23,7 @@ use oarlock_layout::time::Instant;
 
 use crate::congestion::Congestion;
 use crate::rtt::Rtt;
+use crate::store::Store;
 
 /// A segment counts as lost when something sent this many datagrams later has arrived.
 const REORDER: u64 = 3;
@@ -62,13 +63,7 @@ pub(crate) struct Outbound {
     class: Class,
     /// The longest message that a datagram holds whole.
     whole: usize,
-    store: VecDeque<u8>,
-    /// Where the store begins, counted from the first byte of the circuit.
-    base: u64,
-    /// Where the next cut begins.
-    cut: u64,
-    /// Ends of the messages that are not wholly cut.
-    ends: VecDeque<u64>,
+    store: Store,
     /// Messages that are not wholly acknowledged.
     messages: usize,
     first: u64,
@@ -122,10 +117,7 @@ impl Outbound {
                 - CHUNK_HEADER_BYTES
                 - RUN_HEADER_BYTES
                 - SEGMENT_HEADER_BYTES,
-            store: VecDeque::new(),
-            base: 0,
-            cut: 0,
-            ends: VecDeque::new(),
+            store: Store::default(),
             messages: 0,
             first: 0,
             segments: VecDeque::new(),
@@ -141,8 +133,7 @@ impl Outbound {
 
     /// Takes a message.
     pub(crate) fn push(&mut self, message: &[u8]) {
-        self.store.extend(message);
-        self.ends.push_back(self.base + self.store.len() as u64);
+        self.store.push(message);
         self.messages += 1;
     }
 
@@ -153,7 +144,7 @@ impl Outbound {
 
     /// Bytes that were never sent.
     pub(crate) fn unsent(&self) -> usize {
-        (self.base + self.store.len() as u64 - self.cut) as usize
+        self.store.unsent()
     }
 
     /// Messages that are not wholly acknowledged.
@@ -168,13 +159,12 @@ impl Outbound {
 
     /// There is something to send and room for it in every window.
     pub(crate) fn ready(&self) -> bool {
-        (!self.lost.is_empty() || (!self.ends.is_empty() && self.window_open())) && self.uncongested()
+        (!self.lost.is_empty() || (self.store.left().is_some() && self.window_open())) && self.uncongested()
     }
 
     /// Both ends know these bounds: the receiver keeps what arrives early, up to here.
     fn window_open(&self) -> bool {
-        self.segments.len() < CIRCUIT_WINDOW_SEGMENTS
-            && ((self.cut - self.base) as usize) < CIRCUIT_WINDOW_BYTES
+        self.segments.len() < CIRCUIT_WINDOW_SEGMENTS && self.store.sent() < CIRCUIT_WINDOW_BYTES
     }
 
     fn uncongested(&self) -> bool {
@@ -227,7 +217,7 @@ impl Outbound {
             segment.order = order;
             segment.at = now;
             frame::begin_segment(out, length, segment.more);
-            copy(&self.store, (segment.start - self.base) as usize, length, out);
+            self.store.copy(segment.start, length, out);
             self.flying_bytes += length;
             self.lost.pop_first();
             run.as_mut().expect("a run is open").2 = sequence + 1;
@@ -240,23 +230,21 @@ impl Outbound {
     fn pack_new(&mut self, now: Instant, order: u64, out: &mut Vec<u8>, limit: usize, packed: &mut Packed) {
         let mut run: Option<(usize, u64, u64)> = None;
         while self.uncongested() && self.window_open() {
-            let Some(&end) = self.ends.front() else { break };
+            let Some(left) = self.store.left() else { break };
             let header = if run.is_some() { 0 } else { CHUNK_HEADER_BYTES + RUN_HEADER_BYTES };
             let Some(room) = limit.checked_sub(out.len() + header + SEGMENT_HEADER_BYTES) else { break };
-            let left = (end - self.cut) as usize;
             if left > room && !self.worth_cutting(left, room) {
                 break;
             }
             let length = left.min(room);
-            let more = length < left;
             let sequence = self.end();
             if run.is_none() {
                 run = Some((frame::begin_run(out, self.class, sequence), sequence, sequence));
             }
-            frame::begin_segment(out, length, more);
-            copy(&self.store, (self.cut - self.base) as usize, length, out);
+            frame::begin_segment(out, length, length < left);
+            let (start, more) = self.store.cut(length, out);
             self.segments.push_back(Segment {
-                start: self.cut,
+                start,
                 length: length as u16,
                 more,
                 resent: false,
@@ -264,11 +252,7 @@ impl Outbound {
                 order,
                 at: now,
             });
-            self.cut += length as u64;
             self.flying_bytes += length;
-            if !more {
-                self.ends.pop_front();
-            }
             run.as_mut().expect("a run is open").2 = sequence + 1;
             packed.segments += 1;
         }
@@ -313,7 +297,7 @@ impl Outbound {
         }
         let full = self.flying_bytes + self.congestion.window() / 8 >= self.congestion.window();
         let mut news = News::default();
-        let mut released = self.base;
+        let mut released = self.store.base();
         while self.first < next {
             self.arrived(now, self.first, rtt, &mut news);
             let segment = self.segments.pop_front().expect("the peer acknowledges what was sent");
@@ -323,8 +307,7 @@ impl Outbound {
             }
             released = segment.start + u64::from(segment.length);
         }
-        self.store.drain(..(released - self.base) as usize);
-        self.base = released;
+        self.store.release(released);
         for &(first, end) in &all {
             // A range that was told before is looked at only where it has grown.
             let told = self.known.iter().find(|known| known.0 == first).map_or(first, |known| known.1);
@@ -451,18 +434,6 @@ struct News {
     /// Order and time of the newest that was sent once.
     sample: Option<(u64, Instant)>,
     newest: Option<u64>,
-}
-
-fn copy(store: &VecDeque<u8>, at: usize, length: usize, out: &mut Vec<u8>) {
-    let (front, back) = store.as_slices();
-    if at + length <= front.len() {
-        out.extend_from_slice(&front[at..at + length]);
-    } else if at >= front.len() {
-        out.extend_from_slice(&back[at - front.len()..][..length]);
-    } else {
-        out.extend_from_slice(&front[at..]);
-        out.extend_from_slice(&back[..length - (front.len() - at)]);
-    }
 }
 
 #[cfg(test)]
