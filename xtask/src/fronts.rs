@@ -56,6 +56,11 @@ pub(crate) const FRONTS: &[Front] = &[
         ],
     },
     Front {
+        name: "chaos",
+        help: "real daemons and programs in bad weather, judged: [--seconds N] [--seed N] [--keep] [--json]",
+        cargo: &["run", "--quiet", "--release", "--package", "oarlock-chaos", "--bin", "oarlock-chaos"],
+    },
+    Front {
         name: "bench",
         help: "measures beside anchors and peers: lock|net [--json] [--peers] [--goal N] [--quick] [--check-goals]",
         cargo: &["run", "--quiet", "--release", "--package", "oarlock-bench", "--bin", "oarlock-bench"],

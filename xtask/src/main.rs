@@ -16,7 +16,7 @@ mod fronts;
 mod fuzz;
 mod layout;
 mod purity;
-mod seeds;
+mod runs;
 mod testing;
 mod tidy;
 

@@ -1,4 +1,5 @@
-//! The simulator's part of `ci`: many seeds, then planted bugs.
+//! Parts of `ci` that run a program of another crate and read its closing line: seeds and planted bugs of the
+//! simulator, chaos on real processes.
 
 use crate::ci::Outcome;
 use crate::context::{Context, Volume, watch};
@@ -8,6 +9,10 @@ use crate::fronts::Front;
 const SEEDS: u64 = 600;
 /// Seeds of a night.
 const SEEDS_AT_NIGHT: u64 = 20_000;
+/// How long real daemons and programs are under load, in seconds.
+const CHAOS: u64 = 120;
+/// The same at night.
+const CHAOS_AT_NIGHT: u64 = 600;
 /// How many seeds a planted bug may need until a checker notices.
 const SEEDS_PER_BUG: u64 = 20;
 
@@ -15,13 +20,27 @@ const SEEDS_PER_BUG: u64 = 20;
 pub(crate) fn seeds(context: &Context) -> Outcome {
     let seeds = if context.volume == Volume::Ci { SEEDS } else { SEEDS_AT_NIGHT };
     let mut last = String::new();
-    let result = simulate(context, "sim", &["--seeds", &seeds.to_string()], |line| last = line.into());
-    let Some((passed, failed)) = totals(&last) else {
-        return Outcome::of(Err(format!("the simulator ended without totals: {last} {result:?}")));
-    };
-    // Too few seeds that count is a failure even if none failed.
-    let failed = failed.max(u64::from(result.is_err()));
-    Outcome { passed, failed, note: last.split(": ").nth(1).unwrap_or_default().into() }
+    let result = start(context, "sim", &["--seeds", &seeds.to_string()], |line| last = line.into());
+    // Too few seeds that count is a failure even if none failed: the status says so.
+    counted(&last, result, last.split(": ").nth(1).unwrap_or_default())
+}
+
+/// Three daemons, twelve programs, bad weather between them, kills; then everything they saw is judged.
+pub(crate) fn chaos(context: &Context) -> Outcome {
+    let seconds = if context.volume == Volume::Ci { CHAOS } else { CHAOS_AT_NIGHT };
+    let mut last = String::new();
+    let result = start(context, "chaos", &["--seconds", &seconds.to_string()], |line| last = line.into());
+    counted(&last, result, &format!("{seconds} s of load"))
+}
+
+/// What a closing line and a status say together.
+fn counted(last: &str, result: Result<(), String>, note: &str) -> Outcome {
+    match totals(last) {
+        Some((passed, failed)) => {
+            Outcome { passed, failed: failed.max(u64::from(result.is_err())), note: note.into() }
+        }
+        None => Outcome::of(Err(format!("it ended without totals: {last:?} {result:?}"))),
+    }
 }
 
 /// Each planted bug is noticed by a checker that does not know of it.
@@ -39,8 +58,8 @@ pub(crate) fn planted(context: &Context) -> Outcome {
     Outcome { passed, failed, note: format!("planted bugs, {SEEDS_PER_BUG} seeds at most for each") }
 }
 
-fn simulate(context: &Context, front: &str, args: &[&str], see: impl FnMut(&str)) -> Result<(), String> {
-    let front = Front::find(front).expect("the simulator has a front");
+fn start(context: &Context, front: &str, args: &[&str], see: impl FnMut(&str)) -> Result<(), String> {
+    let front = Front::find(front).expect("it has a front");
     let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
     watch(&mut front.command(context, &args), see)
 }
@@ -48,7 +67,8 @@ fn simulate(context: &Context, front: &str, args: &[&str], see: impl FnMut(&str)
 /// Reads `600 seeds, 2 failed, …`: how many held and how many did not.
 fn totals(line: &str) -> Option<(u64, u64)> {
     let mut parts = line.split(", ");
-    let all: u64 = parts.next()?.strip_suffix(" seeds")?.parse().ok()?;
+    let (all, _what) = parts.next()?.split_once(' ')?;
+    let all: u64 = all.parse().ok()?;
     let failed: u64 = parts.next()?.strip_suffix(" failed")?.parse().ok()?;
     Some((all.checked_sub(failed)?, failed))
 }
@@ -70,7 +90,15 @@ mod tests {
             "600 seeds, 2 failed, 1 with too little load, 12 run twice: 36000 simulated s, 150 per core-s";
         assert_eq!(totals(line), Some((598, 2)));
         assert_eq!(totals("seed 7: two runs of it differ"), None);
+        assert_eq!(totals("14 checks, 1 failed"), Some((13, 1)));
         assert_eq!(totals(""), None);
+    }
+
+    #[test]
+    fn a_bad_status_fails_even_if_all_that_counted_held() {
+        assert_eq!(counted("600 seeds, 0 failed", Err("status 1".into()), "").failed, 1);
+        assert_eq!(counted("600 seeds, 0 failed", Ok(()), "").failed, 0);
+        assert_eq!(counted("nonsense", Ok(()), "").failed, 1);
     }
 
     #[test]
