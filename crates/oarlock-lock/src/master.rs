@@ -238,23 +238,27 @@ impl Master {
             self.leave(node);
         }
         let queued = self.converting.contains(&node) || self.waiting.contains(&node);
+        let strict = ctx.config.order == Order::Strict;
+        let expedited = conv.kind == Kind::New && conv.flags.contains(Flags::EXPEDITE);
+        // In strict order a convert that fits is granted in place, past every queue, unless it said
+        // QUECVT (8, 9).
+        let in_place = strict && conv.kind == Kind::Convert && !conv.flags.contains(Flags::QUECVT);
+        // Another local request may have come to the front of a shadow that waits already; one that was
+        // queued once stays in its place (11).
+        let another = !queued || old.is_none_or(|old| old.attempt != conv.attempt);
+        if (expedited || in_place)
+            && another
+            && ctx.now >= ctx.grants_from
+            && let Some(alternate) = self.fits(ctx, node, conv)
+        {
+            self.decide(ctx, node, alternate, decided);
+            return;
+        }
         if !queued {
-            let strict = ctx.config.order == Order::Strict;
-            let expedited = conv.kind == Kind::New && conv.flags.contains(Flags::EXPEDITE);
-            // In strict order a convert that fits is granted in place, past every queue, unless it said
-            // QUECVT (8, 9).
-            let in_place = strict && conv.kind == Kind::Convert && !conv.flags.contains(Flags::QUECVT);
             let behind = match conv.kind {
                 Kind::Convert => !self.converting.is_empty(),
                 Kind::New => self.first().is_some(),
             };
-            if (expedited || in_place)
-                && ctx.now >= ctx.grants_from
-                && let Some(alternate) = self.fits(ctx, node, conv)
-            {
-                self.decide(ctx, node, alternate, decided);
-                return;
-            }
             let hasty = ctx.planted.has(Bug::TryByRetention) && self.fits(ctx, node, conv).is_none();
             if conv.flags.contains(Flags::NOQUEUE) && (behind || hasty) {
                 self.refuse(node, Reason::Busy, decided);
@@ -368,7 +372,7 @@ impl Master {
 
     /// The scan: from the front while the first fits; then, if anybody was granted, past those that do not
     /// (C8, C9, R1).
-    fn grant_from_front(&mut self, ctx: &Context<'_>, decided: &mut Vec<(NodeId, Decision)>) {
+    fn grant_from_front(&mut self, ctx: &mut Context<'_>, decided: &mut Vec<(NodeId, Decision)>) {
         let mut any = false;
         while let Some(node) = self.first() {
             let Some(alternate) = self.fits(ctx, node, self.conv(node)) else { break };
@@ -395,6 +399,7 @@ impl Master {
             let conv = self.conv(node);
             let may = ctx.config.order == Order::Passover || conv.flags.contains(Flags::NOORDER);
             if let Some(alternate) = self.fits(ctx, node, conv).filter(|_| may) {
+                ctx.counters.passover_grants += 1;
                 self.decide(ctx, node, alternate, decided);
             }
         }

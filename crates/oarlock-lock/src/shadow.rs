@@ -527,7 +527,13 @@ impl Shadow {
 
     fn admit(&mut self, ctx: &mut Context<'_>, entry: &Waiting, mode: Mode, alternate: bool) -> bool {
         let token = match entry.from {
-            Some(_) => ctx.words.convert(entry.lock, mode),
+            Some(_) => {
+                let token = ctx.words.convert(entry.lock, mode);
+                if token.is_some() && entry.flags.contains(Flags::NOBAST) {
+                    ctx.words.silence(entry.lock);
+                }
+                token
+            }
             None => {
                 let claim = Claim {
                     lock: entry.lock,
@@ -541,8 +547,13 @@ impl Shadow {
         };
         let Some(token) = token else { return false };
         let value = ctx.words.value(self.slot);
-        let reads = effect(entry.from, mode) == Effect::Read || !value.valid;
-        let shown = entry.flags.contains(Flags::VALBLK) && reads;
+        // On a way that moves nothing the block is shown only to say that it is not to be believed (32).
+        let shown = entry.flags.contains(Flags::VALBLK)
+            && match effect(entry.from, mode) {
+                Effect::Read => true,
+                Effect::Nothing => !value.valid,
+                Effect::Write => false,
+            };
         ctx.counters.local_grants += 1;
         ctx.outputs.push_back(Output::Granted(Granted {
             lock: entry.lock,

@@ -237,6 +237,12 @@ impl Words for PlainWords {
         notices
     }
 
+    fn silence(&mut self, lock: LockId) {
+        if let Some(entry) = self.entries.get_mut(&lock) {
+            entry.claim.flags |= Flags::NOBAST;
+        }
+    }
+
     fn value(&self, slot: Slot) -> Value {
         self.place(slot).value
     }

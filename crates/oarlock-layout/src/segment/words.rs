@@ -173,6 +173,9 @@ pub trait Words {
     /// Marks every lock that blocks `wanted` (except `but`) and returns those for which this is news.
     fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice>;
 
+    /// From here on this lock is told nothing (scenario 61).
+    fn silence(&mut self, lock: LockId);
+
     /// The value block.
     fn value(&self, slot: Slot) -> Value;
 

@@ -270,15 +270,15 @@ impl World {
         let count = self.programs.len();
         // `waits[p]`: programs that must move before p can.
         let mut waits = vec![vec![false; count]; count];
-        for p in 0..count {
-            let Some((mode, flags)) = self.programs[p].doing.asks() else { continue };
+        for (p, asking) in self.programs.iter().enumerate() {
+            let Some((mode, flags)) = asking.doing.asks() else { continue };
             if flags.contains(Flags::NODLCKWT) {
                 continue;
             }
             for (other, holder) in self.programs.iter().enumerate().filter(|(other, _)| *other != p) {
                 waits[p][other] |= holder.doing.held().is_some_and(|held| !held.compatible(mode));
             }
-            let home = self.programs[p].home;
+            let home = asking.home;
             let Some(shadow) = self.shadow(home) else { continue };
             // Behind those of its own node, and behind the firsts of the nodes ahead of its own.
             let mut ahead = shadow.waiting().take_while(|e| e.lock() != World::lock_of(p)).peekable();

@@ -165,6 +165,10 @@ impl Words for Intruder<'_> {
         self.with(|words| words.notice(slot, wanted, but))
     }
 
+    fn silence(&mut self, lock: LockId) {
+        self.with(|words| words.silence(lock));
+    }
+
     fn value(&self, slot: Slot) -> Value {
         self.words.borrow().value(slot)
     }
