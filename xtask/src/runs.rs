@@ -47,7 +47,7 @@ fn counted(last: &str, result: Result<(), String>, note: &str) -> Outcome {
 pub(crate) fn planted(context: &Context) -> Outcome {
     let (mut passed, mut failed) = (0, 0);
     let result =
-        simulate(context, "sim-planted", &["--seeds", &SEEDS_PER_BUG.to_string()], |line| match bug(line) {
+        start(context, "sim-planted", &["--seeds", &SEEDS_PER_BUG.to_string()], |line| match bug(line) {
             Some(true) => passed += 1,
             Some(false) => failed += 1,
             None => {}
