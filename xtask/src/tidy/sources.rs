@@ -167,7 +167,7 @@ fn root(file: &File, faults: &mut Faults) {
     let parts: Vec<&str> = file.path.split('/').collect();
     let (crates, name) = match parts[..] {
         ["crates", name, "src", "lib.rs" | "main.rs"] => (true, name),
-        ["xtask", "src", "main.rs"] => (false, "xtask"),
+        [name @ ("bench" | "chaos" | "xtask"), "src", "lib.rs" | "main.rs"] => (false, name),
         _ => return,
     };
     // These two hold unsafe in stated places; `unsafe_blocks` watches the places.
