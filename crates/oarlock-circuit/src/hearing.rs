@@ -73,7 +73,11 @@ impl Hearing {
 
     /// It carried data.
     pub(crate) fn handle_data(&mut self, now: Instant) {
-        self.probe_at = now + self.period;
+        // A peer that said it does not hear us is asked until it says otherwise, whatever comes from it: with
+        // data flowing both ways again nobody would ask, and nobody would say.
+        if !self.peer_deaf {
+            self.probe_at = now + self.period;
+        }
     }
 
     /// It asked for an answer.
