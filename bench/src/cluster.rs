@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,15 +31,37 @@ pub(crate) struct Cluster {
     directory: tempfile::TempDir,
 }
 
-/// The program under test, built beside this one.
+/// The program under test: the one beside this program. If cargo runs us, it is made sure that it is of today.
 pub(crate) fn binary() -> Result<PathBuf, Failure> {
+    static BINARY: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
+    BINARY.get_or_init(find_binary).clone()
+}
+
+fn find_binary() -> Result<PathBuf, Failure> {
     let me = std::env::current_exe().map_err(|e| format!("where this program is: {e}"))?;
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", "oarlockd", "--bin", "oarlock"]);
+        if me.parent().and_then(Path::file_name).is_some_and(|directory| directory == "release") {
+            build.arg("--release");
+        }
+        // What cargo tells us about this package would be news to it, and it would build everything again.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(&*name);
+            }
+        }
+        let status = build.stdin(Stdio::null()).status().map_err(|e| format!("cargo: {e}"))?;
+        if !status.success() {
+            return Err(format!("the daemon could not be built: {status}"));
+        }
+    }
     let binary = me.with_file_name("oarlock");
-    // Tests of this crate lie one directory deeper.
-    let deeper = me.parent().and_then(Path::parent).map(|up| up.join("oarlock"));
-    [Some(binary), deeper].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
-        "there is no oarlock beside this program; build it with cargo build --release --bin oarlock".into()
-    })
+    match binary.is_file() {
+        true => Ok(binary),
+        false => Err("there is no oarlock beside this program; cargo xtask bench builds both".into()),
+    }
 }
 
 impl Cluster {

@@ -77,7 +77,11 @@ pub(crate) fn program(name: &str, packages: &[&str]) -> Result<PathBuf, Failure>
         return Ok(path);
     }
     // Only these; a package must not start a service of its own that would disturb what is measured.
-    let update = Command::new("apt-get").args(["update", "--quiet"]).stdout(Stdio::null()).status();
+    let update = Command::new("apt-get")
+        .args(["update", "--quiet"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
     let install = Command::new("apt-get")
         .args(["install", "--quiet", "--yes", "--no-install-recommends"])
         .args(packages)
