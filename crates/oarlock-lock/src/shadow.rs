@@ -7,23 +7,22 @@
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, Slot};
-use oarlock_layout::limit::{SERIAL_BITS, VALUE_BYTES};
-use oarlock_layout::message::lock::{
-    Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Reason, Want,
-};
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::message::lock::{Body, Conv, Forget, Head, Info, Kind, Want};
 use oarlock_layout::mode::{Mode, join_option};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Claim, Word};
 use oarlock_layout::token::Fence;
-use oarlock_layout::value::Value;
 
 use crate::config::Order;
 use crate::context::Context;
-use crate::output::{Granted, Output, Violation};
+use crate::output::{Granted, Output};
 use crate::planted::Bug;
 use crate::statement::{Carried, Told};
 use crate::value::{Effect, effect, readable_under};
 use crate::waiting::{Queues, Waiting};
+
+mod hearing;
 
 /// A resource at one node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -253,159 +252,6 @@ impl Shadow {
             self.notify(ctx, entry.mode, Some(entry.lock));
         }
         ctx.failed(entry.lock, Code::Busy);
-    }
-
-    // ----- messages of the master -----------------------------------------------------------------------
-
-    pub(crate) fn grant(&mut self, ctx: &mut Context<'_>, m: Grant) -> Result<(), Violation> {
-        let fence = self.believable(ctx, &m)?;
-        self.change(ctx, m.g, m.a)?;
-        ctx.counters.grant_received += 1;
-        self.forgetting = false;
-        let asked = self.told.conv.map(|conv| conv.attempt);
-        let wanted = m.queued
-            || self.told.want.any()
-            || asked.is_some_and(|attempt| self.queues.iter().any(|e| e.attempt == attempt));
-        if !wanted {
-            ctx.counters.grant_unwanted += 1;
-            if ctx.planted.has(Bug::DropUnwantedGrant) {
-                self.told.conv = None;
-                return Ok(());
-            }
-        }
-        self.owned = Some(m.mode);
-        ctx.words.raise(self.slot, m.mode, fence);
-        if let Some(value) = m.value {
-            self.value_known.learn(value.sequence);
-            if value.sequence > ctx.words.value(self.slot).sequence || ctx.planted.has(Bug::OldBlock) {
-                ctx.words.set_value(self.slot, value);
-            }
-        }
-        self.told.held = Some(m.mode);
-        if !m.queued && !ctx.planted.has(Bug::KeepTold) {
-            self.told.conv = None;
-        }
-        self.told.want.serial = false;
-        self.told.want.value &= !m.current;
-        self.elsewhere = m.openers;
-        if !m.queued && !ctx.planted.has(Bug::HeadFirst) {
-            self.reserved = asked.filter(|attempt| self.queues.iter().any(|e| e.attempt == *attempt));
-        }
-        // The waiting local request first, then the head that came along: otherwise ownership would travel
-        // without any program ever running (X8).
-        self.head = if ctx.planted.has(Bug::HeadFirst) { m.head } else { None };
-        let answer = Answer { want: Want { value: m.current, serial: true }, alternate: m.alternate };
-        self.scan(ctx, answer);
-        self.head = m.head;
-        self.settle(ctx);
-        if !wanted {
-            // Ownership that nobody asked for any more goes through the same decision as a release.
-            let mut before = ctx.words.look(self.slot);
-            before.counts = before.counts.with(m.mode);
-            self.consider(ctx, before);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn deny(&mut self, ctx: &mut Context<'_>, m: Deny) -> Result<(), Violation> {
-        self.change(ctx, m.g, m.a)?;
-        self.forgetting = false;
-        self.told.conv = None;
-        let lock = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| e.lock);
-        if let Some(lock) = lock {
-            let code = match m.reason {
-                Reason::Busy => Code::Busy,
-                Reason::Deadlock => Code::Deadlock,
-                Reason::Exhausted => Code::TokensExhausted,
-            };
-            ctx.counters.deadlock_victims += u64::from(m.reason == Reason::Deadlock);
-            self.withdraw(ctx, lock, Some(code));
-        } else {
-            self.settle(ctx);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn head(&mut self, ctx: &mut Context<'_>, m: HeadNotice) -> Result<(), Violation> {
-        if m.g != self.g {
-            return Err(Violation::Change { expected: self.g, came: m.g });
-        }
-        self.heard(m.a)?;
-        self.elsewhere = m.openers;
-        if m.head.is_none() {
-            ctx.counters.head_cleared += 1;
-        }
-        self.head = m.head;
-        if !self.forgetting {
-            self.settle(ctx);
-        }
-        Ok(())
-    }
-
-    /// The record is gone. Returns true if the shadow may go too.
-    pub(crate) fn forgotten(&mut self, ctx: &mut Context<'_>, m: ForgetAck) -> Result<bool, Violation> {
-        if !self.forgetting || m.n != self.n || m.g != self.g {
-            return Err(Violation::NoRecord);
-        }
-        let empty = Shadow::new(self.slot, self.name.clone(), self.master);
-        let old = core::mem::replace(self, empty);
-        self.queues = old.queues;
-        for waiting in self.queues.converts.iter_mut().chain(&mut self.queues.waits) {
-            // Statements of the new record are counted from the start, and all come after it.
-            waiting.asked_after = 0;
-        }
-        self.attempts = old.attempts;
-        // Statements are counted anew, and nothing was asked yet.
-        for entry in self.queues.iter_mut() {
-            entry.asked_after = 0;
-        }
-        self.uses_value = self.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
-        // Whatever the block was, the resource may have gone and come back since (33).
-        ctx.words.set_value(self.slot, Value::NEVER);
-        ctx.words.disown(self.slot);
-        if self.queues.is_empty() {
-            return Ok(true);
-        }
-        self.settle(ctx);
-        Ok(false)
-    }
-
-    /// The fence of a grant that an honest master can have sent: it takes nothing away (3.4 rule 9), and serials
-    /// do not fall (R6).
-    fn believable(&self, ctx: &Context<'_>, m: &Grant) -> Result<Fence, Violation> {
-        if self.owned.is_some_and(|owned| !m.mode.covers(owned)) {
-            return Err(Violation::Lowers { owned: self.owned, came: m.mode });
-        }
-        let last = ctx.words.token(self.slot).fence;
-        let fence = (m.serial < 1 << SERIAL_BITS).then(|| Fence::new(ctx.epoch, m.serial));
-        fence.filter(|fence| *fence >= last).ok_or(Violation::Serial { last: last.serial(), came: m.serial })
-    }
-
-    /// A change that the master made of its own accord.
-    fn change(&mut self, ctx: &Context<'_>, g: u64, a: u64) -> Result<(), Violation> {
-        if g != self.g + 1 {
-            return Err(Violation::Change { expected: self.g + 1, came: g });
-        }
-        self.heard(a)?;
-        self.g = g;
-        // Statements since the last change echo that change, so the master has applied those it has heard; all
-        // earlier ones it has applied or discarded before.
-        if a > self.base {
-            self.applied = a;
-        }
-        self.base = self.n;
-        self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
-        self.value_use.settle(a);
-        self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });
-        Ok(())
-    }
-
-    fn heard(&mut self, a: u64) -> Result<(), Violation> {
-        if a > self.n || a < self.a {
-            return Err(Violation::UnheardOf { last: self.n, came: a });
-        }
-        self.a = a;
-        Ok(())
     }
 
     // ----- granting -------------------------------------------------------------------------------------
