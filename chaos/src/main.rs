@@ -47,8 +47,10 @@ fn run(args: &[String]) -> ExitCode {
             "--seconds" => number().filter(|n| *n >= 10).map(|n| seconds = n),
             "--seed" => number().map(|n| seed = Some(n)),
             "--oarlock" => rest.next().map(|file| oarlock = Some(PathBuf::from(file))),
-            "--keep" => Some(keep = true),
-            "--json" => Some(json = true),
+            "--keep" | "--json" => {
+                *(if arg == "--keep" { &mut keep } else { &mut json }) = true;
+                Some(())
+            }
             _ => None,
         };
         if understood.is_none() {

@@ -27,11 +27,20 @@ pub struct Story {
     pub beyond: u64,
     /// Last lines that were cut off by a kill.
     pub torn: u64,
+    /// Sessions whose daemon was killed with all others, and that heard of it.
+    pub heard_lost: u64,
+    /// Sessions whose daemon was killed with all others, that were not killed themselves, and never heard of it.
+    pub unheard: Vec<Client>,
 }
 
 impl Story {
-    /// Reads all diaries in a directory.
-    pub fn read(diaries: &Path, deaths: &Deaths, marks: &[(u64, Mark)]) -> Result<Story, String> {
+    /// Reads all diaries in a directory. `downfall` is when all daemons were killed.
+    pub fn read(
+        diaries: &Path,
+        deaths: &Deaths,
+        marks: &[(u64, Mark)],
+        downfall: Option<u64>,
+    ) -> Result<Story, String> {
         let mut events = Vec::new();
         let mut torn = 0;
         for entry in fs::read_dir(diaries).map_err(|e| format!("{}: {e}", diaries.display()))? {
@@ -50,25 +59,38 @@ impl Story {
             events.extend(lines);
         }
         events.extend(marks.iter().map(|(at, mark)| Event { at: *at, what: What::Mark(*mark) }));
-        Ok(Story { torn, ..Story::of(events) })
+        Ok(Story { torn, ..Story::of(events, downfall) })
     }
 
     /// Orders events, and leaves out what clients said after their end.
-    fn of(mut events: Vec<Event>) -> Story {
+    fn of(mut events: Vec<Event>, downfall: Option<u64>) -> Story {
         events.sort_by_key(|e| (e.at, rank(&e.what)));
         let mut alive = BTreeSet::new();
+        // Sessions that were open when the daemons were killed, and have not ended.
+        let mut orphans: Option<BTreeSet<Client>> = None;
         let before = events.len();
-        events.retain(|event| match &event.what {
-            What::Opened { client, .. } => alive.insert(*client),
-            What::Ended { client, .. } => alive.remove(client),
-            What::Asked { client, .. } | What::Told { client, .. } => alive.contains(client),
-            What::Mark(Mark::NewCluster) => {
-                alive.clear();
-                true
+        let mut heard_lost = 0;
+        events.retain(|event| {
+            if orphans.is_none() && downfall.is_some_and(|at| event.at >= at) {
+                orphans = Some(alive.clone());
             }
-            What::Mark(_) => true,
+            match &event.what {
+                What::Opened { client, .. } => alive.insert(*client),
+                What::Ended { client, how } => {
+                    let orphan = orphans.as_mut().is_some_and(|o| o.remove(client));
+                    heard_lost += u64::from(orphan && *how == End::Lost);
+                    alive.remove(client)
+                }
+                What::Asked { client, .. } | What::Told { client, .. } => alive.contains(client),
+                What::Mark(Mark::NewCluster) => {
+                    alive.clear();
+                    true
+                }
+                What::Mark(_) => true,
+            }
         });
-        Story { beyond: (before - events.len()) as u64, events, torn: 0 }
+        let (beyond, unheard) = ((before - events.len()) as u64, orphans.into_iter().flatten().collect());
+        Story { beyond, events, torn: 0, heard_lost, unheard }
     }
 
     /// Counts what is in it.
@@ -89,14 +111,13 @@ impl Story {
                     Ask::Cancel => {}
                 },
                 What::Told { told, .. } => sum.told(told),
-                What::Ended { how: End::Lost, .. } => sum.lost += 1,
                 What::Ended { client, how: End::Died } => {
                     let (holding, waiting) = killed.entry(Options::process_of(*client)).or_default();
                     *holding |= ledger.locks_of(*client).any(|l| l.held.is_some());
                     *waiting |= ledger.locks_of(*client).any(|l| l.pending.is_some());
                 }
                 What::Mark(Mark::NewCluster) => sum.eras.push(Era::default()),
-                What::Mark(_) => {}
+                What::Ended { how: End::Lost, .. } | What::Mark(_) => {}
             }
             let open = |l: &Ledger, c: &Client| l.locks_of(*c).filter(|l| l.pending.is_some()).count() as u64;
             match &event.what {
@@ -162,8 +183,6 @@ pub struct Sum {
     pub notices: u64,
     /// Refusals, by code.
     pub failed: BTreeMap<Code, u64>,
-    /// Sessions that were told that all is lost.
-    pub lost: u64,
     /// Processes killed.
     pub killed: u64,
     /// Of these, with a lock in hand.
@@ -198,7 +217,6 @@ impl Default for Sum {
             values_read: 0,
             notices: 0,
             failed: BTreeMap::new(),
-            lost: 0,
             killed: 0,
             killed_holding: 0,
             killed_waiting: 0,
@@ -276,7 +294,7 @@ mod tests {
             "{\"at\":95,\"ev",
         );
         write(dir.path(), "0002-0.jsonl", &[opened(10, 7000), asked(30, 7000)], "");
-        let story = Story::read(dir.path(), &Deaths::from([(1, 80), (2, 60)]), &[]).unwrap();
+        let story = Story::read(dir.path(), &Deaths::from([(1, 80), (2, 60)]), &[], None).unwrap();
         let ends: Vec<_> = story.events.iter().filter(|e| matches!(e.what, What::Ended { .. })).collect();
         assert_eq!(ends.iter().map(|e| e.at).collect::<Vec<_>>(), [60, 90]);
         assert_eq!((story.torn, story.beyond), (1, 0));
@@ -289,7 +307,7 @@ mod tests {
     fn a_torn_line_of_a_client_that_lives_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "0001-0.jsonl", &[opened(10, 1)], "{\"at\":95,\"ev");
-        assert!(Story::read(dir.path(), &Deaths::new(), &[]).unwrap_err().contains("line 2"));
+        assert!(Story::read(dir.path(), &Deaths::new(), &[], None).unwrap_err().contains("line 2"));
     }
 
     #[test]
@@ -300,16 +318,27 @@ mod tests {
             granted(3, 1, 5),
             Event { at: 10, what: What::Mark(Mark::NewCluster) },
             asked(11, 1),
+            Event { at: 12, what: What::Ended { client: 1, how: End::Lost } },
             opened(20, 2),
             asked(21, 2),
             granted(22, 2, 9),
         ];
-        let story = Story::of(events);
-        assert_eq!(story.beyond, 1);
+        let story = Story::of(events, Some(9));
+        assert_eq!((story.beyond, story.heard_lost, &story.unheard[..]), (2, 1, &[][..]));
         assert_eq!(oarlock_sim::check::judge(&Rules::real(1, vec![false]), &story.events), []);
         let sum = story.sum();
         let tokens: Vec<_> = sum.eras.iter().map(|e| e.tokens.unwrap().0.fence.number()).collect();
         assert_eq!(tokens, [5, 9]);
+    }
+
+    #[test]
+    fn a_session_that_never_hears_of_its_end_is_named() {
+        let restart = Event { at: 10, what: What::Mark(Mark::NewCluster) };
+        let heard = Event { at: 9, what: What::Ended { client: 3, how: End::Lost } };
+        let killed = Event { at: 15, what: What::Ended { client: 2, how: End::Died } };
+        let story =
+            Story::of(vec![opened(1, 1), opened(2, 2), opened(3, 3), heard, restart, killed], Some(8));
+        assert_eq!((story.heard_lost, story.unheard), (1, vec![1]));
     }
 
     #[test]
@@ -318,7 +347,7 @@ mod tests {
         write(dir.path(), "0001-0.jsonl", &[opened(10, 1), asked(20, 1), granted(30, 1, 5)], "");
         write(dir.path(), "0002-0.jsonl", &[opened(10, 7000), asked(25, 7000), granted(40, 7000, 6)], "");
         let findings = |death| {
-            let story = Story::read(dir.path(), &Deaths::from([(1, death)]), &[]).unwrap();
+            let story = Story::read(dir.path(), &Deaths::from([(1, death)]), &[], None).unwrap();
             oarlock_sim::check::judge(&Rules::real(1, vec![false]), &story.events)
         };
         assert_eq!(findings(35), []);

@@ -134,6 +134,11 @@ mod tests {
     fn a_paused_process_ends_only_after_it_goes_on() {
         let mut process = sleeper();
         process.pause();
+        // Of two signals that find a process running, SIGTERM would come first.
+        let stat = format!("/proc/{}/stat", process.pid());
+        while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+            sleep(Duration::from_millis(1));
+        }
         assert_eq!(process.terminate(Duration::from_millis(100)), None);
         process.resume();
         assert!(process.wait(Duration::from_secs(5)).is_some());

@@ -16,7 +16,7 @@ const WEATHER: (u64, u64) = (300, 1_500);
 const CUT: (u64, u64) = (2_000, 6_000);
 const KILL: (u64, u64) = (250, 1_100);
 const PAUSE_CLIENT: (u64, u64) = (1_500, 4_000);
-const PAUSE_DAEMON: (u64, u64) = (6_000, 14_000);
+const PAUSE_DAEMON: (u64, u64) = (3_000, 8_000);
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default)]
