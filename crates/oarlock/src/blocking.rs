@@ -30,12 +30,12 @@ use oarlock_layout::message::session::Request;
 use oarlock_layout::mode::Mode;
 
 use crate::address;
+use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
 use crate::methods::{client_methods, conversion_methods, guard_methods, lock_request_methods};
 use crate::session::{Owner, Session};
 use crate::socket::Patience;
-use crate::table::Answer;
 use crate::wish::{Held, Manner, PendingCall, SpaceRef, Wish};
 
 /// How to connect.

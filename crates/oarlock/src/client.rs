@@ -12,11 +12,12 @@ use oarlock_layout::mode::Mode;
 
 use crate::address;
 use crate::blocking::{answer_text, wait_for_lock};
+use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
 use crate::methods::{client_methods, conversion_methods, guard_methods, lock_request_methods};
 use crate::session::{Owner, Session, Waiter};
-use crate::table::{Answer, Place, Table};
+use crate::table::{Place, Table};
 use crate::wakers::Effects;
 use crate::wish::{Held, Manner, PendingCall, SpaceRef, Wish};
 

@@ -69,6 +69,7 @@
 
 mod address;
 pub mod blocking;
+mod calls;
 mod client;
 mod error;
 mod greeting;

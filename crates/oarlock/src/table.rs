@@ -19,23 +19,17 @@
 //! - A blocking notice is shown only after the grant it is about was (62), only while it still conflicts
 //!   (60), and once.
 
-use std::collections::BTreeMap;
 use std::task::Waker;
 
 use oarlock_layout::code::Code;
-use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::{SESSION_LOCKS_MAX, VALUE_BYTES};
 use oarlock_layout::message::session::{Failure, Granted, Reply, Request};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::token::Token;
+use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 
+use crate::calls::{Answer, Calls};
 use crate::wakers::{Effects, Wakers};
-
-/// Questions and lockspace lookups under way at once. They are asked one by one, by people or at start-up.
-pub(crate) const CALLS_MAX: usize = 1024;
-/// Longest answer to a question. A row of a lock takes some 200 bytes, a session has at most a million.
-pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Why there is nothing to be had from the session any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,19 +53,22 @@ pub(crate) struct Grant {
     pub(crate) alternate: bool,
 }
 
+impl Grant {
+    /// Before the first grant.
+    pub(crate) const NOTHING: Grant = Grant {
+        mode: Mode::NL,
+        token: Token { fence: Fence::from_number(0), local: 0 },
+        value: None,
+        alternate: false,
+    };
+}
+
 /// What rides along with a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) from: Mode,
     pub(crate) value: Option<[u8; VALUE_BYTES]>,
     pub(crate) invalidate: bool,
-}
-
-/// What a call gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Space(SpaceId),
-    Bytes(Vec<u8>),
 }
 
 /// Where a waiter registers.
@@ -109,21 +106,13 @@ struct Entry {
     wakers: Wakers,
 }
 
-struct Call {
-    bytes: Vec<u8>,
-    answer: Option<Result<Answer, Failure>>,
-    awaited: bool,
-    wakers: Wakers,
-}
-
 /// All locks and calls of one session.
 #[derive(Default)]
 pub(crate) struct Table {
     /// Entry `i` is the lock that the daemon knows as `i + 1`.
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    calls: BTreeMap<u32, Call>,
-    next_call: u32,
+    calls: Calls,
     ended: Option<Ended>,
 }
 
@@ -149,7 +138,7 @@ impl Table {
             guard: true,
             awaited: true,
             answer: None,
-            grant: Grant { mode: Mode::NL, token: Token::default(), value: None, alternate: false },
+            grant: Grant::NOTHING,
             wanted: 0,
             staged: None,
             invalidate: false,
@@ -359,18 +348,7 @@ impl Table {
     /// A number for a lookup or question that is about to be asked.
     pub(crate) fn begin_call(&mut self) -> Result<u32, Failure> {
         self.living()?;
-        if self.calls.len() >= CALLS_MAX {
-            let text = format!("a session has at most {CALLS_MAX} questions under way");
-            return Err(Failure { code: Code::Failed, text });
-        }
-        while self.calls.contains_key(&self.next_call) {
-            self.next_call = self.next_call.wrapping_add(1);
-        }
-        let number = self.next_call;
-        self.next_call = number.wrapping_add(1);
-        let call = Call { bytes: Vec::new(), answer: None, awaited: true, wakers: Wakers::default() };
-        self.calls.insert(number, call);
-        Ok(number)
+        self.calls.begin()
     }
 
     /// The answer to a call, if it came.
@@ -379,64 +357,12 @@ impl Table {
         number: u32,
         effects: &mut Effects,
     ) -> Option<Result<Answer, Failure>> {
-        let call = self.calls.get_mut(&number)?;
-        let answer = match (call.answer.take(), &self.ended) {
-            (Some(answer), _) => answer,
-            (None, Some(ended)) => Err(Failure { code: ended.code, text: ended.text.clone() }),
-            (None, None) => return None,
-        };
-        call.wakers.take(effects);
-        self.calls.remove(&number);
-        Some(answer)
+        self.calls.collect(number, self.ended.as_ref(), effects)
     }
 
     /// Nobody will collect the answer to a call. Its number stays taken until the answer came.
     pub(crate) fn desert_call(&mut self, number: u32, effects: &mut Effects) {
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        call.awaited = false;
-        call.bytes = Vec::new();
-        call.wakers.take(effects);
-        if call.answer.is_some() || self.ended.is_some() {
-            self.calls.remove(&number);
-        }
-    }
-
-    fn piece(&mut self, number: u32, more: bool, bytes: &[u8], effects: &mut Effects) -> Result<(), Misdeed> {
-        let call = self.calls.get_mut(&number).ok_or_else(|| strange("a piece of an answer", number))?;
-        if call.awaited && call.answer.is_none() {
-            if call.bytes.len() + bytes.len() <= ANSWER_BYTES_MAX {
-                call.bytes.extend_from_slice(bytes);
-            } else {
-                let text = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
-                call.bytes = Vec::new();
-                call.answer = Some(Err(Failure { code: Code::Failed, text }));
-                // The number stays taken: the rest of the answer is still to come and must find it.
-            }
-        }
-        if more {
-            return Ok(());
-        }
-        let answer = match call.answer.take() {
-            Some(refused) => refused,
-            None => Ok(Answer::Bytes(std::mem::take(&mut call.bytes))),
-        };
-        self.answer(number, answer, effects)
-    }
-
-    fn answer(
-        &mut self,
-        number: u32,
-        answer: Result<Answer, Failure>,
-        effects: &mut Effects,
-    ) -> Result<(), Misdeed> {
-        let call = self.calls.get_mut(&number).ok_or_else(|| strange("an answer", number))?;
-        call.wakers.take(effects);
-        if call.awaited {
-            call.answer = Some(answer);
-        } else {
-            self.calls.remove(&number);
-        }
-        Ok(())
+        self.calls.desert(number, self.ended.is_some(), effects);
     }
 }
 
@@ -459,7 +385,7 @@ impl Table {
     fn wakers(&mut self, place: Place) -> Option<&mut Wakers> {
         match place {
             Place::Lock(handle) => self.entry_mut(handle).map(|e| &mut e.wakers),
-            Place::Call(number) => self.calls.get_mut(&number).map(|c| &mut c.wakers),
+            Place::Call(number) => self.calls.wakers(number),
         }
     }
 }
@@ -484,9 +410,9 @@ impl Table {
                 }
                 Ok(())
             }
-            Reply::Opened { request, space } => self.answer(request, Ok(Answer::Space(space)), effects),
-            Reply::Denied { request, why } => self.answer(request, Err(why), effects),
-            Reply::Answer { request, more, bytes } => self.piece(request, more, &bytes, effects),
+            Reply::Opened { request, space } => self.calls.answer(request, Ok(Answer::Space(space)), effects),
+            Reply::Denied { request, why } => self.calls.answer(request, Err(why), effects),
+            Reply::Answer { request, more, bytes } => self.calls.piece(request, more, &bytes, effects),
             Reply::Lost { why } => {
                 self.end(Ended { code: why.code, text: why.text }, effects);
                 Ok(())
@@ -511,10 +437,7 @@ impl Table {
                 }
             }
         }
-        self.calls.retain(|_, call| {
-            call.wakers.take(effects);
-            call.awaited
-        });
+        self.calls.end(effects);
     }
 
     fn granted(&mut self, granted: Granted, effects: &mut Effects) -> Result<(), Misdeed> {
@@ -598,7 +521,7 @@ impl Entry {
     }
 }
 
-fn strange(what: &str, number: u32) -> Misdeed {
+pub(crate) fn strange(what: &str, number: u32) -> Misdeed {
     Misdeed(format!("it sent {what} for number {number}, which does not wait for one"))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-use oarlock_layout::token::Fence;
+use oarlock_layout::id::SpaceId;
 
 use super::*;
 
@@ -315,7 +315,8 @@ fn deserting_after_the_end_leaves_nothing_behind() {
     bench.table.begin_unlock(converting, false, &mut bench.effects);
     bench.table.desert_unlock(releasing, &mut bench.effects);
     assert_eq!(bench.sent(), []);
-    assert!(bench.table.entries.iter().all(Option::is_none) && bench.table.calls.is_empty());
+    assert!(bench.table.entries.iter().all(Option::is_none));
+    assert_eq!(bench.table.collect_call(call, &mut bench.effects), None);
 }
 
 #[test]
@@ -344,39 +345,6 @@ fn the_locks_of_a_session_are_bounded() {
     table.desert_lock(5, &mut Effects::default());
     table.handle_reply(refused(5, Code::Cancelled), &mut Effects::default()).unwrap();
     assert_eq!(table.begin_lock(), Ok(5));
-}
-
-#[test]
-fn an_answer_in_pieces_is_put_together() {
-    let mut bench = Bench::default();
-    let call = bench.table.begin_call().unwrap();
-    let piece = |more, bytes: &[u8]| Reply::Answer { request: call, more, bytes: bytes.into() };
-    bench.hear(piece(true, b"{\"a\""));
-    assert_eq!(bench.table.collect_call(call, &mut bench.effects), None);
-    bench.hear(piece(false, b":1}"));
-    let answer = bench.table.collect_call(call, &mut bench.effects).unwrap();
-    assert_eq!(answer, Ok(Answer::Bytes(b"{\"a\":1}".to_vec())));
-    bench.misdeed(piece(false, b""));
-}
-
-#[test]
-fn an_answer_without_end_is_refused_and_a_deserted_one_kept_nowhere() {
-    let mut bench = Bench::default();
-    let (call, left) = (bench.table.begin_call().unwrap(), bench.table.begin_call().unwrap());
-    bench.table.desert_call(left, &mut bench.effects);
-    let big = vec![b' '; 32 << 20];
-    for _ in 0..=ANSWER_BYTES_MAX / big.len() {
-        for request in [call, left] {
-            bench.hear(Reply::Answer { request, more: true, bytes: big.clone() });
-        }
-    }
-    assert!(bench.table.calls.values().all(|call| call.bytes.is_empty()));
-    for request in [call, left] {
-        bench.hear(Reply::Answer { request, more: false, bytes: vec![] });
-    }
-    let answer = bench.table.collect_call(call, &mut bench.effects).unwrap();
-    assert_eq!(answer.unwrap_err().code, Code::Failed);
-    assert!(bench.table.calls.is_empty());
 }
 
 #[test]

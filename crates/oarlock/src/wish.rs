@@ -14,9 +14,10 @@ use oarlock_layout::name::Name;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
 
+use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::session::Owner;
-use crate::table::{Answer, Grant, Place};
+use crate::table::{Grant, Place};
 
 /// The lockspace that exists in every cluster; its number is fixed, so nobody has to ask for it.
 pub(crate) const DEFAULT_SPACE: &str = "default";
@@ -282,8 +283,13 @@ impl Held {
         LockId::new(self.session.hello.session, self.handle)
     }
 
+    /// What is held. In a fork that is nothing; and the table's mutex may have been locked at the fork by a
+    /// thread that is not here to unlock it.
     pub(crate) fn grant(&self) -> Grant {
-        self.session.look(|table| table.grant(self.handle))
+        match self.session.check_process(String::new) {
+            Ok(()) => self.session.look(|table| table.grant(self.handle)),
+            Err(_) => Grant::NOTHING,
+        }
     }
 
     pub(crate) fn token(&self) -> Token {

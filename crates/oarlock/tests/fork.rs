@@ -63,7 +63,8 @@ fn handles_do_not_pass_through_fork() {
 }
 
 fn faults_in_child(client: &Client, guard: Guard, dropped: Guard) -> Vec<String> {
-    let alive = guard.blocking_now().is_some() || !guard.is_lost();
+    let holds = guard.mode() != Mode::NL || guard.fence() != 0 || guard.value().is_some();
+    let alive = holds || guard.blocking_now().is_some() || !guard.is_lost();
     let tried = [
         ("space", client.space("default").err()),
         ("other space", client.space("other").err()),
