@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Malformed;
-use oarlock_layout::id::Incarnation;
+use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::message::frame::{
     self, Chunk, Chunks, Class, SEALED_HEADER_BYTES, SEALED_OVERHEAD_BYTES, SealedHeader,
 };
@@ -30,6 +30,7 @@ use crate::status::{CircuitStatus, PeerCounters, State};
 pub(crate) struct Attempt {
     pub(crate) receiver: u32,
     pub(crate) initiation: Box<dyn Initiation + Send>,
+    pub(crate) sent_at: Instant,
 }
 
 /// When to say hello next.
@@ -203,12 +204,15 @@ impl Circuit {
     pub(crate) fn handle_body(
         &mut self,
         now: Instant,
+        stamp: Stamp,
         body: &[u8],
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), Malformed> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.hearing.handle_packet(now);
-        let result = open.handle_chunks(now, body, &self.peer, &self.options, &mut self.counters, outputs);
+        let (options, counters) = (&self.options, &mut self.counters);
+        let packet = Packet { now, stamp, from: self.peer.node, options, counters, outputs };
+        let result = open.handle_chunks(body, packet);
         self.report(now, outputs);
         result
     }
@@ -355,6 +359,16 @@ impl Circuit {
     }
 }
 
+/// A packet whose body is being read, and where its effects go.
+struct Packet<'a> {
+    now: Instant,
+    stamp: Stamp,
+    from: NodeId,
+    options: &'a Options,
+    counters: &'a mut PeerCounters,
+    outputs: &'a mut VecDeque<Output>,
+}
+
 fn patience(options: &Options) -> Patience {
     Patience { ack_delay: options.ack_delay, min: options.resend_min, max: options.resend_max }
 }
@@ -391,15 +405,7 @@ impl Open {
         }
     }
 
-    fn handle_chunks(
-        &mut self,
-        now: Instant,
-        body: &[u8],
-        peer: &Peer,
-        options: &Options,
-        counters: &mut PeerCounters,
-        outputs: &mut VecDeque<Output>,
-    ) -> Result<(), Malformed> {
+    fn handle_chunks(&mut self, body: &[u8], mut packet: Packet<'_>) -> Result<(), Malformed> {
         let mut chunks = Chunks::new(body);
         let mut data = [false; 2];
         let mut result = Ok(());
@@ -415,29 +421,23 @@ impl Open {
             if let Chunk::Run { class, .. } = chunk {
                 data[class as usize] = true;
             }
-            if let Err(malformed) = self.handle_chunk(now, chunk, peer, options, counters, outputs) {
+            if let Err(malformed) = self.handle_chunk(chunk, &mut packet) {
                 result = Err(malformed);
                 break;
             }
         }
         for class in Class::ALL {
             if data[class as usize] {
-                self.hearing.handle_data(now);
-                self.inbound[class as usize].handle_datagram(now, options.ack_delay);
+                self.hearing.handle_data(packet.now);
+                self.inbound[class as usize].handle_datagram(packet.now, packet.options.ack_delay);
             }
         }
         result
     }
 
-    fn handle_chunk(
-        &mut self,
-        now: Instant,
-        chunk: Chunk<'_>,
-        peer: &Peer,
-        options: &Options,
-        counters: &mut PeerCounters,
-        outputs: &mut VecDeque<Output>,
-    ) -> Result<(), Malformed> {
+    fn handle_chunk(&mut self, chunk: Chunk<'_>, packet: &mut Packet<'_>) -> Result<(), Malformed> {
+        let Packet { now, stamp, from, options, counters, outputs } = packet;
+        let (now, stamp, from) = (*now, *stamp, *from);
         match chunk {
             Chunk::Run { class, first, mut segments } => {
                 let inbound = &mut self.inbound[class as usize];
@@ -445,7 +445,7 @@ impl Open {
                 while let Some(segment) = segments.next_segment()? {
                     let arrival = inbound.handle_segment(sequence, segment, |message| {
                         counters.messages_received += 1;
-                        outputs.push_back(Output::Deliver { from: peer.node, class, message });
+                        outputs.push_back(Output::Deliver { from, class, message });
                     });
                     match arrival {
                         Arrival::New => {}
@@ -466,10 +466,10 @@ impl Open {
                 let outbound = &mut self.outbound[class as usize];
                 outbound.handle_ack(now, ack, self.order, &mut self.rtt, patience(options))?;
             }
-            Chunk::Keepalive { number, deaf } => self.hearing.handle_keepalive(number, deaf),
+            Chunk::Keepalive { number, deaf } => self.hearing.handle_keepalive(stamp, number, deaf),
             Chunk::Alive { number, deaf } => {
                 counters.keepalive_acked += 1;
-                if let Some(rtt) = self.hearing.handle_alive(now, number, deaf) {
+                if let Some(rtt) = self.hearing.handle_alive(now, stamp, number, deaf) {
                     self.rtt.sample(rtt);
                 }
             }

@@ -222,7 +222,7 @@ impl Circuits {
         }
         self.busy |= 1 << place;
         let body = &sealed[..sealed.len() - TAG_BYTES];
-        if circuit.handle_body(now, body, &mut self.outputs).is_err() {
+        if circuit.handle_body(now, stamp, body, &mut self.outputs).is_err() {
             circuit.counters.violations += 1;
             let node = Some(circuit.peer.node);
             if circuit.reports.note(now, Code::PeerViolation) {

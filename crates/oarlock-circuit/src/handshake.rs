@@ -99,8 +99,11 @@ impl Circuits {
                 self.counts.hellos_replayed += 1;
                 return;
             }
-            if circuit.attempt.is_some() && self.config.me < circuit.peer.node {
-                // Both began; ours is the one that counts (A1). The peer drops its own when it gets ours.
+            // Both began; ours is the one that counts (A1), and the peer drops its own when it gets ours. But only
+            // as long as ours can still be answered: it may be the one that got lost.
+            let open = |at: Instant| now.since(at) < self.config.options.hello_min / 2;
+            let ours = circuit.attempt.as_ref().is_some_and(|attempt| open(attempt.sent_at));
+            if ours && self.config.me < circuit.peer.node {
                 self.counts.hellos_tied += 1;
                 return;
             }
@@ -308,7 +311,7 @@ impl Circuits {
             _ => [0; MAC_BYTES],
         };
         bytes.extend_from_slice(&cookie_proof);
-        circuit.knocked(now, Attempt { receiver, initiation }, &mut self.chance);
+        circuit.knocked(now, Attempt { receiver, initiation, sent_at: now }, &mut self.chance);
         let to = circuit.peer.address;
         self.counts.hellos_sent += 1;
         self.transmit(to, bytes);

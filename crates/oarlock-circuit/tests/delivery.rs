@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oarlock_circuit::{Class, Options, PeerCounters};
+use oarlock_circuit::{Class, Options, PeerCounters, State};
 use oarlock_layout::limit::NODES_MAX;
 
 mod net;
@@ -143,6 +143,13 @@ fn a10_l3_restarts_and_cuts_in_the_middle_of_everything_keep_order() {
         }
         world.cut.clear();
         assert!(world.run_until(Duration::from_secs(60), |w| w.quiet() && w.all_up()), "seed {seed}");
+        // A handshake takes four attempts on average through such a network, and there is one a second.
+        let up = world.run_until(Duration::from_secs(20), |w| {
+            (0..9).filter(|n| n / 3 != n % 3).all(|n| {
+                w.nodes[n / 3].circuits.status(id(n % 3)).is_some_and(|status| status.state == State::Up)
+            })
+        });
+        assert!(up, "seed {seed}: a silence does not end");
         for node in 0..3 {
             for (from, messages) in &world.nodes[node].delivered {
                 let numbers: Vec<u64> =
