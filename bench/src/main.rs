@@ -17,6 +17,7 @@ mod goal;
 mod hub;
 mod machine;
 mod peer;
+mod pure;
 mod report;
 mod rounds;
 mod sealing;
@@ -49,6 +50,9 @@ struct Args {
     /// Short windows: shows that everything runs, says nothing about speed.
     #[arg(long)]
     quick: bool,
+    /// Resources that the counted pairs are among.
+    #[arg(long, hide = true, default_value_t = 1000)]
+    resources: u32,
     /// Exits with 1 if a must is missed.
     #[arg(long)]
     check_goals: bool,
@@ -60,10 +64,22 @@ enum What {
     Lock,
     /// Circuits and sealing.
     Net,
+    /// Covered pairs in the node, for valgrind to count.
+    #[value(hide = true)]
+    Pairs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.what == What::Pairs {
+        return match goal::instructions::child(args.resources) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     machine::take_priority();
     let cpus = match Cpus::find() {
         Ok(cpus) => cpus,
@@ -73,7 +89,7 @@ fn main() -> ExitCode {
         }
     };
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
-    let setting = Setting { cpus, plan, peers: args.peers };
+    let setting = Setting { cpus, plan, quick: args.quick, peers: args.peers };
     let measurements = if args.what == What::Lock { LOCK } else { NET };
     let (mut broken, mut missed) = (false, false);
     for measurement in measurements.iter().filter(|m| wanted(m, &args.goal)) {

@@ -182,7 +182,7 @@ mod tests {
     fn the_median_of_ratios_is_taken_within_rounds() {
         // Both grow tenfold in the second round, as when the machine is busy: the ratio does not notice.
         let (mut a, mut b) = ([20.0, 200.0, 21.0].into_iter(), [10.0, 100.0, 10.0].into_iter());
-        let mut next = |n: &mut std::array::IntoIter<f64, 3>| Ok(vec![n.next().unwrap()]);
+        let next = |n: &mut std::array::IntoIter<f64, 3>| Ok(vec![n.next().unwrap()]);
         let mut contenders =
             [Contender::new("a", || next(&mut a)), Contender::new("b", || Ok(vec![b.next().unwrap()]))];
         let table = alternate(&plan(3), &mut contenders).unwrap();

@@ -85,7 +85,8 @@ fn instructions(command: impl Fn() -> Command, directory: &Path) -> Option<f64> 
     output.status.success().then(|| collected(&text))?
 }
 
-fn collected(text: &str) -> Option<f64> {
+/// The count in what valgrind says at its end.
+pub(super) fn collected(text: &str) -> Option<f64> {
     let count = |line: &str| line.split_once("Collected :")?.1.trim().parse::<f64>().ok();
     text.lines().filter_map(count).reduce(f64::max)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 pub(crate) mod command;
 pub(crate) mod flat;
+pub(crate) mod instructions;
 pub(crate) mod outstanding;
 pub(crate) mod programs;
 pub(crate) mod remote;
@@ -18,6 +19,8 @@ pub(crate) struct Setting {
     pub(crate) cpus: Cpus,
     /// How much to measure.
     pub(crate) plan: Plan,
+    /// Only to see that everything runs.
+    pub(crate) quick: bool,
     /// Other lock services were asked for.
     pub(crate) peers: bool,
 }
@@ -41,6 +44,7 @@ pub(crate) const LOCK: &[Measurement] = &[
     Measurement { goals: &[11], run: programs::contended },
     // Reported without a goal's number.
     Measurement { goals: &[], run: flat::run },
+    Measurement { goals: &[], run: instructions::run },
     Measurement { goals: &[], run: command::run },
 ];
 

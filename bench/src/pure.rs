@@ -1,0 +1,199 @@
+//! Whole nodes in one thread, without clock, socket or daemon: for what is counted and not timed.
+//!
+//! The network delivers at once, so nothing is lost and nothing is late, and every run does the same.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use oarlock_circuit::Options;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::directory;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::form::Phase;
+use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::seal::PublicKey;
+use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlockd::host::key::Secret;
+use oarlockd::host::seal::HostSeal;
+
+use crate::rounds::Failure;
+
+const SESSION: SessionId = SessionId(1);
+/// Room for the largest number of resources anybody counts with.
+const RESOURCES_MAX: u32 = 1 << 21;
+
+/// Nodes without anything around them.
+pub(crate) struct Pure {
+    now: Instant,
+    nodes: Vec<Node>,
+    granted: Vec<VecDeque<u32>>,
+    failure: Option<Failure>,
+}
+
+fn address(node: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7000 + node as u16))
+}
+
+impl Pure {
+    /// As many nodes, serving in one view.
+    pub(crate) fn form(size: usize) -> Result<Pure, Failure> {
+        let now = Instant::from_millis(1);
+        let secrets: Vec<Secret> = (0..size).map(|_| Secret::generate()).collect();
+        let cluster = Secret::generate();
+        let members: Vec<NodeConfig> = (secrets.iter().enumerate())
+            .map(|(node, secret)| NodeConfig {
+                name: format!("node-{node}"),
+                address: address(node),
+                key: PublicKey(secret.public()),
+            })
+            .collect();
+        let nodes = (secrets.iter().enumerate()).map(|(node, secret)| {
+            let config = Config {
+                cluster: "bench".into(),
+                me: NodeId(node as u16),
+                nodes: members.clone(),
+                spaces: vec![SpaceConfig {
+                    name: "default".into(),
+                    order: Order::Passover,
+                    retain: true,
+                    resources_max: RESOURCES_MAX,
+                }],
+                shared: 1,
+                incarnation: Incarnation(1),
+                stored: Epoch(0),
+                clean: true,
+                seed: node as u64 + 1,
+                shards: 1,
+                circuits: Options::default(),
+                forget_after: Duration::from_secs(10),
+            };
+            let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(RESOURCES_MAX))];
+            let seal = Box::new(HostSeal::new(secret.bytes(), cluster.bytes()));
+            let mut node = Node::new(now, config, seal, words);
+            node.handle_session_opened(now, SESSION, 1);
+            let hello = Request::Hello { version: VERSION, label: "bench".into() };
+            node.handle_session_packet(now, SESSION, &hello.to_bytes());
+            node
+        });
+        let nodes = nodes.collect();
+        let mut pure = Pure { now, nodes, granted: vec![VecDeque::new(); size], failure: None };
+        for _ in 0..10_000 {
+            pure.settle();
+            let serves = |node: &Node| {
+                let status = node.status(pure.now);
+                status.phase == Phase::Serving && status.grants_wait.is_zero()
+            };
+            if pure.nodes.iter().all(serves) {
+                return Ok(pure);
+            }
+            pure.let_time_pass();
+        }
+        Err(format!("{size} nodes did not form a view"))
+    }
+
+    /// Carries everything until nothing moves, at this instant.
+    pub(crate) fn settle(&mut self) {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for node in 0..self.nodes.len() {
+                while let Some(output) = self.nodes[node].poll_output(self.now) {
+                    moved = true;
+                    self.carry(node, output);
+                }
+            }
+        }
+    }
+
+    fn carry(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Transmit(transmit) => {
+                let to = (transmit.to.port() - 7000) as usize;
+                for datagram in transmit.datagrams() {
+                    self.nodes[to].handle_datagram(self.now, address(node), &mut datagram.to_vec());
+                }
+            }
+            Output::Reply { packet, .. } => match Reply::from_bytes(&packet) {
+                Ok(Reply::Granted(granted)) => self.granted[node].push_back(granted.handle),
+                Ok(Reply::Welcome { .. } | Reply::Released { .. } | Reply::Blocking { .. }) => {}
+                other => self.failure = Some(format!("an unexpected reply: {other:?}")),
+            },
+            Output::Store { epoch } => self.nodes[node].handle_stored(self.now, epoch),
+            Output::Close { .. } => self.failure = Some("a session was closed".into()),
+            Output::Asked { .. } | Output::Looked { .. } | Output::Event(_) => {}
+        }
+    }
+
+    /// To the next moment somebody waits for.
+    fn let_time_pass(&mut self) {
+        let next = self.nodes.iter().filter_map(Node::poll_timeout).min();
+        self.now = next.unwrap_or(self.now).max(self.now);
+        for node in &mut self.nodes {
+            if node.poll_timeout().is_some_and(|at| at <= self.now) {
+                node.handle_timeout(self.now);
+            }
+        }
+    }
+
+    /// Names whose master is the node `first` or one after it.
+    pub(crate) fn names_mastered_from(&self, first: u16, count: usize) -> Vec<Name> {
+        let members = || (0..self.nodes.len() as u16).map(NodeId);
+        (0u32..)
+            .map(|n| Name::new(format!("bench/{n:08}").as_bytes()).expect("a short name"))
+            .filter(|name| directory::master(SpaceId(0), name.as_bytes(), members()) >= Some(NodeId(first)))
+            .take(count)
+            .collect()
+    }
+
+    /// Takes a lock that nobody holds.
+    pub(crate) fn acquire(&mut self, node: usize, handle: u32, name: &Name) -> Result<(), Failure> {
+        self.ask(node, handle, name);
+        self.settle();
+        self.check_granted(node, handle)
+    }
+
+    /// Asks for a lock; what follows waits for [`settle`](Pure::settle).
+    pub(crate) fn ask(&mut self, node: usize, handle: u32, name: &Name) {
+        let request = Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(0),
+            name: name.clone(),
+            mode: Mode::EX,
+            flags: Flags::empty(),
+            timeout_ms: 0,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        });
+        self.nodes[node].handle_session_packet(self.now, SESSION, &request.to_bytes());
+    }
+
+    /// The next lock that was granted at a node is this one.
+    pub(crate) fn check_granted(&mut self, node: usize, handle: u32) -> Result<(), Failure> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        match self.granted[node].pop_front() {
+            Some(granted) if granted == handle => Ok(()),
+            other => Err(format!("lock {handle} is not granted at once, but {other:?}")),
+        }
+    }
+
+    /// Gives a lock back; what follows waits for [`settle`](Pure::settle).
+    pub(crate) fn release(&mut self, node: usize, handle: u32) {
+        let request = Request::Unlock { handle, value: None, invalidate: false };
+        self.nodes[node].handle_session_packet(self.now, SESSION, &request.to_bytes());
+    }
+
+    /// Messages of all nodes so far.
+    pub(crate) fn messages(&self) -> u64 {
+        let sent = |node: &Node| {
+            node.counters().iter().find(|c| c.name == "messages_sent").map_or(0, |counter| counter.value)
+        };
+        self.nodes.iter().map(sent).sum()
+    }
+}
