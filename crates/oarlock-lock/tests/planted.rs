@@ -68,7 +68,9 @@ fn a_channel_that_reorders_is_noticed() {
     println!("| a channel reorders | {menu} | {} |", broken.fault);
 }
 
-/// The same spaces without a bug: what the checks say above is the bug's doing.
+/// The same spaces without a bug: what the checks say above is the bug's doing. Here the two objects (3.1), the
+/// rules of shadow (3.4) and master (3.6), every crossing of their messages (3.7) and counts that callers change
+/// in between (M8) hold together.
 #[test]
 fn nothing_is_noticed_where_nothing_is_planted() {
     if let Some((menu, broken)) = caught(|menu| menu) {

@@ -1,7 +1,19 @@
 //! `Words` over plain memory: nobody but its owner touches it. The dumb twin of every faster one.
+//!
+//! ```text
+//!   names ──hash──► slots[n] { word, value, token, locks ──┐ }
+//!   lock  ──hash──► held[i]  { entry, places in both lists }◄┘
+//!   session ─hash─► its locks ──────────────────────────────┘
+//! ```
+//!
+//! Every operation on one lock costs the same with a million resources as with ten. Tables are looked up,
+//! never walked: what is listed comes out of vectors and is sorted.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::words::{Claim, Counts, Entry, NoSlot, Notice, Word, Words};
 use crate::flags::Flags;
@@ -12,24 +24,47 @@ use crate::name::Name;
 use crate::token::{Fence, Token};
 use crate::value::Value;
 
-/// Held locks in ordinary maps.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// Held locks in ordinary tables.
+#[derive(Clone, Debug)]
 pub struct PlainWords {
-    names: BTreeMap<Name, Slot>,
+    seed: u64,
+    names: HashTable<Slot>,
     slots: Vec<Option<Place>>,
     free: Vec<Slot>,
-    entries: BTreeMap<LockId, Entry>,
+    locks: HashTable<u32>,
+    held: Vec<Option<Held>>,
+    free_held: Vec<u32>,
+    sessions: HashTable<Session>,
     max: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     name: Name,
     word: Word,
     keep: bool,
     token: Token,
     value: Value,
-    locks: Vec<LockId>,
+    /// Indexes into `held`.
+    locks: Vec<u32>,
+    /// Every lock here that blocks one of these modes (a bit each) has been told so; and the same but for one
+    /// lock. A queue of thousands asks again and again, and the answer is mostly that there is no news.
+    told: u8,
+    told_but: Option<(Mode, LockId)>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    entry: Entry,
+    /// Where this lock stands in the list of its slot and in that of its session.
+    in_slot: u32,
+    in_session: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    id: SessionId,
+    locks: Vec<u32>,
 }
 
 impl Default for PlainWords {
@@ -41,11 +76,20 @@ impl Default for PlainWords {
 impl PlainWords {
     /// Room for `max` resources.
     pub fn new(max: u32) -> PlainWords {
+        PlainWords::with_seed(max, 0)
+    }
+
+    /// The same with a seed for its hashes, so that nobody outside can choose names that collide.
+    pub fn with_seed(max: u32, seed: u64) -> PlainWords {
         PlainWords {
-            names: BTreeMap::new(),
+            seed,
+            names: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            entries: BTreeMap::new(),
+            locks: HashTable::new(),
+            held: Vec::new(),
+            free_held: Vec::new(),
+            sessions: HashTable::new(),
             max,
         }
     }
@@ -62,6 +106,80 @@ impl PlainWords {
     fn place_mut(&mut self, slot: Slot) -> &mut Place {
         self.slots[slot.0 as usize].as_mut().expect("a bound slot")
     }
+
+    fn name_hash(&self, name: &Name) -> u64 {
+        xxh3_64_with_seed(name.as_bytes(), self.seed)
+    }
+
+    fn index_of(&self, lock: LockId) -> Option<u32> {
+        let held = &self.held;
+        let is = |index: &u32| held[*index as usize].as_ref().is_some_and(|h| h.entry.claim.lock == lock);
+        self.locks.find(mix(lock.0, self.seed), is).copied()
+    }
+
+    fn held(&self, index: u32) -> &Held {
+        self.held[index as usize].as_ref().expect("a listed lock is held")
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let lock = entry.claim.lock;
+        let seed = self.seed;
+        let index = match self.free_held.pop() {
+            Some(index) => index,
+            None => {
+                self.held.push(None);
+                self.held.len() as u32 - 1
+            }
+        };
+        let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
+        place.locks.push(index);
+        (place.told, place.told_but) = (0, None);
+        let in_slot = place.locks.len() as u32 - 1;
+        let id = lock.session();
+        let rehash = |session: &Session| mix(session.id.0.into(), seed);
+        let hash = mix(id.0.into(), seed);
+        let session = self.sessions.entry(hash, |session| session.id == id, rehash);
+        let session = session.or_insert_with(|| Session { id, locks: Vec::new() }).into_mut();
+        session.locks.push(index);
+        let in_session = session.locks.len() as u32 - 1;
+        self.held[index as usize] = Some(Held { entry, in_slot, in_session });
+        let held = &self.held;
+        let rehash = |i: &u32| mix(held[*i as usize].as_ref().map_or(0, |h| h.entry.claim.lock.0), seed);
+        self.locks.insert_unique(mix(lock.0, seed), index, rehash);
+    }
+
+    fn remove(&mut self, lock: LockId) -> Option<Entry> {
+        let index = self.index_of(lock)?;
+        let hash = mix(lock.0, self.seed);
+        self.locks.find_entry(hash, |i| *i == index).expect("it was found").remove();
+        let Held { entry, in_slot, in_session } = self.held[index as usize].take().expect("a held lock");
+        self.free_held.push(index);
+        // The last of each list takes the place of the one that goes.
+        let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
+        place.locks.swap_remove(in_slot as usize);
+        if let Some(moved) = place.locks.get(in_slot as usize) {
+            self.held[*moved as usize].as_mut().expect("a listed lock is held").in_slot = in_slot;
+        }
+        let id = lock.session();
+        let hash = mix(id.0.into(), self.seed);
+        let mut session = self.sessions.find_entry(hash, |s| s.id == id).expect("a lock has a session");
+        session.get_mut().locks.swap_remove(in_session as usize);
+        if let Some(moved) = session.get().locks.get(in_session as usize) {
+            self.held[*moved as usize].as_mut().expect("a listed lock is held").in_session = in_session;
+        }
+        if session.get().locks.is_empty() {
+            session.remove();
+        }
+        Some(entry)
+    }
+}
+
+/// Numbers are given out one after the other; a table wants them spread (splitmix64 finaliser).
+fn mix(number: u64, seed: u64) -> u64 {
+    let mut z = (number ^ seed).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 impl Place {
@@ -73,13 +191,25 @@ impl Place {
     }
 }
 
+/// What is held and owned, not where in memory it happens to lie.
+impl Hash for PlainWords {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for (slot, place) in self.slots.iter().enumerate() {
+            let Some(place) = place else { continue };
+            (slot, &place.name, place.word, place.keep, place.token, place.value).hash(state);
+            self.entries(Slot(slot as u32)).hash(state);
+        }
+        self.free.hash(state);
+    }
+}
+
 impl Words for PlainWords {
     fn find(&self, name: &Name) -> Option<Slot> {
-        self.names.get(name).copied()
+        self.names.find(self.name_hash(name), |slot| self.place(*slot).name == *name).copied()
     }
 
     fn bind(&mut self, name: &Name) -> Result<Slot, NoSlot> {
-        assert!(!self.names.contains_key(name), "{name:?} has a slot already");
+        assert!(self.find(name).is_none(), "{name:?} has a slot already");
         if self.bound() >= self.max {
             return Err(NoSlot(self.max));
         }
@@ -90,6 +220,8 @@ impl Words for PlainWords {
             token: Token::default(),
             value: Value::NEVER,
             locks: Vec::new(),
+            told: 0,
+            told_but: None,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -99,7 +231,12 @@ impl Words for PlainWords {
             }
         };
         self.slots[slot.0 as usize] = Some(place);
-        self.names.insert(name.clone(), slot);
+        let (hash, seed, slots) = (self.name_hash(name), self.seed, &self.slots);
+        let rehash = |slot: &Slot| {
+            let place = slots[slot.0 as usize].as_ref().expect("a bound slot");
+            xxh3_64_with_seed(place.name.as_bytes(), seed)
+        };
+        self.names.insert_unique(hash, slot, rehash);
         Ok(slot)
     }
 
@@ -108,7 +245,8 @@ impl Words for PlainWords {
             return false;
         }
         let place = self.slots[slot.0 as usize].take().expect("a bound slot");
-        self.names.remove(&place.name);
+        let hash = self.name_hash(&place.name);
+        self.names.find_entry(hash, |s| *s == slot).expect("a bound slot has a name").remove();
         self.free.push(slot);
         true
     }
@@ -165,21 +303,21 @@ impl Words for PlainWords {
     }
 
     fn admit(&mut self, slot: Slot, mode: Mode, claim: Claim) -> Option<Token> {
-        assert!(!self.entries.contains_key(&claim.lock), "lock {} is held already", claim.lock);
-        let place = self.slots[slot.0 as usize].as_mut().expect("a bound slot");
+        assert!(self.index_of(claim.lock).is_none(), "lock {} is held already", claim.lock);
+        let place = self.place_mut(slot);
         let word = &mut place.word;
         if !word.owned.is_some_and(|owned| owned.covers(mode)) || !word.counts.admits(mode) {
             return None;
         }
         word.counts = word.counts.with(mode);
         let token = place.next_token(mode);
-        place.locks.push(claim.lock);
-        self.entries.insert(claim.lock, Entry { claim, slot, mode, token, told: None });
+        self.insert(Entry { claim, slot, mode, token, told: None });
         Some(token)
     }
 
     fn convert(&mut self, lock: LockId, to: Mode) -> Option<Token> {
-        let entry = self.entries.get_mut(&lock)?;
+        let index = self.index_of(lock)?;
+        let entry = &mut self.held[index as usize].as_mut().expect("a listed lock is held").entry;
         let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
         let others = place.word.counts.without(entry.mode);
         if !place.word.owned.is_some_and(|owned| owned.covers(to)) || !others.admits(to) {
@@ -192,37 +330,50 @@ impl Words for PlainWords {
         }
         entry.mode = to;
         entry.told = None;
+        (place.told, place.told_but) = (0, None);
         Some(entry.token)
     }
 
     fn drop(&mut self, lock: LockId) -> Option<Entry> {
-        let entry = self.entries.remove(&lock)?;
-        let place = self.place_mut(entry.slot);
-        place.word.counts = place.word.counts.without(entry.mode);
-        place.locks.retain(|l| *l != lock);
+        let entry = self.remove(lock)?;
+        let word = &mut self.place_mut(entry.slot).word;
+        word.counts = word.counts.without(entry.mode);
         Some(entry)
     }
 
     fn entry(&self, lock: LockId) -> Option<Entry> {
-        self.entries.get(&lock).copied()
+        self.index_of(lock).map(|index| self.held(index).entry)
     }
 
     fn entries(&self, slot: Slot) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = self.place(slot).locks.iter().map(|lock| self.entries[lock]).collect();
-        entries.sort_by_key(|e| e.claim.lock);
+        let mut entries: Vec<Entry> =
+            self.place(slot).locks.iter().map(|index| self.held(*index).entry).collect();
+        entries.sort_unstable_by_key(|e| e.claim.lock);
         entries
     }
 
     fn of_session(&self, session: SessionId) -> Vec<LockId> {
-        let range = LockId::new(session, 0)..=LockId::new(session, u32::MAX);
-        self.entries.range(range).map(|(lock, _)| *lock).collect()
+        let found = self.sessions.find(mix(session.0.into(), self.seed), |s| s.id == session);
+        let indexes = found.map_or(&[][..], |s| &s.locks);
+        let mut locks: Vec<LockId> = indexes.iter().map(|i| self.held(*i).entry.claim.lock).collect();
+        locks.sort_unstable();
+        locks
     }
 
     fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice> {
+        let place = self.slots[slot.0 as usize].as_mut().expect("a bound slot");
+        let known = Mode::ALL.into_iter().any(|m| place.told & (1 << m as u8) != 0 && m.covers(wanted));
+        if known || but.is_some_and(|but| place.told_but == Some((wanted, but))) {
+            return Vec::new();
+        }
+        match but {
+            None => place.told |= 1 << wanted as u8,
+            Some(but) => place.told_but = Some((wanted, but)),
+        }
         let mut notices = Vec::new();
-        let locks = self.place(slot).locks.clone();
-        for lock in locks {
-            let entry = self.entries.get_mut(&lock).expect("a counted lock has an entry");
+        for index in &place.locks {
+            let entry = &mut self.held[*index as usize].as_mut().expect("a listed lock is held").entry;
+            let lock = entry.claim.lock;
             if Some(lock) == but || entry.mode.compatible(wanted) || entry.claim.flags.contains(Flags::NOBAST)
             {
                 continue;
@@ -233,13 +384,14 @@ impl Words for PlainWords {
                 notices.push(Notice { lock, wanted: join.expect("a join with some mode") });
             }
         }
-        notices.sort_by_key(|n| n.lock);
+        notices.sort_unstable_by_key(|n| n.lock);
         notices
     }
 
     fn silence(&mut self, lock: LockId) {
-        if let Some(entry) = self.entries.get_mut(&lock) {
-            entry.claim.flags |= Flags::NOBAST;
+        if let Some(index) = self.index_of(lock) {
+            let held = self.held[index as usize].as_mut().expect("a listed lock is held");
+            held.entry.claim.flags |= Flags::NOBAST;
         }
     }
 
@@ -355,5 +507,55 @@ mod tests {
         assert!(words.evict(slot));
         assert_eq!(words.find(&Name::new(b"r").unwrap()), None);
         assert!(words.bind(&Name::new(b"one more").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn lists_stay_whole_however_locks_come_and_go() {
+        // Against a plain list of what should be there.
+        let mut words = PlainWords::with_seed(8, 7);
+        let slots: Vec<Slot> = (0..3u8).map(|n| words.bind(&Name::new(&[n]).unwrap()).unwrap()).collect();
+        slots.iter().for_each(|slot| words.raise(*slot, PR, Fence::new(Epoch(1), 1)));
+        let mut there: Vec<(LockId, Slot)> = Vec::new();
+        let mut random = 1u64;
+        for step in 0..2_000u32 {
+            random = mix(random, step.into());
+            if random % 5 < 3 {
+                let lock = LockId::new(SessionId((random >> 8) as u32 % 4), step);
+                let slot = slots[(random >> 16) as usize % 3];
+                assert!(words.admit(slot, PR, Claim { lock, ..Claim::default() }).is_some());
+                there.push((lock, slot));
+            } else if !there.is_empty() {
+                let (lock, slot) = there.swap_remove((random >> 8) as usize % there.len());
+                assert_eq!(words.drop(lock).map(|e| e.slot), Some(slot));
+                assert!(words.entry(lock).is_none() && words.drop(lock).is_none());
+            }
+            there.sort_unstable();
+            let session = SessionId((random >> 32) as u32 % 4);
+            let of_session: Vec<LockId> =
+                there.iter().map(|(lock, _)| *lock).filter(|lock| lock.session() == session).collect();
+            assert_eq!(words.of_session(session), of_session);
+            let slot = slots[(random >> 40) as usize % 3];
+            let of_slot: Vec<LockId> = there.iter().filter(|(_, s)| *s == slot).map(|(l, _)| *l).collect();
+            assert_eq!(words.entries(slot).iter().map(|e| e.claim.lock).collect::<Vec<_>>(), of_slot);
+            assert_eq!(words.look(slot).counts.total() as usize, of_slot.len());
+        }
+    }
+
+    #[test]
+    fn a_newcomer_is_told_although_all_before_it_were() {
+        let (mut words, slot) = owned(PR);
+        words.admit(slot, PR, claim(1));
+        assert_eq!(words.notice(slot, EX, None).len(), 1);
+        words.admit(slot, PR, claim(2));
+        assert_eq!(words.notice(slot, EX, None)[0].lock, lock(2));
+        assert_eq!(words.notice(slot, EX, Some(lock(1))).len(), 0);
+        words.convert(lock(1), CR);
+        assert_eq!(words.notice(slot, EX, Some(lock(2)))[0].lock, lock(1));
+        // CW has heard of PR; that is not yet to have heard of PW, although PW is the join of both.
+        let (mut words, slot) = owned(CW);
+        words.admit(slot, CW, claim(1));
+        words.notice(slot, CW, None);
+        assert_eq!(words.notice(slot, PR, None).len(), 1);
+        assert_eq!(words.notice(slot, PW, None)[0].wanted, PW);
     }
 }

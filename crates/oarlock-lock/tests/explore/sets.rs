@@ -1,12 +1,23 @@
 //! The sizes that are explored.
 
 use oarlock_layout::flags::Flags;
-use oarlock_layout::mode::Mode::{self, CR, EX, NL, PR, PW};
+use oarlock_layout::mode::Mode::{self, CR, CW, EX, NL, PR, PW};
 
 use super::menu::Menu;
 
 const NONE: Flags = Flags::empty();
 const THREE: [Mode; 3] = [NL, PR, EX];
+
+/// Requests in every manner there is.
+const MANNERS: [(Mode, Flags); 7] = [
+    (PR, NONE),
+    (EX, Flags::HEADQUE),
+    (NL, Flags::EXPEDITE),
+    (CW, Flags::ALTPR),
+    (PR, Flags::ALTCW.union(Flags::NOQUEUE)),
+    (PR, Flags::NOORDER),
+    (EX, Flags::LOCAL),
+];
 
 /// What a commit must pass: under 90 s in a release build.
 pub(crate) fn quick() -> Vec<Menu> {
@@ -21,6 +32,11 @@ pub(crate) fn quick() -> Vec<Menu> {
             .at(&[0, 0, 1])
             .only(&[(NL, Flags::VALBLK | Flags::FRESH), (CR, Flags::VALBLK), (EX, Flags::VALBLK)], &[])
             .writes(),
+        Menu::new("manners", 2, 2, 3)
+            .only(&MANNERS, &[(NL, NONE), (EX, Flags::QUECVT), (EX, Flags::NODLCKWT)]),
+        Menu::new("manners alone", 2, 1, 4)
+            .only(&MANNERS, &[(PR, Flags::ALTCW), (EX, Flags::QUECVT)])
+            .forgets(),
         Menu::new("ends and forgetting", 2, 1, 5).modes(&THREE).ends().forgets(),
         Menu::new("a full table", 2, 1, 4).modes(&[CR, EX]).pressed(),
         Menu::new("no retention", 2, 1, 5).modes(&THREE).unretained(),
