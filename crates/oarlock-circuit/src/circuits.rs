@@ -38,6 +38,37 @@ const _: () = assert!(NODES_MAX <= 1 << PLACE_BITS, "every peer has a place");
 ///
 /// Any number of inputs may come before outputs are drained. Datagrams are built while draining and not
 /// before, so many messages share one, and an acknowledgement rides with the answer it made possible.
+///
+/// ```
+/// use oarlock_circuit::{Circuits, Output, Transmit};
+/// use oarlock_layout::stamp::Clock;
+/// use oarlock_layout::time::Instant;
+///
+/// /// One turn of a driver: what came in, what time did, what goes out; then how long to sleep.
+/// fn turn(
+///     circuits: &mut Circuits,
+///     clock: &mut dyn Clock,
+///     now: Instant,
+///     received: &mut [(std::net::SocketAddr, Vec<u8>)],
+///     mut transmit: impl FnMut(Transmit),
+///     mut deliver: impl FnMut(Vec<u8>),
+/// ) -> Option<Instant> {
+///     for (from, datagram) in received {
+///         circuits.handle_datagram(now, clock, *from, datagram);
+///     }
+///     if circuits.poll_timeout().is_some_and(|at| at <= now) {
+///         circuits.handle_timeout(now, clock);
+///     }
+///     while let Some(output) = circuits.poll_output(now, clock) {
+///         match output {
+///             Output::Transmit(datagrams) => transmit(datagrams),
+///             Output::Deliver { message, .. } => deliver(message),
+///             other => println!("{other:?}"),
+///         }
+///     }
+///     circuits.poll_timeout()
+/// }
+/// ```
 pub struct Circuits {
     pub(crate) config: Config,
     pub(crate) seal: Box<dyn Seal + Send>,
