@@ -181,6 +181,7 @@ mod tests {
         });
     }
 
+    /// M10: within a node nobody overtakes.
     #[test]
     fn rejects_overtaking_within_a_node() {
         finds("order", "its own node", &story("3 lock strict/x EX; 1 unlock; 3 granted EX 1.1.2"));
@@ -203,6 +204,7 @@ mod tests {
         finds("order", "its own node", &story);
     }
 
+    /// R4: between nodes the bound counts terms.
     #[test]
     fn rejects_a_third_term_of_two_other_nodes() {
         let mut rest = String::from("@10500; 1 unlock; 1 released; ");
