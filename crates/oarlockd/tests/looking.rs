@@ -144,9 +144,23 @@ fn a_silent_member_is_missing_by_name() {
     drop(said);
     until("it is silent", || dev.run('a', &["ok"]).status == Some(69));
     dev.run('a', &["node", "ls"]).expect(0, &["NO", "silent"]);
+    // Some names are decided by node-c: whoever will not wait gets no answer about them, and hears that.
+    let tried = |i: usize| dev.run('a', &["lock", "-n", &format!("name-{i}"), "--", "true"]).status;
+    let silent = (0..20).find(|i| tried(*i) == Some(69)).expect("node-c decides about some name");
+    dev.run('a', &["lock", "-n", &format!("name-{silent}"), "--", "true"]).expect(69, &["OAR-3101", "neither yes nor no"]);
     // L8: silent and heard again loses nothing.
     support::signal(dev.pid('c'), "CONT");
     until("it is heard again", || dev.run('a', &["ok"]).status == Some(0));
     assert_eq!(dev.counter('a', "circuit_down"), 0);
     dev.run('c', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
+    dev.run('a', &["lock", "-w", "5s", &format!("name-{silent}"), "--", "true"]).expect(0, &[]);
+}
+
+#[test]
+fn a_stuck_daemon_does_not_hold_up_who_gave_a_time() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    support::signal(dev.pid('a'), "STOP");
+    dev.run('a', &["lock", "-w", "200ms", "x", "--", "true"]).expect(75, &["OAR-2102"]);
+    support::signal(dev.pid('a'), "CONT");
+    dev.run('a', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
 }

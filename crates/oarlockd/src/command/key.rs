@@ -13,13 +13,19 @@ pub fn run(command: &Key) -> Result<()> {
         Key::New { out, format } => {
             let key = Secret::generate();
             key.write_new(out)?;
-            eprintln!("oarlock: private key in {}, readable by its owner only", out.display());
+            output::say(format_args!(
+                "oarlock: private key in {}, readable by its owner only",
+                out.display()
+            ));
             show(out, &key, format)
         }
         Key::Show { file, format } => show(file, &Secret::read(file)?, format),
         Key::Secret { out } => {
             Secret::generate().write_new(out)?;
-            eprintln!("oarlock: cluster secret in {}; copy it to every member, by a safe way", out.display());
+            output::say(format_args!(
+                "oarlock: cluster secret in {}; copy it to every member, by a safe way",
+                out.display()
+            ));
             Ok(())
         }
     }

@@ -29,7 +29,7 @@ use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::session::{Session, timespec};
-use super::{args, cli, connect, waiting};
+use super::{args, cli, connect, output, waiting};
 use crate::console::doc::Question;
 use crate::host::child::{self, Family};
 use crate::host::guard::Guard;
@@ -42,6 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a daemon may take to confirm a release before we leave without hearing it.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
+/// What a node may take beyond the time we gave it: it counts that time itself, unless it is stuck.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// What a request that does not want to wait waits at most. Its answer may need another node, which may be
+/// silent.
+const TRY_MAX: Duration = Duration::from_secs(3);
 /// The number of the only lock of this session.
 const HANDLE: u32 = 1;
 /// What is passed on to the command.
@@ -75,7 +80,7 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
             if matches!(why.code, Code::Busy | Code::TimedOut) {
                 // Not an error of anybody: flock says nothing either, unless asked.
                 if !plan.quiet {
-                    eprintln!("oarlock: {problem}");
+                    output::say(format_args!("oarlock: {problem}"));
                 }
                 return Ok(plan.conflict_exit_code);
             }
@@ -84,11 +89,11 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
         Outcome::Interrupted(signal) => return Ok(128 + signal as u8),
     };
     if began.elapsed() >= PATIENCE && !plan.quiet {
-        eprintln!(
+        output::say(format_args!(
             "oarlock: granted after {:.1} s, token {}",
             began.elapsed().as_secs_f64(),
             granted.token.fence
-        );
+        ));
     }
     Held { session, plan, signals, granted }.run(lost)
 }
@@ -151,6 +156,28 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// How long to wait for an answer; `None`: as long as it takes.
+    fn patience(&self) -> Option<Duration> {
+        match (self.flags.contains(Flags::NOQUEUE), self.timeout_ms) {
+            (true, _) => Some(TRY_MAX),
+            (false, 0) => None,
+            (false, ms) => Some(Duration::from_millis(ms.into()) + ANSWER_MAX),
+        }
+    }
+
+    /// What it means if none has come by then. Hanging up withdraws the request.
+    fn unanswered(&self) -> Failure {
+        match self.flags.contains(Flags::NOQUEUE) {
+            true => Failure {
+                code: Code::MemberSilent,
+                text: format!("no answer for {} s, neither yes nor no", TRY_MAX.as_secs()),
+            },
+            false => Failure { code: Code::TimedOut, text: "no answer within the time given".into() },
+        }
+    }
+}
+
 enum Outcome {
     Granted(Granted),
     Failed(Failure),
@@ -170,6 +197,7 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
         owner: OwnerId(0),
         transaction: TransactionId(0),
     }))?;
+    let deadline = plan.patience().map(|p| Instant::now() + p);
     let mut tell_at = (!plan.quiet).then(|| Instant::now() + PATIENCE);
     let mut asked: Option<(u32, Vec<u8>)> = None;
     loop {
@@ -185,14 +213,17 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
                     if !more {
                         let me =
                             session.identity().map(|(node, session)| (node, LockId::new(session, HANDLE)));
-                        eprintln!("oarlock: {}", waiting::message(&plan.name, plan.mode, text, me));
+                        output::say(format_args!(
+                            "oarlock: {}",
+                            waiting::message(&plan.name, plan.mode, text, me)
+                        ));
                         asked = None;
                     }
                 }
                 continue;
             }
             Some(Reply::Denied { why, .. }) => {
-                eprintln!("oarlock: waiting for {} {}: {}", plan.name, plan.mode, why.text);
+                output::say(format_args!("oarlock: waiting for {} {}: {}", plan.name, plan.mode, why.text));
                 asked = None;
                 continue;
             }
@@ -203,8 +234,11 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
             // Hanging up withdraws the request.
             return Ok(Outcome::Interrupted(signal));
         }
-        let left = tell_at.map(|at| at.saturating_duration_since(Instant::now()));
-        if left == Some(Duration::ZERO) {
+        let now = Instant::now();
+        if deadline.is_some_and(|d| d <= now) {
+            return Ok(Outcome::Failed(plan.unanswered()));
+        }
+        if tell_at.is_some_and(|at| at <= now) {
             tell_at = None;
             let question = Question::Locks {
                 space: plan.space.clone(),
@@ -214,7 +248,8 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
             asked = Some((session.ask_later(&question)?, Vec::new()));
             continue;
         }
-        wait(session, signals, None, left);
+        let next = [tell_at, deadline].into_iter().flatten().min();
+        wait(session, signals, None, next.map(|at| at.saturating_duration_since(now)));
     }
 }
 
@@ -267,7 +302,7 @@ impl Held {
                     &e,
                 )
                 .try_next("check the command; everything behind RES is taken as the command");
-                eprintln!("oarlock: {problem}");
+                output::say(format_args!("oarlock: {problem}"));
                 return Ok(status);
             }
         };
@@ -315,9 +350,9 @@ impl Held {
     fn stop(self, mut child: Child, family: &Family, ended: &OwnedFd, tell: OwnedFd, why: &Problem) -> u8 {
         // A line, not an end of file: the guard has a copy of this end too, and a shell's `read` wants a line.
         let _ = rustix::io::write(&tell, b"lost\n");
-        eprintln!("oarlock: lock on {} lost: {}", self.plan.name, why.what);
-        eprintln!("  why: {}", why.why);
-        eprintln!("  now: the command gets SIGTERM, and SIGKILL after {} s", GRACE.as_secs());
+        output::say(format_args!("oarlock: lock on {} lost: {}", self.plan.name, why.what));
+        output::say(format_args!("  why: {}", why.why));
+        output::say(format_args!("  now: the command gets SIGTERM, and SIGKILL after {} s", GRACE.as_secs()));
         family.signal(Signal::TERM);
         let end = Instant::now() + GRACE;
         while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {

@@ -116,7 +116,7 @@ fn row(r: &Resource) -> Vec<String> {
 /// What is missing goes to stderr: it is talk, not data.
 fn remark(locks: &Locks) {
     for remark in tree::remarks(locks) {
-        eprintln!("oarlock: {remark}");
+        output::say(format_args!("oarlock: {remark}"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Printing: tables for people, documents for programs, problems for both. Data goes to stdout, talk to
 //! stderr.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -77,6 +78,18 @@ pub fn print_text(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Says something to people, on stderr. If nobody listens any more that is no reason to fail: a command that
+/// holds a lock must not end because its terminal did.
+pub fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// The same on stdout, for what is talk although it is all the command prints.
+pub fn tell(text: fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Prints a problem to stderr, as a document if the command was asked for documents.

@@ -33,10 +33,10 @@ pub fn run(prefix: &str, every: Duration, during: Option<Duration>, space: &Spac
     let every = every.max(Duration::from_millis(10));
     let question = super::locks::question(space);
     let mut before = picture(prefix, &session.document(&question)?);
-    eprintln!(
+    output::say(format_args!(
         "oarlock: watching {} every {every:?}; what comes and goes in between is not seen",
         space.space
-    );
+    ));
     loop {
         let left = end.map_or(every, |end| every.min(end.saturating_duration_since(Instant::now())));
         if left.is_zero() {

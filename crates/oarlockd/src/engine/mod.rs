@@ -301,6 +301,9 @@ impl Engine {
             return;
         }
         info!("stopping: every session is told that its locks are gone");
+        // Whoever comes now is told by the kernel that nobody listens, which is true.
+        self.door_paused_until = None;
+        let _ = self.p.poll.remove(&self.p.door);
         let holders = self.p.node.sessions_with_locks();
         self.stopping = Some(Stopping { until: now + STOP_MAX, holders });
         self.p.node.stop(now);
@@ -316,7 +319,7 @@ impl Engine {
     /// The end of a run.
     fn finish(mut self) -> Result<()> {
         let Some(stopping) = self.stopping else {
-            return Err(Problem::new(Code::Lost, "the node ended its run").because("see the log above"));
+            return Err(Problem::new(Code::MemberSilent, "the node ended its run").because("see the log above"));
         };
         if stopping.holders.is_empty() {
             self.p.data.store(State { clean: true, ..self.p.data.state() })?;

@@ -24,8 +24,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::cli;
 use super::connect::{Running, dev_file, user_dir};
+use super::{cli, output};
 use crate::host::file;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
@@ -50,7 +50,7 @@ pub fn run(args: &cli::Dev) -> Result<()> {
     let registered = Registered::new(&place);
     if !args.quiet {
         let took = began.elapsed().as_secs_f64();
-        println!("{}", welcome(&place, took, registered.is_some()));
+        output::tell(format_args!("{}", welcome(&place, took, registered.is_some())));
     }
     watch(&place, nodes, &signals, args, epoch)
 }
@@ -87,7 +87,7 @@ fn watch<'a>(
         if !signals.take().is_empty() {
             nodes.stop()?;
             if !args.quiet {
-                println!("stopped; everything is removed");
+                output::tell(format_args!("stopped; everything is removed"));
             }
             return Ok(());
         }
@@ -97,10 +97,10 @@ fn watch<'a>(
         }
         let told = dead.iter().map(|d| format!("{} {}", d.name, d.how)).collect::<Vec<_>>().join(", ");
         if args.keep {
-            eprintln!(
+            output::say(format_args!(
                 "oarlock: {told}\n  --keep: the others go on. What it held stays held, requests that need it wait, and a \
                  restarted node would be refused until all restart together."
-            );
+            ));
             if nodes.living() == 0 {
                 return Err(Problem::new(Code::Failed, "no node is left")
                     .because(told)
@@ -113,21 +113,21 @@ fn watch<'a>(
             let log = nodes.log_of(&dead[0].name);
             return Err(Problem::new(Code::Failed, format!("{told}, soon after each start")).because(log));
         }
-        eprintln!(
+        output::say(format_args!(
             "oarlock: {told}\n  A node that restarts alone is refused, so all {} restart together; every lock is lost.",
             place.names.len()
-        );
+        ));
         nodes.stop()?;
         nodes = start(place, args, signals)?;
         started = Instant::now();
         match nodes.wait_until_serving(signals)? {
             None => return nodes.stop(),
             Some(now) => {
-                eprintln!(
+                output::say(format_args!(
                     "oarlock: all {} serve again after {:.1} s, epoch {epoch} became {now}",
                     place.names.len(),
                     started.elapsed().as_secs_f64()
-                );
+                ));
                 epoch = now;
             }
         }
