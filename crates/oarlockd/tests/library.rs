@@ -1,0 +1,207 @@
+//! The library against real daemons, each program on a node of its own: what the stand-ins in the library's own
+//! tests promise must hold here too.
+
+mod support;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use oarlock::blocking::{Client, Space};
+use oarlock::{Kind, Mode};
+use support::{Dev, signal, until};
+
+fn space(dev: &Dev, node: char) -> Space {
+    Client::connect(dev.socket(node)).unwrap().space("default").unwrap()
+}
+
+/// Messages that the lock rooms sent to other nodes: statements, grants, heads.
+fn lock_messages(dev: &Dev) -> u64 {
+    let sum = |name: &str| ['a', 'b', 'c'].iter().map(|node| dev.counter(*node, name)).sum::<u64>();
+    sum("info_sent") + sum("grant_sent") + sum("head_sent") + sum("deny_sent") + sum("forget_sent")
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// What a single poll gives.
+async fn poll_now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}
+
+/// R2: what a node owns it grants at once, what a local program holds is busy, and what only others know it
+/// does not guess. None of the three answers costs a message.
+#[test]
+fn a_try_answers_ok_busy_and_not_owned_without_a_message() {
+    let dev = Dev::start();
+    let (here, there) = (space(&dev, 'a'), space(&dev, 'b'));
+    // Taken and given back: node a owns it now.
+    here.lock("x").acquire().unwrap().release().unwrap();
+    let before = lock_messages(&dev);
+    let guard = here.lock("x").try_acquire().expect("Ok: owned and free");
+    let error = here.lock("x").try_acquire().map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    let error = there.lock("x").try_acquire().map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotOwned, "{error}");
+    assert_eq!(lock_messages(&dev), before);
+    guard.release().unwrap();
+    // Asking is what finds it: retained by node a, held by nobody.
+    assert!(there.lock("x").no_queue().acquire().is_ok());
+    assert!(lock_messages(&dev) > before);
+}
+
+#[test]
+fn a_busy_lock_elsewhere_is_busy_and_a_timeout_ends_the_wait() {
+    let dev = Dev::start();
+    let (here, there) = (space(&dev, 'a'), space(&dev, 'b'));
+    let guard = here.lock("x").acquire().unwrap();
+    assert_eq!(there.lock("x").no_queue().acquire().map(drop).unwrap_err().kind(), Kind::Busy);
+    let timed = there.lock("x").timeout(Duration::from_millis(50)).acquire();
+    assert_eq!(timed.map(drop).unwrap_err().kind(), Kind::TimedOut);
+    guard.release().unwrap();
+    assert_eq!(there.lock("x").acquire().unwrap().mode(), Mode::EX);
+}
+
+/// R6 and the value block: three nodes in turn, each sees what the one before wrote, with a larger token.
+#[test]
+fn values_and_tokens_travel_with_the_lock() {
+    let dev = Dev::start();
+    let spaces = ['a', 'b', 'c'].map(|node| space(&dev, node));
+    let mut last = None;
+    for round in 0..12u8 {
+        let guard = spaces[usize::from(round) % 3].lock("x").value_block().fresh().acquire().unwrap();
+        let value = guard.value().expect("asked for");
+        assert!(value.valid);
+        assert_eq!(value.bytes[0], round, "what was written one round before");
+        assert!(Some(guard.token()) > last && Some(guard.fence()) > last.map(|t| t.fence.number()));
+        last = Some(guard.token());
+        guard.set_value(&[round + 1]).unwrap();
+        guard.release().unwrap();
+    }
+}
+
+/// A reader on each of two nodes; a writer on the third makes both give way.
+#[test]
+fn holders_hear_what_is_wanted_and_can_give_way() {
+    let dev = Dev::start();
+    let (a, b, c) = (space(&dev, 'a'), space(&dev, 'b'), space(&dev, 'c'));
+    let readers = [&a, &b].map(|space| space.lock("x").mode(Mode::PR).acquire().unwrap());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| c.lock("x").timeout(Duration::from_secs(20)).acquire().unwrap());
+        for reader in &readers {
+            let wanted = reader.wait_blocking(Duration::from_secs(20)).unwrap();
+            assert_eq!(wanted, Some(Mode::EX));
+            reader.convert(Mode::EX.strongest_beside()).unwrap();
+        }
+        let writer = writer.join().unwrap();
+        assert_eq!(writer.mode(), Mode::EX);
+        writer.convert(Mode::PR).unwrap();
+        readers[0].convert(Mode::PR).unwrap();
+    });
+}
+
+/// D9 from outside: two readers of one resource want to write; the later one is told at once.
+#[test]
+fn two_converts_that_block_each_other_end_in_a_deadlock_for_one() {
+    let dev = Dev::start();
+    let (a, b) = (space(&dev, 'a'), space(&dev, 'b'));
+    let first = a.lock("x").mode(Mode::PR).acquire().unwrap();
+    let second = b.lock("x").mode(Mode::PR).acquire().unwrap();
+    std::thread::scope(|scope| {
+        let first_waits =
+            scope.spawn(|| first.conversion(Mode::EX).timeout(Duration::from_secs(20)).convert());
+        assert_eq!(second.wait_blocking(Duration::from_secs(20)).unwrap(), Some(Mode::EX));
+        let refused = second.conversion(Mode::EX).timeout(Duration::from_secs(10)).convert();
+        assert_eq!(refused.unwrap_err().kind(), Kind::Deadlock);
+        assert_eq!(second.mode(), Mode::PR);
+        second.convert(Mode::NL).unwrap();
+        first_waits.join().unwrap().unwrap();
+    });
+    assert_eq!(first.mode(), Mode::EX);
+}
+
+/// R9 across nodes: half of the requests are given up while they travel; no lock stays behind.
+#[test]
+fn requests_given_up_anywhere_leave_no_lock_behind() {
+    let dev = Dev::start();
+    run(async {
+        let mut spaces = Vec::new();
+        for node in ['a', 'b', 'c'] {
+            let client = oarlock::Client::connect(dev.socket(node)).await.unwrap();
+            spaces.push(client.space("default").await.unwrap());
+        }
+        for round in 0..150u64 {
+            let space = &spaces[round as usize % 3];
+            let limit = Duration::from_micros(round % 50 * 20);
+            let mut acquire = std::pin::pin!(space.lock("x").acquire());
+            // Polled once, then again after a moment, then dropped wherever it is.
+            if poll_now(acquire.as_mut()).await.is_pending() {
+                std::thread::sleep(limit);
+                drop(poll_now(acquire.as_mut()).await);
+            }
+        }
+        for space in &spaces {
+            let guard = space.lock("x").timeout(Duration::from_secs(20)).acquire().await.unwrap();
+            guard.release().await.unwrap();
+        }
+    });
+}
+
+/// The daemon dies: every guard is lost, every pending call ends, and the others' locks stand.
+#[test]
+fn when_a_daemon_dies_its_programs_know() {
+    let dev = Dev::start_with(&["--keep"]);
+    let (a, b) = (space(&dev, 'a'), space(&dev, 'b'));
+    let other = b.lock("other").acquire().unwrap();
+    run(async {
+        let client = oarlock::Client::connect(dev.socket('a')).await.unwrap();
+        let space = client.space("default").await.unwrap();
+        let guard = space.lock("x").acquire().await.unwrap();
+        let mut waiting = std::pin::pin!(space.lock("other").acquire());
+        assert!(poll_now(waiting.as_mut()).await.is_pending());
+        assert!(!guard.is_lost());
+        signal(dev.pid('a'), "KILL");
+        assert_eq!(guard.lost().await.kind(), Kind::Lost);
+        assert_eq!(waiting.await.map(drop).unwrap_err().kind(), Kind::NoDaemon);
+        assert_eq!(guard.release().await.unwrap_err().kind(), Kind::Lost);
+    });
+    assert!(!other.is_lost());
+    until("the blocking twin knows too", || {
+        a.lock("y").acquire().map(drop).unwrap_err().kind() == Kind::NoDaemon
+    });
+}
+
+/// Scenarios 35 and 36 from outside: a writer's session ends under it. Its locks are free, and its block keeps
+/// its bytes but is not to be believed until somebody writes again.
+#[test]
+fn a_hang_up_frees_the_locks_and_marks_the_block() {
+    let dev = Dev::start();
+    let other = space(&dev, 'b');
+    let keeper = other.lock("x").mode(Mode::NL).acquire().unwrap();
+    let client = Client::connect(dev.socket('a')).unwrap();
+    let writer = client.space("default").unwrap().lock("x").value_block().acquire().unwrap();
+    writer.set_value(b"first").unwrap();
+    writer.convert(Mode::NL).unwrap();
+    writer.convert(Mode::EX).unwrap();
+    rustix::net::shutdown(&client, rustix::net::Shutdown::Both).unwrap();
+    let next = other.lock("x").value_block().timeout(Duration::from_secs(20)).acquire().unwrap();
+    let value = next.value().unwrap();
+    assert_eq!((value.valid, &value.bytes[..5]), (false, &b"first"[..]));
+    assert_eq!(writer.lost_now().unwrap().kind(), Kind::Lost);
+    next.set_value(b"second").unwrap();
+    next.release().unwrap();
+    let reader = other.lock("x").mode(Mode::PR).value_block().acquire().unwrap();
+    assert!(reader.value().unwrap().valid);
+    drop(keeper);
+}
+
+#[test]
+fn an_unknown_lockspace_is_refused_with_a_suggestion() {
+    let dev = Dev::start();
+    let client = Client::connect(dev.socket('a')).unwrap();
+    let error = client.space("defualt").err().unwrap();
+    assert_eq!(error.kind(), Kind::UnknownSpace);
+    assert!(error.why().contains("default"), "{error}");
+}
