@@ -1,0 +1,265 @@
+//! A member of a cluster that can go mad: a real node with its real key on a real socket, whose seal writes
+//! nonsense into what it encrypts. So everything it sends is authentic, and nothing of it makes sense.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use oarlock_chaos::cluster::Cluster;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::seal::{
+    Arrival, Initiation, Keys, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Response, Seal, TAG_BYTES,
+};
+use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_node::{Node, NodeConfig, Output, SpaceConfig};
+use oarlock_sim::Random;
+use oarlockd::config::{Config, Order};
+use oarlockd::host::clock;
+use oarlockd::host::key::Secret;
+use oarlockd::host::seal::HostSeal;
+
+/// What the seal does to bodies.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Madness {
+    None = 0,
+    /// Every other body is random bytes.
+    Bodies = 1,
+    /// Every other body has a few bytes changed: much of it still looks like messages.
+    Changes = 2,
+}
+
+pub(crate) struct Member {
+    madness: Arc<AtomicU8>,
+    grants: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Member {
+    /// Takes the place of a node that was not started.
+    pub(crate) fn start(cluster: &Cluster, me: usize) -> Member {
+        let config = Config::load(&cluster.places[me].config()).unwrap();
+        let (madness, grants, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let member = Inside {
+            socket: UdpSocket::bind(config.listen).unwrap(),
+            node: node(&config, Arc::clone(&madness)),
+            grants: Arc::clone(&grants),
+            stop: Arc::clone(&stop),
+            asked: 0,
+        };
+        let thread = thread::spawn(|| member.run());
+        Member { madness, grants, stop, thread }
+    }
+
+    pub(crate) fn go(&self, madness: Madness) {
+        self.madness.store(madness as u8, Ordering::Relaxed);
+    }
+
+    /// Locks that it was granted.
+    pub(crate) fn grants(&self) -> u64 {
+        self.grants.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("nothing that the others answer makes it panic");
+    }
+}
+
+fn node(config: &Config, madness: Arc<AtomicU8>) -> Node {
+    let spaces = config.spaces.iter().map(|s| SpaceConfig {
+        name: s.name.clone(),
+        order: match s.order {
+            Order::Passover => oarlock_node::Order::Passover,
+            Order::Strict => oarlock_node::Order::Strict,
+        },
+        retain: s.retain,
+        resources_max: s.resources_max,
+    });
+    let nodes = config.members.iter();
+    let node_config = oarlock_node::Config {
+        cluster: config.cluster.clone(),
+        me: NodeId(config.me as u16),
+        nodes: nodes
+            .map(|m| NodeConfig { name: m.name.clone(), address: m.address, key: PublicKey(m.key) })
+            .collect(),
+        spaces: spaces.collect(),
+        shared: config.shared().0,
+        incarnation: oarlock_layout::id::Incarnation(1),
+        stored: oarlock_layout::id::Epoch(0),
+        clean: true,
+        seed: 7,
+        shards: 1,
+        circuits: Default::default(),
+        forget_after: Duration::from_secs(30),
+    };
+    let read = |file| Secret::read(file).unwrap().bytes();
+    let inner = HostSeal::new(read(&config.key_file), read(&config.secret_file));
+    let seal = MadSeal { inner, madness };
+    let words =
+        config.spaces.iter().map(|s| Box::new(PlainWords::new(s.resources_max)) as Box<dyn Words + Send>);
+    Node::new(clock::now(), node_config, Box::new(seal), words.collect())
+}
+
+const SESSION: SessionId = SessionId(1);
+/// Locks it asks for in turn, whoever decides about them.
+const NAMES: u32 = 16;
+
+struct Inside {
+    socket: UdpSocket,
+    node: Node,
+    grants: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    asked: u32,
+}
+
+impl Inside {
+    fn run(mut self) {
+        self.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let now = clock::now();
+        self.node.handle_session_opened(now, SESSION, 1);
+        let hello = Request::Hello { version: VERSION, label: "mad".into() };
+        self.node.handle_session_packet(now, SESSION, &hello.to_bytes());
+        let mut buffer = vec![0; 65_536];
+        let mut next = now;
+        while !self.stop.load(Ordering::Relaxed) {
+            if let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
+                self.node.handle_datagram(clock::now(), from, &mut buffer[..length]);
+            }
+            let now = clock::now();
+            if self.node.poll_timeout().is_some_and(|at| at <= now) {
+                self.node.handle_timeout(now);
+            }
+            if next <= now {
+                next = now + Duration::from_millis(10);
+                self.ask();
+            }
+            self.carry();
+        }
+    }
+
+    /// The next lock; a try, so that nothing of it waits for ever.
+    fn ask(&mut self) {
+        self.asked += 1;
+        let lock = LockRequest {
+            handle: self.asked,
+            space: SpaceId(self.asked as u16 % 2),
+            name: Name::new(format!("mad/{}", self.asked % NAMES).as_bytes()).unwrap(),
+            mode: Mode::ALL[self.asked as usize % 6],
+            flags: Flags::VALBLK,
+            timeout_ms: 200,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        };
+        self.node.handle_session_packet(clock::now(), SESSION, &Request::Lock(lock).to_bytes());
+    }
+
+    fn carry(&mut self) {
+        let now = clock::now();
+        while let Some(output) = self.node.poll_output(now) {
+            match output {
+                Output::Transmit(t) => {
+                    for datagram in t.bytes.chunks(t.segment.map_or(t.bytes.len(), Into::into)) {
+                        let _ = self.socket.send_to(datagram, t.to);
+                    }
+                }
+                Output::Store { epoch } => self.node.handle_stored(now, epoch),
+                Output::Reply { packet, .. } => {
+                    if let Ok(Reply::Granted(granted)) = Reply::from_bytes(&packet) {
+                        self.grants.fetch_add(1, Ordering::Relaxed);
+                        let unlock =
+                            Request::Unlock { handle: granted.handle, value: None, invalidate: false };
+                        self.node.handle_session_packet(now, SESSION, &unlock.to_bytes());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Writes nonsense into what the inner seal encrypts.
+struct MadSeal {
+    inner: HostSeal,
+    madness: Arc<AtomicU8>,
+}
+
+impl MadSeal {
+    fn keys(madness: &Arc<AtomicU8>, inner: Box<dyn Keys + Send>) -> Box<dyn Keys + Send> {
+        Box::new(MadKeys { inner, madness: Arc::clone(madness), random: Random::new(3) })
+    }
+}
+
+impl Seal for MadSeal {
+    fn initiate(
+        &mut self,
+        to: &PublicKey,
+        prologue: &[u8],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Box<dyn Initiation + Send> {
+        let inner = self.inner.initiate(to, prologue, payload, out);
+        Box::new(MadHandshake { inner, madness: Arc::clone(&self.madness) })
+    }
+
+    fn respond(&mut self, prologue: &[u8], message: &[u8]) -> Result<Arrival, NotAuthentic> {
+        let Arrival { key, payload, response } = self.inner.respond(prologue, message)?;
+        let response = Box::new(MadHandshake { inner: response, madness: Arc::clone(&self.madness) });
+        Ok(Arrival { key, payload, response })
+    }
+
+    fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
+        self.inner.mac(key, parts)
+    }
+}
+
+struct MadHandshake<T: ?Sized> {
+    madness: Arc<AtomicU8>,
+    inner: Box<T>,
+}
+
+impl Initiation for MadHandshake<dyn Initiation + Send> {
+    fn finish(&mut self, message: &[u8]) -> Result<(Vec<u8>, Box<dyn Keys + Send>), NotAuthentic> {
+        let (payload, keys) = self.inner.finish(message)?;
+        Ok((payload, MadSeal::keys(&self.madness, keys)))
+    }
+}
+
+impl Response for MadHandshake<dyn Response + Send> {
+    fn accept(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Box<dyn Keys + Send> {
+        MadSeal::keys(&self.madness, self.inner.accept(payload, out))
+    }
+}
+
+struct MadKeys {
+    inner: Box<dyn Keys + Send>,
+    madness: Arc<AtomicU8>,
+    random: Random,
+}
+
+impl Keys for MadKeys {
+    fn seal(&mut self, number: u64, header: &[u8], body: &mut [u8]) -> [u8; TAG_BYTES] {
+        let madness = self.madness.load(Ordering::Relaxed);
+        if madness != 0 && !body.is_empty() && self.random.chance(500) {
+            let changes = if madness == Madness::Bodies as u8 { body.len() as u64 } else { 3 };
+            for n in 0..changes {
+                let all = madness == Madness::Bodies as u8;
+                let at = if all { n } else { self.random.below(body.len() as u64) };
+                body[at as usize] = self.random.below(256) as u8;
+            }
+        }
+        self.inner.seal(number, header, body)
+    }
+
+    fn open(&mut self, number: u64, header: &[u8], sealed: &mut [u8]) -> Result<(), NotAuthentic> {
+        self.inner.open(number, header, sealed)
+    }
+}
