@@ -86,6 +86,9 @@ impl Host {
         while self.clock(time) < at {
             time += 1;
         }
+        while time > 0 && self.clock(time - 1) >= at {
+            time -= 1;
+        }
         time
     }
 

@@ -24,6 +24,7 @@ pub mod history;
 mod host;
 pub mod network;
 mod options;
+mod passage;
 mod process;
 mod queue;
 mod random;
@@ -37,6 +38,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use options::{MakeSeal, Options};
+pub use passage::{Passages, run_circuits};
 pub use queue::{Queue, Time};
 pub use random::Random;
 pub use report::{Load, Report};

@@ -22,11 +22,11 @@ impl Random {
 
     /// An independent stream, so that one part drawing more numbers does not shift all others.
     pub fn fork(&mut self) -> Random {
-        Random::new(self.next())
+        Random::new(self.bits())
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         let s = &mut self.state;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;
@@ -42,7 +42,7 @@ impl Random {
     /// A number below `n`, which is not 0. The bias of the multiplication is below 2^-32 for our sizes.
     pub fn below(&mut self, n: u64) -> u64 {
         debug_assert!(n > 0);
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
 
     /// From `low` to `high`, both included.
@@ -90,7 +90,7 @@ mod tests {
     fn the_stream_of_a_seed_never_changes() {
         // A seed in a bug report must mean the same run in every later version of this file.
         let mut random = Random::new(42);
-        let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
+        let first: Vec<u64> = (0..3).map(|_| random.bits()).collect();
         assert_eq!(first, [15021278609987233951, 5881210131331364753, 18149643915985481100]);
     }
 

@@ -482,14 +482,14 @@ impl World {
         process.spawn(now, client, &mut self.load_random);
         host.sessions.insert(client, index);
         self.event(What::Opened { client, node });
-        self.to_node(index, Input::Open { client, pid: 1000 + client });
+        self.put(index, Input::Open { client, pid: 1000 + client });
         let hello = Request::Hello { version: VERSION, label: format!("p{index}") };
-        self.to_node(index, Input::Packet { client, bytes: hello.to_bytes() });
+        self.put(index, Input::Packet { client, bytes: hello.to_bytes() });
         self.schedule(index);
     }
 
     /// Puts something into the socket of a program.
-    fn to_node(&mut self, index: usize, input: Input) {
+    fn put(&mut self, index: usize, input: Input) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         let delay = local_delay(&mut self.local_random);
@@ -530,7 +530,7 @@ impl World {
         for (handle, ask) in cx.asks {
             let bytes = process::packet(handle, &ask).to_bytes();
             self.event(What::Asked { client, handle, ask });
-            self.to_node(index, Input::Packet { client, bytes });
+            self.put(index, Input::Packet { client, bytes });
         }
         self.schedule(index);
     }
@@ -594,7 +594,7 @@ impl World {
         self.load.deaths += 1;
         self.hosts[usize::from(node)].sessions.remove(&client);
         self.event(What::Ended { client, how: End::Died });
-        self.to_node(index, Input::Hangup { client });
+        self.put(index, Input::Hangup { client });
         let at = now + self.load_random.spread(MS, 50 * MS);
         self.queue.push(at, Happening::Spawn { process: index });
     }

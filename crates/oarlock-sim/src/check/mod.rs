@@ -31,7 +31,7 @@ pub use order::Order;
 pub use tokens::Tokens;
 pub use values::Values;
 
-/// Findings kept of one history; a broken run breaks the same promise again and again.
+/// Findings kept of one history and checker; a broken run breaks the same promise again and again.
 pub const FINDINGS_MAX: usize = 50;
 
 /// A promise that a history breaks.
@@ -63,9 +63,9 @@ impl fmt::Display for Finding {
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// Adds a finding, up to [`FINDINGS_MAX`].
+    /// Adds a finding, up to [`FINDINGS_MAX`] of each checker.
     pub fn add(&mut self, checker: &'static str, at: u64, text: String) {
-        if self.0.len() < FINDINGS_MAX {
+        if self.0.iter().filter(|f| f.checker == checker).count() < FINDINGS_MAX {
             self.0.push(Finding { checker, at, text });
         }
     }

@@ -1,0 +1,79 @@
+//! A few seeds in every test run; `cargo xtask sim` runs hundreds.
+
+use oarlock_sim::check::judge;
+use oarlock_sim::history::{Rules, read_lines, write_line};
+use oarlock_sim::{Options, run, run_circuits, run_with_history};
+
+fn short() -> Options {
+    Options { seconds: 24, ..Options::default() }
+}
+
+#[track_caller]
+fn clean(seed: u64, options: &Options) {
+    let report = run(seed, options);
+    assert!(report.findings.is_empty(), "{report}");
+    assert!(report.load.grants > 1_000, "hardly anything happened: {:?}", report.load);
+}
+
+#[test]
+fn clusters_in_storms_keep_their_promises() {
+    // I1, I4-I8, I10, R6 over everything that clients see; FT1, FT4-FT15, FT25 as the seeds draw them.
+    for seed in 900..908 {
+        clean(seed, &short());
+    }
+}
+
+#[test]
+fn clusters_of_other_sizes_do_too() {
+    clean(41, &Options { nodes: 2, processes: 16, ..short() });
+    clean(42, &Options { nodes: 3, processes: 24, ..short() });
+    clean(43, &Options { nodes: 9, processes: 45, seconds: 20, ..short() });
+}
+
+#[test]
+fn a_seed_is_a_run_byte_for_byte() {
+    let options = Options { seconds: 20, ..Options::default() };
+    let (first, second) = (run(5, &options), run(5, &options));
+    assert_eq!((first.trace, first.load), (second.trace, second.load));
+    assert_ne!(first.trace, run(6, &options).trace);
+}
+
+#[test]
+fn an_exported_history_is_judged_like_the_run() {
+    let options = Options { seconds: 16, keep_history: true, ..Options::default() };
+    let (report, events) = run_with_history(8, &options);
+    let events = events.expect("it was kept");
+    assert!(report.findings.is_empty(), "{report}");
+    let text: String = events.iter().map(|event| write_line(event) + "\n").collect();
+    let mut read = read_lines(&text).expect("our own lines");
+    assert_eq!(read, events);
+    let rules = Rules::simulated(options.nodes, vec![false, true]);
+    assert_eq!(judge(&rules, &read), []);
+    // And the judge is awake: without the releases there are two holders everywhere.
+    read.retain(|event| {
+        !["unlock", "released"].iter().any(|w| write_line(event).contains(&format!("\"{w}\"")))
+    });
+    assert!(judge(&rules, &read).iter().any(|finding| finding.checker == "exclusion"));
+}
+
+#[test]
+fn circuits_deliver_a_gapless_prefix_in_any_weather() {
+    // A5, A8, A9, I9, I10: up to 30 % loss, 10 % copies, 5 % flips, cuts, replays, and runs that begin again.
+    let (mut delivered, mut restarts) = (0, 0);
+    for seed in 1..9 {
+        let passages = run_circuits(seed, 3, 20);
+        assert!(passages.findings.is_empty(), "seed {seed}: {}", passages.findings[0]);
+        assert!(passages.harmed > 100);
+        delivered += passages.delivered;
+        restarts += passages.restarts;
+    }
+    assert!(delivered > 5_000 && restarts > 10, "{delivered} delivered, {restarts} restarts");
+    assert_eq!(run_circuits(3, 3, 5), run_circuits(3, 3, 5));
+}
+
+#[test]
+fn the_standard_load_is_reached() {
+    // 500 lock calls, 20 converts or cancels, 2 deaths and 1 fault a second; most seeds must count.
+    let counted = (20..24).filter(|seed| run(*seed, &Options::default()).missed_load().is_none()).count();
+    assert!(counted >= 3, "only {counted} of 4 seeds count");
+}
