@@ -103,6 +103,21 @@ mod tests {
         );
     }
 
+    /// Only root can give a file away, so only root can see this.
+    #[test]
+    fn the_file_of_another_user_is_not_believed() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dev.json");
+        std::fs::write(&path, format!(r#"{{"v":1,"pid":{},"sockets":{{"a":"/a"}}}}"#, std::process::id()))
+            .unwrap();
+        assert!(read_dev_file(&path).is_some());
+        std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+        assert_eq!(read_dev_file(&path), None);
+    }
+
     #[test]
     fn what_is_stale_or_strange_is_no_cluster() {
         let pid = std::process::id();

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +15,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
 use oarlock_layout::message::session::{self, Failure, Reply, Request};
 use rustix::event::{PollFd, PollFlags, poll};
-use support::{Peer, Script};
+use support::{Honest, Peer, Script};
 
 /// Runs a program against a daemon, each in its thread.
 fn play(daemon: impl FnOnce(Peer) + Send, program: impl FnOnce(Client)) {
@@ -445,4 +448,58 @@ fn the_label_is_the_callers_or_the_programs_name() {
             assert_eq!(builder.connect(script.path()).err().unwrap().kind(), Kind::NoDaemon);
         });
     }
+}
+
+/// M12: a program that is started by one with a session has no part in it.
+#[test]
+fn the_socket_does_not_survive_exec() {
+    let daemon = Honest::new();
+    let client = Client::connect(daemon.path()).unwrap();
+    let ours = std::fs::read_link(format!("/proc/self/fd/{}", client.as_fd().as_raw_fd())).unwrap();
+    let theirs = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+    let theirs = String::from_utf8(theirs.stdout).unwrap();
+    assert!(theirs.contains("pipe:["), "the list has the child's descriptors: {theirs}");
+    assert!(!theirs.contains(ours.to_str().unwrap()), "{theirs}");
+}
+
+#[test]
+#[ignore = "not a test but a program: the next test starts it"]
+fn program_that_connects_by_default() {
+    let said = match Client::connect_default() {
+        Ok(client) => client.node().to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    };
+    println!("connected to <{said}>");
+}
+
+/// By the variable; by the file of a running development cluster; or not at all.
+#[test]
+fn the_daemon_is_found_where_it_says() {
+    let daemon = Honest::new();
+    let dir = tempfile::tempdir().unwrap();
+    let run = |socket: Option<&Path>| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["program_that_connects_by_default", "--exact", "--ignored", "--nocapture"]);
+        command.env_remove(oarlock::SOCKET_VARIABLE).env("XDG_RUNTIME_DIR", dir.path());
+        command.envs(socket.map(|socket| (oarlock::SOCKET_VARIABLE, socket)));
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let from = said.find('<').unwrap_or_else(|| panic!("{said}"));
+        said[from + 1..said.find('>').unwrap()].to_owned()
+    };
+    assert_eq!(run(Some(&daemon.path())), "honest");
+    assert_eq!(run(Some(&dir.path().join("nothing"))), "NoDaemon");
+    if Path::new(oarlock::SYSTEM_SOCKET).exists() {
+        // This machine has a daemon, and it comes before any development cluster.
+        return;
+    }
+    assert_eq!(run(None), "NoDaemon");
+    let text = format!(
+        r#"{{"v": 1, "pid": {}, "sockets": {{"node-a": "{}"}}}}"#,
+        std::process::id(),
+        daemon.path().display()
+    );
+    std::fs::create_dir(dir.path().join("oarlock")).unwrap();
+    std::fs::write(dir.path().join("oarlock/dev.json"), text).unwrap();
+    assert_eq!(run(None), "honest");
+    assert_eq!(run(Some(&dir.path().join("nothing"))), "NoDaemon", "the variable alone decides");
 }
