@@ -48,7 +48,7 @@ impl Crew {
             node: node as u16,
             socket: self.sockets[node].clone(),
             diaries: self.diaries.clone(),
-            seed: self.random.next(),
+            seed: self.random.below(u64::MAX),
             anchor: place < NODES,
         };
         self.places[place] = Some((number, Process::of(options.command()?.spawn()?)));

@@ -74,7 +74,7 @@ type Counters = BTreeMap<String, u64>;
 pub fn run(options: &Options) -> Result<Report, String> {
     let mut random = Random::new(options.seed);
     let io = |e: std::io::Error| e.to_string();
-    let mut cluster = Cluster::new(&options.oarlock, random.next()).map_err(io)?;
+    let mut cluster = Cluster::new(&options.oarlock, random.below(u64::MAX)).map_err(io)?;
     if options.keep {
         cluster.keep();
         eprintln!("everything is in {}", cluster.dir().display());
