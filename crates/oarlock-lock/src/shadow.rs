@@ -149,7 +149,7 @@ impl Shadow {
                     // One statement at a time goes to the master, and it is that of the first in line: a try
                     // that would stand behind a waiter cannot be asked for (R2). Behind a head it can: what
                     // is known of the head here may be old, and only the master can say no truthfully.
-                    if local || (entry.is_try() && self.queues.iter().any(|e| !e.is_try())) {
+                    if local || (entry.is_try() && self.queues.has_waiters()) {
                         self.refuse_try(ctx, &entry);
                         self.settle(ctx);
                         return;
@@ -203,7 +203,9 @@ impl Shadow {
         died: bool,
     ) {
         let entry = ctx.words.entry(lock).expect("a held lock");
-        if let Some(waiting) = self.queues.remove(lock) {
+        if ctx.waiting.contains_key(&lock)
+            && let Some(waiting) = self.queues.remove(lock)
+        {
             self.retire(ctx, &waiting);
         }
         let before = ctx.words.look(self.slot);
@@ -263,7 +265,7 @@ impl Shadow {
 
     /// Does it stand behind somebody who waits, and not only for the answer to a try?
     fn behind_waiters(&self, entry: &Waiting, order: Order) -> bool {
-        self.respected(entry, order).any(|e| !e.is_try())
+        self.respected(entry, order).any(|e| !e.waits_for_an_answer())
     }
 
     /// The waiting requests of this node that `entry` may not pass when it arrives.
@@ -276,9 +278,9 @@ impl Shadow {
         } else {
             (true, true)
         };
-        let converts = if converts { self.queues.converts.len() } else { 0 };
-        let waits = if waits { self.queues.waits.len() } else { 0 };
-        self.queues.converts.iter().take(converts).chain(self.queues.waits.iter().take(waits))
+        let converts = if converts { self.queues.converts().count() } else { 0 };
+        let waits = if waits { usize::MAX } else { converts };
+        self.queues.iter().take(converts.max(waits))
     }
 
     /// May `entry` be granted although somebody elsewhere is first in the master's queue (C13, R3)?
@@ -419,11 +421,11 @@ impl Shadow {
             match self.attempt(ctx, &entry, answer) {
                 Verdict::Granted => {
                     any = true;
-                    self.queues.remove_at(0);
+                    self.queues.pop_first();
                     self.retire(ctx, &entry);
                 }
                 Verdict::Held if entry.is_try() => {
-                    self.queues.remove_at(0);
+                    self.queues.pop_first();
                     self.retire(ctx, &entry);
                     self.refuse_try(ctx, &entry);
                 }
@@ -435,17 +437,29 @@ impl Shadow {
         if !any {
             return false;
         }
-        let mut index = 1;
-        while let Some(entry) = self.queues.get(index).cloned() {
-            let may = ctx.config.order == Order::Passover || entry.flags.contains(Flags::NOORDER);
-            if may && matches!(self.attempt(ctx, &entry, answer), Verdict::Granted) {
-                ctx.counters.passover_grants += 1;
-                self.queues.remove_at(index);
-                self.retire(ctx, &entry);
-            } else {
-                index += 1;
-            }
-        }
+        let strict = ctx.config.order == Order::Strict;
+        let mut queues = core::mem::take(&mut self.queues);
+        let ctx = core::cell::RefCell::new(ctx);
+        let (slot, owned) = (self.slot, self.owned);
+        queues.offer_rest(
+            strict,
+            &mut |wants| {
+                let word = ctx.borrow().words.look(slot);
+                let may =
+                    |mode: Mode| owned.is_some_and(|owned| owned.covers(mode)) && word.counts.admits(mode);
+                Mode::ALL.into_iter().any(|mode| wants(mode) && may(mode))
+            },
+            &mut |entry| {
+                let ctx = &mut **ctx.borrow_mut();
+                let granted = matches!(self.attempt(ctx, entry, answer), Verdict::Granted);
+                if granted {
+                    ctx.counters.passover_grants += 1;
+                    self.retire(ctx, entry);
+                }
+                granted
+            },
+        );
+        self.queues = queues;
         true
     }
 
@@ -479,11 +493,16 @@ impl Shadow {
         if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) && !ctx.planted.has(Bug::KeepRetained)
         {
             ctx.words.set_gate(self.slot);
-            let ahead = self.queues.iter().filter(|e| self.before_head(e, head));
-            let floor = ahead.filter_map(|e| self.kept_for(e)).reduce(Mode::join);
+            let floor = self.ahead(head).filter_map(|e| self.kept_for(e)).reduce(Mode::join);
             let floor = floor.filter(|_| !ctx.planted.has(Bug::PlayBall));
             self.lower(ctx, floor);
         }
+    }
+
+    /// The waiting entries that come before the head: converts, or the one that the master has granted.
+    fn ahead(&self, head: Head) -> impl Iterator<Item = &Waiting> {
+        let among = if self.reserved.is_some() { self.queues.len() } else { self.queues.converts().count() };
+        self.queues.iter().take(among).filter(move |e| self.before_head(e, head))
     }
 
     /// Does a waiting entry come before the head: because the master has granted its mode already, or because
@@ -510,7 +529,7 @@ impl Shadow {
         {
             self.owned = Some(claimed);
         }
-        let reserved = self.queues.iter().find(|e| Some(e.attempt) == self.reserved);
+        let reserved = self.reserved.and_then(|attempt| self.queues.iter().find(|e| e.attempt == attempt));
         if reserved.is_some_and(|e| self.kept_for(e).is_none()) {
             self.reserved = None;
         }
@@ -569,12 +588,9 @@ impl Shadow {
             self.notify(ctx, head.mode, None);
         }
         for mode in Mode::ALL {
-            let mut wanting = self.queues.iter().filter(|e| e.mode == mode && !e.in_place() && !e.is_try());
-            let Some(first) = wanting.next().map(|e| e.lock) else { continue };
-            // A holder that converts is not told of its own wish.
-            let but = if wanting.next().is_none() { Some(first) } else { None };
-            drop(wanting);
-            self.notify(ctx, mode, but);
+            if let Some(but) = self.queues.wanted(mode) {
+                self.notify(ctx, mode, but);
+            }
         }
     }
 
@@ -587,7 +603,7 @@ impl Shadow {
 
     /// Says what the master does not know yet, if anything (rules 5 and 6).
     fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
-        let mut conv = self.conv(ctx, word.counts.need());
+        let mut conv = self.conv(ctx, word);
         let exceeds = |conv: &Conv, owned: Mode| {
             [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
         };
@@ -597,7 +613,7 @@ impl Shadow {
             // What is retained and what is wanted are not comparable (CW and PR), or a head holds back an
             // entry that needs less: a grant would take away what is still owned. So it goes first.
             self.lower(ctx, None);
-            conv = self.conv(ctx, ctx.words.look(self.slot).counts.need());
+            conv = self.conv(ctx, &ctx.words.look(self.slot));
         }
         let want = self.want(ctx, word, conv.as_ref());
         let busy = match self.head {
@@ -635,7 +651,7 @@ impl Shadow {
 
     /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
     /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
-    fn conv(&self, ctx: &Context<'_>, need: Option<Mode>) -> Option<Conv> {
+    fn conv(&self, ctx: &Context<'_>, word: &Word) -> Option<Conv> {
         let first = self.queues.first()?;
         if first.in_place() {
             return None;
@@ -644,12 +660,17 @@ impl Shadow {
         if covered && self.passes_head(ctx, first) {
             return None;
         }
+        let need = word.counts.need();
         let with_need = |mode| join_option(need, Some(mode)).expect("a join with some mode");
+        let others = match first.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
         Some(Conv {
             mode: with_need(first.mode),
-            // A second choice that is owned already waits for somebody here; asked for, it would be granted
-            // again and again.
-            alternate: first.alternate.map(with_need).filter(|m| !self.owned.is_some_and(|o| o.covers(*m))),
+            // A second choice that somebody here is in the way of would be granted again and again, for
+            // nothing.
+            alternate: first.alternate.filter(|mode| others.admits(*mode)).map(with_need),
             kind: first.kind(),
             from: first.from,
             attempt: first.attempt,

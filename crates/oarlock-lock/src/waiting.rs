@@ -38,46 +38,111 @@ impl Waiting {
         self.from.is_some_and(|from| from.covers(self.mode))
     }
 
+    /// It waits for an answer of the master and for nobody else.
+    pub(crate) fn waits_for_an_answer(&self) -> bool {
+        self.in_place() || self.is_try() || (self.from.is_none() && self.flags.contains(Flags::EXPEDITE))
+    }
+
     pub(crate) fn is_try(&self) -> bool {
         self.flags.contains(Flags::NOQUEUE)
     }
 }
 
-/// The two queues of a shadow. Converts come before newcomers; both are one list when scanned.
+/// The queues of a shadow. Converts come before newcomers; all are one list when scanned.
+///
+/// Beside each queue stands how many of it want which mode: a step must not walk a queue of thousands to learn
+/// that nobody in it can be served.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Queues {
-    pub(crate) converts: VecDeque<Waiting>,
-    pub(crate) waits: VecDeque<Waiting>,
+    /// Those who wait for an answer of the master and for nobody else: tries, changes in place, expedited NL.
+    /// Whatever comes later waits behind that answer (R2).
+    front: VecDeque<Waiting>,
+    converts: VecDeque<Waiting>,
+    waits: VecDeque<Waiting>,
+    wishes: Wishes,
+}
+
+/// Two of the queues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Front,
+    Converts,
+}
+
+/// Counts over the entries that wait for others.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+struct Wishes {
+    /// Converts, and newcomers, of which holders are to be told, by mode.
+    converts_told: [u32; 6],
+    waits_told: [u32; 6],
+    /// Newcomers that would take a mode, second choices included.
+    waits_taking: [u32; 6],
+    /// Newcomers with NOORDER.
+    waits_without_order: u32,
+}
+
+impl Wishes {
+    fn count(&mut self, entry: &Waiting, change: impl Fn(&mut u32)) {
+        let convert = entry.kind() == Kind::Convert;
+        let told = if convert { &mut self.converts_told } else { &mut self.waits_told };
+        change(&mut told[entry.mode as usize]);
+        if !convert {
+            for mode in [Some(entry.mode), entry.alternate].into_iter().flatten() {
+                change(&mut self.waits_taking[mode as usize]);
+            }
+            if entry.flags.contains(Flags::NOORDER) {
+                change(&mut self.waits_without_order);
+            }
+        }
+    }
 }
 
 impl Queues {
     pub(crate) fn is_empty(&self) -> bool {
-        self.converts.is_empty() && self.waits.is_empty()
+        self.front.is_empty() && !self.has_waiters()
+    }
+
+    /// Does anybody wait for others, and not only for an answer?
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.converts.is_empty() || !self.waits.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.converts.len() + self.waits.len()
+        self.front.len() + self.converts.len() + self.waits.len()
     }
 
     pub(crate) fn first(&self) -> Option<&Waiting> {
-        self.converts.front().or(self.waits.front())
+        self.front.front().or(self.converts.front()).or(self.waits.front())
+    }
+
+    /// All but the newcomers that wait for others.
+    pub(crate) fn converts(&self) -> impl Iterator<Item = &Waiting> {
+        self.front.iter().chain(&self.converts)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.converts.iter().chain(&self.waits)
+        self.converts().chain(&self.waits)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
-        self.converts.iter_mut().chain(&mut self.waits)
+    /// Statements are counted anew: nothing was asked yet.
+    pub(crate) fn ask_anew(&mut self) {
+        for entry in self.front.iter_mut().chain(&mut self.converts).chain(&mut self.waits) {
+            entry.asked_after = 0;
+        }
     }
 
-    /// Queues at the tail of its own queue, or at the front with HEADQUE (scenario 6). What may pass every
-    /// queue and only waits for an answer goes to the very front (C11, scenario 3).
+    /// Queues at the tail of its own queue, or at the front with HEADQUE (scenario 6). What passes every queue
+    /// and only waits for an answer goes to the very front (C11, scenario 3).
     pub(crate) fn push(&mut self, entry: Waiting) {
-        if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) {
-            self.converts.push_front(entry);
+        if entry.waits_for_an_answer() {
+            if entry.is_try() {
+                self.front.push_back(entry);
+            } else {
+                self.front.push_front(entry);
+            }
             return;
         }
+        self.wishes.count(&entry, |n| *n += 1);
         let queue = match entry.kind() {
             Kind::Convert => &mut self.converts,
             Kind::New => &mut self.waits,
@@ -89,23 +154,89 @@ impl Queues {
         }
     }
 
-    pub(crate) fn get(&self, index: usize) -> Option<&Waiting> {
-        match index.checked_sub(self.converts.len()) {
-            None => self.converts.get(index),
-            Some(index) => self.waits.get(index),
+    pub(crate) fn pop_first(&mut self) -> Option<Waiting> {
+        if let Some(entry) = self.front.pop_front() {
+            return Some(entry);
         }
-    }
-
-    pub(crate) fn remove_at(&mut self, index: usize) -> Option<Waiting> {
-        match index.checked_sub(self.converts.len()) {
-            None => self.converts.remove(index),
-            Some(index) => self.waits.remove(index),
-        }
+        let entry = self.converts.pop_front().or_else(|| self.waits.pop_front())?;
+        self.wishes.count(&entry, |n| *n -= 1);
+        Some(entry)
     }
 
     pub(crate) fn remove(&mut self, lock: LockId) -> Option<Waiting> {
-        let index = self.iter().position(|e| e.lock == lock)?;
-        self.remove_at(index)
+        let is = |e: &Waiting| e.lock == lock;
+        if let Some(index) = self.front.iter().position(is) {
+            return self.front.remove(index);
+        }
+        let entry = match self.converts.iter().position(is) {
+            Some(index) => self.converts.remove(index),
+            None => self.waits.iter().position(is).and_then(|index| self.waits.remove(index)),
+        }?;
+        self.wishes.count(&entry, |n| *n -= 1);
+        Some(entry)
+    }
+
+    /// Offers every entry but the first, in order, and takes out those that were taken. `hope` says whether any
+    /// newcomer could be taken in a mode as things stand; without hope the rest is not even looked at.
+    pub(crate) fn offer_rest(
+        &mut self,
+        only_without_order: bool,
+        hope: &mut dyn FnMut(&dyn Fn(Mode) -> bool) -> bool,
+        take: &mut dyn FnMut(&Waiting) -> bool,
+    ) {
+        let mut first = true;
+        for which in [Which::Front, Which::Converts] {
+            let queue = match which {
+                Which::Front => &mut self.front,
+                Which::Converts => &mut self.converts,
+            };
+            let wishes = &mut self.wishes;
+            queue.retain(|entry| {
+                let passed = first || (only_without_order && !entry.flags.contains(Flags::NOORDER));
+                first = false;
+                if passed || !take(entry) {
+                    return true;
+                }
+                if which == Which::Converts {
+                    wishes.count(entry, |n| *n -= 1);
+                }
+                false
+            });
+        }
+        let mut waits = core::mem::take(&mut self.waits);
+        let mut kept = VecDeque::new();
+        while let Some(entry) = waits.pop_front() {
+            if first {
+                first = false;
+                kept.push_back(entry);
+                continue;
+            }
+            let taking = self.wishes.waits_taking;
+            let none = only_without_order && self.wishes.waits_without_order == 0;
+            if none || !hope(&|mode| taking[mode as usize] > 0) {
+                kept.push_back(entry);
+                break;
+            }
+            if (only_without_order && !entry.flags.contains(Flags::NOORDER)) || !take(&entry) {
+                kept.push_back(entry);
+            } else {
+                self.wishes.count(&entry, |n| *n -= 1);
+            }
+        }
+        kept.append(&mut waits);
+        self.waits = kept;
+    }
+
+    /// Do holders have to hear that somebody waits for `mode`, and whom does it come from if from a single
+    /// convert? That one is not told of its own wish.
+    pub(crate) fn wanted(&self, mode: Mode) -> Option<Option<LockId>> {
+        let (converts, waits) =
+            (self.wishes.converts_told[mode as usize], self.wishes.waits_told[mode as usize]);
+        match (converts, waits) {
+            (0, 0) => None,
+            (1, 0) => Some(self.converts.iter().find(|e| e.mode == mode).map(|e| e.lock)),
+            _ => Some(None),
+        }
     }
 
     /// Would this convert and one that waits already wait for each other (D9, scenarios 50, 53)? Those ahead

@@ -106,15 +106,9 @@ impl Shadow {
         let empty = Shadow::new(self.slot, self.name.clone(), self.master);
         let old = core::mem::replace(self, empty);
         self.queues = old.queues;
-        for waiting in self.queues.converts.iter_mut().chain(&mut self.queues.waits) {
-            // Statements of the new record are counted from the start, and all come after it.
-            waiting.asked_after = 0;
-        }
         self.attempts = old.attempts;
         // Statements are counted anew, and nothing was asked yet.
-        for entry in self.queues.iter_mut() {
-            entry.asked_after = 0;
-        }
+        self.queues.ask_anew();
         self.uses_value = self.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
         // Whatever the block was, the resource may have gone and come back since (33).
         ctx.words.set_value(self.slot, Value::NEVER);

@@ -25,6 +25,7 @@ pub(crate) fn quick() -> Vec<Menu> {
         Menu::new("two shadows", 2, 1, 6).modes(&THREE),
         Menu::new("three shadows", 3, 1, 4).modes(&THREE),
         Menu::new("two programs each", 2, 2, 4).modes(&THREE),
+        Menu::new("two programs each with tries", 2, 2, 4).modes(&[NL, EX]).tries(),
         Menu::new("six modes", 2, 1, 4).modes(&Mode::ALL),
         Menu::new("tries", 2, 1, 4).modes(&[PR, EX]).tries(),
         values("values", 2, 4),
