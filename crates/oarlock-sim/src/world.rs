@@ -114,6 +114,8 @@ pub(crate) struct World {
     local_random: Random,
     next_client: Client,
     trace: Trace,
+    /// The second that is counted, and the datagrams before it.
+    traffic: (u64, u64),
     judge: Judge,
     others: Vec<Finding>,
     history: Option<Vec<Event>>,
@@ -154,6 +156,7 @@ impl World {
             local_random: random.fork(),
             next_client: 0,
             trace: Trace::default(),
+            traffic: (0, 0),
             judge: Judge::new(rules),
             others: Vec::new(),
             history: options.keep_history.then(Vec::new),
@@ -193,6 +196,7 @@ impl World {
         while let Some(happening) = self.queue.pop(end) {
             self.load.events += 1;
             self.happen(happening);
+            self.watch_traffic();
             if self.options.stop_at_first && !(self.judge.is_clean() && self.others.is_empty()) {
                 break;
             }
@@ -210,6 +214,26 @@ impl World {
             faults: self.faults,
         };
         (report, self.history)
+    }
+
+    /// A cluster that talks without end about what nobody asks for breaks no promise to any client. But it does
+    /// not come to rest, and no network would bear it.
+    fn watch_traffic(&mut self) {
+        let now = self.queue.now();
+        let (second, before) = self.traffic;
+        let sent = self.load.datagrams - before;
+        // Between any two nodes a probe and its answer each tenth of a second, and as much again.
+        let pairs = u64::from(self.options.nodes) * u64::from(self.options.nodes - 1);
+        let at_rest = self.phase == Phase::Drain && now > self.plan.drain + 2 * S;
+        let most = if at_rest { pairs * 40 } else { 3_000 * pairs };
+        if sent > most {
+            let state = if at_rest { "at rest" } else { "under load" };
+            let text = format!("{sent} datagrams in a second {state}, {most} are more than enough");
+            self.others.push(Finding { checker: "traffic", at: now, text });
+        }
+        if now / S != second || sent > most {
+            self.traffic = (now / S, self.load.datagrams);
+        }
     }
 
     fn happen(&mut self, happening: Happening) {
