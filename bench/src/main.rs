@@ -53,6 +53,9 @@ struct Args {
     /// Resources that the counted pairs are among.
     #[arg(long, hide = true, default_value_t = 1000)]
     resources: u32,
+    /// The counted pairs are remote.
+    #[arg(long, hide = true)]
+    remote: bool,
     /// Exits with 1 if a must is missed.
     #[arg(long)]
     check_goals: bool,
@@ -64,7 +67,7 @@ enum What {
     Lock,
     /// Circuits and sealing.
     Net,
-    /// Covered pairs in the node, for valgrind to count.
+    /// Pairs in the nodes, for valgrind to count.
     #[value(hide = true)]
     Pairs,
 }
@@ -72,7 +75,7 @@ enum What {
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.what == What::Pairs {
-        return match goal::instructions::child(args.resources) {
+        return match goal::instructions::child(args.resources, args.remote) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("{why}");

@@ -40,8 +40,8 @@ fn address(node: usize) -> SocketAddr {
 }
 
 impl Pure {
-    /// As many nodes, serving in one view.
-    pub(crate) fn form(size: usize) -> Result<Pure, Failure> {
+    /// As many nodes, serving in one view. With `retain` they keep what they own.
+    pub(crate) fn form(size: usize, retain: bool) -> Result<Pure, Failure> {
         let now = Instant::from_millis(1);
         let secrets: Vec<Secret> = (0..size).map(|_| Secret::generate()).collect();
         let cluster = Secret::generate();
@@ -60,7 +60,7 @@ impl Pure {
                 spaces: vec![SpaceConfig {
                     name: "default".into(),
                     order: Order::Passover,
-                    retain: true,
+                    retain,
                     resources_max: RESOURCES_MAX,
                 }],
                 shared: 1,

@@ -28,7 +28,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Rounds and windows that one can build a judgement on.
     pub(crate) fn full() -> Plan {
-        Plan { rounds: 5, window: Duration::from_secs(1), noise_max: 0.05, patience: Duration::from_secs(5) }
+        Plan { rounds: 5, window: Duration::from_secs(1), noise_max: 0.05, patience: Duration::from_secs(2) }
     }
 
     /// Just enough to see that everything runs.

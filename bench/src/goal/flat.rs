@@ -44,7 +44,7 @@ pub(crate) fn run(_: &Setting) -> Result<Vec<Line>, Failure> {
 
 /// Messages per acquire: of a free resource, and of one that another node retains.
 fn count(size: usize) -> Result<[f64; 2], Failure> {
-    let mut cluster = Pure::form(size)?;
+    let mut cluster = Pure::form(size, true)?;
     let names = cluster.names_mastered_from(2, ACQUIRES);
     // All acquire first and release then, so that releases are in no count.
     let (taken, free) = (cluster.messages(), names.iter().enumerate());

@@ -63,7 +63,8 @@ pub trait Wire: Sized {
 
     /// The encoding alone.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        // Room for the usual message: growing byte by byte cost more than all the encoding.
+        let mut bytes = Vec::with_capacity(128);
         self.encode(&mut Writer::new(&mut bytes));
         bytes
     }
