@@ -22,7 +22,7 @@ const MANNERS: [(Mode, Flags); 7] = [
 /// What a commit must pass: under 90 s in a release build.
 pub(crate) fn quick() -> Vec<Menu> {
     both(vec![
-        Menu::new("two shadows", 2, 1, 6).modes(&THREE),
+        Menu::new("two shadows", 2, 1, 5).modes(&THREE),
         Menu::new("three shadows", 3, 1, 4).modes(&THREE),
         Menu::new("two programs each", 2, 2, 4).modes(&THREE),
         Menu::new("two programs each with tries", 2, 2, 4).modes(&[NL, EX]).tries(),
