@@ -98,8 +98,11 @@ fn clippy(context: &Context) -> Outcome {
 }
 
 fn documentation(context: &Context) -> Outcome {
+    // Libraries only: the library `oarlock` and the binary `oarlock` would write the same pages.
     let mut command = context.cargo();
-    command.args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
+    command
+        .args(["doc", "--locked", "--workspace", "--no-deps", "--lib"])
+        .env("RUSTDOCFLAGS", "--deny warnings");
     Outcome::of(watch(&mut command, |_| ()))
 }
 

@@ -38,7 +38,7 @@ pub enum Output {
     Reply {
         /// Which session.
         session: SessionId,
-        /// An encoded [`Reply`].
+        /// An encoded [`Reply`](oarlock_layout::message::session::Reply).
         packet: Vec<u8>,
     },
     /// Close the session's socket, after what was said before. It is over here already.
@@ -46,7 +46,7 @@ pub enum Output {
         /// Which session.
         session: SessionId,
     },
-    /// A program asks a question for a person; answer with pieces of [`Reply::Answer`], or `Denied`.
+    /// A program asks a question for a person; answer with pieces of `Reply::Answer`, or `Denied`.
     Asked {
         /// Which session.
         session: SessionId,

@@ -14,7 +14,8 @@
 //!           ── Ask ───────────────►             Answer… (JSON, in pieces)
 //! ```
 //!
-//! The program numbers its own locks (the low half of [`LockId`]), so it can cancel what was not answered.
+//! The program numbers its own locks (the low half of [`LockId`](crate::id::LockId)), so it can cancel what was
+//! not answered.
 
 use alloc::string::String;
 use alloc::vec::Vec;
