@@ -29,6 +29,16 @@ impl<T> Queue<T> {
         self.now
     }
 
+    /// How much is to come.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Is nothing to come?
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// Something will happen at `at`; in the past means now, after all that was already to happen now.
     pub fn push(&mut self, at: Time, what: T) {
         let index = match self.free.pop() {

@@ -20,7 +20,7 @@ use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
-use crate::check::{Finding, Judge};
+use crate::check::{Findings, Judge};
 use crate::history::{Client, End, Event, Mark, Rules, Told, What};
 use crate::host::{Host, INBOX_MAX, Input};
 use crate::network::Network;
@@ -117,10 +117,14 @@ pub(crate) struct World {
     /// The second that is counted, and the datagrams before it.
     traffic: (u64, u64),
     judge: Judge,
-    others: Vec<Finding>,
+    others: Findings,
     history: Option<Vec<Event>>,
 }
 
+/// More than this to come is a run out of control: some hundreds are usual.
+const QUEUE_MAX: usize = 300_000;
+/// More events for each simulated second, likewise: some ten thousand are usual.
+const EVENTS_MAX: u64 = 150_000;
 const SECRET: u64 = 0x5eed_0a41_0c4b;
 
 impl World {
@@ -158,7 +162,7 @@ impl World {
             trace: Trace::default(),
             traffic: (0, 0),
             judge: Judge::new(rules),
-            others: Vec::new(),
+            others: Findings::default(),
             history: options.keep_history.then(Vec::new),
             mix,
             options,
@@ -200,9 +204,15 @@ impl World {
             if self.options.stop_at_first && !(self.judge.is_clean() && self.others.is_empty()) {
                 break;
             }
+            if self.queue.len() > QUEUE_MAX || self.load.events > EVENTS_MAX * self.plan.end / S {
+                let text =
+                    format!("{} things are to come after {} events", self.queue.len(), self.load.events);
+                self.others.add("traffic", self.queue.now(), text);
+                break;
+            }
         }
         self.load.harmed = self.network.harmed;
-        let mut findings = self.others;
+        let mut findings = self.others.into_vec();
         findings.extend(self.judge.finish());
         findings.sort_by_key(|f| f.at);
         let report = Report {
@@ -229,7 +239,7 @@ impl World {
         if sent > most {
             let state = if at_rest { "at rest" } else { "under load" };
             let text = format!("{sent} datagrams in a second {state}, {most} are more than enough");
-            self.others.push(Finding { checker: "traffic", at: now, text });
+            self.others.add("traffic", now, text);
         }
         if now / S != second || sent > most {
             self.traffic = (now / S, self.load.datagrams);
@@ -432,7 +442,7 @@ impl World {
                         oarlock_node::Event::Serving { .. } => host.serving = true,
                         oarlock_node::Event::Violation { .. } | oarlock_node::Event::Overwhelmed { .. } => {
                             let text = format!("node {index}: {text}");
-                            self.others.push(Finding { checker: "honesty", at: now, text });
+                            self.others.add("honesty", now, text);
                         }
                         _ => {}
                     }
@@ -639,7 +649,7 @@ impl World {
                 let idle: BTreeSet<u16> = self.hosts.iter().filter(|h| !h.serving).map(|h| h.index).collect();
                 if !idle.is_empty() {
                     let text = format!("nodes {idle:?} do not serve 3 s after the last fault");
-                    self.others.push(Finding { checker: "forming", at: self.queue.now(), text });
+                    self.others.add("forming", self.queue.now(), text);
                 }
             }
             Part::Polite => {

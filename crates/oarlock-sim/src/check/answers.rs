@@ -53,6 +53,10 @@ impl Answers {
                 if ledger.node(*client).is_none() || known == new {
                     complain(format!("client {client} asks {ask:?} for lock {handle}, which makes no sense"));
                 }
+                let lock = ledger.lock((*client, *handle)).filter(|_| matches!(ask, Ask::Cancel));
+                if let Some(Err(why)) = lock.map(|l| self.really_waited(rules, ledger, event.at, l)) {
+                    complain(format!("client {client}, lock {handle}: {why}"));
+                }
             }
             What::Opened { .. } | What::Mark(_) => {}
         }
@@ -133,22 +137,45 @@ impl Answers {
         lock: &Lock,
         pending: &Pending,
     ) -> Result<(), String> {
-        let settled = ledger.calm_since().is_some_and(|since| pending.at >= since + rules.settle);
         let from = pending.at.saturating_sub(rules.calm_delay);
+        if !self.nobody_in_way(rules, ledger, at, lock, pending, from) {
+            return Ok(());
+        }
+        Err(format!("busy for {}, but nobody holds or waits for anything in its way", pending.mode))
+    }
+
+    /// I4: a request that is withdrawn after a long wait had somebody to wait for until just now.
+    fn really_waited(&self, rules: &Rules, ledger: &Ledger, at: u64, lock: &Lock) -> Result<(), String> {
+        let Some(pending) = lock.pending.as_ref().filter(|p| p.cancelled.is_none()) else { return Ok(()) };
+        let waited = at.saturating_sub(pending.at);
+        let from = at.saturating_sub(rules.calm_delay);
+        if waited < 2 * rules.calm_delay || !self.nobody_in_way(rules, ledger, at, lock, pending, from) {
+            return Ok(());
+        }
+        Err(format!("waited {} ms for {}, and nobody was in its way", waited / 1_000_000, pending.mode))
+    }
+
+    /// For certain, and in calm weather, since `from`.
+    fn nobody_in_way(
+        &self,
+        rules: &Rules,
+        ledger: &Ledger,
+        at: u64,
+        lock: &Lock,
+        pending: &Pending,
+        from: u64,
+    ) -> bool {
+        let settled = ledger.calm_since().is_some_and(|since| pending.at >= since + rules.settle);
         let in_way = |mode: Mode| !mode.compatible(pending.mode);
         let there = ledger
             .locks_on(lock.resource)
             .any(|l| l.key != lock.key && (l.pending.is_some() || l.possible().is_some_and(in_way)));
         let ghosts = ledger.resource(lock.resource).ghosts.iter();
         let mut haunting = ghosts.filter(|g| at.saturating_sub(g.at) < rules.linger);
-        if !settled
-            || there
-            || haunting.any(|g| in_way(g.mode))
-            || self.gone_since(lock.resource, from, in_way)
-        {
-            return Ok(());
-        }
-        Err(format!("busy for {}, but nobody holds or waits for anything in its way", pending.mode))
+        settled
+            && !there
+            && !haunting.any(|g| in_way(g.mode))
+            && !self.gone_since(lock.resource, from, in_way)
     }
 
     /// D9: refused as a deadlock only if somebody waits for what this very lock holds.
@@ -278,6 +305,17 @@ mod tests {
         let story = "calm; 11 lock x EX; 11 granted EX 1.1.1; 11 unlock; 11 released; @9000; \
                      1 lock x EX NOQUEUE; 1 failed Busy";
         finds("answers", "nobody holds", story);
+    }
+
+    #[test]
+    fn rejects_a_long_wait_for_nobody() {
+        let story = "calm; 11 lock x EX; 11 granted EX 1.1.1; 11 unlock; 11 released; @9000; \
+                     1 lock x EX; @9900; 1 cancel; 1 failed Cancelled";
+        finds("answers", "nobody was in its way", story);
+        passes(
+            "somebody was",
+            "calm; 11 lock x EX; 11 granted EX 1.1.1; @9000; 1 lock x EX; @9900; 1 cancel",
+        );
     }
 
     #[test]

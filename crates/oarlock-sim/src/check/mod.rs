@@ -70,6 +70,11 @@ impl Findings {
         }
     }
 
+    /// All of them, in the order they were found.
+    pub fn into_vec(self) -> Vec<Finding> {
+        self.0
+    }
+
     /// Is everything as promised so far?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
