@@ -57,7 +57,7 @@ fn other_commands_of_the_user_find_it_and_a_second_one_stays_unnamed() {
 fn find_nobody(dev: &Dev) {
     let mut command = oarlock();
     command.env("XDG_RUNTIME_DIR", dev.dir.path());
-    Said::of(command.arg("status").output().unwrap()).expect(69, &["OAR-1101"]);
+    Said::of(command.arg("status").output().unwrap()).expect(69, &["OAR-1101", "runs no `oarlock dev`"]);
 }
 
 /// L3: a node that comes back alone would be a master with an empty table.
@@ -120,6 +120,8 @@ fn nodes_do_not_outlive_a_dev_that_is_killed() {
     dev.child.kill().unwrap();
     dev.child.wait().unwrap();
     until("the nodes are gone", || pids.iter().all(|p| !lives(*p)));
+    assert!(dev.dir.path().join("oarlock/dev.json").exists(), "it could not take its note away");
+    find_nobody(&dev);
     // What it left is replaced by the next one in the same directory.
     let mut again = oarlock();
     let mut again = again

@@ -147,7 +147,8 @@ fn a_silent_member_is_missing_by_name() {
     // Some names are decided by node-c: whoever will not wait gets no answer about them, and hears that.
     let tried = |i: usize| dev.run('a', &["lock", "-n", &format!("name-{i}"), "--", "true"]).status;
     let silent = (0..20).find(|i| tried(*i) == Some(69)).expect("node-c decides about some name");
-    dev.run('a', &["lock", "-n", &format!("name-{silent}"), "--", "true"]).expect(69, &["OAR-3101", "neither yes nor no"]);
+    dev.run('a', &["lock", "-n", &format!("name-{silent}"), "--", "true"])
+        .expect(69, &["OAR-3101", "neither yes nor no"]);
     // L8: silent and heard again loses nothing.
     support::signal(dev.pid('c'), "CONT");
     until("it is heard again", || dev.run('a', &["ok"]).status == Some(0));

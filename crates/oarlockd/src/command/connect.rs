@@ -52,7 +52,11 @@ pub fn running_dev() -> Option<Running> {
             return None;
         }
     }
-    serde_json::from_slice(&std::fs::read(&file).ok()?).ok()
+    let running: Running = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+    // One that was killed could not take its note away.
+    let pid = rustix::process::Pid::from_raw(running.pid as i32)?;
+    rustix::process::test_kill_process(pid).ok()?;
+    Some(running)
 }
 
 /// The socket to use, and how it was chosen.

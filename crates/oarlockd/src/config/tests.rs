@@ -105,6 +105,12 @@ fn the_shared_number_names_what_differs() {
     let more = parse(&text("", "[[space]]\nname = \"x\"\n")).unwrap();
     assert_eq!(shared.differing(more.shared()), ["[[space]]"]);
 
+    // Each property of a lockspace counts, also that of `default`.
+    for change in ["order = \"strict\"", "retain = false", "resources_max = 7"] {
+        let other = parse(&text("", &format!("[[space]]\nname = \"default\"\n{change}\n"))).unwrap();
+        assert_eq!(shared.differing(other.shared()), ["[[space]]"], "{change}");
+    }
+
     // Order is identity: members and lockspaces are numbered by their place.
     let mut swapped = base.clone();
     swapped.members.swap(0, 1);

@@ -181,14 +181,14 @@ mod tests {
         let names = ["a", "b", "c"].map(String::from);
         let answers = [
             (NodeId(0), seen(vec![waiter(10, Kind::New), waiter(11, Kind::New)])),
-            (NodeId(1), seen(vec![waiter(20, Kind::New), master])),
+            (NodeId(1), seen(vec![waiter(20, Kind::New), waiter(21, Kind::New), master])),
             (NodeId(2), seen(vec![waiter(30, Kind::New), waiter(31, Kind::Convert)])),
         ];
         let locks = merge("default", &names, &answers);
         let r = &locks.resources[0];
         let order: Vec<_> = r.waiters.iter().map(|w| (w.party.pid, w.ahead)).collect();
-        // The convert first; then node c's newcomer, which has no place at the master; then b, a, and a again.
-        assert_eq!(order, [(31, 0), (30, 1), (20, 2), (10, 3), (11, 4)]);
+        // The convert first; then node c's newcomer, which has no place at the master; then b, a, and both again.
+        assert_eq!(order, [(31, 0), (30, 1), (20, 2), (10, 3), (21, 4), (11, 5)]);
         assert_eq!((r.name.as_str(), r.master.as_deref(), r.openers), ("r", Some("b"), 5));
     }
 

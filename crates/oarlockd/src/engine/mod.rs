@@ -319,7 +319,9 @@ impl Engine {
     /// The end of a run.
     fn finish(mut self) -> Result<()> {
         let Some(stopping) = self.stopping else {
-            return Err(Problem::new(Code::MemberSilent, "the node ended its run").because("see the log above"));
+            return Err(
+                Problem::new(Code::MemberSilent, "the node ended its run").because("see the log above")
+            );
         };
         if stopping.holders.is_empty() {
             self.p.data.store(State { clean: true, ..self.p.data.state() })?;

@@ -152,6 +152,18 @@ mod tests {
         assert_eq!((now.incarnation, now.epoch), (Incarnation(2), Epoch(4)));
     }
 
+    /// A crash in the middle of a write leaves half a file beside the whole one.
+    #[test]
+    fn half_a_write_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        data.store(State { epoch: Epoch(4), ..State::FIRST }).unwrap();
+        drop(data);
+        fs::write(dir.path().join("state.new"), "oarlock-state 1\nincarn").unwrap();
+        let (before, _) = DataDir::open(dir.path()).unwrap().begin().unwrap();
+        assert_eq!(before.epoch, Epoch(4));
+    }
+
     #[test]
     fn two_nodes_never_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
