@@ -119,6 +119,7 @@ impl Shadow {
         let local = entry.flags.contains(Flags::LOCAL);
         // A try never waits for other waiters, only for the answer of an earlier try (R2).
         let hopeless = (local && self.forgetting) || self.behind_waiters(&entry, ctx.config.order);
+        let mut fits_here = false;
         if self.comes_behind(&entry, ctx.config.order) {
             if local || (entry.is_try() && hopeless) {
                 self.refuse_try(ctx, &entry);
@@ -140,16 +141,17 @@ impl Shadow {
                 }
                 verdict @ (Verdict::Head | Verdict::Ask) => {
                     let head = matches!(verdict, Verdict::Head);
+                    fits_here = ctx.config.order == Order::Strict && !head;
                     ctx.counters.head_refusals += u64::from(head);
                     if local && !head {
                         ctx.failed(entry.lock, Code::NotOwned);
                         self.settle(ctx);
                         return;
                     }
-                    // One statement at a time goes to the master, and it is that of the first in line: a try
-                    // that would stand behind a waiter cannot be asked for (R2). Behind a head it can: what
-                    // is known of the head here may be old, and only the master can say no truthfully.
-                    if local || (entry.is_try() && self.queues.has_waiters()) {
+                    // A try is stated before those who wait here already, even if that costs them their place
+                    // at the master: only the master can say no truthfully, and what is known here of the
+                    // head may be old (R2). A new one that would stand behind somebody was refused above.
+                    if local {
                         self.refuse_try(ctx, &entry);
                         self.settle(ctx);
                         return;
@@ -157,7 +159,12 @@ impl Shadow {
                 }
             }
         }
-        if self.queues.conversion_deadlock(&entry) {
+        if self.queues.conversion_deadlock(&entry) && fits_here && !entry.flags.contains(Flags::QUECVT) {
+            // In strict order a convert looks at granted modes only: if it fits at the master as well it passes
+            // those it would wait for (9). If it does not, it is the victim (50, 53).
+            entry.flags |= Flags::NOQUEUE;
+            entry.victim = true;
+        } else if self.queues.conversion_deadlock(&entry) {
             ctx.counters.deadlock_victims += 1;
             ctx.failed(entry.lock, Code::Deadlock);
             self.settle(ctx);
@@ -253,7 +260,8 @@ impl Shadow {
         if entry.flags.contains(Flags::NOQUEUEBAST) {
             self.notify(ctx, entry.mode, Some(entry.lock));
         }
-        ctx.failed(entry.lock, Code::Busy);
+        ctx.counters.deadlock_victims += u64::from(entry.victim);
+        ctx.failed(entry.lock, entry.refusal());
     }
 
     // ----- granting -------------------------------------------------------------------------------------

@@ -253,6 +253,7 @@ impl Lockspace {
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
             asked_after: 0,
+            victim: false,
         };
         let (shadow, mut ctx) = self.open(now, words, slot);
         shadow.ask(&mut ctx, entry);
@@ -282,6 +283,7 @@ impl Lockspace {
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
             asked_after: 0,
+            victim: false,
         };
         let invalidate = request.flags.contains(Flags::IVVALBLK);
         let (shadow, mut ctx) = self.open(now, words, entry.slot);
@@ -294,9 +296,10 @@ impl Lockspace {
             let (shadow, mut ctx) = self.open(now, words, entry.slot);
             shadow.unlock(&mut ctx, lock, request.value, request.invalidate, false);
         } else if let Some(slot) = self.waiting.get(&lock).copied() {
+            // Its own answer comes before what its going away allows.
+            self.outputs.push_back(Output::Released { lock });
             let (shadow, mut ctx) = self.open(now, words, slot);
             shadow.withdraw(&mut ctx, lock, None);
-            self.outputs.push_back(Output::Released { lock });
         } else {
             self.fail(lock, Code::NoSuchLock);
         }

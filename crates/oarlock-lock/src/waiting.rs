@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 
+use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, OwnerId, TransactionId};
 use oarlock_layout::message::lock::Kind;
@@ -26,6 +27,8 @@ pub(crate) struct Waiting {
     /// The last statement made before it came, if it uses the value block: an answer to that one or an
     /// earlier one may be older than the request, and older than a write that was over before it (R5 e).
     pub(crate) asked_after: u64,
+    /// It is granted at once or is the victim of a deadlock: asked for as a try, and refused as this.
+    pub(crate) victim: bool,
 }
 
 impl Waiting {
@@ -38,6 +41,11 @@ impl Waiting {
         self.from.is_some_and(|from| from.covers(self.mode))
     }
 
+    /// What a refused try hears.
+    pub(crate) fn refusal(&self) -> Code {
+        if self.victim { Code::Deadlock } else { Code::Busy }
+    }
+
     /// It waits for an answer of the master and for nobody else.
     pub(crate) fn waits_for_an_answer(&self) -> bool {
         self.in_place() || self.is_try() || (self.from.is_none() && self.flags.contains(Flags::EXPEDITE))
@@ -47,6 +55,9 @@ impl Waiting {
         self.flags.contains(Flags::NOQUEUE)
     }
 }
+
+/// Asked with the modes that somebody would take: could any of them be granted as things stand?
+pub(crate) type Hope<'a> = dyn FnMut(&dyn Fn(Mode) -> bool) -> bool + 'a;
 
 /// The queues of a shadow. Converts come before newcomers; all are one list when scanned.
 ///
@@ -103,7 +114,7 @@ impl Queues {
     }
 
     /// Does anybody wait for others, and not only for an answer?
-    pub(crate) fn has_waiters(&self) -> bool {
+    fn has_waiters(&self) -> bool {
         !self.converts.is_empty() || !self.waits.is_empty()
     }
 
@@ -181,7 +192,7 @@ impl Queues {
     pub(crate) fn offer_rest(
         &mut self,
         only_without_order: bool,
-        hope: &mut dyn FnMut(&dyn Fn(Mode) -> bool) -> bool,
+        hope: &mut Hope<'_>,
         take: &mut dyn FnMut(&Waiting) -> bool,
     ) {
         let mut first = true;

@@ -67,14 +67,14 @@ impl Shadow {
         self.change(ctx, m.g, m.a)?;
         self.forgetting = false;
         self.told.conv = None;
-        let lock = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| e.lock);
-        if let Some(lock) = lock {
+        let denied = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| (e.lock, e.refusal()));
+        if let Some((lock, refusal)) = denied {
             let code = match m.reason {
-                Reason::Busy => Code::Busy,
+                Reason::Busy => refusal,
                 Reason::Deadlock => Code::Deadlock,
                 Reason::Exhausted => Code::TokensExhausted,
             };
-            ctx.counters.deadlock_victims += u64::from(m.reason == Reason::Deadlock);
+            ctx.counters.deadlock_victims += u64::from(code == Code::Deadlock);
             self.withdraw(ctx, lock, Some(code));
         } else {
             self.settle(ctx);
