@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn datagrams_arrive_by_every_kind_of_call() {
         for calls in [Calls::Single, Calls::Batched, Calls::Trains] {
-            let rate = flood(Cpus::find().unwrap(), calls, Duration::from_millis(50)).unwrap();
-            assert!(rate[0] > 1000.0, "{calls:?}: {rate:?}");
+            let rate = flood(Cpus::find().unwrap(), calls, Duration::from_millis(200)).unwrap();
+            assert!(rate[0] > 100.0, "{calls:?}: {rate:?}");
         }
     }
 }

@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn bulk_arrives_in_order_with_and_without_trains() {
         for offload in [false, true] {
-            let rate = bulk(Cpus::find().unwrap(), offload, Duration::from_millis(50)).unwrap();
-            assert!(rate[0] > 100.0, "{rate:?}");
+            let rate = bulk(Cpus::find().unwrap(), offload, Duration::from_millis(200)).unwrap();
+            assert!(rate[0] > 10.0, "{rate:?}");
         }
     }
 }

@@ -47,10 +47,17 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Line>, Failure> {
         .mode("adaptive")
         .against("flock f true", Some(table.metric(0, 1).median), Some(table.ratio((0, 0), (0, 1))))
         .stretch(Bound::AtMost(2.0));
-    if let (Some(a), Some(b)) = (instructions(ours, directory.path()), instructions(theirs, directory.path()))
-    {
-        line =
-            line.also("instructions", a).also("instructions_of_flock", b).also("instructions_ratio", a / b);
+    match (instructions(ours, directory.path()), instructions(theirs, directory.path())) {
+        (Ok(a), Ok(b)) => {
+            line = line
+                .also("instructions", a)
+                .also("instructions_of_flock", b)
+                .also("instructions_ratio", a / b);
+        }
+        (a, b) => {
+            let why = a.err().or(b.err()).unwrap_or_default();
+            eprintln!("instructions of the command are not counted: {why}");
+        }
     }
     Ok(vec![line])
 }
@@ -67,8 +74,9 @@ fn time(command: &mut Command) -> Result<std::time::Duration, Failure> {
     Ok(time)
 }
 
-/// Instructions of the program itself in user space, without its child; none without valgrind.
-fn instructions(command: impl Fn() -> Command, directory: &Path) -> Option<f64> {
+/// Instructions of the program itself in user space, without its child. Not every valgrind knows every system
+/// call that the program needs.
+fn instructions(command: impl Fn() -> Command, directory: &Path) -> Result<f64, Failure> {
     let command = command();
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--trace-children=no"])
@@ -78,11 +86,14 @@ fn instructions(command: impl Fn() -> Command, directory: &Path) -> Option<f64> 
         .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .stdin(Stdio::null())
         .output()
-        .ok()?;
+        .map_err(|e| format!("valgrind: {e}"))?;
     // A fork writes its own count, of what it did before it became the child: the first line is the parent's
     // or the child's, the larger one is the parent's.
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success().then(|| collected(&text))?
+    match collected(&text) {
+        Some(count) if output.status.success() => Ok(count),
+        _ => Err(text.lines().filter(|line| !line.starts_with("==")).collect::<Vec<_>>().join("; ")),
+    }
 }
 
 /// The count in what valgrind says at its end.
