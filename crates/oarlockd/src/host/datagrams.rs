@@ -14,6 +14,8 @@ use crate::problem::{Problem, Result};
 const BATCH: usize = 8;
 /// The largest UDP payload, and the largest train the kernel joins for us.
 const BUFFER_BYTES: usize = 64 << 10;
+/// What one send call takes: a UDP payload over IPv4.
+const TRAIN_BYTES_MAX: usize = 65_507;
 /// Receive calls in one turn of the engine: a flood must not keep local programs waiting.
 const RECEIVES_PER_TURN: usize = 8;
 /// What is asked for; the kernel gives what `net.core.rmem_max` allows.
@@ -143,7 +145,8 @@ impl Datagrams {
     pub fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: Option<usize>) {
         let segment = segment.filter(|s| *s > 0 && *s < bytes.len());
         if let (Some(offload), Some(size)) = (&self.offload, segment) {
-            for train in bytes.chunks(size * offload.max_gso_segments()) {
+            let segments = offload.max_gso_segments().min(TRAIN_BYTES_MAX / size).max(1);
+            for train in bytes.chunks(size * segments) {
                 let sent = offload.try_send((&self.socket).into(), &transmit(to, train, Some(size)));
                 match sent {
                     Ok(()) => {
@@ -230,6 +233,19 @@ mod tests {
                 assert_eq!(a.counts().trains_sent, 0);
             }
         }
+    }
+
+    /// More segments than the kernel cuts, and more bytes than a datagram may have.
+    #[test]
+    fn a_long_train_is_cut_into_trains_that_the_kernel_takes() {
+        let mut a = Datagrams::bind(local(), true).unwrap();
+        let mut b = Datagrams::bind(local(), true).unwrap();
+        let bytes: Vec<u8> = (0..1400 * 80).map(|i| (i / 1400) as u8).collect();
+        a.send(b.address().unwrap(), &bytes, Some(1400));
+        assert_eq!(receive_until(&mut b, 80).concat(), bytes);
+        let counts = a.counts();
+        assert_eq!((counts.sent, counts.gso_refused, counts.send_errors), (80, 0, 0));
+        assert!(a.segments_max() == 1 || counts.trains_sent == 2, "{counts:?}");
     }
 
     #[test]
