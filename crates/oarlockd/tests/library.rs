@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use oarlock::blocking::{Client, Space};
 use oarlock::{Kind, Mode};
+use rustix::event::{PollFd, PollFlags};
 use support::{Dev, signal, until};
 
 fn space(dev: &Dev, node: char) -> Space {
@@ -194,6 +195,31 @@ fn a_hang_up_frees_the_locks_and_marks_the_block() {
     next.release().unwrap();
     let reader = other.lock("x").mode(Mode::PR).value_block().acquire().unwrap();
     assert!(reader.value().unwrap().valid);
+    drop(keeper);
+}
+
+/// A program writes, lets go and leaves in one breath, with notices it never looked at. What it sent last counts:
+/// the waiter finds the block written, not in doubt.
+#[test]
+fn what_a_leaving_program_wrote_arrives_before_its_end() {
+    let dev = Dev::start();
+    let other = space(&dev, 'a');
+    let keeper = other.lock("x").mode(Mode::NL).acquire().unwrap();
+    for round in 1..=30u8 {
+        let client = Client::connect(dev.socket('a')).unwrap();
+        let guard = client.space("default").unwrap().lock("x").value_block().acquire().unwrap();
+        guard.set_value(&[round]).unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| other.lock("x").mode(Mode::PR).value_block().acquire().unwrap());
+            // Readable: the notice that somebody waits is there, unread.
+            let mut polled = [PollFd::new(&client, PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut polled, None), Ok(1));
+            drop((guard, client));
+            let value = next.join().unwrap().value().unwrap();
+            assert!(value.valid, "round {round}");
+            assert_eq!(value.bytes[0], round);
+        });
+    }
     drop(keeper);
 }
 
