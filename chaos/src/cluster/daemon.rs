@@ -28,7 +28,7 @@ impl Process {
     /// Runs `oarlock serve`; what it says is added to `log`.
     pub fn serve(oarlock: &Path, config: &Path, log: &Path) -> io::Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(oarlock);
+        let mut command = dying_with_us(oarlock);
         command.arg("serve").arg("--config").arg(config).env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Process { child: command.spawn()? })
@@ -103,6 +103,19 @@ impl Process {
         let descriptors = fs::read_dir(proc.join("fd")).map_or(0, Iterator::count);
         Footprint { memory_kib, descriptors }
     }
+}
+
+/// A command that the kernel kills when we end, however we end, if the machine has the tool for it. Without it
+/// a killed harness leaves its daemons behind.
+fn dying_with_us(program: &Path) -> Command {
+    let tool = Path::new("/usr/bin/setpriv");
+    if !tool.exists() {
+        return Command::new(program);
+    }
+    // It becomes the program: the process number stays.
+    let mut command = Command::new(tool);
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 impl Drop for Process {
