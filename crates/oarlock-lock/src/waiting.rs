@@ -234,8 +234,11 @@ impl Queues {
                 self.wishes.count(&entry, |n| *n -= 1);
             }
         }
-        kept.append(&mut waits);
-        self.waits = kept;
+        // Those who were looked at go back in front of those who were not, which may be thousands.
+        while let Some(entry) = kept.pop_back() {
+            waits.push_front(entry);
+        }
+        self.waits = waits;
     }
 
     /// Do holders have to hear that somebody waits for `mode`, and whom does it come from if from a single
