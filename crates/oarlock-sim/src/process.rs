@@ -81,7 +81,10 @@ pub(crate) struct Process {
 /// Resources on which anchors keep a lock.
 const ANCHORED: u64 = 6;
 /// Mean time between two locks of a process.
-const LOCK_GAP: Time = 62 * MS;
+const LOCK_GAP: Time = 60 * MS;
+/// Locks that all processes together ask for in a second: the standard load, and a little more, since the last
+/// seconds of a run ask for none.
+const PACE: u64 = 600;
 
 impl Process {
     pub(crate) fn new(node: u16, anchor: bool) -> Process {
@@ -210,7 +213,10 @@ impl Process {
     }
 
     fn lock(&mut self, cx: &mut Context<'_>) {
-        self.next_lock = cx.now + cx.random.below(2 * LOCK_GAP);
+        // Together they keep a pace: after a time in which nothing could be had they hurry.
+        let behind = cx.load.locks.saturating_sub(cx.load.refused) < cx.now / MS * PACE / 1000;
+        let gap = if behind { LOCK_GAP / 2 } else { LOCK_GAP * 2 };
+        self.next_lock = cx.now + cx.random.below(2 * gap);
         let count = cx.names.len() as u64 / 2;
         let rank = if self.anchor {
             self.next_lock = cx.now + 10 * MS;

@@ -124,7 +124,7 @@ pub(crate) struct World {
 /// More than this to come is a run out of control: some hundreds are usual.
 const QUEUE_MAX: usize = 300_000;
 /// More events for each simulated second, likewise: some ten thousand are usual.
-const EVENTS_MAX: u64 = 150_000;
+const EVENTS_MAX: u64 = 60_000;
 const SECRET: u64 = 0x5eed_0a41_0c4b;
 
 impl World {
@@ -616,7 +616,7 @@ impl World {
         if self.phase == Phase::Drain {
             return;
         }
-        let gap = self.load_random.below(900 * MS);
+        let gap = self.load_random.below(840 * MS);
         self.queue.push(now + gap, Happening::Kill);
         let index = self.load_random.below(self.options.processes as u64) as usize;
         let process = &mut self.processes[index];

@@ -86,8 +86,13 @@ impl Order {
             if count.ordinal != lost.ordinal {
                 *count = Overtaken { ordinal: lost.ordinal, ..Overtaken::default() };
             }
+            let strict = rules.strict.get(usize::from(ledger.resource(winner.resource).space)) == Some(&true);
             if won.kind == PendingKind::Convert {
                 count.converts += 1;
+                if strict && !won.flags.contains(Flags::QUECVT) {
+                    // Granted in place, whoever waits (scenario 9).
+                    continue;
+                }
                 if lost.kind == PendingKind::New {
                     // Converts are served before newcomers.
                     continue;
@@ -101,7 +106,6 @@ impl Order {
             if won.at < lost.at + delay {
                 continue;
             }
-            let strict = rules.strict.get(usize::from(ledger.resource(winner.resource).space)) == Some(&true);
             let (ahead, here) = (lost.ahead_anywhere as usize, lost.ahead_here as usize);
             let (counted, bound) = if home {
                 count.at_home += 1;
@@ -205,6 +209,21 @@ mod tests {
     }
 
     /// R4: between nodes the bound counts terms.
+    /// Clients 1 to 3 hold NL or PR; client 1 waits for EX, then client 3 converts in the manner of `how`.
+    fn converting(how: &str) -> String {
+        format!(
+            "calm; @9970; 2 lock strict/x PR; 2 granted PR 1.1.0; 1 lock strict/x NL; 1 granted NL 1.1.0; \
+             3 lock strict/x NL; 3 granted NL 1.1.0; @10000; 1 convert EX; @10100; 3 convert PR {how}; \
+             3 granted PR 1.1.0"
+        )
+    }
+
+    #[test]
+    fn a_convert_passes_a_convert_in_strict_order_unless_it_said_quecvt() {
+        passes("scenario 9", &converting(""));
+        finds("order", "its own node", &converting("QUECVT"));
+    }
+
     #[test]
     fn rejects_a_third_term_of_two_other_nodes() {
         let mut rest = String::from("@10500; 1 unlock; 1 released; ");

@@ -4,6 +4,7 @@
 //! picture of the moment *before* the event.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::{Mode, join_option};
@@ -107,12 +108,30 @@ pub struct Ghost {
 #[derive(Debug, Default)]
 pub struct Ledger {
     clients: BTreeMap<Client, u16>,
-    locks: HashMap<LockKey, Lock>,
+    locks: HashMap<LockKey, Lock, BuildHasherDefault<KeyHasher>>,
     by_client: BTreeMap<Client, BTreeSet<u32>>,
     resources: Vec<Resource>,
     indexes: HashMap<(u16, Name), usize>,
     ordinal: u64,
     calm_since: Option<u64>,
+}
+
+/// Mixes the two numbers of a lock. They come from our own programs, which do not attack hash tables.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0.rotate_left(23) ^ u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// The strongest mode that both cover: what a holder has for certain while it changes from one to the other.
