@@ -204,13 +204,13 @@ impl<'a> Storm<'a> {
         self.cluster.proxy.set(from, to, weather);
     }
 
-    /// Half of the pauses are shorter than the second after which a peer counts as silent, half are longer.
+    /// Every other pause is shorter than the second after which a peer counts as silent, every other longer.
     fn pause_daemon(&mut self) {
         let node = self.random.below(NODES as u64) as usize;
         if std::mem::replace(&mut self.paused[node], true) {
             return;
         }
-        let long = self.random.chance(500);
+        let long = self.faults.daemon_pauses % 2 == 1;
         let time = if long { self.random.between(1_300, 3_000) } else { self.random.between(20, 800) };
         self.faults.daemon_pauses += 1;
         self.faults.daemon_pauses_past_silence += u64::from(long);
