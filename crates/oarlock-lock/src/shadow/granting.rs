@@ -1,0 +1,231 @@
+//! Which local requests a shadow grants, in which order.
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::message::lock::{Kind, Want};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::segment::Claim;
+
+use super::{Answer, Shadow, Verdict};
+use crate::config::Order;
+use crate::context::Context;
+use crate::output::{Granted, Output};
+use crate::planted::Bug;
+use crate::value::{Effect, effect, readable_under};
+use crate::waiting::Waiting;
+
+impl Shadow {
+    /// Must this request stand behind others of its node?
+    pub(super) fn comes_behind(&self, entry: &Waiting, order: Order) -> bool {
+        self.forgetting || self.respected(entry, order).next().is_some()
+    }
+
+    /// Does it stand behind somebody who waits, and not only for the answer to a try?
+    pub(super) fn behind_waiters(&self, entry: &Waiting, order: Order) -> bool {
+        self.respected(entry, order).any(|e| !e.waits_for_an_answer())
+    }
+
+    /// The waiting requests of this node that `entry` may not pass when it arrives.
+    pub(super) fn respected<'a>(
+        &'a self,
+        entry: &Waiting,
+        order: Order,
+    ) -> impl Iterator<Item = &'a Waiting> + use<'a> {
+        let (converts, waits) = if entry.flags.contains(Flags::EXPEDITE) || entry.in_place() {
+            (false, false)
+        } else if entry.from.is_some() {
+            // In strict order a convert looks at granted modes only, unless it said QUECVT (9).
+            (order == Order::Passover || entry.flags.contains(Flags::QUECVT), false)
+        } else {
+            (true, true)
+        };
+        let converts = if converts { self.queues.converts().count() } else { 0 };
+        let waits = if waits { usize::MAX } else { converts };
+        self.queues.iter().take(converts.max(waits))
+    }
+
+    /// May `entry` be granted although somebody elsewhere is first in the master's queue (C13, R3)?
+    pub(super) fn passes_head(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
+        let Some(head) = self.head else { return true };
+        if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(ctx, entry) {
+            return true;
+        }
+        if self.before_head(entry, head) {
+            return true;
+        }
+        let beside = entry.mode.compatible(head.mode);
+        let strict = ctx.config.order == Order::Strict && !entry.flags.contains(Flags::NOORDER);
+        match (entry.kind(), head.kind) {
+            // Converts come before newcomers everywhere (scenario 8).
+            (Kind::Convert, Kind::New) => true,
+            // In strict order a convert looks at granted modes only, unless it said QUECVT (9).
+            (Kind::Convert, Kind::Convert) if strict => !entry.flags.contains(Flags::QUECVT),
+            (Kind::Convert, Kind::Convert) => beside,
+            // Newcomers need an empty convert queue (7).
+            (Kind::New, Kind::Convert) => false,
+            (Kind::New, Kind::New) => !strict && beside,
+        }
+    }
+
+    /// In passover order a transaction may have again what it has already (C13, R12).
+    pub(super) fn exempt(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
+        ctx.config.order == Order::Passover
+            && entry.transaction.0 != 0
+            && ctx
+                .words
+                .entries(self.slot)
+                .iter()
+                .any(|held| held.claim.transaction == entry.transaction && held.mode.covers(entry.mode))
+    }
+
+    /// Grants `entry` if every rule allows it, and tells the program.
+    pub(super) fn attempt(&mut self, ctx: &mut Context<'_>, entry: &Waiting, answer: Answer) -> Verdict {
+        let word = ctx.words.look(self.slot);
+        let others = match entry.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
+        let choices = [Some(entry.mode), entry.alternate];
+        if !choices.iter().flatten().any(|m| others.admits(*m)) {
+            return Verdict::Held;
+        }
+        if !self.passes_head(ctx, entry) {
+            return Verdict::Head;
+        }
+        for (index, mode) in choices.into_iter().enumerate() {
+            let Some(mode) = mode else { break };
+            if !others.admits(mode) {
+                continue;
+            }
+            let covered = self.owned.is_some_and(|owned| owned.covers(mode));
+            if !covered {
+                // The first choice is asked for; the second only once the master has said that the first
+                // does not fit.
+                if answer.alternate && index == 0 {
+                    continue;
+                }
+                return Verdict::Ask;
+            }
+            let late = entry.asked_after >= self.applied;
+            let have = Want { value: answer.want.value && !late, ..answer.want };
+            let missing = self.missing(ctx, entry, mode, have);
+            if missing.any() {
+                return Verdict::Ask;
+            }
+            if self.admit(ctx, entry, mode, index == 1) {
+                return Verdict::Granted;
+            }
+        }
+        Verdict::Held
+    }
+
+    /// What a covered grant of `entry` in `mode` still needs from the master.
+    pub(super) fn missing(&self, ctx: &Context<'_>, entry: &Waiting, mode: Mode, have: Want) -> Want {
+        let owned = self.owned.unwrap_or(Mode::NL);
+        let silent = ctx.planted.has(Bug::SilentUse);
+        let value = entry.flags.contains(Flags::VALBLK)
+            && (!(self.value_use.sure() || have.value || silent)
+                || (effect(entry.from, mode) == Effect::Read
+                    && !readable_under(owned)
+                    && !ctx.planted.has(Bug::ReadUnderCr)));
+        Want {
+            value: value && !have.value,
+            serial: entry.flags.contains(Flags::FRESH) && !have.serial && !entry.in_place(),
+        }
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        ctx: &mut Context<'_>,
+        entry: &Waiting,
+        mode: Mode,
+        alternate: bool,
+    ) -> bool {
+        let token = match entry.from {
+            Some(_) => {
+                let token = ctx.words.convert(entry.lock, mode);
+                if token.is_some() && entry.flags.contains(Flags::NOBAST) {
+                    ctx.words.silence(entry.lock);
+                }
+                token
+            }
+            None => {
+                let claim = Claim {
+                    lock: entry.lock,
+                    owner: entry.owner,
+                    transaction: entry.transaction,
+                    flags: entry.flags,
+                    since: ctx.now,
+                };
+                ctx.words.admit(self.slot, mode, claim)
+            }
+        };
+        let Some(token) = token else { return false };
+        let value = ctx.words.value(self.slot);
+        // On a way that moves nothing the block is shown only to say that it is not to be believed (32).
+        let shown = entry.flags.contains(Flags::VALBLK)
+            && match effect(entry.from, mode) {
+                Effect::Read => true,
+                Effect::Nothing => !value.valid,
+                Effect::Write => false,
+            };
+        ctx.counters.local_grants += 1;
+        ctx.outputs.push_back(Output::Granted(Granted {
+            lock: entry.lock,
+            mode,
+            token,
+            value: shown.then_some(value),
+            alternate,
+        }));
+        true
+    }
+
+    /// Grants from the queues in order (C9, C10, R1). Returns whether anything was granted.
+    pub(super) fn scan(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
+        let mut any = false;
+        // The list is scanned from the front until somebody does not fit.
+        while let Some(entry) = self.queues.first().cloned() {
+            match self.attempt(ctx, &entry, answer) {
+                Verdict::Granted => {
+                    any = true;
+                    self.queues.pop_first();
+                    self.retire(ctx, &entry);
+                }
+                Verdict::Held if entry.is_try() => {
+                    self.queues.pop_first();
+                    self.retire(ctx, &entry);
+                    self.refuse_try(ctx, &entry);
+                }
+                Verdict::Held | Verdict::Head | Verdict::Ask => break,
+            }
+        }
+        // Past those that do not fit: only in a scan that granted its head, so that an entry is passed over
+        // at most once for each that stood before it (C10).
+        if !any {
+            return false;
+        }
+        let strict = ctx.config.order == Order::Strict;
+        let mut queues = core::mem::take(&mut self.queues);
+        let ctx = core::cell::RefCell::new(ctx);
+        let (slot, owned) = (self.slot, self.owned);
+        queues.offer_rest(
+            strict,
+            &mut |wants| {
+                let word = ctx.borrow().words.look(slot);
+                let may =
+                    |mode: Mode| owned.is_some_and(|owned| owned.covers(mode)) && word.counts.admits(mode);
+                Mode::ALL.into_iter().any(|mode| wants(mode) && may(mode))
+            },
+            &mut |entry| {
+                let ctx = &mut **ctx.borrow_mut();
+                let granted = matches!(self.attempt(ctx, entry, answer), Verdict::Granted);
+                if granted {
+                    ctx.counters.passover_grants += 1;
+                    self.retire(ctx, entry);
+                }
+                granted
+            },
+        );
+        self.queues = queues;
+        true
+    }
+}

@@ -1,0 +1,177 @@
+//! What a shadow tells its master, and when it gives its record up.
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::message::lock::{Body, Conv, Forget, Info, Want};
+use oarlock_layout::mode::{Mode, join_option};
+use oarlock_layout::segment::Word;
+
+use super::Shadow;
+use crate::context::Context;
+use crate::planted::Bug;
+use crate::statement::Told;
+use crate::value::{Effect, effect, readable_under};
+
+impl Shadow {
+    /// Says what the master does not know yet, if anything (rules 5 and 6).
+    pub(super) fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
+        let mut conv = self.conv(ctx, word);
+        let exceeds = |conv: &Conv, owned: Mode| {
+            [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
+        };
+        if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned))
+            && !ctx.planted.has(Bug::KeepIncomparable)
+        {
+            // What is retained and what is wanted are not comparable (CW and PR), or a head holds back an
+            // entry that needs less: a grant would take away what is still owned. So it goes first.
+            self.lower(ctx, None);
+            conv = self.conv(ctx, &ctx.words.look(self.slot));
+        }
+        let want = self.want(ctx, word, conv.as_ref());
+        let busy = match self.head {
+            Some(head) if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) => head.number,
+            _ => 0,
+        };
+        let value = ctx.words.value(self.slot);
+        let owns_block = self.owned.is_some_and(Mode::writes_value);
+        let value_due = !owns_block && self.owned.is_some() && value.sequence > self.value_known.expected();
+        if !self.told.differs(self.owned, conv, busy, want) && !value_due {
+            return;
+        }
+        self.n += 1;
+        let carries = value.sequence > self.value_known.expected();
+        if carries {
+            self.value_known.carry(self.n, value.sequence);
+        }
+        if self.uses_value && !self.value_use.expected() && !ctx.planted.has(Bug::SilentUse) {
+            self.value_use.carry(self.n, true);
+        }
+        self.told = Told { held: self.owned, conv, busy, want, unsure: false };
+        let info = Info {
+            n: self.n,
+            g: self.g,
+            held: self.owned,
+            conv,
+            busy,
+            openers: self.openers_here(word),
+            uses_value: self.uses_value && !ctx.planted.has(Bug::SilentUse),
+            want,
+            value: carries.then_some(value),
+        };
+        ctx.send(self.master, &self.name, Body::Info(info));
+    }
+
+    /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
+    /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
+    pub(super) fn conv(&self, ctx: &Context<'_>, word: &Word) -> Option<Conv> {
+        let first = self.queues.first()?;
+        if first.in_place() {
+            return None;
+        }
+        let covered = self.owned.is_some_and(|owned| owned.covers(first.mode));
+        if covered && self.passes_head(ctx, first) {
+            return None;
+        }
+        let need = word.counts.need();
+        let with_need = |mode| join_option(need, Some(mode)).expect("a join with some mode");
+        let others = match first.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
+        Some(Conv {
+            mode: with_need(first.mode),
+            // A second choice that somebody here is in the way of would be granted again and again, for
+            // nothing.
+            alternate: first.alternate.filter(|mode| others.admits(*mode)).map(with_need),
+            kind: first.kind(),
+            from: first.from,
+            attempt: first.attempt,
+            flags: first.flags & Flags::STATED,
+            demand: false,
+        })
+    }
+
+    pub(super) fn want(&self, ctx: &Context<'_>, word: &Word, conv: Option<&Conv>) -> Want {
+        let Some(first) = self.queues.first() else { return Want::default() };
+        if conv.is_some() {
+            // The grant brings a new serial by itself; whether it brings the newest block depends on who
+            // else owns what then.
+            let reads = first.flags.contains(Flags::VALBLK)
+                && effect(first.from, first.mode) == Effect::Read
+                && !readable_under(first.mode);
+            return Want { value: reads, serial: false };
+        }
+        let others = match first.from {
+            Some(from) => word.counts.without(from),
+            None => word.counts,
+        };
+        if others.admits(first.mode) {
+            self.missing(ctx, first, first.mode, Want::default())
+        } else {
+            Want::default()
+        }
+    }
+
+    /// Nobody here has or wants a lock, and the master knows everything.
+    pub(super) fn unused(&self, word: &Word) -> bool {
+        word.counts.total() == 0
+            && self.queues.is_empty()
+            && !self.told.unsure
+            && self.told.conv.is_none()
+            && !self.told.want.any()
+            && self.told.held == self.owned
+    }
+
+    /// Keeps the book of shadows that may be forgotten later.
+    pub(super) fn rest(&mut self, ctx: &mut Context<'_>, word: &Word) {
+        let idle = self.unused(word) && matches!(self.owned, None | Some(Mode::NL));
+        match (idle, self.idle_since) {
+            (true, None) => {
+                self.idle_since = Some(ctx.now);
+                ctx.idle.insert((ctx.now, self.slot));
+            }
+            (false, Some(_)) => self.wake(ctx),
+            _ => {}
+        }
+    }
+
+    pub(super) fn wake(&mut self, ctx: &mut Context<'_>) {
+        if let Some(since) = self.idle_since.take() {
+            ctx.idle.remove(&(since, self.slot));
+        }
+    }
+
+    /// Gives up the record of an unused resource, retained modes included. Returns true if there is no
+    /// record to give up: the shadow may go at once.
+    pub(crate) fn forget(&mut self, ctx: &mut Context<'_>) -> bool {
+        // From here on it is no longer in the book of idle ones, whatever comes of this.
+        self.wake(ctx);
+        if self.forgetting || !self.unused(&ctx.words.look(self.slot)) {
+            return false;
+        }
+        if self.n == 0 {
+            return true;
+        }
+        // A caller may have taken a lock since that look: only behind the gate the counts can do nothing but
+        // fall (M8).
+        let word = ctx.words.set_gate(self.slot);
+        if word.counts.total() != 0 && !ctx.planted.has(Bug::ForgetUncounted) {
+            self.settle(ctx);
+            return false;
+        }
+        self.lower(ctx, None);
+        let word = ctx.words.look(self.slot);
+        self.state(ctx, &word);
+        self.forgetting = true;
+        self.n += 1;
+        let value = ctx.words.value(self.slot);
+        let newer = value.sequence > self.value_known.expected();
+        let forget = Forget { g: self.g, n: self.n, value: newer.then_some(value) };
+        ctx.send(self.master, &self.name, Body::Forget(forget));
+        false
+    }
+
+    /// Is there a retained mode, or nothing, and no reason to keep the slot but memory of it?
+    pub(crate) fn evictable(&self, word: &Word) -> bool {
+        !self.forgetting && self.unused(word)
+    }
+}
