@@ -253,12 +253,10 @@ mod planted {
         Bug::DropUnwantedGrant,
         Bug::OwnHeldBlocks,
         Bug::KeepRetained,
-        Bug::LoseStaleValue,
         Bug::ReadUnderCr,
         Bug::SerialPerResource,
         Bug::CancelAndGrant,
         Bug::NlWithoutRecord,
-        Bug::NoNotice,
     ];
 
     /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails.
