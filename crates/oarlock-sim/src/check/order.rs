@@ -208,7 +208,6 @@ mod tests {
         finds("order", "its own node", &story);
     }
 
-    /// R4: between nodes the bound counts terms.
     /// Clients 1 to 3 hold NL or PR; client 1 waits for EX, then client 3 converts in the manner of `how`.
     fn converting(how: &str) -> String {
         format!(
@@ -224,6 +223,7 @@ mod tests {
         finds("order", "its own node", &converting("QUECVT"));
     }
 
+    /// R4: between nodes the bound counts terms.
     #[test]
     fn rejects_a_third_term_of_two_other_nodes() {
         let mut rest = String::from("@10500; 1 unlock; 1 released; ");
