@@ -92,7 +92,7 @@ fn instructions(command: impl Fn() -> Command, directory: &Path) -> Result<f64, 
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     match collected(&text) {
         Some(count) if output.status.success() => Ok(count),
-        _ => Err(text.lines().filter(|line| !line.starts_with("==")).collect::<Vec<_>>().join("; ")),
+        _ => Err(text.lines().filter(|line| !line.starts_with(['=', '-'])).collect::<Vec<_>>().join("; ")),
     }
 }
 
