@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The lockspaces of every test cluster: `default`, which passes over, and this one, which does not.
 pub const STRICT_SPACE: &str = "strict";
@@ -88,9 +89,14 @@ pub fn new_secret(oarlock: &Path, file: &Path) -> io::Result<()> {
     output(&mut command).map(drop)
 }
 
-/// An address on the loopback network on which nobody listens now.
+/// An address on the loopback network on which nobody listens now. The loopback network has 16 million hosts:
+/// each call takes one that no other call and hardly another process uses, so that a port that is free now is
+/// still free when a daemon takes it, and whenever it is started again.
 pub fn free_address() -> io::Result<SocketAddr> {
-    UdpSocket::bind("127.0.0.1:0")?.local_addr()
+    static CALLS: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    UdpSocket::bind((Ipv4Addr::new(127, 1 + call % 254, high, low), 0))?.local_addr()
 }
 
 fn output(command: &mut Command) -> io::Result<Vec<u8>> {
