@@ -123,8 +123,6 @@ pub(crate) struct World {
 
 /// More than this to come is a run out of control: some hundreds are usual.
 const QUEUE_MAX: usize = 300_000;
-/// More events for each simulated second, likewise: some ten thousand are usual.
-const EVENTS_MAX: u64 = 60_000;
 const SECRET: u64 = 0x5eed_0a41_0c4b;
 
 impl World {
@@ -204,7 +202,7 @@ impl World {
             if self.options.stop_at_first && !(self.judge.is_clean() && self.others.is_empty()) {
                 break;
             }
-            if self.queue.len() > QUEUE_MAX || self.load.events > EVENTS_MAX * self.plan.end / S {
+            if self.queue.len() > QUEUE_MAX || self.load.events > self.events_max() {
                 let text =
                     format!("{} things are to come after {} events", self.queue.len(), self.load.events);
                 self.others.add("traffic", self.queue.now(), text);
@@ -224,6 +222,12 @@ impl World {
             faults: self.faults,
         };
         (report, self.history)
+    }
+
+    /// More events than this likewise: for five nodes ten thousand a second are usual.
+    fn events_max(&self) -> u64 {
+        let nodes = u64::from(self.options.nodes);
+        (20_000 + 150 * nodes * nodes) * (self.plan.end / S)
     }
 
     /// A cluster that talks without end about what nobody asks for breaks no promise to any client. But it does
