@@ -87,7 +87,7 @@ fn outside(file: &File, faults: &mut Faults) {
     for (i, line) in file.text.lines().enumerate() {
         for word in OUTSIDE {
             let Some(at) = line.find(word) else { continue };
-            // `a/work/b` is a path of its own; `/work/b` points out of the tree.
+            // The middle of `some/work/place` is harmless; a path that begins at the root points out of the tree.
             let before = line[..at].chars().next_back();
             if !before.is_some_and(|c| c.is_alphanumeric() || c == '}' || c == '.') {
                 faults.add(&file.path, i + 1, format!("points outside the project: {word}"));
