@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use crate::context::{Context, Failure, Volume, run, watch};
+use crate::watchdog::Watchdog;
 use crate::{fuzz, purity, runs, testing, tidy};
 
 /// What a part found.
@@ -49,6 +50,23 @@ struct Part {
     night: &'static str,
     /// Nothing after it makes sense if it fails.
     gate: bool,
+}
+
+/// A part that takes so many times its budget hangs: nothing is that slow on a busy machine. All of them together
+/// stay below an hour and a half.
+const PATIENCE: u32 = 3;
+
+/// The night may take longer, but not for ever.
+const NIGHT_LIMIT: Duration = Duration::from_secs(8 * 3600);
+
+impl Part {
+    /// When it is ended.
+    fn limit(&self, volume: Volume) -> Duration {
+        match volume {
+            Volume::Ci => (self.budget * PATIENCE).max(Duration::from_secs(60)),
+            Volume::Night => NIGHT_LIMIT,
+        }
+    }
 }
 
 const fn part(name: &'static str, seconds: u64, run: fn(&Context) -> Outcome) -> Part {
@@ -135,7 +153,13 @@ pub(crate) fn all(context: &Context) -> bool {
         }
         println!("\n=== {} ===", part.name);
         let begin = Instant::now();
-        let outcome = (part.run)(context);
+        let limit = part.limit(context.volume);
+        let dog = Watchdog::start(limit);
+        let mut outcome = (part.run)(context);
+        if dog.call_off() {
+            outcome.failed = outcome.failed.max(1);
+            outcome.note = format!("ended after {}; {}", minutes(limit), outcome.note);
+        }
         shut = part.gate && outcome.failed > 0;
         rows.push((part, begin.elapsed(), Some(outcome)));
     }

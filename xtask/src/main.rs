@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   ci, night     every part in order, a table, a closing line          ci.rs
+//!   (watchdog)    ends a part that hangs                           watchdog.rs
 //!   tidy          what the compiler does not check: ids, words, links   tidy/
 //!   purity        pure crates need no operating system                  purity.rs
 //!   explore, …    programs of other crates                              fronts.rs
@@ -19,6 +20,7 @@ mod purity;
 mod runs;
 mod testing;
 mod tidy;
+mod watchdog;
 
 use std::process::ExitCode;
 

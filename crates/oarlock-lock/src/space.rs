@@ -63,6 +63,11 @@ pub struct Lockspace {
 /// How many slots are looked at for each new one when the table is nearly full: two keep ahead of one.
 const SWEEP_STEP: u32 = 4;
 
+/// Messages inside the node that one input may cause: so many, and so many more for each lock that waits and each
+/// message that is there already. An answered lock costs two or three (a statement, a grant, the head behind it).
+const INSIDE_MIN: usize = 1_000;
+const INSIDE_EACH: usize = 16;
+
 impl Lockspace {
     /// An empty lockspace.
     pub fn new(config: Config) -> Lockspace {
@@ -383,10 +388,15 @@ impl Lockspace {
         }
     }
 
-    /// Messages between the master and the shadow of this node, in order, until there are none.
+    /// Messages between the master and the shadow of this node, in order, until there are none. A master and a
+    /// shadow that answer each other for ever would hang the node, which nobody outside could tell from a lost
+    /// one: that is our own mistake, and it ends here.
     fn drain_inside(&mut self, now: Instant, words: &mut dyn Words) {
         let me = self.config.me;
+        let mut left = INSIDE_MIN + INSIDE_EACH * (self.waiting.len() + self.inside.len());
         while let Some(packet) = self.inside.pop_front() {
+            assert!(left > 0, "this node's own master and shadow do not come to rest: {packet:?}");
+            left -= 1;
             if let Err(violation) = self.deliver(now, words, me, packet) {
                 panic!("this node's own master and shadow disagree: {violation}");
             }
