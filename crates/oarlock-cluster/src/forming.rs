@@ -479,6 +479,23 @@ impl Forming {
         self.serve(now, proposal.candidate);
     }
 
+    /// What L3 forbids, for checkers to notice: this run serves the view that a peer serves, although that view names
+    /// an earlier run of this node and all tables here are empty.
+    #[cfg(feature = "planted")]
+    pub fn serve_uninvited(&mut self, now: Instant) {
+        let serving = self.peers.values().filter_map(|p| p.said).find(|s| s.phase == Phase::Serving);
+        let runs: Option<Vec<Member>> = (self.members.iter())
+            .map(|node| {
+                let run = self.peers.get(node).map_or(Some(self.incarnation), |peer| peer.run);
+                run.map(|incarnation| Member { node: *node, incarnation })
+            })
+            .collect();
+        let (Some(said), Some(members), None) = (serving, runs, &self.view) else { return };
+        (self.promised, self.durable) = (self.promised.max(said.stored), self.durable.max(said.stored));
+        self.serve(now, Candidate { view: View { epoch: said.stored, members }, wait: false });
+        self.settle(now);
+    }
+
     fn serve(&mut self, now: Instant, candidate: Candidate) {
         assert!(self.view.is_none(), "a run serves one view only (L3)");
         assert!(candidate.view.epoch <= self.durable, "a view is served before its epoch is on disk");

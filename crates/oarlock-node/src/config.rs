@@ -39,7 +39,7 @@ pub struct Config {
     pub forget_after: Duration,
     /// A rule that is left out on purpose, to try checkers on.
     #[cfg(feature = "planted")]
-    pub bug: Option<oarlock_lock::planted::Bug>,
+    pub bug: Option<crate::planted::Bug>,
 }
 
 /// A member.

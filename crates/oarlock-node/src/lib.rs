@@ -24,6 +24,8 @@ mod config;
 mod desk;
 mod event;
 mod node;
+#[cfg(feature = "planted")]
+mod planted;
 mod question;
 mod session;
 mod sight;
@@ -35,6 +37,6 @@ pub use event::Event;
 pub use node::{Node, Output};
 pub use oarlock_circuit::Transmit;
 pub use oarlock_lock::Order;
-#[cfg(feature = "planted")]
-pub use oarlock_lock::planted::Bug;
 pub use status::{Counter, MemberStatus, SpaceStatus, Status};
+#[cfg(feature = "planted")]
+pub use {oarlock_lock::planted::Bug as RoomBug, planted::Bug};

@@ -148,7 +148,7 @@ impl Node {
                     forget_after: config.forget_after,
                 };
                 #[cfg(feature = "planted")]
-                let locks = match config.bug {
+                let locks = match config.bug.and_then(crate::planted::Bug::of_room) {
                     Some(bug) => Lockspace::with_bug(lock_config, bug),
                     None => Lockspace::new(lock_config),
                 };
@@ -392,6 +392,8 @@ impl Node {
                 if let Err(violation) = self.forming.handle_form(now, from, form) {
                     self.violation(from, violation.to_string());
                 }
+                #[cfg(feature = "planted")]
+                self.come_back(now);
             }
             PeerMessage::Look(look) => {
                 if self.spaces.len() <= look.space.0 as usize {
@@ -422,7 +424,11 @@ impl Node {
     }
 
     pub(crate) fn serve(&mut self, now: Instant, view: View, grants_from: Instant) {
-        for member in view.members.iter().filter(|m| m.node != self.config.me) {
+        #[cfg(feature = "planted")]
+        let pinned = self.config.bug != Some(crate::planted::Bug::EmptyMaster);
+        #[cfg(not(feature = "planted"))]
+        let pinned = true;
+        for member in view.members.iter().filter(|m| pinned && m.node != self.config.me) {
             self.circuits.pin(member.node, member.incarnation);
         }
         for Space { locks, .. } in &mut self.spaces {

@@ -232,39 +232,48 @@ mod planted {
 mod planted {
     use std::collections::BTreeSet;
 
-    use oarlock_node::Bug;
+    use oarlock_node::Bug::{self, Room};
+    use oarlock_node::RoomBug;
     use oarlock_sim::{Options, run};
 
     /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them.
     const UNSEEN: &[(Bug, &str)] = &[
         (
-            Bug::ForgetHeadGone,
+            Room(RoomBug::ForgetHeadGone),
             "a request behind a head that has gone is stated, and granted by the master a message later",
         ),
-        (Bug::SilentUse, "it shows only when the locks of a dead node are taken over"),
-        (Bug::ForgetUncounted, "it needs callers that take locks without asking their node"),
+        (Room(RoomBug::SilentUse), "it shows only when the locks of a dead node are taken over"),
+        (Room(RoomBug::ForgetUncounted), "it needs callers that take locks without asking their node"),
     ];
 
     /// Bugs that must be noticed here within the seeds that are given. The others need a rare crossing: they are
     /// looked for, and if none of the seeds has it, the explorer, which makes every crossing, has the word.
     const SURE: &[Bug] = &[
-        Bug::NoSequenceCheck,
-        Bug::StaleLowers,
-        Bug::DropUnwantedGrant,
-        Bug::OwnHeldBlocks,
-        Bug::KeepRetained,
-        Bug::ReadUnderCr,
-        Bug::SerialPerResource,
-        Bug::CancelAndGrant,
-        Bug::NlWithoutRecord,
+        Room(RoomBug::NoSequenceCheck),
+        Room(RoomBug::StaleLowers),
+        Room(RoomBug::DropUnwantedGrant),
+        Room(RoomBug::OwnHeldBlocks),
+        Room(RoomBug::KeepRetained),
+        Room(RoomBug::ReadUnderCr),
+        Room(RoomBug::SerialPerResource),
+        Room(RoomBug::CancelAndGrant),
+        Room(RoomBug::NlWithoutRecord),
+        Room(RoomBug::HeadFirst),
+        Room(RoomBug::PlayBall),
+        Room(RoomBug::KeepIncomparable),
+        Room(RoomBug::TryByRetention),
+        Room(RoomBug::StaleForget),
+        Room(RoomBug::OldBlock),
+        Room(RoomBug::AnswerAlone),
+        Bug::EmptyMaster,
     ];
 
     /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails.
     pub(crate) fn table(arguments: &super::Arguments) -> bool {
         println!("{:<20} {:>6}  {:<30} first finding", "planted", "seeds", "caught by");
         let mut all = true;
-        for bug in Bug::ALL {
-            let name = format!("{bug:?}");
+        for bug in Bug::all() {
+            let name = bug.name();
             if let Some((_, why)) = UNSEEN.iter().find(|(unseen, _)| *unseen == bug) {
                 println!("{name:<20}      -  the explorer: {why}");
                 continue;
@@ -288,7 +297,7 @@ mod planted {
             // withdrawn request again and again would fill the memory first: that run is not repeated.
             let whole = Options { stop_at_first: false, ..options };
             let by: BTreeSet<&str> = match bug {
-                Bug::CancelAndGrant => BTreeSet::new(),
+                Room(RoomBug::CancelAndGrant) => BTreeSet::new(),
                 _ => run(seed, &whole).findings.iter().map(|f| f.checker).collect(),
             };
             let by = if by.is_empty() { first.checker.into() } else { Vec::from_iter(by).join(" ") };
