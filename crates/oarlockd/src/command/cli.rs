@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+
+pub use super::options::{Ask, Connect, Format, Output, Space};
 
 /// Locks for programs on several machines, granted over encrypted circuits.
 #[derive(Parser, Debug)]
@@ -61,49 +63,6 @@ pub enum Command {
     Man(Man),
     /// Print versions
     Version(Format),
-}
-
-/// How to reach a daemon.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Connect {
-    /// Socket of the node to talk to [default: OARLOCK_SOCKET, the system's node, this user's `oarlock dev`]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub socket: Option<PathBuf>,
-}
-
-/// How to print.
-#[derive(Args, Clone, Debug)]
-pub struct Format {
-    /// How to print: a table, a wider table, one JSON document, or names only
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-    /// Leave out the line of column names
-    #[arg(long)]
-    pub no_headers: bool,
-}
-
-/// Forms of output.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// For people with wide screens.
-    Wide,
-    /// For programs.
-    Json,
-    /// One name a line.
-    Name,
-}
-
-/// A question to a daemon.
-#[derive(Args, Clone, Debug)]
-pub struct Ask {
-    /// How to reach the daemon.
-    #[command(flatten)]
-    pub connect: Connect,
-    /// How to print the answer.
-    #[command(flatten)]
-    pub format: Format,
 }
 
 /// `oarlock dev`
@@ -191,14 +150,6 @@ pub struct Lock {
     /// The command and its arguments
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
     pub cmd: Vec<OsString>,
-}
-
-/// Which resources.
-#[derive(Args, Clone, Debug)]
-pub struct Space {
-    /// Lockspace to look at
-    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
-    pub space: String,
 }
 
 /// `oarlock locks`

@@ -47,12 +47,13 @@ pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
 
 fn print_check(config: &Config, format: &Format) -> Result<()> {
     let shared = config.shared();
-    if format.output == Output::Json {
+    if let form @ (Output::Json | Output::Yaml) = format.output {
         let parts: serde_json::Map<_, _> =
             shared.parts().iter().map(|(key, part)| ((*key).into(), format!("{part:04x}").into())).collect();
-        return output::print_json(&serde_json::json!({
+        let document = serde_json::json!({
             "v": 1, "ok": true, "node": config.name(), "shared": shared.to_string(), "parts": parts
-        }));
+        });
+        return output::print_document(form, &document);
     }
     let mut lines = vec![format!("{} makes sense: node {}", config.path.display(), config.name())];
     lines.push("these must be the same on every member:".into());
@@ -61,8 +62,8 @@ fn print_check(config: &Config, format: &Format) -> Result<()> {
 }
 
 fn print_config(c: &Config, format: &Format) -> Result<()> {
-    if format.output == Output::Json {
-        return output::print_json(&document(c));
+    if let form @ (Output::Json | Output::Yaml) = format.output {
+        return output::print_document(form, &document(c));
     }
     let text = |path: &Path| path.display().to_string();
     let mut out =

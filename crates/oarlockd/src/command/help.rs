@@ -27,10 +27,10 @@ pub fn explain(command: &Explain) -> Result<()> {
     })?;
     let page = explain::page(code);
     match command.format.output {
-        Output::Json => {
+        form @ (Output::Json | Output::Yaml) => {
             let mut document = document(code);
             document["v"] = 1.into();
-            output::print_json(&document)
+            output::print_document(form, &document)
         }
         Output::Name => output::print_text(&code.to_string()),
         Output::Table | Output::Wide => output::print_text(&format!(
@@ -81,9 +81,11 @@ pub fn man(command: &Man) -> Result<()> {
 pub fn version(format: &Format) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     match format.output {
-        Output::Json => output::print_json(&serde_json::json!({
-            "v": 1, "version": version, "session_protocol": session::VERSION
-        })),
+        form @ (Output::Json | Output::Yaml) => {
+            let document =
+                serde_json::json!({"v": 1, "version": version, "session_protocol": session::VERSION});
+            output::print_document(form, &document)
+        }
         Output::Name => output::print_text(version),
         Output::Table | Output::Wide => output::print_text(&format!(
             "oarlock {version}, session protocol {}, circuit protocol {}",

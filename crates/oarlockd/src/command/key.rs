@@ -34,9 +34,9 @@ pub fn run(command: &Key) -> Result<()> {
 fn show(file: &Path, key: &Secret, format: &Format) -> Result<()> {
     let public = print(&key.public());
     match format.output {
-        Output::Json => output::print_json(&serde_json::json!({
-            "v": 1, "file": file, "public_key": public
-        })),
+        form @ (Output::Json | Output::Yaml) => {
+            output::print_document(form, &serde_json::json!({"v": 1, "file": file, "public_key": public}))
+        }
         _ => output::print_text(&public),
     }
 }

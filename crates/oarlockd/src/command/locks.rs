@@ -19,7 +19,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Tree { space, ask } => {
             let locks = look(ask, &question(space))?;
             match ask.format.output {
-                Output::Json => output::print_json(&waiting_only(locks)),
+                form @ (Output::Json | Output::Yaml) => output::print_document(form, &waiting_only(locks)),
                 Output::Name => output::print_text(&names(&waiting_only(locks))),
                 Output::Table | Output::Wide => output::print_text(&tree::tree(&locks)),
             }
@@ -27,7 +27,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Why { resource, space, ask } => {
             let (name, locks) = one(resource, space, ask)?;
             match ask.format.output {
-                Output::Json => output::print_json(&locks),
+                form @ (Output::Json | Output::Yaml) => output::print_document(form, &locks),
                 Output::Name => output::print_text(&name),
                 Output::Table | Output::Wide => output::print_text(&tree::why(&name, &locks)),
             }
@@ -123,7 +123,7 @@ fn remark(locks: &Locks) {
 fn show(resource: &OsStr, space: &Space, ask: &Ask) -> Result<()> {
     let (name, locks) = one(resource, space, ask)?;
     match ask.format.output {
-        Output::Json => return output::print_json(&locks),
+        form @ (Output::Json | Output::Yaml) => return output::print_document(form, &locks),
         Output::Name => return output::print_text(&name),
         Output::Table | Output::Wide => {}
     }

@@ -19,6 +19,7 @@ pub mod help;
 pub mod key;
 pub mod lock;
 pub mod locks;
+pub mod options;
 pub mod output;
 pub mod serve;
 pub mod session;
@@ -34,7 +35,7 @@ use clap::{FromArgMatches, Parser};
 use oarlock_layout::code::Code;
 
 use crate::problem::{Problem, Result};
-use cli::{Cli, Command};
+use cli::{Cli, Command, Output};
 
 /// Runs the command line `args` (the first is the program's name) and returns the exit status.
 pub fn main(args: Vec<OsString>) -> ExitCode {
@@ -43,15 +44,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         return match cli::lock_declaration().try_get_matches_from(&args[1..]) {
             Ok(matches) => {
                 let args = cli::Lock::from_arg_matches(&matches).expect("clap has checked them");
-                finish(lock::run(&args), false)
+                finish(lock::run(&args), Output::Table)
             }
             Err(error) => usage(&error),
         };
     }
     match Cli::try_parse_from(&args) {
         Ok(cli) => {
-            let json = wants_json(&args);
-            finish(run(cli.command).map(|()| 0), json)
+            let form = form(&args);
+            finish(run(cli.command).map(|()| 0), form)
         }
         Err(error) => usage(&error),
     }
@@ -78,20 +79,27 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-fn finish(result: Result<u8>, json: bool) -> ExitCode {
+fn finish(result: Result<u8>, form: Output) -> ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(problem) => {
-            output::print_problem(&problem, json);
+            output::print_problem(&problem, form);
             problem.exit().into()
         }
     }
 }
 
 /// Errors are documents too, for whoever asked for documents.
-fn wants_json(args: &[OsString]) -> bool {
-    let pairs = args.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json");
-    pairs || args.iter().any(|a| a == "-ojson" || a == "--output=json")
+fn form(args: &[OsString]) -> Output {
+    let asked = |name: &str| {
+        let pairs = args.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == name);
+        pairs || args.iter().any(|a| *a == *format!("-o{name}") || *a == *format!("--output={name}"))
+    };
+    match () {
+        () if asked("json") => Output::Json,
+        () if asked("yaml") => Output::Yaml,
+        () => Output::Table,
+    }
 }
 
 /// What clap has to say: help to stdout, anything else as a problem.
@@ -111,6 +119,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     let what = parts.next().unwrap_or_default();
     let rest = parts.next().unwrap_or_default().replace("\n\n", "\n").replace('\n', "\n       ");
     let problem = Problem::new(Code::Usage, what).because("").try_next(rest);
-    output::print_problem(&problem, false);
+    output::print_problem(&problem, Output::Table);
     problem.exit().into()
 }

@@ -31,7 +31,7 @@ impl Rows {
     /// Prints them in one of the forms; `document` is what programs get.
     pub fn print<T: Serialize>(&self, format: &Format, document: &T) -> Result<()> {
         match format.output {
-            Output::Json => print_json(document),
+            form @ (Output::Json | Output::Yaml) => print_document(form, document),
             Output::Name => {
                 let names: Vec<_> = self.rows.iter().map(|r| r[0].as_str()).collect();
                 print_text(&names.join("\n"))
@@ -61,9 +61,18 @@ impl Rows {
     }
 }
 
-/// Prints one document.
-pub fn print_json<T: Serialize>(document: &T) -> Result<()> {
-    print_text(&serde_json::to_string_pretty(document).expect("a document is plain data"))
+/// Prints one document: YAML if that was asked for, else JSON.
+pub fn print_document<T: Serialize>(form: Output, document: &T) -> Result<()> {
+    print_text(&written(form, document))
+}
+
+fn written<T: Serialize>(form: Output, document: &T) -> String {
+    const PLAIN: &str = "a document is plain data";
+    match form {
+        // It ends its last line itself.
+        Output::Yaml => serde_saphyr::to_string(document).expect(PLAIN).trim_end().to_owned(),
+        _ => serde_json::to_string_pretty(document).expect(PLAIN),
+    }
 }
 
 /// Prints lines. A reader that went away (`| head`) is no failure.
@@ -93,11 +102,11 @@ pub fn tell(text: fmt::Arguments<'_>) {
 }
 
 /// Prints a problem to stderr, as a document if the command was asked for documents.
-pub fn print_problem(problem: &Problem, json: bool) {
+pub fn print_problem(problem: &Problem, form: Output) {
     let mut err = io::stderr().lock();
-    let _ = match json {
-        true => writeln!(err, "{:#}", document(problem)),
-        false => writeln!(err, "oarlock: {problem}"),
+    let _ = match form {
+        Output::Json | Output::Yaml => writeln!(err, "{}", written(form, &document(problem))),
+        _ => writeln!(err, "oarlock: {problem}"),
     };
 }
 
@@ -130,6 +139,24 @@ mod tests {
     fn tables_line_up_and_leave_no_cell_empty() {
         assert_eq!(rows().table(2, false), "NAME    MODE\na       EX\nlonger  -");
         assert_eq!(rows().table(3, true), "a       EX  x\nlonger  -   y");
+    }
+
+    /// What reads YAML must get the same strings back: a fence is no number, a resource may be called `no`.
+    #[test]
+    fn yaml_is_the_same_document_and_keeps_strings_strings() {
+        let document = serde_json::json!({
+            "v": 1, "rows": [{"fence": "90117", "name": "no", "held": null, "retained": true, "per_s": 1.5}]
+        });
+        let lines = [
+            "rows:",
+            "- fence: \"90117\"",
+            "  held: null",
+            "  name: \"no\"",
+            "  per_s: 1.5",
+            "  retained: true",
+            "v: 1",
+        ];
+        assert_eq!(written(Output::Yaml, &document).lines().collect::<Vec<_>>(), lines);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn status(ask: &Ask) -> Result<()> {
     let text = session(&ask.connect)?.ask(&Question::Status)?;
     let status: Status = parse(&text)?;
     match ask.format.output {
-        Output::Json => output::print_json(&status),
+        form @ (Output::Json | Output::Yaml) => output::print_document(form, &status),
         Output::Name => output::print_text(&status.node),
         Output::Table | Output::Wide => output::print_text(&page(&status)),
     }
@@ -116,7 +116,7 @@ pub fn node(node: &Node) -> Result<()> {
                 }
             })?;
             match ask.format.output {
-                Output::Json => output::print_json(&Shown { v: 1, member }),
+                form @ (Output::Json | Output::Yaml) => output::print_document(form, &Shown { v: 1, member }),
                 Output::Name => output::print_text(&member.node),
                 Output::Table | Output::Wide => output::print_text(&member_page(member)),
             }

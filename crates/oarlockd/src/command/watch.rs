@@ -63,6 +63,10 @@ fn print(c: &Change, ask: &Ask) -> Result<()> {
     match ask.format.output {
         // One document a line, so that a reader need not wait for an end.
         Output::Json => output::print_text(&serde_json::to_string(c).expect("plain data")),
+        Output::Yaml => {
+            output::print_text("---")?;
+            output::print_document(Output::Yaml, c)
+        }
         Output::Name => output::print_text(&c.resource),
         Output::Table | Output::Wide => {
             let s = c.at_s % 86_400;

@@ -1,0 +1,58 @@
+//! Options that several commands share: which daemon, which lockspace, how to print.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+/// How to reach a daemon.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Connect {
+    /// Socket of the node to talk to [default: OARLOCK_SOCKET, the system's node, this user's `oarlock dev`]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Args, Clone, Debug)]
+pub struct Format {
+    /// How to print: a table, a wider table, one JSON or YAML document, or names only
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Leave out the line of column names
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// Forms of output.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For people with wide screens.
+    Wide,
+    /// For programs.
+    Json,
+    /// The same document, for programs and people that prefer YAML.
+    Yaml,
+    /// One name a line.
+    Name,
+}
+
+/// A question to a daemon.
+#[derive(Args, Clone, Debug)]
+pub struct Ask {
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// How to print the answer.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Which resources.
+#[derive(Args, Clone, Debug)]
+pub struct Space {
+    /// Lockspace to look at
+    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
+    pub space: String,
+}
