@@ -2,26 +2,10 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Dev, Said, until};
-
-struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Takes or waits for a lock, until dropped.
-fn ask(dev: &Dev, node: char, label: &str, args: &[&str]) -> Held {
-    let mut command = dev.at(node);
-    command.args(["lock", "-q", "--label", label]).args(args).args(["--", "sleep", "60"]);
-    Held(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-}
+use support::{Dev, Held, Said, ask, until};
 
 fn seen(dev: &Dev, what: &str, args: &[&str]) -> bool {
     dev.run('c', args).out.contains(what)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-pub use super::options::{Ask, Connect, Format, Output, Space};
+pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space};
 
 /// Locks for programs on several machines, granted over encrypted circuits.
 #[derive(Parser, Debug)]
@@ -46,7 +46,8 @@ pub enum Command {
     #[command(subcommand)]
     Node(Node),
     /// Show the counters of this node
-    Metrics(Ask),
+    #[command(after_help = super::status::COUNTERS.help())]
+    Metrics(AskList),
     /// Make and show keys
     #[command(subcommand)]
     Key(Key),
@@ -54,8 +55,10 @@ pub enum Command {
     #[command(subcommand)]
     Config(Config),
     /// Check this machine: kernel, limits, network, keys, daemon
+    #[command(after_help = super::doctor::CHECKS.help())]
     Doctor(Doctor),
     /// Explain an error code
+    #[command(after_help = super::help::CODES.help())]
     Explain(Explain),
     /// Print completions for a shell
     Completions(Completions),
@@ -156,6 +159,7 @@ pub struct Lock {
 #[derive(Subcommand, Debug)]
 pub enum Locks {
     /// List resources with their holders, waiters and owners
+    #[command(after_help = super::locks::RESOURCES.help())]
     Ls {
         /// Only names that begin so
         #[arg(value_name = "PREFIX", default_value = "")]
@@ -165,7 +169,7 @@ pub enum Locks {
         space: Space,
         /// How to ask and print.
         #[command(flatten)]
-        ask: Ask,
+        ask: AskList,
     },
     /// Show everything about one resource
     Show {
@@ -219,6 +223,7 @@ pub enum Locks {
         ask: Ask,
     },
     /// Show the resources that cause most messages between nodes
+    #[command(after_help = super::locks::HOT.help())]
     Hot {
         /// Count for so long
         #[arg(long = "for", value_name = "T", default_value = "1s")]
@@ -231,7 +236,7 @@ pub enum Locks {
         space: Space,
         /// How to ask and print.
         #[command(flatten)]
-        ask: Ask,
+        ask: AskList,
     },
 }
 
@@ -239,7 +244,8 @@ pub enum Locks {
 #[derive(Subcommand, Debug)]
 pub enum Node {
     /// List the members
-    Ls(Ask),
+    #[command(after_help = super::status::MEMBERS.help())]
+    Ls(AskList),
     /// Show one member and the circuit to it
     Show {
         /// Name of the member [default: the node that answers]
@@ -311,7 +317,7 @@ pub struct Doctor {
     pub config: Option<PathBuf>,
     /// How to ask and print.
     #[command(flatten)]
-    pub ask: Ask,
+    pub ask: AskList,
 }
 
 /// `oarlock explain`
@@ -322,7 +328,7 @@ pub struct Explain {
     pub code: Option<String>,
     /// How to print.
     #[command(flatten)]
-    pub format: Format,
+    pub list: List,
 }
 
 /// `oarlock completions`

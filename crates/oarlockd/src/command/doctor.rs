@@ -10,7 +10,8 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use super::cli::Doctor;
-use super::output::Rows;
+use super::condition::{Cell, Kind};
+use super::listing::{Columns, column};
 use super::session::Session;
 use super::{config, connect, status};
 use crate::config::Config;
@@ -67,30 +68,44 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Runs all checks; fails if one of them is bad.
+/// What it tells of a check.
+pub static CHECKS: Columns = Columns {
+    all: &[
+        column("CHECK", Kind::Name),
+        column("VERDICT", Kind::Word),
+        column("FOUND", Kind::Name),
+        column("TRY", Kind::Name),
+    ],
+    narrow: 4,
+};
+
+fn row(c: &Check) -> Vec<Cell> {
+    let verdict = match c.verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warn => "warn",
+        Verdict::Bad => "BAD",
+    };
+    vec![Cell::name(c.check), Cell::word(verdict), Cell::name(&c.found), Cell::name(&c.try_next)]
+}
+
+/// Runs all checks, whichever are shown; fails if one of them is bad.
 pub fn run(command: &Doctor) -> Result<()> {
+    let plan = CHECKS.plan(&command.ask.list)?;
     let mut checks = vec![kernel(), clock(), descriptors(), memfd(), pidfd(), epoll()];
     checks.extend(datagrams());
     if let Some(file) = &command.config {
         checks.push(configuration(file));
     }
     checks.push(daemon(command.ask.connect.socket.as_deref()));
-    let mut rows = Rows::new(&["CHECK", "VERDICT", "FOUND", "TRY"], 4);
-    for c in &checks {
-        let verdict = match c.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warn => "warn",
-            Verdict::Bad => "BAD",
-        };
-        rows.push(vec![c.check.into(), verdict.into(), c.found.clone(), c.try_next.clone()]);
-    }
     let bad: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Bad).map(|c| c.check).collect();
     let problem = (!bad.is_empty()).then(|| {
         Problem::new(Code::Failed, format!("bad: {}", bad.join(", ")))
             .because("see the lines above")
             .try_next("what stands in the last column")
     });
-    rows.print(&command.ask.format, &Report { v: 1, healthy: problem.is_none(), checks })?;
+    plan.arrange(&mut checks, row);
+    let report = Report { v: 1, healthy: problem.is_none(), checks };
+    plan.print(&report.checks, row, &report)?;
     problem.map_or(Ok(()), Err)
 }
 

@@ -6,27 +6,48 @@ use oarlock_layout::code::Code;
 use oarlock_layout::message::session;
 
 use super::cli::{self, Completions, Explain, Format, Man, Output};
-use super::output::{self, Rows};
+use super::condition::{Cell, Kind};
+use super::listing::{Columns, column};
+use super::output;
 use crate::explain;
 use crate::problem::{Problem, Result};
 
+/// What `oarlock explain` tells of a code in the list of all.
+pub static CODES: Columns = Columns {
+    all: &[column("CODE", Kind::Word), column("EXIT", Kind::Count), column("MEANING", Kind::Name)],
+    narrow: 3,
+};
+
+fn code_row(code: &Code) -> Vec<Cell> {
+    vec![
+        Cell::word(code.to_string()),
+        Cell::count(code.exit().into()),
+        Cell::name(explain::page(*code).title),
+    ]
+}
+
 /// `oarlock explain`
 pub fn explain(command: &Explain) -> Result<()> {
+    let list = &command.list;
     let Some(text) = &command.code else {
-        let mut rows = Rows::new(&["CODE", "EXIT", "MEANING"], 3);
-        for code in Code::ALL {
-            rows.push(vec![code.to_string(), code.exit().to_string(), explain::page(*code).title.into()]);
-        }
-        let all: Vec<_> = Code::ALL.iter().map(|c| document(*c)).collect();
-        return rows.print(&command.format, &serde_json::json!({"v": 1, "codes": all}));
+        let plan = CODES.plan(list)?;
+        let mut codes = Code::ALL.to_vec();
+        plan.arrange(&mut codes, code_row);
+        let all: Vec<_> = codes.iter().map(|c| document(*c)).collect();
+        return plan.print(&codes, code_row, &serde_json::json!({"v": 1, "codes": all}));
     };
+    if !(list.columns.is_empty() && list.conditions.is_empty() && list.sort.is_empty()) {
+        return Err(Problem::new(Code::Usage, "--columns, --where and --sort need the list of all codes")
+            .because(format!("`{text}` is one code"))
+            .try_next("oarlock explain with these options and without a code"));
+    }
     let code = explain::parse(text).ok_or_else(|| {
         Problem::new(Code::Usage, format!("`{text}` is not a code"))
             .because("codes look like OAR-2101")
             .try_next("oarlock explain lists all codes")
     })?;
     let page = explain::page(code);
-    match command.format.output {
+    match list.format.output {
         form @ (Output::Json | Output::Yaml) => {
             let mut document = document(code);
             document["v"] = 1.into();

@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::time::Instant;
 
-use super::cli::{Ask, Locks as Command, Output, Space};
+use super::cli::{Ask, AskList, Locks as Command, Output, Space};
+use super::condition::{Cell, Kind};
+use super::listing::{Columns, column};
 use super::output::{self, Rows};
 use super::status::session;
-use super::waiting::{age, party};
+use super::waiting::party;
 use super::{args, tree, watch};
 use crate::console::doc::{Locks, Question, Resource};
 use crate::problem::Result;
@@ -68,29 +70,42 @@ fn names(locks: &Locks) -> String {
     locks.resources.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-fn ls(prefix: &str, space: &Space, ask: &Ask) -> Result<()> {
-    let mut locks = look(ask, &question(space))?;
+/// What `oarlock locks ls` tells of a resource.
+pub static RESOURCES: Columns = Columns {
+    all: &[
+        column("RESOURCE", Kind::Name),
+        column("MODE", Kind::Word),
+        column("STATE", Kind::Word),
+        column("WHO", Kind::Name),
+        column("FOR", Kind::Time),
+        column("WAITING", Kind::Count),
+        column("MASTER", Kind::Name),
+        column("OWNED", Kind::Name),
+        column("OPENERS", Kind::Count),
+        column("VALUE", Kind::Count),
+        column("TOKEN", Kind::Count),
+    ],
+    narrow: 7,
+};
+
+fn ls(prefix: &str, space: &Space, ask: &AskList) -> Result<()> {
+    let plan = RESOURCES.plan(&ask.list)?;
+    let mut locks: Locks = session(&ask.connect)?.document(&question(space))?;
     locks.resources.retain(|r| r.name.starts_with(prefix));
-    let names = [
-        "RESOURCE", "MODE", "STATE", "WHO", "FOR", "WAITING", "MASTER", "OWNED", "OPENERS", "VALUE", "TOKEN",
-    ];
-    let mut rows = Rows::new(&names, 7);
-    for r in &locks.resources {
-        rows.push(row(r));
-    }
-    rows.print(&ask.format, &locks)?;
+    plan.arrange(&mut locks.resources, row);
+    plan.print(&locks.resources, row, &locks)?;
     remark(&locks);
     Ok(())
 }
 
-fn row(r: &Resource) -> Vec<String> {
+fn row(r: &Resource) -> Vec<Cell> {
     let (mode, state, who, since) = match (r.holders.first(), r.nodes.iter().find(|n| tree::keeps(n))) {
         (Some(h), _) => {
             let more = if r.holders.len() > 1 { format!(" +{}", r.holders.len() - 1) } else { String::new() };
-            (h.mode.clone(), "in use", party(&h.party) + &more, age(h.age_us))
+            (h.mode.clone(), "in use", party(&h.party) + &more, Some(h.age_us))
         }
-        (None, Some(n)) => (n.owned.clone().unwrap_or_default(), "retained", n.node.clone(), String::new()),
-        (None, None) => (String::new(), "free", String::new(), String::new()),
+        (None, Some(n)) => (n.owned.clone().unwrap_or_default(), "retained", n.node.clone(), None),
+        (None, None) => (String::new(), "free", String::new(), None),
     };
     let owned: Vec<_> =
         r.nodes.iter().filter_map(|n| Some(format!("{}:{}", n.node, n.owned.as_deref()?))).collect();
@@ -99,17 +114,17 @@ fn row(r: &Resource) -> Vec<String> {
         .as_ref()
         .map_or(String::new(), |v| format!("{}{}", v.sequence, if v.valid { "" } else { " (lost)" }));
     vec![
-        r.name.clone(),
-        mode,
-        state.into(),
-        who,
-        since,
-        r.waiters.len().to_string(),
-        r.master.clone().unwrap_or_default(),
-        owned.join(","),
-        r.openers.to_string(),
-        value,
-        r.holders.first().map_or(String::new(), |h| h.fence.clone()),
+        Cell::name(&r.name),
+        Cell::word(mode),
+        Cell::word(state),
+        Cell::name(who),
+        Cell::age(since),
+        Cell::count(r.waiters.len() as u64),
+        Cell::name(r.master.clone().unwrap_or_default()),
+        Cell::name(owned.join(",")),
+        Cell::count(r.openers.into()),
+        Cell::shown(value, r.value.as_ref().map(|v| v.sequence)),
+        Cell::digits(r.holders.first().map_or(String::new(), |h| h.fence.clone())),
     ]
 }
 
@@ -141,10 +156,8 @@ fn show(resource: &OsStr, space: &Space, ask: &Ask) -> Result<()> {
             out.push(format!("head {}: {} in the {} queue", h.number, h.mode, h.queue));
         }
         if !r.nodes.is_empty() {
-            let mut rows = Rows::new(
-                &["NODE", "OWNED", "NEED", "TOLD HELD", "TOLD WANTED", "SENT", "HEARD", "FENCE"],
-                8,
-            );
+            let names = ["NODE", "OWNED", "NEED", "TOLD HELD", "TOLD WANTED", "SENT", "HEARD", "FENCE"];
+            let mut rows = Rows::new(&names);
             for n in &r.nodes {
                 rows.push(vec![
                     n.node.clone(),
@@ -157,10 +170,10 @@ fn show(resource: &OsStr, space: &Space, ask: &Ask) -> Result<()> {
                     n.fence.clone(),
                 ]);
             }
-            out.push(format!("what each node owns, needs and has told the master:\n{}", rows.text()));
+            out.push(format!("what each node owns, needs and has told the master:\n{}", rows.text(true)));
         }
         if !r.records.is_empty() {
-            let mut rows = Rows::new(&["NODE", "HELD", "WANTED", "CHANGES", "HEARD", "BUSY"], 6);
+            let mut rows = Rows::new(&["NODE", "HELD", "WANTED", "CHANGES", "HEARD", "BUSY"]);
             for k in &r.records {
                 rows.push(vec![
                     k.node.clone(),
@@ -171,7 +184,7 @@ fn show(resource: &OsStr, space: &Space, ask: &Ask) -> Result<()> {
                     k.busy.to_string(),
                 ]);
             }
-            out.push(format!("what the master believes:\n{}", rows.text()));
+            out.push(format!("what the master believes:\n{}", rows.text(true)));
         }
     }
     output::print_text(&out.join("\n"))
@@ -195,9 +208,32 @@ struct HotList {
     resources: Vec<Hot>,
 }
 
+/// What `oarlock locks hot` tells of a resource.
+pub static HOT: Columns = Columns {
+    all: &[
+        column("RESOURCE", Kind::Name),
+        column("MESSAGES", Kind::Count),
+        column("PER S", Kind::Rate),
+        column("WAITING", Kind::Count),
+        column("OWNERS", Kind::Name),
+    ],
+    narrow: 5,
+};
+
+fn hot_row(h: &Hot) -> Vec<Cell> {
+    vec![
+        Cell::name(&h.name),
+        Cell::count(h.messages),
+        Cell::rate(h.messages_per_s),
+        Cell::count(h.waiting as u64),
+        Cell::name(h.owners.join(",")),
+    ]
+}
+
 /// Every statement of a shadow and every change of a master is one message between two nodes (none if they
 /// are the same node), and both are numbered: two looks tell how many went in between.
-fn hot(during: std::time::Duration, top: usize, space: &Space, ask: &Ask) -> Result<()> {
+fn hot(during: std::time::Duration, top: usize, space: &Space, ask: &AskList) -> Result<()> {
+    let plan = HOT.plan(&ask.list)?;
     let mut session = session(&ask.connect)?;
     let began = Instant::now();
     let before: Locks = session.document(&question(space))?;
@@ -220,19 +256,11 @@ fn hot(during: std::time::Duration, top: usize, space: &Space, ask: &Ask) -> Res
         .filter(|h| h.messages > 0)
         .collect();
     resources.sort_by(|a, b| b.messages.cmp(&a.messages).then_with(|| a.name.cmp(&b.name)));
+    plan.arrange(&mut resources, hot_row);
+    // The first of what was asked for, in the order that was asked for.
     resources.truncate(top);
     let list = HotList { v: 1, space: space.space.clone(), during_ms: elapsed.as_millis() as u64, resources };
-    let mut rows = Rows::new(&["RESOURCE", "MESSAGES", "PER S", "WAITING", "OWNERS"], 5);
-    for h in &list.resources {
-        rows.push(vec![
-            h.name.clone(),
-            h.messages.to_string(),
-            format!("{:.1}", h.messages_per_s),
-            h.waiting.to_string(),
-            h.owners.join(","),
-        ]);
-    }
-    rows.print(&ask.format, &list)?;
+    plan.print(&list.resources, hot_row, &list)?;
     remark(&after);
     Ok(())
 }
@@ -288,9 +316,10 @@ mod tests {
 
     #[test]
     fn a_row_tells_use_retention_and_freedom_apart() {
+        let text = |r: &Resource| row(r).into_iter().map(|c| c.text).collect::<Vec<_>>();
         let free = Resource { name: "r".into(), ..Resource::default() };
-        assert_eq!(row(&free)[2], "free");
+        assert_eq!(text(&free)[2], "free");
         let kept = Resource { nodes: vec![owned("a", 1)], ..free };
-        assert_eq!((row(&kept)[1].as_str(), row(&kept)[2].as_str()), ("EX", "retained"));
+        assert_eq!(text(&kept)[1..3], ["EX", "retained"]);
     }
 }

@@ -5,18 +5,21 @@
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
+//!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
 //!   key  config  doctor  explain  man                  everything around them
 //! ```
 
 pub mod args;
 pub mod cli;
+pub mod condition;
 pub mod config;
 pub mod connect;
 pub mod dev;
 pub mod doctor;
 pub mod help;
 pub mod key;
+pub mod listing;
 pub mod lock;
 pub mod locks;
 pub mod options;

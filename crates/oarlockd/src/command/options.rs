@@ -1,4 +1,4 @@
-//! Options that several commands share: which daemon, which lockspace, how to print.
+//! Options that several commands share: which daemon, which lockspace, how to print, which rows.
 
 use std::path::PathBuf;
 
@@ -38,6 +38,24 @@ pub enum Output {
     Name,
 }
 
+/// How to print a list, and which part of it.
+#[derive(Args, Clone, Debug)]
+pub struct List {
+    /// How to print.
+    #[command(flatten)]
+    pub format: Format,
+    /// Columns of the table, in this order; documents keep all their keys
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// Only rows of which this is true: COLUMN=VALUE, !=, <, >, <=, >= or ~PART; several, in several --where
+    /// or joined by ` and `, must all be true
+    #[arg(long = "where", value_name = "EXPR")]
+    pub conditions: Vec<String>,
+    /// Rows in order of this column; -COLUMN for the largest first
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',', allow_hyphen_values = true)]
+    pub sort: Vec<String>,
+}
+
 /// A question to a daemon.
 #[derive(Args, Clone, Debug)]
 pub struct Ask {
@@ -47,6 +65,17 @@ pub struct Ask {
     /// How to print the answer.
     #[command(flatten)]
     pub format: Format,
+}
+
+/// A question to a daemon whose answer is a list.
+#[derive(Args, Clone, Debug)]
+pub struct AskList {
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// How to print the answer.
+    #[command(flatten)]
+    pub list: List,
 }
 
 /// Which resources.

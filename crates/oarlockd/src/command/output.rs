@@ -6,20 +6,19 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::cli::{Format, Output};
+use super::cli::Output;
 use crate::problem::{Problem, Result};
 
 /// Rows of text under column names.
 pub struct Rows {
     names: Vec<&'static str>,
-    wide: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Rows {
-    /// Columns; those from `wide` on appear only in wide tables.
-    pub fn new(names: &[&'static str], wide: usize) -> Rows {
-        Rows { names: names.to_vec(), wide, rows: Vec::new() }
+    /// A table with these columns and no rows.
+    pub fn new(names: &[&'static str]) -> Rows {
+        Rows { names: names.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row; `-` stands for an empty cell, so that no column looks forgotten.
@@ -28,30 +27,12 @@ impl Rows {
         self.rows.push(cells.into_iter().map(|c| if c.is_empty() { "-".into() } else { c }).collect());
     }
 
-    /// Prints them in one of the forms; `document` is what programs get.
-    pub fn print<T: Serialize>(&self, format: &Format, document: &T) -> Result<()> {
-        match format.output {
-            form @ (Output::Json | Output::Yaml) => print_document(form, document),
-            Output::Name => {
-                let names: Vec<_> = self.rows.iter().map(|r| r[0].as_str()).collect();
-                print_text(&names.join("\n"))
-            }
-            Output::Table => print_text(&self.table(self.wide, format.no_headers)),
-            Output::Wide => print_text(&self.table(self.names.len(), format.no_headers)),
-        }
-    }
-
-    /// All columns as a table, for a page that has more than one.
-    pub fn text(&self) -> String {
-        self.table(self.names.len(), false)
-    }
-
-    fn table(&self, columns: usize, no_headers: bool) -> String {
+    /// The table, with or without the line of column names.
+    pub fn text(&self, headers: bool) -> String {
         let header: Vec<String> = self.names.iter().map(|n| (*n).to_owned()).collect();
-        let lines: Vec<&Vec<String>> =
-            (!no_headers).then_some(&header).into_iter().chain(&self.rows).collect();
+        let lines: Vec<&Vec<String>> = headers.then_some(&header).into_iter().chain(&self.rows).collect();
         let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let widths: Vec<usize> = (0..self.names.len()).map(width).collect();
         // Never wrapped: a program that cuts columns is better served by a long line than by two.
         let print = |line: &&Vec<String>| {
             let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
@@ -128,17 +109,13 @@ pub fn document(problem: &Problem) -> serde_json::Value {
 mod tests {
     use super::*;
 
-    fn rows() -> Rows {
-        let mut rows = Rows::new(&["NAME", "MODE", "MORE"], 2);
-        rows.push(vec!["a".into(), "EX".into(), "x".into()]);
-        rows.push(vec!["longer".into(), String::new(), "y".into()]);
-        rows
-    }
-
     #[test]
     fn tables_line_up_and_leave_no_cell_empty() {
-        assert_eq!(rows().table(2, false), "NAME    MODE\na       EX\nlonger  -");
-        assert_eq!(rows().table(3, true), "a       EX  x\nlonger  -   y");
+        let mut rows = Rows::new(&["NAME", "MODE"]);
+        rows.push(vec!["a".into(), "EX".into()]);
+        rows.push(vec!["longer".into(), String::new()]);
+        assert_eq!(rows.text(true), "NAME    MODE\na       EX\nlonger  -");
+        assert_eq!(rows.text(false), "a       EX\nlonger  -");
     }
 
     /// What reads YAML must get the same strings back: a fence is no number, a resource may be called `no`.

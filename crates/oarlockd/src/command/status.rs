@@ -2,11 +2,13 @@
 
 use oarlock_layout::code::Code;
 
-use super::cli::{Ask, Connect, Node, Output};
-use super::output::{self, Rows};
+use super::cli::{Ask, AskList, Connect, Node, Output};
+use super::condition::{Cell, Kind};
+use super::listing::{Columns, column};
+use super::output;
 use super::session::{Session, parse};
 use super::{connect, waiting};
-use crate::console::doc::{Counters, Member, Question, Status};
+use crate::console::doc::{Circuit, Counter, Counters, Member, Question, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -100,8 +102,10 @@ pub fn unhealthy(status: &Status) -> Problem {
 pub fn node(node: &Node) -> Result<()> {
     match node {
         Node::Ls(ask) => {
-            let status: Status = session(&ask.connect)?.document(&Question::Status)?;
-            members(&status).print(&ask.format, &Listed { v: 1, members: &status.members })
+            let plan = MEMBERS.plan(&ask.list)?;
+            let mut members = session(&ask.connect)?.document::<Status>(&Question::Status)?.members;
+            plan.arrange(&mut members, member_row);
+            plan.print(&members, member_row, &Listed { v: 1, members: &members })
         }
         Node::Show { name, ask } => {
             let status: Status = session(&ask.connect)?.document(&Question::Status)?;
@@ -137,30 +141,42 @@ struct Shown<'a> {
     member: &'a Member,
 }
 
-fn members(status: &Status) -> Rows {
-    let names = [
-        "NODE", "HEARD", "CIRCUIT", "RTT", "ADDRESS", "RUN", "SILENT", "SENT", "RECEIVED", "RESENT",
-        "KEY AGE",
-    ];
-    let mut rows = Rows::new(&names, 5);
-    for m in &status.members {
-        let circuit =
-            |of: fn(&crate::console::doc::Circuit) -> String| m.circuit.as_ref().map_or(String::new(), of);
-        rows.push(vec![
-            m.node.clone(),
-            if m.heard { "yes" } else { "NO" }.into(),
-            if m.this { "this node".into() } else { circuit(|c| c.state.clone()) },
-            circuit(|c| if c.rtt_us == 0 { String::new() } else { format!("{} us", c.rtt_us) }),
-            m.address.clone(),
-            m.incarnation.to_string(),
-            circuit(|c| if c.silent_ms == 0 { String::new() } else { waiting::age(c.silent_ms * 1000) }),
-            circuit(|c| c.sent.to_string()),
-            circuit(|c| c.received.to_string()),
-            circuit(|c| c.resent.to_string()),
-            circuit(|c| waiting::age(c.key_age_s * 1_000_000)),
-        ]);
-    }
-    rows
+/// What `oarlock node ls` tells of a member.
+pub static MEMBERS: Columns = Columns {
+    all: &[
+        column("NODE", Kind::Name),
+        column("HEARD", Kind::Word),
+        column("CIRCUIT", Kind::Word),
+        column("RTT", Kind::Time),
+        column("ADDRESS", Kind::Name),
+        column("RUN", Kind::Count),
+        column("SILENT", Kind::Time),
+        column("SENT", Kind::Count),
+        column("RECEIVED", Kind::Count),
+        column("RESENT", Kind::Count),
+        column("KEY AGE", Kind::Time),
+    ],
+    narrow: 5,
+};
+
+fn member_row(m: &Member) -> Vec<Cell> {
+    let number = |of: fn(&Circuit) -> u64| m.circuit.as_ref().map(of);
+    let count = |of| number(of).map_or(Cell::name(""), Cell::count);
+    let rtt = number(|c| c.rtt_us).filter(|us| *us > 0);
+    let state = m.circuit.as_ref().map_or(String::new(), |c| c.state.clone());
+    vec![
+        Cell::name(&m.node),
+        Cell::word(if m.heard { "yes" } else { "NO" }),
+        Cell::word(if m.this { "this node".into() } else { state }),
+        Cell::shown(rtt.map_or(String::new(), |us| format!("{us} us")), rtt),
+        Cell::name(&m.address),
+        Cell::count(m.incarnation),
+        Cell::age(number(|c| c.silent_ms * 1000).filter(|us| *us > 0)),
+        count(|c| c.sent),
+        count(|c| c.received),
+        count(|c| c.resent),
+        Cell::age(number(|c| c.key_age_s * 1_000_000)),
+    ]
 }
 
 fn member_page(m: &Member) -> String {
@@ -190,14 +206,22 @@ fn member_page(m: &Member) -> String {
     lines.join("\n")
 }
 
+/// What `oarlock metrics` tells of a counter.
+pub static COUNTERS: Columns = Columns {
+    all: &[column("COUNTER", Kind::Name), column("VALUE", Kind::Count), column("COUNTS", Kind::Name)],
+    narrow: 3,
+};
+
+fn counter_row(c: &Counter) -> Vec<Cell> {
+    vec![Cell::name(&c.name), Cell::count(c.value), Cell::name(&c.help)]
+}
+
 /// `oarlock metrics`
-pub fn metrics(ask: &Ask) -> Result<()> {
-    let counters: Counters = session(&ask.connect)?.document(&Question::Counters)?;
-    let mut rows = Rows::new(&["COUNTER", "VALUE", "COUNTS"], 3);
-    for c in &counters.counters {
-        rows.push(vec![c.name.clone(), c.value.to_string(), c.help.clone()]);
-    }
-    rows.print(&ask.format, &counters)
+pub fn metrics(ask: &AskList) -> Result<()> {
+    let plan = COUNTERS.plan(&ask.list)?;
+    let mut counters: Counters = session(&ask.connect)?.document(&Question::Counters)?;
+    plan.arrange(&mut counters.counters, counter_row);
+    plan.print(&counters.counters, counter_row, &counters)
 }
 
 #[cfg(test)]

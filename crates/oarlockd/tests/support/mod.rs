@@ -170,6 +170,23 @@ impl Drop for Dev {
     }
 }
 
+/// A command that is killed at the end of a test.
+pub struct Held(pub Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Takes or waits for a lock, until dropped.
+pub fn ask(dev: &Dev, node: char, label: &str, args: &[&str]) -> Held {
+    let mut command = dev.at(node);
+    command.args(["lock", "-q", "--label", label]).args(args).args(["--", "sleep", "60"]);
+    Held(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
 /// Sends a signal to one process.
 pub fn signal(pid: i32, name: &str) {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
