@@ -363,7 +363,8 @@ fn help_texts_manuals_and_completions_exist_for_every_command() {
     }
     run(["man"]).expect(0, &[".TH oarlock"]);
     for shell in ["bash", "zsh", "fish"] {
-        run(["completions", shell]).expect(0, &["locks"]);
+        run(["completions", shell]).expect(0, &["oarlock"]);
+        run(["completions", shell, "--fixed"]).expect(0, &["locks"]);
     }
     run(["explain", "OAR-2101"]).expect(0, &["somebody holds it", "exit: 75"]);
     run(["explain", "OAR-9"]).expect(2, &["not a code"]);

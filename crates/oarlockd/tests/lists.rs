@@ -1,10 +1,10 @@
-//! Options of lists on a real cluster.
+//! Options of lists on a real cluster, and what a shell gets when somebody presses Tab.
 
 mod support;
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Dev, Said, ask, run, until};
 
@@ -116,4 +116,79 @@ fn a_column_that_is_not_there_is_a_usage_error_with_or_without_a_daemon() {
     let codes = run(["explain", "--where", "exit=75", "--sort", "-code", "-o", "name"]).expect(0, &[]).out;
     assert_eq!(codes, "OAR-2104\nOAR-2102\nOAR-2101\n");
     run(["locks", "ls", "--help"]).expect(0, &["Columns: resource, mode", "--where 'for>10s'", "yaml"]);
+}
+
+/// What a shell would offer for the last word of a line.
+fn offered(command: &mut Command, line: &[&str]) -> Vec<String> {
+    command.env("OARLOCK_COMPLETE", "bash").env("_CLAP_IFS", "\n");
+    command.env("_CLAP_COMPLETE_INDEX", (line.len() - 1).to_string());
+    let said = Said::of(command.arg("--").args(line).output().unwrap()).expect(0, &[]);
+    assert_eq!(said.err, "", "Tab is silent");
+    said.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn names_complete_by_tab() {
+    let mut dev = Dev::start_with(&["--space", "stock"]);
+    let _writer = ask(&dev, 'a', "writer", &["orders/1"]);
+    let _second = ask(&dev, 'b', "second", &["orders/22"]);
+    let _other = ask(&dev, 'c', "other", &["--space", "stock", "item/1"]);
+    let _strange = ask(&dev, 'c', "strange", &["orders/$(id)"]);
+    until("all are held", || {
+        let held = |space| out(&dev, 'c', &["locks", "ls", "--space", space]).matches("in use").count();
+        held("default") == 3 && held("stock") == 1
+    });
+    let tab = |line: &[&str]| offered(&mut dev.at('b'), line);
+    for command in ["show", "why", "ls", "watch"] {
+        assert_eq!(tab(&["oarlock", "locks", command, "ord"]), ["orders/1", "orders/22"], "{command}");
+    }
+    assert_eq!(tab(&["oarlock", "lock", "-w", "5s", "orders/2"]), ["orders/22"]);
+    assert_eq!(tab(&["oarlock", "locks", "show", "--space", "stock", "i"]), ["item/1"]);
+    assert_eq!(tab(&["oarlock", "locks", "show", "--space", "s"]), ["stock"]);
+    assert_eq!(tab(&["oarlock", "node", "show", "node-"]), ["node-a", "node-b", "node-c"]);
+    assert_eq!(tab(&["oarlock", "lock", "x", "--", "oarlock-no-such-prog"]), [""; 0]);
+    assert!(tab(&["oarlock", "lock", "x", "--", "slee"]).contains(&"sleep".to_owned()));
+    assert_eq!(tab(&["oarlock", "lock", "x", "--", "cat", "/proc/self/statu"]), ["/proc/self/status"]);
+    let elsewhere = dev.socket('b').display().to_string();
+    let line = ["oarlock", "node", "show", "--socket", &elsewhere, "node-a"];
+    assert_eq!(offered(&mut support::oarlock(), &line), ["node-a"]);
+
+    // The script itself, in the shell it is for.
+    let script = r#"
+        source <("$OARLOCK" completions bash)
+        COMP_WORDS=(oarlock locks show orders/2) COMP_CWORD=3 COMP_TYPE=9
+        _clap_complete_oarlock oarlock orders/2 show
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", script]).env("OARLOCK", env!("CARGO_BIN_EXE_oarlock"));
+    bash.env("OARLOCK_SOCKET", dev.socket('b')).stdin(Stdio::null());
+    assert_eq!(Said::of(bash.output().unwrap()).expect(0, &[]).out, "orders/22\n");
+
+    // A daemon that does not answer, and none at all: nothing is offered, nothing is said, nobody waits.
+    let line = ["oarlock", "locks", "show", "ord"];
+    let pid = dev.pid('b');
+    support::signal(pid, "STOP");
+    let began = Instant::now();
+    assert_eq!(offered(&mut dev.at('b'), &line), [""; 0]);
+    let took = began.elapsed();
+    support::signal(pid, "CONT");
+    // A tenth of a second, and what starting a process on a busy machine takes.
+    assert!((Duration::from_millis(100)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    let alone = |line: &[&str]| offered(support::oarlock().env("OARLOCK_SOCKET", "/nonexistent"), line);
+    assert_eq!(alone(&line), [""; 0]);
+    assert_eq!(alone(&["oarlock", "locks", "sho"]), ["show"]);
+    dev.stop();
+}
+
+#[test]
+fn completion_never_comes_in_the_way() {
+    // Another program's variable is none of ours, and ours may be switched off.
+    let said = Said::of(support::oarlock().arg("version").env("COMPLETE", "bash").output().unwrap());
+    said.expect(0, &["session protocol"]);
+    let said = Said::of(support::oarlock().arg("version").env("OARLOCK_COMPLETE", "").output().unwrap());
+    said.expect(0, &["session protocol"]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        run(["completions", shell]).expect(0, &["OARLOCK_COMPLETE"]);
+        run(["completions", shell, "--fixed"]).expect(0, &["locks"]);
+    }
 }

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
-use clap_complete::Shell;
+use clap_complete::{ArgValueCompleter, Shell};
 
+use super::complete;
 pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space};
 
 /// Locks for programs on several machines, granted over encrypted circuits.
@@ -60,7 +61,10 @@ pub enum Command {
     /// Explain an error code
     #[command(after_help = super::help::CODES.help())]
     Explain(Explain),
-    /// Print completions for a shell
+    /// Print a script with which a shell completes commands, options and the names of resources and nodes
+    #[command(after_help = "bash: source <(oarlock completions bash)\n\
+                            zsh:  source <(oarlock completions zsh)\n\
+                            fish: oarlock completions fish | source")]
     Completions(Completions),
     /// Print the manual, or write all pages to a directory
     Man(Man),
@@ -133,7 +137,7 @@ pub struct Lock {
     #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]
     pub conflict_exit_code: u8,
     /// Lockspace of the resource
-    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
+    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE, add = ArgValueCompleter::new(complete::spaces))]
     pub space: String,
     /// What to call this program when somebody asks who holds the lock [default: name of the command]
     #[arg(long, value_name = "TEXT")]
@@ -148,10 +152,10 @@ pub struct Lock {
     #[command(flatten)]
     pub connect: Connect,
     /// The resource: 1 to 255 bytes, \xNN for those that cannot be typed
-    #[arg(value_name = "RES")]
+    #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::resources))]
     pub resource: OsString,
     /// The command and its arguments
-    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments, add = ArgValueCompleter::new(complete::Words))]
     pub cmd: Vec<OsString>,
 }
 
@@ -162,7 +166,7 @@ pub enum Locks {
     #[command(after_help = super::locks::RESOURCES.help())]
     Ls {
         /// Only names that begin so
-        #[arg(value_name = "PREFIX", default_value = "")]
+        #[arg(value_name = "PREFIX", default_value = "", add = ArgValueCompleter::new(complete::resources))]
         prefix: String,
         /// Which lockspace.
         #[command(flatten)]
@@ -174,7 +178,7 @@ pub enum Locks {
     /// Show everything about one resource
     Show {
         /// The resource
-        #[arg(value_name = "RES")]
+        #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::resources))]
         resource: OsString,
         /// Which lockspace.
         #[command(flatten)]
@@ -195,7 +199,7 @@ pub enum Locks {
     /// Say in words why a resource is not granted
     Why {
         /// The resource
-        #[arg(value_name = "RES")]
+        #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::resources))]
         resource: OsString,
         /// Which lockspace.
         #[command(flatten)]
@@ -207,7 +211,7 @@ pub enum Locks {
     /// Print a line for each grant, wait and release as they happen
     Watch {
         /// Only names that begin so
-        #[arg(value_name = "PREFIX", default_value = "")]
+        #[arg(value_name = "PREFIX", default_value = "", add = ArgValueCompleter::new(complete::resources))]
         prefix: String,
         /// Look so often
         #[arg(long, value_name = "T", default_value = "500ms")]
@@ -249,7 +253,7 @@ pub enum Node {
     /// Show one member and the circuit to it
     Show {
         /// Name of the member [default: the node that answers]
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
         name: Option<String>,
         /// How to ask and print.
         #[command(flatten)]
@@ -337,6 +341,9 @@ pub struct Completions {
     /// The shell
     #[arg(value_enum)]
     pub shell: Shell,
+    /// Complete only the words of this version: no names, and `oarlock` is not run for them
+    #[arg(long)]
+    pub fixed: bool,
 }
 
 /// `oarlock man`

@@ -8,7 +8,7 @@ use oarlock_layout::message::session;
 use super::cli::{self, Completions, Explain, Format, Man, Output};
 use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
-use super::output;
+use super::{complete, output};
 use crate::explain;
 use crate::problem::{Problem, Result};
 
@@ -78,8 +78,11 @@ fn document(code: Code) -> serde_json::Value {
 /// `oarlock completions`
 pub fn completions(command: &Completions) -> Result<()> {
     let mut out = Vec::new();
-    clap_complete::generate(command.shell, &mut cli::declaration(), "oarlock", &mut out);
-    output::print_text(String::from_utf8_lossy(&out).trim_end())
+    match command.fixed {
+        true => clap_complete::generate(command.shell, &mut cli::declaration(), "oarlock", &mut out),
+        false => complete::script(command.shell, &mut out),
+    }
+    output::print_text(String::from_utf8_lossy(&out).trim())
 }
 
 /// `oarlock man`

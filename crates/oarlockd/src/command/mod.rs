@@ -7,11 +7,12 @@
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
-//!   key  config  doctor  explain  man                  everything around them
+//!   key  config  doctor  explain  man  complete        everything around them
 //! ```
 
 pub mod args;
 pub mod cli;
+pub mod complete;
 pub mod condition;
 pub mod config;
 pub mod connect;
@@ -42,7 +43,10 @@ use cli::{Cli, Command, Output};
 
 /// Runs the command line `args` (the first is the program's name) and returns the exit status.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    // Before anything else: this one is meant to be fast.
+    if let Some(done) = complete::answer(&args) {
+        return done;
+    }
+    // Before anything else is built: this one is meant to be fast.
     if args.get(1).is_some_and(|a| a == "lock") {
         return match cli::lock_declaration().try_get_matches_from(&args[1..]) {
             Ok(matches) => {

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
+use clap_complete::ArgValueCompleter;
+
+use super::complete;
 
 /// How to reach a daemon.
 #[derive(Args, Clone, Debug, Default)]
@@ -82,6 +85,6 @@ pub struct AskList {
 #[derive(Args, Clone, Debug)]
 pub struct Space {
     /// Lockspace to look at
-    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE)]
+    #[arg(long, value_name = "SPACE", default_value = crate::config::DEFAULT_SPACE, add = ArgValueCompleter::new(complete::spaces))]
     pub space: String,
 }
