@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 /// The binary under test.
 pub fn oarlock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock"));
-    // A user's own settings must not decide a test, nor its clusters be found.
+    // A user's own settings must not decide a test, nor clusters be found that the user or another checkout's tests
+    // run.
     command.env_remove("OARLOCK_SOCKET").env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir().join("oarlock-test-nobody-makes-this"));
+    command.env("XDG_RUNTIME_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody-makes-this"));
     command.stdin(Stdio::null());
     command
 }
