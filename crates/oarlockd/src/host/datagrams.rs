@@ -10,7 +10,7 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 
 use crate::problem::{Problem, Result};
 
-/// Buffers per receive call. Each must hold a whole train, so more would mostly be memory.
+/// Most buffers per receive call. Each must hold a whole train, so more would mostly be memory.
 const BATCH: usize = 8;
 /// The largest UDP payload, and the largest train the kernel joins for us.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -43,6 +43,7 @@ pub struct Datagrams {
     socket: UdpSocket,
     offload: Option<UdpSocketState>,
     buffers: Vec<u8>,
+    batch: Batch,
     counts: Counts,
 }
 
@@ -70,7 +71,13 @@ impl Datagrams {
             true => Some(UdpSocketState::new((&socket).into()).map_err(|e| fail(&e))?),
             false => None,
         };
-        Ok(Datagrams { socket, offload, buffers: vec![0; BATCH * BUFFER_BYTES], counts: Counts::default() })
+        Ok(Datagrams {
+            socket,
+            offload,
+            buffers: vec![0; BATCH * BUFFER_BYTES],
+            batch: Batch::ONE,
+            counts: Counts::default(),
+        })
     }
 
     /// Where it listens.
@@ -93,18 +100,21 @@ impl Datagrams {
         self.offload.as_ref().is_some_and(|o| o.gro_segments() > 1)
     }
 
-    /// Hands every waiting datagram to `each`, within a bound. Returns how many there were.
+    /// Hands waiting datagrams to `each`, within a bound; the socket stays ready if there are more. Returns how many
+    /// there were.
     pub fn receive(&mut self, mut each: impl FnMut(SocketAddr, &mut [u8])) -> io::Result<usize> {
         let before = self.counts.received;
         for _ in 0..RECEIVES_PER_TURN {
             let full = match &self.offload {
                 Some(offload) => {
+                    let batch = self.batch.size;
                     let mut metas = [RecvMeta::default(); BATCH];
                     let mut slices = self.buffers.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new);
                     let mut slices: [IoSliceMut<'_>; BATCH] =
                         std::array::from_fn(|_| slices.next().expect("one slice a buffer"));
-                    match offload.recv((&self.socket).into(), &mut slices, &mut metas) {
+                    match offload.recv((&self.socket).into(), &mut slices[..batch], &mut metas[..batch]) {
                         Ok(n) => {
+                            self.batch = self.batch.after(n);
                             for (slice, meta) in slices.iter_mut().zip(&metas).take(n) {
                                 let stride = meta.stride.max(1);
                                 self.counts.trains_received += u64::from(meta.len > stride);
@@ -113,7 +123,8 @@ impl Datagrams {
                                     each(meta.addr, datagram);
                                 }
                             }
-                            n == BATCH
+                            // One that was asked for and came is mostly all there is.
+                            n == batch && batch > 1
                         }
                         Err(e) => return quiet(e).map(|()| (self.counts.received - before) as usize),
                     }
@@ -178,6 +189,32 @@ impl Datagrams {
     }
 }
 
+/// How many buffers the next receive call gets. Where one datagram at a time arrives, a call for more would look into
+/// the empty socket again before it returns, and that is felt in each round trip.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Batch {
+    size: usize,
+    /// Calls for one that got one, since more were asked for.
+    singles: u32,
+}
+
+impl Batch {
+    /// After so many single datagrams it is tried whether more are waiting.
+    const SINGLES: u32 = 16;
+
+    const ONE: Batch = Batch { size: 1, singles: 0 };
+
+    /// What a call that filled so many buffers teaches.
+    fn after(self, filled: usize) -> Batch {
+        match self.size {
+            1 if self.singles < Batch::SINGLES => Batch { size: 1, singles: self.singles + 1 },
+            size if filled == size => Batch { size: (size * 2).min(BATCH), singles: 0 },
+            size if filled * 2 <= size => Batch { size: (size / 2).max(1), singles: 0 },
+            _ => self,
+        }
+    }
+}
+
 fn transmit(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> quinn_udp::Transmit<'_> {
     quinn_udp::Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None }
 }
@@ -233,6 +270,25 @@ mod tests {
                 assert_eq!(a.counts().trains_sent, 0);
             }
         }
+    }
+
+    #[test]
+    fn one_datagram_at_a_time_is_asked_for_alone_and_a_flood_in_batches() {
+        let mut batch = Batch::ONE;
+        let more = |size| Batch { size, singles: 0 };
+        for _ in 0..Batch::SINGLES {
+            assert_eq!(batch.size, 1);
+            batch = batch.after(1);
+        }
+        assert_eq!((batch.after(1), more(2).after(1), more(2).after(2)), (more(2), more(1), more(4)));
+        assert_eq!([8, 5, 4, 0].map(|filled| more(8).after(filled).size), [8, 8, 4, 4]);
+        let mut a = Datagrams::bind(local(), true).unwrap();
+        let mut b = Datagrams::bind(local(), true).unwrap();
+        let to = b.address().unwrap();
+        (0..200u8).for_each(|n| a.send(to, &[n], None));
+        let got = receive_until(&mut b, 200);
+        assert!(got.iter().enumerate().all(|(n, bytes)| bytes[..] == [n as u8]), "in order, none twice");
+        assert_eq!(got.len(), 200);
     }
 
     /// More segments than the kernel cuts, and more bytes than a datagram may have.
