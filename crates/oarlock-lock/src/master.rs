@@ -302,7 +302,8 @@ impl Master {
         let attempt = self.conv(node).attempt;
         self.leave(node);
         let rec = self.records.get_mut(&node).expect("a record");
-        rec.conv = None;
+        // The questions that came with it are over as well.
+        (rec.conv, rec.want, rec.recall) = (None, Want::default(), 0);
         rec.g += 1;
         decided.push((node, Decision::Denied { attempt, reason }));
     }

@@ -66,7 +66,8 @@ impl Shadow {
     pub(crate) fn deny(&mut self, ctx: &mut Context<'_>, m: Deny) -> Result<(), Violation> {
         self.change(ctx, m.g, m.a)?;
         self.forgetting = false;
-        self.told.conv = None;
+        // The questions that came with the wish were refused with it; whoever still has one asks again.
+        (self.told.conv, self.told.want) = (None, Want::default());
         let denied = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| (e.lock, e.refusal()));
         if let Some((lock, refusal)) = denied {
             let code = match m.reason {
