@@ -239,7 +239,9 @@ impl Node {
                 self.tell(lock, |handle| Reply::Released { handle });
             }
             L::Failed { lock, code } => {
-                if self.spaces[index].words.entry(lock).is_none() {
+                // What is refused because another operation is under way leaves that operation alone (22): the
+                // lock that it waits for must still be found when the session ends.
+                if code != Code::InFlight && self.spaces[index].words.entry(lock).is_none() {
                     self.lock_gone(lock);
                 }
                 let why = Failure { code, text: text::lock_failure(code) };

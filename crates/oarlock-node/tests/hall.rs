@@ -9,7 +9,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{At, What};
-use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
+use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{PlainWords, Words};
@@ -238,6 +238,27 @@ fn a_program_that_hangs_up_leaves_no_lock_behind() {
     cluster.node(0).handle_session_closed(now, a.1);
     cluster.settle();
     assert!(matches!(cluster.reply(b), Reply::Granted(g) if g.mode == Mode::PR));
+}
+
+#[test]
+fn a_lock_that_is_converted_while_it_waits_is_still_found_when_its_program_dies() {
+    // Scenarios 22 and 36: the convert is refused, and that is all that comes of it.
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.reply(a);
+    cluster.lock(b, 1, Mode::EX);
+    let (flags, timeout_ms, value) = (Flags::empty(), 0, None);
+    cluster.say(b, &Request::Convert(ConvertRequest { handle: 1, mode: Mode::PR, flags, timeout_ms, value }));
+    assert!(matches!(cluster.reply(b), Reply::Failed { why, .. } if why.code == Code::InFlight));
+    cluster.say(a, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    assert!(matches!(cluster.reply(b), Reply::Granted(g) if g.mode == Mode::EX));
+    cluster.lock(c, 1, Mode::PR);
+    assert_eq!(cluster.reply(b), Reply::Blocking { handle: 1, wanted: Mode::PR });
+    let now = cluster.now;
+    cluster.node(1).handle_session_closed(now, b.1);
+    cluster.settle();
+    assert!(matches!(cluster.heard(c), Some(Reply::Granted(_))), "the lock of a dead program is still held");
 }
 
 #[test]
