@@ -420,9 +420,10 @@ impl Master {
         }
     }
 
-    /// The shadow, other than `node`, that may have a newer block than the master.
+    /// The shadow, other than `node`, that may have a newer block than the master. Whether it said that it uses
+    /// the block does not matter: a program that only locked may have died (35) or written on its way out (29).
     fn writer(&self, node: NodeId) -> Option<NodeId> {
-        let writes = |rec: &Record| rec.uses_value && rec.held.is_some_and(Mode::writes_value);
+        let writes = |rec: &Record| rec.held.is_some_and(Mode::writes_value);
         self.records.iter().find(|(other, rec)| **other != node && writes(rec)).map(|(other, _)| *other)
     }
 
