@@ -254,7 +254,13 @@ impl Master {
             self.decide(ctx, node, alternate, decided);
             return;
         }
-        if !queued {
+        // One that came to the front of its shadow by HEADQUE does so here as well, although its shadow had a place
+        // for another already (R8).
+        let headed = queued && another && conv.flags.contains(Flags::HEADQUE);
+        if headed {
+            self.leave(node);
+        }
+        if !queued || headed {
             let behind = match conv.kind {
                 Kind::Convert => !self.converting.is_empty(),
                 Kind::New => self.first().is_some(),
