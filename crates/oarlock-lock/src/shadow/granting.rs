@@ -124,7 +124,8 @@ impl Shadow {
         let silent = ctx.planted.has(Bug::SilentUse);
         let value = entry.flags.contains(Flags::VALBLK)
             && (!(self.value_use.sure() || have.value || silent)
-                || (effect(entry.from, mode) == Effect::Read
+                // On the way down from CR the block is not read, but whether it is to be believed is said (32).
+                || (effect(entry.from, mode) != Effect::Write
                     && !readable_under(owned)
                     && !ctx.planted.has(Bug::ReadUnderCr)));
         Want {
