@@ -36,6 +36,8 @@ pub enum Bug {
     HeadFirst,
     /// A shadow gives to the head what a convert of its own, or a request already granted, waits for.
     PlayBall,
+    /// A shadow keeps from the head what anybody of its own waits for, whoever comes first.
+    KeepForAll,
     /// A shadow asks for PR while it still owns CW (rule 9).
     KeepIncomparable,
     /// The master refuses a try because of a mode that may be retained only (R2).
@@ -56,7 +58,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 24] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -72,6 +74,7 @@ impl Bug {
         Bug::NoNotice,
         Bug::HeadFirst,
         Bug::PlayBall,
+        Bug::KeepForAll,
         Bug::KeepIncomparable,
         Bug::TryByRetention,
         Bug::StaleForget,

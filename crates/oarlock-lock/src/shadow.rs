@@ -298,6 +298,8 @@ impl Shadow {
             ctx.words.set_gate(self.slot);
             let floor = self.ahead(head).filter_map(|e| self.kept_for(e)).reduce(Mode::join);
             let floor = floor.filter(|_| !ctx.planted.has(Bug::PlayBall));
+            let anybody = || self.queues.iter().filter_map(|e| self.kept_for(e)).reduce(Mode::join);
+            let floor = if ctx.planted.has(Bug::KeepForAll) { anybody() } else { floor };
             self.lower(ctx, floor);
         }
     }

@@ -197,6 +197,8 @@ impl Hash for PlainWords {
         for (slot, place) in self.slots.iter().enumerate() {
             let Some(place) = place else { continue };
             (slot, &place.name, place.word, place.keep, place.token, place.value).hash(state);
+            // Who has been told decides who is told next.
+            (place.told, place.told_but).hash(state);
             self.entries(Slot(slot as u32)).hash(state);
         }
         self.free.hash(state);

@@ -6,7 +6,7 @@ use oarlock_layout::message::lock::Want;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::Words;
 use oarlock_lock::Order;
-use oarlock_lock::probe::{MasterProbe, ShadowProbe};
+use oarlock_lock::probe::{MasterProbe, ShadowProbe, WaitingProbe};
 
 use super::show::letter;
 use super::world::{Checked, Doing, Node, World, ensure};
@@ -190,6 +190,16 @@ impl World {
         Ok(())
     }
 
+    /// Does some other program hold what conflicts with every mode that this one would take?
+    fn really_blocked(&self, entry: WaitingProbe<'_>) -> bool {
+        let program = entry.lock().session().0 as usize - 1;
+        let blocked = |mode: Mode| {
+            let holders = self.programs.iter().enumerate().filter(|(other, _)| *other != program);
+            holders.filter_map(|(_, p)| p.doing.held()).any(|held| !held.compatible(mode))
+        };
+        blocked(entry.mode()) && entry.alternate().is_none_or(blocked)
+    }
+
     /// Whoever waits has a real reason: a holder that conflicts, or a place behind somebody who has.
     fn check_waiting(&self) -> Checked {
         let master = self.master();
@@ -207,21 +217,17 @@ impl World {
                 if index > 0 {
                     continue;
                 }
-                let blocked = |mode: Mode| {
-                    self.programs.iter().enumerate().any(|(other, p)| {
-                        other != program && p.doing.held().is_some_and(|held| !held.compatible(mode))
-                    })
-                };
-                let real = blocked(entry.mode()) && entry.alternate().is_none_or(blocked);
+                let real = self.really_blocked(entry);
                 let first = master.and_then(|m| m.head()).map(|(owner, _)| usize::from(owner.0));
                 let behind = first.is_some_and(|first| first != node)
                     && master.is_some_and(|m| m.queue().any(|n| usize::from(n.0) == node));
                 // A shadow keeps what a local convert waits for, or an entry that the master has granted: the head
-                // stands behind it.
+                // stands behind it. But only while a program is really in the way of that one: two who keep for
+                // each other's sake would wait for ever.
                 let kept = (0..self.nodes.len()).filter(|other| *other != node).any(|other| {
                     self.shadow(other).is_some_and(|s| {
                         s.owned().is_some_and(|owned| !owned.compatible(entry.mode()))
-                            && s.waiting().next().is_some()
+                            && s.waiting().any(|e| self.really_blocked(e))
                     })
                 });
                 ensure!(
@@ -243,8 +249,23 @@ impl World {
         Ok(())
     }
 
-    /// Whoever blocks the first waiter has been told so (57-59, I5).
+    /// Whoever blocks the first waiter of its own node, or the first of all, has been told so (57-59, I5).
     fn check_notices(&self) -> Checked {
+        for node in 0..self.nodes.len() {
+            let Some(first) = self.shadow(node).and_then(|s| s.waiting().next()) else { continue };
+            for index in (0..self.programs.len()).filter(|index| self.programs[*index].home == node) {
+                let Some(entry) = self.entry_of(index) else { continue };
+                ensure!(
+                    entry.claim.lock == first.lock()
+                        || entry.mode.compatible(first.mode())
+                        || entry.told.is_some_and(|told| told.covers(first.mode())),
+                    "{} blocks {} of its own node and was told of {:?}",
+                    self.name(index),
+                    first.mode(),
+                    entry.told
+                );
+            }
+        }
         let Some((owner, head)) = self.master().and_then(MasterProbe::head) else { return Ok(()) };
         let Some(shadow) = self.shadow(usize::from(owner.0)) else { return Ok(()) };
         let Some(first) = shadow.waiting().next() else { return Ok(()) };

@@ -161,12 +161,19 @@ impl Ghost {
         if !flags.contains(Flags::VALBLK) {
             return Ok(());
         }
+        let known = &self.watches[program].blocks;
         let Some(Value { valid, bytes, .. }) = granted.value else {
             ensure!(!reads, "program {} reads the block and is shown none", program + 1);
+            // On the way down from PR, CW or CR silence says that the block is to be believed (32).
+            let believable = from.is_some_and(Mode::writes_value) || known.iter().any(|(_, valid)| *valid);
+            ensure!(
+                believable || self.vanished,
+                "program {} goes down and is not told that the block is not to be believed",
+                program + 1
+            );
             return Ok(());
         };
         let shown = (bytes[0], valid);
-        let known = &self.watches[program].blocks;
         if self.vanished && shown == (0, true) && !known.contains(&shown) {
             self.vanished = false;
             self.renew(shown);

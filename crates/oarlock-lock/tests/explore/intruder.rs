@@ -61,6 +61,7 @@ impl Intrusion {
 pub(crate) struct Intruder<'a> {
     words: std::cell::RefCell<&'a mut PlainWords>,
     intrusion: std::cell::RefCell<&'a mut Intrusion>,
+    made: std::cell::Cell<u8>,
 }
 
 impl<'a> Intruder<'a> {
@@ -68,11 +69,13 @@ impl<'a> Intruder<'a> {
     pub(crate) const CALLS: u8 = 24;
 
     pub(crate) fn new(words: &'a mut PlainWords, intrusion: &'a mut Intrusion) -> Intruder<'a> {
-        Intruder { words: words.into(), intrusion: intrusion.into() }
+        Intruder { words: words.into(), intrusion: intrusion.into(), made: 0.into() }
     }
 
     /// One operation of the room is about to happen.
     fn tick(&self) {
+        self.made.set(self.made.get() + 1);
+        assert!(self.made.get() < Intruder::CALLS, "a step makes more operations than are intruded upon");
         let mut intrusion = self.intrusion.borrow_mut();
         if intrusion.at > 0 {
             intrusion.at -= 1;

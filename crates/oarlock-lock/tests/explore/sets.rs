@@ -33,6 +33,11 @@ pub(crate) fn quick() -> Vec<Menu> {
             .at(&[0, 0, 1])
             .only(&[(NL, Flags::VALBLK | Flags::FRESH), (CR, Flags::VALBLK), (EX, Flags::VALBLK)], &[])
             .writes(),
+        invalid("blocks that are not to be believed", 6),
+        Menu::new("tries that read", 2, 1, 5).only(
+            &[(NL, Flags::VALBLK), (CR, Flags::VALBLK | Flags::NOQUEUE), (EX, NONE)],
+            &[(CR, Flags::VALBLK | Flags::NOQUEUE), (NL, Flags::VALBLK)],
+        ),
         Menu::new("manners", 2, 2, 3)
             .only(&MANNERS, &[(NL, NONE), (EX, Flags::QUECVT), (EX, Flags::NODLCKWT)]),
         Menu::new("manners alone", 2, 1, 4)
@@ -68,6 +73,17 @@ pub(crate) fn values(name: &str, shadows: u16, actions: u8) -> Menu {
         .only(&[(NL, v), (CR, v), (PW, v), (EX, v)], &[(NL, NONE), (CR, v), (PW, v)])
         .writes()
         .ends()
+}
+
+/// Blocks of those who took their lock without one, blocks that are marked, and readers who go down.
+pub(crate) fn invalid(name: &str, actions: u8) -> Menu {
+    let v = Flags::VALBLK;
+    let mut menu = Menu::new(name, 2, 1, actions)
+        .only(&[(CR, v), (PW, NONE)], &[(NL, v), (CR, v.union(Flags::IVVALBLK))])
+        .writes()
+        .ends();
+    menu.cancel = false;
+    menu
 }
 
 fn both(menus: Vec<Menu>) -> Vec<Menu> {

@@ -562,6 +562,10 @@ impl World {
             }
             (Ask::Convert(to, flags, write), Doing::Holds { mode, flags: held }) if to != mode => {
                 let value = if write { Some(self.ghost.write()) } else { None };
+                let leaves = mode == Mode::EX || (mode == Mode::PW && to != Mode::EX);
+                if leaves && flags.contains(Flags::IVVALBLK) {
+                    self.ghost.invalidate();
+                }
                 self.programs[program].doing = Doing::Converts { from: mode, to, held, flags };
                 self.ghost.asked(program, &self.programs, &self.queued());
                 Request::Convert(Convert { lock, mode: to, flags, timeout: None, value })
