@@ -179,7 +179,8 @@ impl Process {
     }
 
     fn unlock(&mut self, index: usize, held: Mode, cx: &mut Context<'_>) {
-        let writes = self.slots[index].values && held.writes_value();
+        // A write needs the block on its own call only, not when the lock was taken (29).
+        let writes = held.writes_value() && (self.slots[index].values || cx.random.chance(50));
         let value = (writes && cx.random.chance(700)).then(|| self.block());
         let invalidate = writes && cx.random.chance(30);
         let slot = &mut self.slots[index];
@@ -200,6 +201,9 @@ impl Process {
         }
         if upward && cx.random.chance(cx.mix.tries) {
             flags |= Flags::NOQUEUE;
+        }
+        if held.writes_value() && cx.random.chance(30) {
+            flags |= Flags::IVVALBLK;
         }
         if mode.exclusive() && cx.random.chance(30) {
             flags |= Flags::FRESH;

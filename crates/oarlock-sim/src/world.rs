@@ -236,10 +236,11 @@ impl World {
         let now = self.queue.now();
         let (second, before) = self.traffic;
         let sent = self.load.datagrams - before;
-        // Between any two nodes a probe and its answer each tenth of a second, and as much again.
+        // Between any two nodes a probe and its answer each tenth of a second, and three times as much for records
+        // of the load before, which are given up when they have not been used for long.
         let pairs = u64::from(self.options.nodes) * u64::from(self.options.nodes - 1);
         let at_rest = self.phase == Phase::Drain && now > self.plan.drain + 2 * S;
-        let most = if at_rest { pairs * 40 } else { 3_000 * pairs };
+        let most = if at_rest { pairs * 80 } else { 3_000 * pairs };
         if sent > most {
             let state = if at_rest { "at rest" } else { "under load" };
             let text = format!("{sent} datagrams in a second {state}, {most} are more than enough");

@@ -49,6 +49,9 @@ struct Track {
     asked: BTreeMap<LockKey, u64>,
     /// Reads under way: the step that was over when they were asked.
     reads: BTreeMap<LockKey, u64>,
+    /// Steps that are deaths of writers: when, and the mode that died. Nobody hears an answer to a death; it is
+    /// over when a conflicting mode is granted, or at the latest when its traces are gone.
+    deaths: Vec<(u64, u64, Mode)>,
     /// Until then a dead client's last request may still be granted, and the block invalidated for its death.
     shaky_until: u64,
     /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
@@ -66,6 +69,7 @@ impl Default for Track {
             done: 0,
             asked: BTreeMap::new(),
             reads: BTreeMap::new(),
+            deaths: Vec::new(),
             shaky_until: 0,
             seen: BTreeMap::new(),
             floor: 0,
@@ -110,6 +114,18 @@ impl Track {
         self.step(contents)
     }
 
+    /// Deaths of which `over` is true have been dealt with.
+    fn bury(&mut self, over: impl Fn(u64, Mode) -> bool) {
+        let done = &mut self.done;
+        self.deaths.retain(|(at, step, mode)| {
+            let over = over(*at, *mode);
+            if over {
+                *done = (*done).max(*step);
+            }
+            !over
+        });
+    }
+
     /// The resource may have vanished, and its block with it.
     fn may_vanish(&mut self) {
         self.steps.back_mut().expect("there is always a first step").insert(never());
@@ -129,7 +145,9 @@ impl Values {
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         match &event.what {
-            What::Asked { client, handle, ask } => self.asked(ledger, event.at, (*client, *handle), ask),
+            What::Asked { client, handle, ask } => {
+                self.asked(rules, ledger, event.at, (*client, *handle), ask);
+            }
             What::Told { client, handle, told } => {
                 let Some(lock) = ledger.lock((*client, *handle)) else { return };
                 if let Err(why) = self.told(event.at, lock, told) {
@@ -163,7 +181,7 @@ impl Values {
         &mut self.tracks[resource]
     }
 
-    fn asked(&mut self, ledger: &Ledger, at: u64, key: LockKey, ask: &Ask) {
+    fn asked(&mut self, rules: &Rules, ledger: &Ledger, at: u64, key: LockKey, ask: &Ask) {
         let (resource, held, flags, to, value, invalidate) = match ask {
             Ask::Lock { space, name, flags, .. } => {
                 (ledger.index(*space, name), None, *flags, None, &None, false)
@@ -183,6 +201,7 @@ impl Values {
             Ask::Cancel => return,
         };
         let track = self.track(resource);
+        track.bury(|died, _| died + rules.linger <= at);
         if flags.contains(Flags::VALBLK) {
             let (done, floor) = (track.done, track.floor);
             track.reads.insert(key, done);
@@ -217,9 +236,14 @@ impl Values {
         let from = track.reads.remove(&lock.key);
         let floor = track.floors.remove(&lock.key).unwrap_or(0);
         let Told::Granted { mode, value, .. } = told else { return Ok(()) };
+        track.bury(|_, dead| !dead.compatible(*mode));
         let (Some(pending), Some(from)) = (&lock.pending, from) else { return Ok(()) };
-        if !reads(lock, pending, *mode) || lock.unlocking.is_some() {
+        if lock.unlocking.is_some() {
             return Ok(());
+        }
+        if !reads(lock, pending, *mode) {
+            let writer = lock.held.is_some_and(|h| h.mode.writes_value());
+            return if writer { Ok(()) } else { judge_way_down(track, at, (from, floor), value.as_deref()) };
         }
         let Some(value) = value else {
             return Err(format!("granted {mode} without the value block it asked for"));
@@ -247,7 +271,8 @@ impl Values {
             track.step(contents);
             track.shaky_until = track.shaky_until.max(at + rules.linger);
         } else if certain && lock.unlocking.is_none() {
-            track.step(spoiled);
+            let step = track.step(spoiled);
+            track.deaths.extend(lock.certain().map(|mode| (at, step, mode)));
         } else if possible {
             let contents = track.now().union(&spoiled).copied().collect();
             track.step(contents);
@@ -276,7 +301,32 @@ fn reads(lock: &Lock, pending: &Pending, mode: Mode) -> bool {
         Mode::NL => true,
         Mode::EX => false,
         from if from == mode => from != Mode::PW,
+        // By the numbers of the modes: CW to PR reads, PR to CW does not (28).
+        Mode::CW if mode == Mode::PR => true,
         from => mode.covers(from),
+    }
+}
+
+/// Scenario 32: on the way down from PR, CW or CR the block is shown only if it is not to be believed, and then it
+/// must be. While the answer is on its way others may write.
+fn judge_way_down(
+    track: &mut Track,
+    at: u64,
+    (from, floor): (u64, u64),
+    value: Option<&Value>,
+) -> Result<(), String> {
+    match value {
+        Some(value) if value.valid => Err("shown a valid block on the way down".into()),
+        Some(value) => judge_read(track, at, Mode::NL, (from, floor), value),
+        None => {
+            let skip = from.saturating_sub(track.base) as usize;
+            let believable = track.steps.iter().skip(skip).flatten().any(|c| c.valid);
+            if believable {
+                Ok(())
+            } else {
+                Err("went down without hearing that the block is invalid".into())
+            }
+        }
     }
 }
 
@@ -416,6 +466,27 @@ mod tests {
         // R5 b: the block that crashed others.
         let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 died; 2 lock x PR VALBLK; 2 granted PR 1.1.3 read=1:a";
         finds("value", "called valid", &story(rest));
+    }
+
+    #[test]
+    fn rejects_a_block_called_valid_beside_the_lock_of_a_dead_writer() {
+        // 35: CR stands beside PW, so nothing but time, or a later grant, tells that the death was dealt with.
+        let dead = "1 lock x PW; 1 granted PW 1.1.2; 1 died; ";
+        let read = "11 lock x CR VALBLK; 11 granted CR 1.2.0 read=1:a";
+        passes("just died", &story(&format!("{dead}{read}")));
+        finds("value", "called valid", &story(&format!("{dead}@20000; {read}")));
+        finds("value", "called valid", &story(&format!("{dead}2 lock x PR; 2 granted PR 1.1.2; {read}")));
+    }
+
+    #[test]
+    fn rejects_a_way_down_that_keeps_silent_or_speaks_for_nothing() {
+        let reader = "2 lock x CR VALBLK; 2 granted CR 1.1.1 read=1:a; ";
+        let down = "2 convert NL VALBLK; 2 granted NL 1.1.1";
+        let marked = "1 lock x PW; 1 granted PW 1.1.2; 1 unlock invalidate; 1 released; ";
+        passes("it is valid", &story(&format!("{reader}{down}")));
+        passes("it is not, and that is said (32)", &story(&format!("{reader}{marked}{down} read=2:a!")));
+        finds("value", "went down", &story(&format!("{reader}{marked}{down}")));
+        finds("value", "without a reason", &story(&format!("{reader}{down} read=2:a!")));
     }
 
     #[test]
