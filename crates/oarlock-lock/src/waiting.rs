@@ -143,13 +143,14 @@ impl Queues {
     }
 
     /// Queues at the tail of its own queue, or at the front with HEADQUE (scenario 6). What passes every queue
-    /// and only waits for an answer goes to the very front (C11, scenario 3).
+    /// and only waits for an answer goes to the very front, in front of tries and behind its like (C11, scenario 3).
     pub(crate) fn push(&mut self, entry: Waiting) {
         if entry.waits_for_an_answer() {
             if entry.is_try() {
                 self.front.push_back(entry);
             } else {
-                self.front.push_front(entry);
+                let place = self.front.iter().position(Waiting::is_try).unwrap_or(self.front.len());
+                self.front.insert(place, entry);
             }
             return;
         }
