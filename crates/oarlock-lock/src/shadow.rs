@@ -51,6 +51,8 @@ pub(crate) struct Shadow {
     /// The waiting entry for which the master has granted what is owned: its place is before every head
     /// announced since, even while local holders still keep it waiting.
     reserved: Option<u64>,
+    /// An answer has come: before the next who waits for one is stated, whoever waits behind them has a turn.
+    turn: bool,
     /// Somebody here has used the value block; and whether the master knows (R5).
     uses_value: bool,
     value_use: Carried<bool>,
@@ -97,6 +99,7 @@ impl Shadow {
             queues: Queues::default(),
             attempts: 0,
             reserved: None,
+            turn: false,
             uses_value: false,
             value_use: Carried::default(),
             value_known: Carried::default(),

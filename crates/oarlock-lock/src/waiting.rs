@@ -73,13 +73,6 @@ pub(crate) struct Queues {
     wishes: Wishes,
 }
 
-/// Two of the queues.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    Front,
-    Converts,
-}
-
 /// Counts over the entries that wait for others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Wishes {
@@ -126,6 +119,24 @@ impl Queues {
         self.front.front().or(self.converts.front()).or(self.waits.front())
     }
 
+    /// The first who waits for others, and not only for an answer.
+    pub(crate) fn first_waiter(&self) -> Option<&Waiting> {
+        self.converts.front().or(self.waits.front())
+    }
+
+    /// Whoever came later waits behind the answer of the first try that has none yet (R2): its number.
+    pub(crate) fn first_try(&self) -> Option<u64> {
+        self.front.iter().find(|e| e.is_try()).map(|e| e.attempt)
+    }
+
+    /// The try or waiter that came first, if others who wait for an answer stand before it.
+    pub(crate) fn held_up(&self) -> Option<&Waiting> {
+        let first = self.front.front()?;
+        let tried = self.front.iter().find(|e| e.is_try());
+        let waits = self.first_waiter().filter(|e| tried.is_none_or(|tried| e.attempt < tried.attempt));
+        waits.or(tried).filter(|e| e.attempt != first.attempt)
+    }
+
     /// All but the newcomers that wait for others.
     pub(crate) fn converts(&self) -> impl Iterator<Item = &Waiting> {
         self.front.iter().chain(&self.converts)
@@ -166,10 +177,7 @@ impl Queues {
         }
     }
 
-    pub(crate) fn pop_first(&mut self) -> Option<Waiting> {
-        if let Some(entry) = self.front.pop_front() {
-            return Some(entry);
-        }
+    pub(crate) fn pop_waiter(&mut self) -> Option<Waiting> {
         let entry = self.converts.pop_front().or_else(|| self.waits.pop_front())?;
         self.wishes.count(&entry, |n| *n -= 1);
         Some(entry)
@@ -188,7 +196,19 @@ impl Queues {
         Some(entry)
     }
 
-    /// Offers every entry but the first, in order, and takes out those that were taken. `hope` says whether any
+    /// Offers those who wait for an answer and takes out those that were taken: changes in place up to the first
+    /// that was not, then tries up to the first that was not.
+    pub(crate) fn offer_front(&mut self, take: &mut dyn FnMut(&Waiting) -> bool) {
+        while self.front.front().is_some_and(|entry| !entry.is_try() && take(entry)) {
+            self.front.pop_front();
+        }
+        let Some(tried) = self.front.iter().position(Waiting::is_try) else { return };
+        while self.front.get(tried).is_some_and(&mut *take) {
+            self.front.remove(tried);
+        }
+    }
+
+    /// Offers every waiter but the first, in order, and takes out those that were taken. `hope` says whether any
     /// newcomer could be taken in a mode as things stand; without hope the rest is not even looked at.
     pub(crate) fn offer_rest(
         &mut self,
@@ -197,24 +217,16 @@ impl Queues {
         take: &mut dyn FnMut(&Waiting) -> bool,
     ) {
         let mut first = true;
-        for which in [Which::Front, Which::Converts] {
-            let queue = match which {
-                Which::Front => &mut self.front,
-                Which::Converts => &mut self.converts,
-            };
-            let wishes = &mut self.wishes;
-            queue.retain(|entry| {
-                let passed = first || (only_without_order && !entry.flags.contains(Flags::NOORDER));
-                first = false;
-                if passed || !take(entry) {
-                    return true;
-                }
-                if which == Which::Converts {
-                    wishes.count(entry, |n| *n -= 1);
-                }
-                false
-            });
-        }
+        let wishes = &mut self.wishes;
+        self.converts.retain(|entry| {
+            let passed = first || (only_without_order && !entry.flags.contains(Flags::NOORDER));
+            first = false;
+            if passed || !take(entry) {
+                return true;
+            }
+            wishes.count(entry, |n| *n -= 1);
+            false
+        });
         let mut waits = core::mem::take(&mut self.waits);
         let mut kept = VecDeque::new();
         while let Some(entry) = waits.pop_front() {

@@ -182,22 +182,17 @@ impl Shadow {
 
     /// Grants from the queues in order (C9, C10, R1). Returns whether anything was granted.
     pub(super) fn scan(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
-        let mut any = false;
+        let mut any = self.scan_front(ctx, answer);
         // The list is scanned from the front until somebody does not fit.
-        while let Some(entry) = self.queues.first().cloned() {
-            match self.attempt(ctx, &entry, answer) {
-                Verdict::Granted => {
-                    any = true;
-                    self.queues.pop_first();
-                    self.retire(ctx, &entry);
-                }
-                Verdict::Held if entry.is_try() => {
-                    self.queues.pop_first();
-                    self.retire(ctx, &entry);
-                    self.refuse_try(ctx, &entry);
-                }
-                Verdict::Held | Verdict::Head | Verdict::Ask => break,
+        let tried = self.queues.first_try();
+        let passes = |entry: &Waiting| tried.is_some_and(|tried| tried < entry.attempt);
+        while let Some(entry) = self.queues.first_waiter().cloned() {
+            if passes(&entry) || !matches!(self.attempt(ctx, &entry, answer), Verdict::Granted) {
+                break;
             }
+            any = true;
+            self.queues.pop_waiter();
+            self.retire(ctx, &entry);
         }
         // Past those that do not fit: only in a scan that granted its head, so that an entry is passed over
         // at most once for each that stood before it (C10).
@@ -206,19 +201,19 @@ impl Shadow {
         }
         let strict = ctx.config.order == Order::Strict;
         let mut queues = core::mem::take(&mut self.queues);
-        let ctx = core::cell::RefCell::new(ctx);
+        let shared = core::cell::RefCell::new(&mut *ctx);
         let (slot, owned) = (self.slot, self.owned);
         queues.offer_rest(
             strict,
             &mut |wants| {
-                let word = ctx.borrow().words.look(slot);
+                let word = shared.borrow().words.look(slot);
                 let may =
                     |mode: Mode| owned.is_some_and(|owned| owned.covers(mode)) && word.counts.admits(mode);
                 Mode::ALL.into_iter().any(|mode| wants(mode) && may(mode))
             },
             &mut |entry| {
-                let ctx = &mut **ctx.borrow_mut();
-                let granted = matches!(self.attempt(ctx, entry, answer), Verdict::Granted);
+                let ctx = &mut **shared.borrow_mut();
+                let granted = !passes(entry) && matches!(self.attempt(ctx, entry, answer), Verdict::Granted);
                 if granted {
                     ctx.counters.passover_grants += 1;
                     self.retire(ctx, entry);
@@ -227,6 +222,30 @@ impl Shadow {
             },
         );
         self.queues = queues;
+        // Whoever was granted may be in the way of a try.
+        self.scan_front(ctx, answer);
         true
+    }
+
+    /// Those who wait for an answer and for nobody else: each is granted as soon as it can be, and a try refused as
+    /// soon as somebody here is in its way. A try holds up those that came later (R2), a change in place nobody.
+    fn scan_front(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
+        let mut any = false;
+        let mut queues = core::mem::take(&mut self.queues);
+        queues.offer_front(&mut |entry| {
+            let verdict = self.attempt(ctx, entry, answer);
+            let granted = matches!(verdict, Verdict::Granted);
+            any |= granted;
+            let over = granted || (matches!(verdict, Verdict::Held) && entry.is_try());
+            if over {
+                self.retire(ctx, entry);
+            }
+            if over && !granted {
+                self.refuse_try(ctx, entry);
+            }
+            over
+        });
+        self.queues = queues;
+        any
     }
 }

@@ -145,6 +145,7 @@ impl Shadow {
             self.applied = a;
         }
         self.base = self.n;
+        self.turn = true;
         self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
         self.value_use.settle(a);
         self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });

@@ -10,14 +10,23 @@ use crate::context::Context;
 use crate::planted::Bug;
 use crate::statement::Told;
 use crate::value::{Effect, effect, readable_under};
+use crate::waiting::Waiting;
 
 impl Shadow {
     /// Says what the master does not know yet, if anything (rules 5 and 6).
     pub(super) fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
-        let mut conv = self.conv(ctx, word);
         let exceeds = |conv: &Conv, owned: Mode| {
             [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
         };
+        // Programs that ask for answers one after the other would keep a waiter of their node from ever being
+        // heard, although nobody may be in its way. So it is stated in between, if only for a moment.
+        if core::mem::take(&mut self.turn)
+            && let Some(conv) = self.queues.held_up().and_then(|entry| self.conv_of(ctx, word, entry))
+            && !self.owned.is_some_and(|owned| exceeds(&conv, owned))
+        {
+            self.say(ctx, word, Some(conv), Want::default());
+        }
+        let mut conv = self.conv(ctx, word);
         if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned))
             && !ctx.planted.has(Bug::KeepIncomparable)
         {
@@ -27,6 +36,11 @@ impl Shadow {
             conv = self.conv(ctx, &ctx.words.look(self.slot));
         }
         let want = self.want(ctx, word, conv.as_ref());
+        self.say(ctx, word, conv, want);
+    }
+
+    /// Says it, unless the master knows.
+    fn say(&mut self, ctx: &mut Context<'_>, word: &Word, conv: Option<Conv>, want: Want) {
         let busy = match self.head {
             Some(head) if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) => head.number,
             _ => 0,
@@ -63,7 +77,10 @@ impl Shadow {
     /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
     /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
     pub(super) fn conv(&self, ctx: &Context<'_>, word: &Word) -> Option<Conv> {
-        let first = self.queues.first()?;
+        self.conv_of(ctx, word, self.queues.first()?)
+    }
+
+    fn conv_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting) -> Option<Conv> {
         if first.in_place() {
             return None;
         }
