@@ -10,8 +10,9 @@
 //! packets for everybody until its own answer is there, then the next one that waits takes its place. So a
 //! lone caller sends and receives in its own thread, without a switch to another one.
 //!
-//! Two mutexes, never held together: the table's and the outbox's. Neither is held while foreign code runs
-//! (wakers), while the socket is waited for, or across an operation.
+//! Two mutexes: the table's and the outbox's. The outbox's may be taken under the table's, never the other way
+//! round. Neither is held while foreign code runs (wakers), while the socket is waited for, or across an
+//! operation.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -25,6 +26,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{Reply, Request};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::greeting::{self, Hello};
@@ -180,7 +182,16 @@ impl Session {
     /// Changes the table, then sends and wakes what follows from that.
     pub(crate) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Table, &mut Effects) -> T) -> T {
         let mut effects = Effects::default();
-        let value = change(&mut self.lock().table, &mut effects);
+        let mut state = self.lock();
+        let value = change(&mut state.table, &mut effects);
+        // A cancel names a lock by its number only. Were it sent after the mutex is free, the answer could come
+        // first, the number be given to somebody else, and the cancel withdraw what that one asked for.
+        let cancels = effects.send.extract_if(.., |request| matches!(request, Request::Cancel { .. }));
+        let failed = cancels.filter_map(|cancel| self.post(&cancel).err()).last();
+        drop(state);
+        if let Some(errno) = failed {
+            self.cannot_send(errno);
+        }
         self.carry_out(effects);
         value
     }
@@ -193,8 +204,12 @@ impl Session {
     /// Sends a request, or ends the session if this machine cannot.
     pub(crate) fn request(self: &Arc<Self>, request: &Request) {
         if let Err(errno) = self.post(request) {
-            self.end(Code::Failed, format!("cannot send to the daemon: {errno}"));
+            self.cannot_send(errno);
         }
+    }
+
+    fn cannot_send(self: &Arc<Self>, errno: Errno) {
+        self.end(Code::Failed, format!("cannot send to the daemon: {errno}"));
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {

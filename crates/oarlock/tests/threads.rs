@@ -3,13 +3,15 @@
 
 mod support;
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oarlock::blocking::Client;
 use oarlock::{Kind, Mode};
-use support::Honest;
+use support::{Honest, block_on, poll_once};
 
 const THREADS: usize = 8;
 const ROUNDS: usize = 300;
@@ -93,6 +95,38 @@ fn a_mixture_of_everything_leaves_nothing_behind() {
     assert_eq!(granted + refused, THREADS * 60);
     assert!(granted > THREADS && refused > THREADS, "{granted} granted, {refused} refused");
     daemon.until_locks(0);
+}
+
+/// A cancel names a number; it must not meet a request that was given the same number since.
+#[test]
+fn a_cancel_withdraws_nothing_but_what_it_was_sent_for() {
+    let daemon = Honest::new();
+    let other = Client::connect(daemon.path()).unwrap();
+    let _held = other.space("default").unwrap().lock("held").acquire().unwrap();
+    let client = block_on(oarlock::Client::connect(daemon.path())).unwrap();
+    let space = block_on(client.space("default")).unwrap();
+    let until = Instant::now() + Duration::from_secs(2);
+    let waited = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (space, waited) = (&space, &waited);
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    // Granted at once, and deserted before that is known.
+                    for round in 0..20 {
+                        let mut deserted = pin!(space.lock(format!("{thread}.{round}")).acquire());
+                        let _ = poll_once(deserted.as_mut(), &Arc::default());
+                    }
+                    let waits = space.lock("held").timeout(Duration::from_millis(2)).acquire();
+                    let error = block_on(waits).map(drop).unwrap_err();
+                    assert_eq!(error.kind(), Kind::TimedOut, "{error}");
+                    waited.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert!(waited.into_inner() > THREADS);
+    daemon.until_locks(1);
 }
 
 /// Only one reads the socket, so a time limit must also end a wait behind another reader.
