@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use support::solo::serve;
 use support::{Dev, Said, lives, oarlock, signal, until};
@@ -52,6 +53,36 @@ fn other_commands_of_the_user_find_it_and_a_second_one_stays_unnamed() {
     find().expect(0, &[]);
     first.stop();
     find_nobody(&first);
+}
+
+/// In /tmp anybody can make the directory first, with links to files of this user in it.
+#[test]
+fn a_note_is_not_written_where_others_may_write() {
+    let dir = tempfile::Builder::new().prefix("oar").tempdir().unwrap();
+    let (ours, precious) = (dir.path().join("oarlock"), dir.path().join("precious"));
+    fs::create_dir(&ours).unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(&precious, "precious").unwrap();
+    for link in ["dev.json.new", "dev.json", "dev.lock"] {
+        std::os::unix::fs::symlink(&precious, ours.join(link)).unwrap();
+    }
+    let said = fs::File::create(dir.path().join("said")).unwrap();
+    let mut command = oarlock();
+    command.env("XDG_RUNTIME_DIR", dir.path()).args(["dev", "-n", "1", "--dir"]).arg(dir.path().join("c"));
+    let mut dev = command.stdout(said).spawn().unwrap();
+    until("it serves", || fs::read_to_string(dir.path().join("said")).unwrap().contains("must be named"));
+    signal(dev.id() as i32, "TERM");
+    assert!(dev.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert_eq!(fs::read_dir(&ours).unwrap().count(), 3, "nothing made and nothing removed");
+}
+
+#[test]
+fn a_second_one_in_the_same_directory_is_refused_and_the_first_goes_on() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    let said = oarlock().args(["dev", "-n", "1", "--dir"]).arg(dev.cluster()).output().unwrap();
+    Said::of(said).expect(1, &["runs there"]);
+    dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
 }
 
 fn find_nobody(dev: &Dev) {

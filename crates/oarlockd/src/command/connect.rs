@@ -41,16 +41,19 @@ pub fn dev_file() -> PathBuf {
     user_dir().join("dev.json")
 }
 
+/// Whether a path belongs to this user and nobody else may write there.
+pub fn is_own(path: &Path) -> bool {
+    let me = rustix::process::getuid().as_raw();
+    std::fs::symlink_metadata(path)
+        .is_ok_and(|m| m.uid() == me && !m.file_type().is_symlink() && m.mode() & 0o022 == 0)
+}
+
 /// This user's running `dev`, if there is one. A file or directory of another user is not believed: in a
 /// directory that everybody can write, it could lead to anybody's socket.
 pub fn running_dev() -> Option<Running> {
     let file = dev_file();
-    let me = rustix::process::getuid().as_raw();
-    for path in [file.parent()?, &file] {
-        let meta = std::fs::symlink_metadata(path).ok()?;
-        if meta.uid() != me || meta.file_type().is_symlink() || meta.mode() & 0o022 != 0 {
-            return None;
-        }
+    if ![file.parent()?, &file].into_iter().all(is_own) {
+        return None;
     }
     let running: Running = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
     // One that was killed could not take its note away.

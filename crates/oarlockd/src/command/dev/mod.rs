@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::connect::{Running, dev_file, user_dir};
+use super::connect::{Running, dev_file, is_own, user_dir};
 use super::{cli, output};
 use crate::host::file;
 use crate::host::signals::Signals;
@@ -179,6 +179,11 @@ impl Registered {
     fn new(place: &Place) -> Option<Registered> {
         let dir = user_dir();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+        // In /tmp somebody else may have made it first, with links in it to files of this user: look before
+        // anything is opened there.
+        if !is_own(&dir) {
+            return None;
+        }
         let lock = fs::OpenOptions::new()
             .write(true)
             .create(true)

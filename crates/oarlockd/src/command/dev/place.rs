@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use oarlock_layout::code::Code;
+use rustix::fs::FlockOperation;
 
 use super::super::cli;
 use crate::config::Config;
@@ -30,6 +31,9 @@ pub(super) struct Place {
     pub(super) names: Vec<String>,
     made_dir: bool,
     api: Mutex<BTreeMap<usize, SocketAddr>>,
+    // Held while the cluster runs: a marker alone does not tell what a killed `dev` left from what a living one
+    // still uses. On the directory itself, so that it leaves nothing behind.
+    _lock: fs::File,
 }
 
 impl Place {
@@ -52,7 +56,13 @@ impl Place {
         }
         let made_dir = !dir.exists();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fail(&e))?;
-        let mut place = Place { dir, names, made_dir, api: Mutex::default() };
+        let lock = fs::File::open(&dir).map_err(|e| fail(&e))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
+            fail(&e.into())
+                .because("another `oarlock dev` runs there")
+                .try_next("another directory with --dir, or none")
+        })?;
+        let mut place = Place { dir, names, made_dir, api: Mutex::default(), _lock: lock };
         place.claim()?;
         for name in &place.names {
             fs::DirBuilder::new().mode(0o750).create(place.dir.join(name)).map_err(|e| fail(&e))?;
@@ -234,12 +244,27 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        std::mem::forget(Place::make(&args(dir.path(), 3)).unwrap());
+        let killed = std::mem::ManuallyDrop::new(Place::make(&args(dir.path(), 3)).unwrap());
+        // What the kernel does for a process that is gone.
+        rustix::fs::flock(&killed._lock, FlockOperation::Unlock).unwrap();
         let place = Place::make(&args(dir.path(), 2)).unwrap();
         assert!(!dir.path().join("node-c").exists());
         drop(place);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(dir.path().exists(), "it was there before us");
+    }
+
+    /// Its marker looks like that of a killed one.
+    #[test]
+    fn a_directory_in_which_another_dev_runs_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Place::make(&args(dir.path(), 3)).unwrap();
+        let key = fs::read(first.key("node-a")).unwrap();
+        let problem = Place::make(&args(dir.path(), 3)).err().unwrap();
+        assert!(problem.why.contains("runs there"), "{problem}");
+        assert_eq!(fs::read(first.key("node-a")).unwrap(), key);
+        drop(first);
+        assert!(Place::make(&args(dir.path(), 3)).is_ok());
     }
 
     #[test]
