@@ -3,11 +3,13 @@
 mod support;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::solo::Solo;
 use support::{Dev, Said, lives, pid_in, run, signal, until};
 
 /// Holds a lock until told otherwise: killed when dropped.
@@ -190,6 +192,51 @@ fn a_command_that_ends_by_itself_after_the_loss_still_counts_as_lost() {
     Said::of(child.wait_with_output().unwrap()).expect(76, &["stopped"]);
 }
 
+/// The wrapper stood still (as on a busy machine) while the node died and the command went on without the lock.
+#[test]
+fn a_loss_that_is_noticed_only_after_the_command_ended_still_counts() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let (file, go) = (solo.path("pid"), solo.path("go"));
+    let script =
+        format!("echo $$ > '{}'; while [ ! -e '{}' ]; do sleep 0.02; done", file.display(), go.display());
+    let child = solo.at().args(["lock", "late", "-c", &script]).stderr(Stdio::piped()).spawn().unwrap();
+    let shell = pid_in(&file);
+    signal(child.id() as i32, "STOP");
+    solo.end("KILL");
+    fs::write(&go, "").unwrap();
+    until("the command has ended", || !lives(shell));
+    signal(child.id() as i32, "CONT");
+    Said::of(child.wait_with_output().unwrap()).expect(76, &["lock on late lost"]);
+}
+
+/// At a terminal, with standard input from elsewhere: the command may still ask the terminal.
+#[test]
+fn a_command_with_other_input_can_still_open_its_terminal() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return;
+    }
+    let asks = format!(
+        "'{}' lock tty -c 'read answer </dev/tty; echo got-$answer' </dev/null",
+        env!("CARGO_BIN_EXE_oarlock")
+    );
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &asks, "/dev/null"]).env("OARLOCK_SOCKET", dev.socket('a'));
+    let mut terminal =
+        terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    terminal.stdin.as_mut().unwrap().write_all(b"yes\n").unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while terminal.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            terminal.kill().unwrap();
+            panic!("the command was stopped for reading its terminal");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Said::of(terminal.wait_with_output().unwrap()).expect(0, &["got-yes"]);
+}
+
 #[test]
 fn nohup_still_means_nohup() {
     let dev = Dev::start_with(&["-n", "1"]);
@@ -200,7 +247,7 @@ fn nohup_still_means_nohup() {
         env!("CARGO_BIN_EXE_oarlock"),
         ready.display()
     );
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     let child = command.args(["-c", &script]).env("OARLOCK_SOCKET", &socket).spawn().unwrap();
     until("it runs", || ready.exists());
     signal(child.id() as i32, "HUP");

@@ -307,21 +307,32 @@ impl Held {
             }
         };
         drop(lost_read);
-        // At a terminal the command shares our group, which is not the guard's to kill.
-        let guard = match foreground {
-            true => None,
-            false => Some(Guard::over(child.id()).map_err(failed)?),
-        };
         let family = Family::new(child.id(), !foreground);
-        let ended = child::watch(child.id()).map_err(failed)?;
+        // At a terminal the command shares our group, which is not the guard's to kill.
+        let guarded = match foreground {
+            true => Ok(None),
+            false => Guard::over(child.id()).map(Some),
+        };
+        let (guard, ended) = match guarded.and_then(|guard| Ok((guard, child::watch(child.id())?))) {
+            Ok(both) => both,
+            Err(e) => {
+                // It runs already, and must not go on without the lock.
+                family.kill_all();
+                let _ = child.wait();
+                return Err(failed(e));
+            }
+        };
         loop {
-            if let Some(status) = child.try_wait().map_err(failed)? {
+            let status = child.try_wait().map_err(failed)?;
+            // Also of a command that has ended: a lock that was lost before it could be given back may have been
+            // lost while the command ran, and nobody can tell which was first.
+            if let Some(why) = self.lost() {
+                return Ok(self.stop(child, &family, &ended, lost_write, &why));
+            }
+            if let Some(status) = status {
                 self.release();
                 guard.into_iter().for_each(Guard::dismiss);
                 return Ok(exit_code(status));
-            }
-            if let Some(why) = self.lost() {
-                return Ok(self.stop(child, &family, &ended, lost_write, &why));
             }
             for number in self.signals.take() {
                 // The terminal has sent these two to the command as well.

@@ -36,9 +36,12 @@ pub fn watch(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Whether this process is in the foreground group of a terminal.
+/// Whether this process is in the foreground group of its terminal. Not asked of standard input: a command may
+/// read its input from elsewhere and still open the terminal, to ask for a password for instance.
 pub fn is_foreground() -> bool {
-    rustix::termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp())
+    let terminal = std::fs::File::open("/dev/tty");
+    terminal
+        .is_ok_and(|t| rustix::termios::tcgetpgrp(t).is_ok_and(|group| group == rustix::process::getpgrp()))
 }
 
 /// A child and what it started.
