@@ -17,7 +17,7 @@ use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::session::Request;
+use oarlock_layout::message::session::{self, Request};
 use oarlock_layout::seal::Seal;
 use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
@@ -205,9 +205,8 @@ impl Node {
                 self.expel(now, session, Code::SessionMalformed, text);
             }
             Ok(request) => self.request(now, session, request),
-            Err(_) if !greeted && packet.len() >= 3 && packet[0] == 1 => {
-                // A hello of another version: what follows its version may look different.
-                let version = u16::from_le_bytes([packet[1], packet[2]]);
+            Err(_) if !greeted && foreign_hello(packet).is_some() => {
+                let version = foreign_hello(packet).expect("just looked at");
                 self.hello(session, version, String::new());
             }
             Err(error) => {
@@ -453,5 +452,13 @@ impl Node {
             Some(n) => n.name.clone(),
             None => format!("node {node}"),
         }
+    }
+}
+
+/// The version of a hello that is not of ours: what follows it may look different.
+fn foreign_hello(packet: &[u8]) -> Option<u16> {
+    match packet {
+        [1, low, high, ..] => Some(u16::from_le_bytes([*low, *high])).filter(|v| *v != session::VERSION),
+        _ => None,
     }
 }
