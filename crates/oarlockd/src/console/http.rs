@@ -1,15 +1,32 @@
 //! HTTP on loopback: metrics, and whether the node lives and is ready. Nothing can be changed here.
+//!
+//! Anybody on the machine may connect, and every connection takes a descriptor that a program would need to
+//! attach. So there are few at a time, and one that says nothing ends soon.
 
-use std::net::TcpListener;
+use std::future::Future as _;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Console, metrics};
+
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a connection may say nothing.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Serves until the process ends.
 pub(super) async fn serve(listener: TcpListener, console: Arc<Console>) {
@@ -19,7 +36,7 @@ pub(super) async fn serve(listener: TcpListener, console: Arc<Console>) {
         .route("/readyz", get(readyz))
         .with_state(console);
     let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+        Ok(listener) => Few { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) },
         Err(e) => return tracing::error!("no metrics: {e}"),
     };
     if let Err(e) = axum::serve(listener, app).await {
@@ -56,5 +73,71 @@ async fn readyz(State(console): State<Arc<Console>>) -> impl IntoResponse {
             (StatusCode::SERVICE_UNAVAILABLE, why.concat())
         }
         Err((code, why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{code} {why}\n")),
+    }
+}
+
+/// A listener with so many connections at a time.
+struct Few {
+    listener: tokio::net::TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Few {
+    type Io = Guest;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Guest, SocketAddr) {
+        let place = self.places.clone().acquire_owned().await.expect("nobody closes it");
+        let (stream, from) = axum::serve::Listener::accept(&mut self.listener).await;
+        (Guest { stream, quiet: Box::pin(sleep(QUIET_MAX)), _place: place }, from)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection, its place, and its patience.
+struct Guest {
+    stream: TcpStream,
+    quiet: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    /// Something was said, in either direction; or nothing was, for too long.
+    fn judge<T>(&mut self, cx: &mut Context<'_>, said: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if said.is_ready() {
+            self.quiet.as_mut().reset(Instant::now() + QUIET_MAX);
+            return said;
+        }
+        ready!(self.quiet.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let said = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.judge(cx, said)
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let said = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.judge(cx, said)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
