@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use oarlock_layout::code::Code;
@@ -66,7 +66,12 @@ impl Door {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| in_use())?;
         // Nobody holds the lock, so a socket file that is there was left by a daemon that was killed, or
         // belongs to a stranger that does not know our lock: that one would answer.
-        if fs::symlink_metadata(path).is_ok() {
+        if let Ok(meta) = fs::symlink_metadata(path) {
+            if !meta.file_type().is_socket() {
+                return Err(Problem::new(Code::BadConfig, format!("{shown} is there and is no socket"))
+                    .because("only a socket that a killed daemon left is replaced")
+                    .try_next("another path for `socket` in [node]"));
+            }
             if connect(path).is_ok() {
                 return Err(in_use());
             }
