@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::message::frame;
-use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
 use oarlockd::host::door::{self, Received};
 use support::solo::{Solo, free_port, serve};
 use support::{Dev, lives, oarlock, run, until};
@@ -148,6 +148,13 @@ fn a_program_that_talks_nonsense_loses_its_session_and_nobody_else_does() {
     assert_eq!(why.code, Code::SessionMalformed);
     assert_eq!(next(&fd), None);
     solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
+    // A hello that is none: right kind and version, and a label that never ends.
+    let fd = door::connect(&solo.socket()).unwrap();
+    let [low, high] = VERSION.to_le_bytes();
+    door::send(&fd, &[1, low, high, 200]).unwrap();
+    let Some(Reply::Lost { why }) = next(&fd) else { panic!("welcome") };
+    assert_eq!(why.code, Code::SessionMalformed);
+    assert_eq!(next(&fd), None);
 }
 
 #[test]
@@ -271,6 +278,73 @@ fn running_out_of_descriptors_refuses_with_its_code_and_does_not_spin() {
     assert!(solo.run(&["metrics"]).out.contains("sessions_without_descriptor"));
 }
 
+/// HTTP is open to every user of the machine.
+#[test]
+fn silent_connections_over_http_do_not_take_the_programs_descriptors() {
+    let mut solo = Solo::new("");
+    let api = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    solo.write(&solo.read().replace("[cluster]", &format!("api = \"{api}\"\n[cluster]")));
+    let mut command = Command::new("sh");
+    let script = format!(
+        "ulimit -n 64; exec '{}' serve --config '{}'",
+        env!("CARGO_BIN_EXE_oarlock"),
+        solo.config().display()
+    );
+    command.args(["-c", &script]);
+    solo.start_as(command);
+    let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(api).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    for _ in 0..5 {
+        solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+    }
+    drop(crowd);
+    until("there is room again", || http(&api.to_string(), "/livez").starts_with("HTTP/1.1 200"));
+}
+
+/// Programs may attach while a node still waits for the others; the epoch must reach its disk all the same.
+#[test]
+fn a_node_whose_descriptors_are_taken_before_it_serves_still_forms_a_view() {
+    let (first, mut second) = (Solo::new(""), Solo::new(""));
+    let public = |solo: &Solo| {
+        let file = solo.path("node.key");
+        run(["key", "show", file.to_str().unwrap()]).expect(0, &[]).out.trim().to_owned()
+    };
+    let member = |name: &str, solo: &Solo| {
+        let key = public(solo);
+        format!(
+            "[[member]]\nname = \"{name}\"\naddress = \"127.0.0.1:{}\"\npublic_key = \"{key}\"\n",
+            solo.port
+        )
+    };
+    let members = member("solo", &first) + &member("other", &second);
+    let head = |solo: &Solo| solo.read().split("[[member]]").next().unwrap().to_owned();
+    first.write(&(head(&first) + &members));
+    second.write(&(head(&second).replace("\"solo\"", "\"other\"") + &members));
+    fs::copy(first.path("secret"), second.path("secret")).unwrap();
+
+    let script = format!(
+        "ulimit -n 32; exec '{}' serve --config '{}'",
+        env!("CARGO_BIN_EXE_oarlock"),
+        first.config().display()
+    );
+    let mut node = Command::new("sh");
+    let log = fs::File::create(first.path("log")).unwrap();
+    let mut node = node.args(["-c", &script]).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    until("its door is open", || door::connect(&first.socket()).is_ok());
+    // Again and again, until really all are taken, the one kept for refusals too.
+    let mut crowd: Vec<OwnedFd> = Vec::new();
+    for _ in 0..3 {
+        crowd.extend((0..60).map(|_| door::connect(&first.socket()).unwrap()));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    second.start();
+    assert!(node.try_wait().unwrap().is_none(), "{}", first.log());
+    drop(crowd);
+    until("it serves", || first.run(&["ok"]).status == Some(0));
+    node.kill().unwrap();
+    node.wait().unwrap();
+}
+
 /// T "Forming": a clean stop leaves a mark, and only then grants begin at once.
 #[test]
 fn only_an_unclean_stop_makes_the_next_view_wait() {
@@ -303,17 +377,7 @@ fn a_holder_that_stays_costs_the_clean_mark() {
     solo.start();
     let stubborn = door::connect(&solo.socket()).unwrap();
     door::send(&stubborn, &Request::Hello { version: VERSION, label: "stubborn".into() }.to_bytes()).unwrap();
-    let lock = oarlock_layout::message::session::LockRequest {
-        handle: 1,
-        space: oarlock_layout::id::SpaceId(0),
-        name: oarlock_layout::name::Name::new(b"mine").unwrap(),
-        mode: oarlock_layout::mode::Mode::EX,
-        flags: Default::default(),
-        timeout_ms: 0,
-        owner: Default::default(),
-        transaction: Default::default(),
-    };
-    door::send(&stubborn, &Request::Lock(lock).to_bytes()).unwrap();
+    door::send(&stubborn, &Request::Lock(exclusive("mine")).to_bytes()).unwrap();
     assert!(matches!(next(&stubborn), Some(Reply::Welcome { .. })));
     assert!(matches!(next(&stubborn), Some(Reply::Granted(_))));
     assert_eq!(solo.end("TERM"), Some(0));
@@ -322,6 +386,19 @@ fn a_holder_that_stays_costs_the_clean_mark() {
     let state = fs::read_to_string(solo.path("data/state")).unwrap();
     assert!(state.contains("clean 0"), "{state}");
     assert!(solo.log().contains("did not hang up"));
+}
+
+fn exclusive(name: &str) -> LockRequest {
+    LockRequest {
+        handle: 1,
+        space: oarlock_layout::id::SpaceId(0),
+        name: oarlock_layout::name::Name::new(name.as_bytes()).unwrap(),
+        mode: oarlock_layout::mode::Mode::EX,
+        flags: Default::default(),
+        timeout_ms: 0,
+        owner: Default::default(),
+        transaction: Default::default(),
+    }
 }
 
 fn http(address: &str, path: &str) -> String {

@@ -20,8 +20,9 @@ use std::io;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use oarlock_layout::codec::Wire;
 use oarlock_layout::id::SessionId;
-use oarlock_layout::message::session::{PIECE_BYTES_MAX, Reply};
+use oarlock_layout::message::session::{Failure, PIECE_BYTES_MAX, Reply};
 use oarlock_layout::time::Instant;
 use oarlock_node::{Event, Node, Output};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -204,7 +205,10 @@ impl Engine {
                         }
                     }
                     Output::Store { epoch } => {
-                        self.p.data.store(State { epoch, clean: false, ..self.p.data.state() })?;
+                        // Programs may have taken every descriptor before the node serves.
+                        let data = &mut self.p.data;
+                        self.sessions
+                            .with_spare(|| data.store(State { epoch, clean: false, ..data.state() }))?;
                         self.p.node.handle_stored(now, epoch);
                     }
                     Output::Event(event) => self.log(now, &event),
@@ -324,7 +328,8 @@ impl Engine {
             );
         };
         if stopping.holders.is_empty() {
-            self.p.data.store(State { clean: true, ..self.p.data.state() })?;
+            let data = &mut self.p.data;
+            self.sessions.with_spare(|| data.store(State { clean: true, ..data.state() }))?;
             info!("stopped; nobody can still hold a lock of this run");
         } else {
             warn!(
@@ -339,13 +344,15 @@ impl Engine {
 
     fn ask(&mut self, session: SessionId, request: u32, question: String) {
         if !self.sessions.may_ask(session, QUESTIONS_MAX) {
-            let text = format!("{QUESTIONS_MAX} questions of this session wait for an answer already");
-            self.answer(session, request, Answer::Denied(Code::Failed, text));
+            let text = format!(
+                "{QUESTIONS_MAX} questions of this session wait for an answer, or answers to be read"
+            );
+            self.deny(session, request, Code::Failed, text);
             return;
         }
         if self.p.asked.send(Asked { session, request, question }).is_err() {
             let text = "nobody answers questions any more; the node is stopping".into();
-            self.answer(session, request, Answer::Denied(Code::NotServing, text));
+            self.deny(session, request, Code::NotServing, text);
         }
     }
 
@@ -375,13 +382,14 @@ impl Engine {
         }
     }
 
+    /// A reply like any other: whoever goes on asking without reading is soon given up.
+    fn deny(&mut self, session: SessionId, request: u32, code: Code, text: String) {
+        self.replies.push((session, Reply::Denied { request, why: Failure { code, text } }.to_bytes()));
+    }
+
     fn answer(&mut self, session: SessionId, request: u32, answer: Answer) {
-        use oarlock_layout::codec::Wire as _;
-        use oarlock_layout::message::session::Failure;
         let packets: Vec<Vec<u8>> = match answer {
-            Answer::Denied(code, text) => {
-                vec![Reply::Denied { request, why: Failure { code, text } }.to_bytes()]
-            }
+            Answer::Denied(code, text) => return self.deny(session, request, code, text),
             Answer::Document(text) => {
                 let pieces = text.as_bytes().chunks(PIECE_BYTES_MAX).collect::<Vec<_>>();
                 let last = pieces.len().saturating_sub(1);

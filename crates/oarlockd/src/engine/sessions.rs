@@ -116,11 +116,15 @@ impl Sessions {
         self.sessions.contains_key(&id).then_some(id)
     }
 
-    /// A program came in. Numbers are never used twice: a late packet must not reach another's locks.
+    /// A program came in. Its number is nobody else's: a late packet must not reach another's locks.
     pub(super) fn open(&mut self, poll: &mut dyn Poll, fd: OwnedFd) -> io::Result<SessionId> {
+        // After four thousand million sessions numbers begin again, and pass over those that still live.
+        while self.next == 0 || self.sessions.contains_key(&SessionId(self.next)) {
+            self.next = self.next.wrapping_add(1);
+        }
         let id = SessionId(self.next);
         poll.add(&fd, self.token(id))?;
-        self.next = self.next.checked_add(1).expect("four thousand million sessions outlive no machine");
+        self.next = self.next.wrapping_add(1);
         self.counts.opened += 1;
         let session = Session {
             fd,
@@ -167,6 +171,11 @@ impl Sessions {
     fn push(&mut self, poll: &mut dyn Poll, id: SessionId, kind: Kind, packet: Vec<u8>) -> Flow {
         let token = self.token(id);
         let Some(session) = self.sessions.get_mut(&id) else { return Flow::Open };
+        if session.then != Then::Stay {
+            // It has been told its last. That its socket takes nothing more would not mean that the program has
+            // hung up, which is what a session that lingers is kept for.
+            return Flow::Open;
+        }
         if session.unread.is_empty() {
             match door::send(&session.fd, &packet) {
                 Ok(true) => return Flow::Open,
@@ -241,10 +250,10 @@ impl Sessions {
         }
     }
 
-    /// May it ask one more question?
+    /// May it ask one more question? Not while many wait for an answer, nor while it does not read those it got.
     pub(super) fn may_ask(&mut self, id: SessionId, max: u32) -> bool {
         match self.sessions.get_mut(&id) {
-            Some(session) if session.questions < max => {
+            Some(session) if session.questions < max && session.answer_bytes < UNREAD_BYTES_MAX => {
                 session.questions += 1;
                 true
             }
@@ -257,6 +266,22 @@ impl Sessions {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.questions = session.questions.saturating_sub(1);
         }
+    }
+
+    /// Tells a program that there is no descriptor for it.
+    pub(super) fn refuse_one_too_many(&mut self, fd: &OwnedFd) {
+        let attached = self.sessions.len();
+        let text = format!("the node has no descriptor left for another program; {attached} are attached");
+        refuse(fd, Code::OutOfDescriptors, text);
+        self.counts.without_descriptor += 1;
+    }
+
+    /// Does something that needs a descriptor and must not fail for want of one.
+    pub(super) fn with_spare<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.spare = None;
+        let result = work();
+        self.spare = File::open("/dev/null").ok();
+        result
     }
 
     /// After an accept that failed: if descriptors have run out, lets one caller in with the spare one, only
@@ -273,12 +298,7 @@ impl Sessions {
         drop(spare);
         let told = match door.accept() {
             Ok(Some((fd, _))) => {
-                let text = format!(
-                    "the node has no descriptor left for another program; {} are attached",
-                    self.sessions.len()
-                );
-                refuse(&fd, Code::OutOfDescriptors, text);
-                self.counts.without_descriptor += 1;
+                self.refuse_one_too_many(&fd);
                 true
             }
             // It left before we could speak to it.
@@ -394,6 +414,56 @@ mod tests {
         assert_eq!(sessions.receive(id, |_| panic!("nothing is taken any more")), Flow::Open);
         drop(theirs);
         assert_eq!(sessions.receive(id, |_| ()), Flow::Broken);
+    }
+
+    /// What cannot be sent any more must not be taken for the program's hang-up: the clean mark rests on that.
+    #[test]
+    fn an_answer_that_comes_too_late_does_not_end_the_wait_for_a_hang_up() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        assert!(sessions.may_ask(id, 8));
+        sessions.close(&mut poll, id, true);
+        assert_eq!(sessions.send_answer(&mut poll, id, vec![vec![1]]), Flow::Open);
+        drop(theirs);
+        assert_eq!(sessions.receive(id, |_| ()), Flow::Broken);
+    }
+
+    /// Each answer is given before the next question comes, so that none of them waits for an answer.
+    #[test]
+    fn who_asks_and_does_not_read_may_not_go_on_asking() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours).unwrap();
+        let mut bytes = 0;
+        while sessions.may_ask(id, 8) {
+            sessions.answered(id);
+            assert_eq!(sessions.send_answer(&mut poll, id, vec![vec![7; 10 << 10]]), Flow::Open);
+            bytes += 10 << 10;
+            assert!(bytes < 8 * UNREAD_BYTES_MAX, "no bound");
+        }
+        for _ in 0..1000 {
+            drain(&theirs);
+            sessions.flush(&mut poll, id);
+        }
+        assert!(sessions.may_ask(id, 8), "all is read");
+    }
+
+    #[test]
+    fn numbers_begin_again_and_pass_over_the_living() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let mut theirs = Vec::new();
+        let mut open = |sessions: &mut Sessions| {
+            let (ours, other) = pair();
+            theirs.push(other);
+            sessions.open(&mut poll, ours).unwrap().0
+        };
+        assert_eq!((open(&mut sessions), open(&mut sessions)), (1, 2));
+        sessions.next = u32::MAX;
+        assert_eq!((open(&mut sessions), open(&mut sessions)), (u32::MAX, 3));
     }
 
     #[test]
