@@ -106,7 +106,7 @@ pub fn page(code: Code) -> Page {
         ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",
-            "every session of a program takes one descriptor of the daemon",
+            "every session of a program takes two descriptors of the daemon",
             "raise the limit of open files (ulimit -n, or LimitNOFILE= in the unit), or close programs",
         ),
 

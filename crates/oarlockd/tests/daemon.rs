@@ -345,6 +345,36 @@ fn a_node_whose_descriptors_are_taken_before_it_serves_still_forms_a_view() {
     node.wait().unwrap();
 }
 
+#[test]
+#[ignore = "not a test but a program: the next test starts it"]
+fn program_that_lends_its_socket() {
+    let fd = door::connect(Path::new(&std::env::var_os("OARLOCK_SOCKET").unwrap())).unwrap();
+    door::send(&fd, &Request::Hello { version: VERSION, label: "lender".into() }.to_bytes()).unwrap();
+    door::send(&fd, &Request::Lock(exclusive("lent")).to_bytes()).unwrap();
+    assert!(matches!(next(&fd), Some(Reply::Welcome { .. })));
+    assert!(matches!(next(&fd), Some(Reply::Granted(_))));
+    oarlockd::host::child::inherit(&fd).unwrap();
+    // A shell starts it and ends: the helper is nobody's child, as after a fork of a program that ends.
+    let script = "sleep 60 >&2 & echo \"helper <$!>\"";
+    assert!(Command::new("sh").args(["-c", script]).stderr(Stdio::null()).status().unwrap().success());
+}
+
+/// M12: a session ends with the process that opened it, also if a helper of that process has the socket still.
+#[test]
+fn a_session_ends_with_its_opener_though_a_helper_keeps_the_socket() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program.args(["program_that_lends_its_socket", "--exact", "--ignored", "--nocapture"]);
+    let said = program.env("OARLOCK_SOCKET", solo.socket()).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let helper: i32 = said.split(['<', '>']).nth(1).expect(&said).parse().unwrap();
+    assert!(lives(helper), "the helper has the socket");
+    solo.run(&["lock", "-w", "5s", "lent", "--", "true"]).expect(0, &[]);
+    assert!(lives(helper));
+    support::signal(helper, "KILL");
+}
+
 /// T "Forming": a clean stop leaves a mark, and only then grants begin at once.
 #[test]
 fn only_an_unclean_stop_makes_the_next_view_wait() {

@@ -17,7 +17,7 @@ use super::{config, connect, status};
 use crate::config::Config;
 use crate::console::doc::{Question, Status};
 use crate::host::datagrams::Datagrams;
-use crate::host::{child, poll};
+use crate::host::{child, door, poll};
 use crate::problem::{Problem, Result};
 
 /// The oldest kernel Oarlock is tested on.
@@ -137,12 +137,12 @@ fn clock() -> Check {
 fn descriptors() -> Check {
     let limit = getrlimit(Resource::Nofile);
     let soft = limit.current.unwrap_or(u64::MAX);
-    let needed = SESSIONS_MAX as u64 + 64;
+    let needed = 2 * SESSIONS_MAX as u64 + 64;
     Check::of(
         "open files",
         soft >= needed,
         format!("{soft} allowed"),
-        &format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit: each program takes one"),
+        &format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit: each program takes two"),
     )
 }
 
@@ -152,12 +152,18 @@ fn memfd() -> Check {
 }
 
 fn pidfd() -> Check {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let made = child::watch(std::process::id());
     let verdict = if made.is_ok() { Verdict::Ok } else { Verdict::Bad };
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let by = match pair.map(|(ours, _theirs)| door::peer_pidfd(&ours).is_ok()) {
+        Ok(true) => "the process that connected is known by SO_PEERPIDFD",
+        _ => "the process that connected is known by its number (SO_PEERPIDFD needs Linux 6.5)",
+    };
     Check::new(
         "pidfd",
         verdict,
-        answer(&made),
+        format!("{}; {by}", answer(&made)),
         "`oarlock lock` needs pidfd_open; a seccomp profile may forbid it",
     )
 }

@@ -15,7 +15,7 @@
 mod control;
 mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use crate::config::Shared;
 use crate::console;
 use crate::host::clock;
 use crate::host::datagrams::Datagrams;
-use crate::host::door::Door;
+use crate::host::door::{self, Door, Opener};
 use crate::host::poll::{Poll, Ready};
 use crate::host::signals::Signals;
 use crate::host::spin::Spin;
@@ -57,6 +57,10 @@ const STOP_MAX: Duration = Duration::from_millis(3_500);
 /// After the process ran out of descriptors and could not even refuse, the door stays unwatched this long:
 /// otherwise it would be reported ready for ever.
 const DOOR_PAUSE: Duration = Duration::from_millis(100);
+/// How long a session may outlive the process that opened it, if somebody else keeps its socket open. The guard of
+/// `oarlock lock` does, for as long as it takes to kill what the command has started; a helper that the process
+/// had forked would do so for ever.
+const ORPHAN_MAX: Duration = Duration::from_secs(1);
 /// Questions of one session that are not answered yet.
 const QUESTIONS_MAX: u32 = 8;
 
@@ -96,6 +100,8 @@ pub struct Engine {
     /// Replies of this turn, kept back until the datagrams have left.
     replies: Vec<(SessionId, Vec<u8>)>,
     closes: Vec<SessionId>,
+    /// Sessions whose opener has ended, and when they end with it (M12). In the order of time.
+    orphans: VecDeque<(Instant, SessionId)>,
     door_paused_until: Option<Instant>,
     stopping: Option<Stopping>,
 }
@@ -127,6 +133,7 @@ impl Engine {
             looks: BTreeMap::new(),
             replies: Vec::new(),
             closes: Vec::new(),
+            orphans: VecDeque::new(),
             door_paused_until: None,
             stopping: None,
         })
@@ -151,7 +158,9 @@ impl Engine {
 
     fn timeout(&self) -> Option<Duration> {
         let stop = self.stopping.as_ref().map(|s| s.until);
-        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop].into_iter().flatten().min()?;
+        let orphan = self.orphans.front().map(|(until, _)| *until);
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan];
+        let at = at.into_iter().flatten().min()?;
         Some(at.since(clock::now()))
     }
 
@@ -177,6 +186,17 @@ impl Engine {
                 }
                 token if token < FIRST_SESSION => self.signal(now),
                 token => self.session_ready(now, token, *r),
+            }
+        }
+        while let Some(&(until, session)) = self.orphans.front()
+            && until <= now
+        {
+            self.orphans.pop_front();
+            if self.sessions.lives(session) {
+                info!(
+                    "session {session} ends with the process that opened it, though its socket is still open"
+                );
+                self.hang_up(now, session);
             }
         }
         if self.door_paused_until.is_some_and(|at| at <= now) {
@@ -248,8 +268,22 @@ impl Engine {
                         sessions::refuse(&fd, Code::SocketDenied, text);
                         continue;
                     }
-                    match self.sessions.open(&mut *self.p.poll, fd) {
-                        Ok(session) => self.p.node.handle_session_opened(now, session, caller.pid),
+                    let (opener, gone) = match door::opener(&fd, caller) {
+                        Ok(Opener::Watched(opener)) => (Some(opener), false),
+                        Ok(Opener::Gone) => (None, true),
+                        Ok(Opener::Unseen) => (None, false),
+                        Err(_) => {
+                            self.sessions.refuse_one_too_many(&fd);
+                            continue;
+                        }
+                    };
+                    match self.sessions.open(&mut *self.p.poll, fd, opener) {
+                        Ok(session) => {
+                            self.p.node.handle_session_opened(now, session, caller.pid);
+                            if gone {
+                                self.orphans.push_back((now + ORPHAN_MAX, session));
+                            }
+                        }
                         Err(e) => warn!("cannot watch a session: {e}"),
                     }
                 }
@@ -266,6 +300,11 @@ impl Engine {
     }
 
     fn session_ready(&mut self, now: Instant, token: u64, ready: Ready) {
+        if let Some(session) = self.sessions.by_opener(token) {
+            self.sessions.opener_ended(&mut *self.p.poll, session);
+            self.orphans.push_back((now + ORPHAN_MAX, session));
+            return;
+        }
         let Some(session) = self.sessions.by_token(token) else { return };
         if ready.writable && self.sessions.flush(&mut *self.p.poll, session) == Flow::Broken {
             self.hang_up(now, session);

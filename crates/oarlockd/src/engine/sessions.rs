@@ -20,6 +20,8 @@ use crate::host::poll::Poll;
 const UNREAD_BYTES_MAX: usize = 1 << 20;
 /// The same for answers to questions of people, which are few and large.
 const UNREAD_ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Added to a session's token: stands for the process that opened it.
+const OPENERS: u64 = 1 << 40;
 /// Packets of one session in one turn, so that a chatterer does not keep the others waiting.
 const PACKETS_PER_TURN: usize = 64;
 
@@ -42,6 +44,8 @@ pub(super) struct Counts {
 
 struct Session {
     fd: OwnedFd,
+    /// The process that opened it (M12), while it lives and is watched.
+    opener: Option<OwnedFd>,
     /// Packets that the socket had no room for.
     unread: VecDeque<(Kind, Vec<u8>)>,
     /// Bytes of these, by kind.
@@ -110,24 +114,38 @@ impl Sessions {
         self.first_token + u64::from(session.0)
     }
 
+    /// The session whose opener a token stands for, if it is still there.
+    pub(super) fn by_opener(&self, token: u64) -> Option<SessionId> {
+        self.by_token(token.checked_sub(OPENERS)?)
+    }
+
     /// The session a token belongs to, if it is still there.
     pub(super) fn by_token(&self, token: u64) -> Option<SessionId> {
-        let id = SessionId(u32::try_from(token - self.first_token).ok()?);
+        let id = SessionId(u32::try_from(token.checked_sub(self.first_token)?).ok()?);
         self.sessions.contains_key(&id).then_some(id)
     }
 
     /// A program came in. Its number is nobody else's: a late packet must not reach another's locks.
-    pub(super) fn open(&mut self, poll: &mut dyn Poll, fd: OwnedFd) -> io::Result<SessionId> {
+    pub(super) fn open(
+        &mut self,
+        poll: &mut dyn Poll,
+        fd: OwnedFd,
+        opener: Option<OwnedFd>,
+    ) -> io::Result<SessionId> {
         // After four thousand million sessions numbers begin again, and pass over those that still live.
         while self.next == 0 || self.sessions.contains_key(&SessionId(self.next)) {
             self.next = self.next.wrapping_add(1);
         }
         let id = SessionId(self.next);
         poll.add(&fd, self.token(id))?;
+        if let Some(opener) = &opener {
+            poll.add(opener, OPENERS + self.token(id))?;
+        }
         self.next = self.next.wrapping_add(1);
         self.counts.opened += 1;
         let session = Session {
             fd,
+            opener,
             unread: VecDeque::new(),
             reply_bytes: 0,
             answer_bytes: 0,
@@ -247,7 +265,23 @@ impl Sessions {
     pub(super) fn forget(&mut self, poll: &mut dyn Poll, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             let _ = poll.remove(&session.fd);
+            if let Some(opener) = &session.opener {
+                let _ = poll.remove(opener);
+            }
         }
+    }
+
+    /// The process that opened a session has ended; it needs not be watched any more.
+    pub(super) fn opener_ended(&mut self, poll: &mut dyn Poll, id: SessionId) {
+        let opener = self.sessions.get_mut(&id).and_then(|session| session.opener.take());
+        if let Some(opener) = opener {
+            let _ = poll.remove(&opener);
+        }
+    }
+
+    /// Is it still there?
+    pub(super) fn lives(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
     }
 
     /// May it ask one more question? Not while many wait for an answer, nor while it does not read those it got.
@@ -344,7 +378,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         assert_eq!(sessions.by_token(17), Some(id));
         let packet = |n: u32| [n.to_le_bytes().to_vec(), vec![0; 4000]].concat();
         for n in 0..200 {
@@ -373,7 +407,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, _theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         let mut sent = 0;
         while sessions.send(&mut poll, id, vec![0; 32 << 10]) == Flow::Open {
             sent += 32 << 10;
@@ -388,7 +422,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         let pieces = vec![vec![7; 60 << 10]; 64];
         assert_eq!(sessions.send_answer(&mut poll, id, pieces), Flow::Open);
         // Grants go on being counted by themselves while the answer is unread.
@@ -406,7 +440,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         sessions.send(&mut poll, id, vec![1]);
         sessions.close(&mut poll, id, true);
         assert_eq!(drain(&theirs), (vec![vec![1]], true));
@@ -422,7 +456,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         assert!(sessions.may_ask(id, 8));
         sessions.close(&mut poll, id, true);
         assert_eq!(sessions.send_answer(&mut poll, id, vec![vec![1]]), Flow::Open);
@@ -436,7 +470,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours).unwrap();
+        let id = sessions.open(&mut poll, ours, None).unwrap();
         let mut bytes = 0;
         while sessions.may_ask(id, 8) {
             sessions.answered(id);
@@ -452,6 +486,29 @@ mod tests {
     }
 
     #[test]
+    fn an_opener_has_a_token_of_its_own_until_it_ends() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, _theirs) = pair();
+        let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let opener = crate::host::child::watch(process.id()).unwrap();
+        let id = sessions.open(&mut poll, ours, Some(opener)).unwrap();
+        let mut ready = Vec::new();
+        poll.wait(Some(std::time::Duration::ZERO), &mut ready).unwrap();
+        assert_eq!(ready, []);
+        process.kill().unwrap();
+        poll.wait(None, &mut ready).unwrap();
+        let token = ready[0].token;
+        assert_eq!((sessions.by_opener(token), sessions.by_token(token)), (Some(id), None));
+        assert_eq!(sessions.by_opener(17), None);
+        sessions.opener_ended(&mut poll, id);
+        poll.wait(Some(std::time::Duration::ZERO), &mut ready).unwrap();
+        assert_eq!(ready, [], "told once");
+        assert!(sessions.lives(id));
+        process.wait().unwrap();
+    }
+
+    #[test]
     fn numbers_begin_again_and_pass_over_the_living() {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
@@ -459,7 +516,7 @@ mod tests {
         let mut open = |sessions: &mut Sessions| {
             let (ours, other) = pair();
             theirs.push(other);
-            sessions.open(&mut poll, ours).unwrap().0
+            sessions.open(&mut poll, ours, None).unwrap().0
         };
         assert_eq!((open(&mut sessions), open(&mut sessions)), (1, 2));
         sessions.next = u32::MAX;
@@ -470,7 +527,7 @@ mod tests {
     fn questions_are_counted() {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
-        let id = sessions.open(&mut poll, pair().0).unwrap();
+        let id = sessions.open(&mut poll, pair().0, None).unwrap();
         assert!(sessions.may_ask(id, 2) && sessions.may_ask(id, 2) && !sessions.may_ask(id, 2));
         sessions.answered(id);
         assert!(sessions.may_ask(id, 2));

@@ -171,6 +171,68 @@ fn caller(socket: &OwnedFd) -> io::Result<Caller> {
     Ok(Caller { pid: credentials.pid.unsigned_abs(), uid: credentials.uid, gid: credentials.gid })
 }
 
+/// The process that connected, as far as it can be watched.
+#[derive(Debug)]
+pub enum Opener {
+    /// Readable when it ends.
+    Watched(OwnedFd),
+    /// It has ended already.
+    Gone,
+    /// It cannot be seen from here, so only the hang-up tells of its end.
+    Unseen,
+}
+
+/// Finds the process behind a session's socket. Since Linux 6.5 the kernel names the very process that connected;
+/// before, it is found by its number, which another process may have by then.
+pub fn opener(socket: &OwnedFd, caller: Caller) -> io::Result<Opener> {
+    match peer_pidfd(socket) {
+        Ok(fd) => Ok(Opener::Watched(fd)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => opener_by_number(caller),
+        other => gone_or(other),
+    }
+}
+
+/// The way of kernels without `SO_PEERPIDFD`.
+pub fn opener_by_number(caller: Caller) -> io::Result<Opener> {
+    match caller.pid {
+        0 => Ok(Opener::Unseen),
+        pid => gone_or(super::child::watch(pid)),
+    }
+}
+
+fn gone_or(watched: io::Result<OwnedFd>) -> io::Result<Opener> {
+    match watched {
+        Ok(fd) => Ok(Opener::Watched(fd)),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ESRCH) => Ok(Opener::Gone),
+            Some(libc::EMFILE | libc::ENFILE) => Err(e),
+            _ => Ok(Opener::Unseen),
+        },
+    }
+}
+
+/// A descriptor of the process that connected.
+pub fn peer_pidfd(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut fd: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes at the address given, which is that of an integer of exactly
+    // that size, alive and not borrowed elsewhere. The descriptor is open, because `socket` owns it.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        // SAFETY: the call succeeded, so the kernel has opened `fd` for this process, and nobody else knows it yet.
+        0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Knocks at a door. The descriptor blocks.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket =
@@ -283,6 +345,39 @@ mod tests {
         assert!(path.exists() && connect(&path).is_err());
         let second = Door::open(&path).unwrap();
         assert!(connect(second.path()).is_ok());
+    }
+
+    /// M12: by either way. What a helper of the caller keeps open is no life of the caller.
+    #[test]
+    fn the_end_of_who_connected_is_seen_though_the_socket_stays_open() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door::open(&dir.path().join("s")).unwrap();
+        // The same program of ours that connects and lends its socket to a child would need a program of ours: it
+        // is in `tests/daemon.rs`. Here the watched process is this one, and one that has ended.
+        let _ours = connect(door.path()).unwrap();
+        let (session, caller) = door.accept().unwrap().unwrap();
+        for opener in [opener(&session, caller).unwrap(), opener_by_number(caller).unwrap()] {
+            let Opener::Watched(fd) = opener else { panic!("{opener:?}") };
+            let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+            assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&none)).unwrap(), 0, "it lives");
+        }
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = Caller { pid: child.id(), ..caller };
+        child.wait().unwrap();
+        assert!(matches!(opener_by_number(ended).unwrap(), Opener::Gone));
+        assert!(matches!(opener_by_number(Caller { pid: 0, ..caller }).unwrap(), Opener::Unseen));
+    }
+
+    /// A mistyped path must not cost a key file.
+    #[test]
+    fn what_is_no_socket_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.key");
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(Door::open(&path).err().unwrap().code, Code::BadConfig);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
     #[test]
