@@ -22,7 +22,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::SpaceId;
 use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use merge::merge;
 
@@ -34,10 +34,21 @@ use doc::Question;
 /// An engine that says nothing for so long is stuck. Members are asked for at most a second.
 const ENGINE_MAX: Duration = Duration::from_secs(5);
 
+/// Looks at all members that are under way at a time; more wait here. A look that searches a full lockspace takes
+/// every engine of the cluster tens of milliseconds, in which it grants nothing.
+const LOOKS_MAX: usize = 4;
+
 /// What every answer needs.
 pub(crate) struct Console {
     link: Link,
     config: Config,
+    looks: Semaphore,
+}
+
+impl Console {
+    fn new(link: Link, config: Config) -> Console {
+        Console { link, config, looks: Semaphore::new(LOOKS_MAX) }
+    }
 }
 
 /// Starts the console's thread. It ends with the process.
@@ -49,7 +60,7 @@ pub fn start(
 ) -> Result<()> {
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the console", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-    let console = Arc::new(Console { link, config });
+    let console = Arc::new(Console::new(link, config));
     std::thread::Builder::new()
         .name("console".into())
         .spawn(move || {
@@ -124,6 +135,7 @@ impl Console {
             None if waiting => At::Waiting,
             None => At::All,
         };
+        let _place = self.looks.acquire().await.expect("nobody closes it");
         let (sender, receiver) = oneshot::channel();
         let reply = Box::new(move |seen| {
             // Whoever asked may have left meanwhile.
@@ -141,5 +153,46 @@ async fn wait<T>(receiver: oneshot::Receiver<T>) -> std::result::Result<T, (Code
         Ok(Ok(it)) => Ok(it),
         Ok(Err(_)) => Err((Code::NotServing, "the node is stopping".into())),
         Err(_) => Err((Code::Failed, format!("the engine says nothing for {} s", ENGINE_MAX.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::wake::Wake;
+
+    const CONFIG: &str = "[node]\nname = \"a\"\n[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n\
+                          [[member]]\nname = \"a\"\naddress = \"127.0.0.1:7401\"\n\
+                          public_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\n";
+
+    /// However many people and programs ask at once, engines have time for locks between the looks.
+    #[test]
+    fn looks_take_turns() {
+        let (to_engine, engine) = std::sync::mpsc::channel();
+        let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
+        let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let asked: Vec<_> = (0..20)
+                .map(|_| {
+                    let console = console.clone();
+                    tokio::spawn(async move { console.locks("default", true, None).await.map(|_| ()) })
+                })
+                .collect();
+            let mut answered = 0;
+            while answered < 20 {
+                tokio::task::yield_now().await;
+                let looks: Vec<Control> = engine.try_iter().collect();
+                assert!(looks.len() <= LOOKS_MAX, "{} at a time", looks.len());
+                for look in looks {
+                    let Control::Look { reply, .. } = look else { panic!("only looks were asked for") };
+                    reply(Vec::new());
+                    answered += 1;
+                }
+            }
+            for it in asked {
+                it.await.unwrap().unwrap();
+            }
+        });
     }
 }
