@@ -165,14 +165,24 @@ impl Config {
             Some(text) => address(&source, text, "listen")?,
             None => members[me].address,
         };
+        if listen.is_ipv4() != members[me].address.is_ipv4() {
+            let at = file.node.listen.as_ref().map_or(0, |text| text.span().start);
+            return Err(source
+                .bad(at, format_args!("a socket on {listen} cannot send to the other members"))
+                .because("it is for IPv4 or for IPv6, as the addresses of the members are"));
+        }
         let api = file.node.api.as_ref().map(|a| loopback(&source, a)).transpose()?;
         let cluster = file.cluster.name.get_ref().clone();
         label(&source, &file.cluster.name, "a cluster name")?;
         let data_dir = base.join(file.node.data_dir.unwrap_or_else(|| SYSTEM_DATA.into()));
         let shards = match file.node.shards {
             None => 1,
-            Some(n) if (1..=64).contains(n.get_ref()) => *n.get_ref(),
-            Some(n) => return Err(source.bad(n.span().start, "shards must be between 1 and 64")),
+            Some(n) if *n.get_ref() == 1 => 1,
+            Some(n) => {
+                return Err(source
+                    .bad(n.span().start, format_args!("shards cannot be {}", n.get_ref()))
+                    .because("this version has one engine, so only 1 shard"));
+            }
         };
         Ok(Config {
             path: path.into(),
@@ -224,6 +234,21 @@ fn members(source: &Source<'_>, list: &[file::Member]) -> Result<Vec<Member>> {
                 .try_next("oarlock key show FILE prints the public key of a key file")
         })?;
         let member = Member { name: name.clone(), address: address(source, &it.address, "address")?, key };
+        let bad = |what: String| source.bad(it.address.span().start, what);
+        let ip = member.address.ip();
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err(bad(format!("the address of `{name}` is no machine's: {ip}"))
+                .because("the other members send to it")
+                .try_next(
+                    "the machine's own address; `listen` in [node] may stand for all of its addresses",
+                ));
+        }
+        if let Some(first) = members.first()
+            && first.address.is_ipv4() != member.address.is_ipv4()
+        {
+            return Err(bad(format!("`{name}` and `{}` cannot send to each other", first.name))
+                .because("a node has one socket, which is for IPv4 or for IPv6"));
+        }
         for other in &members {
             let same = match () {
                 () if other.name == member.name => "name",

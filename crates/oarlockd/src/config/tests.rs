@@ -71,6 +71,7 @@ fn bad_values_name_their_line_and_reason() {
     refused(&text("listen = \"10.0.0.11:0\"", ""), Code::BadConfig, &["needs a port"]);
     refused(&text("api = \"10.0.0.11:7400\"", ""), Code::BadConfig, &["loopback"]);
     refused(&text("shards = 0", ""), Code::BadConfig, &["shards"]);
+    refused(&text("shards = 2", ""), Code::BadConfig, &["oarlock.toml:3:10", "shards cannot be 2", "only 1"]);
     refused(&text("", "[[space]]\nname = \"x\"\nvalue = 32\n"), Code::BadConfig, &["64 bytes"]);
     refused(&text("", "[[space]]\nname = \"x\"\nresources_max = 0\n"), Code::BadConfig, &["at least 1"]);
     refused(&text("", "[[space]]\nname = \"a b\"\n"), Code::BadConfig, &["`a b`"]);
@@ -85,6 +86,12 @@ fn members_must_differ_and_include_this_node() {
     refused(&other, Code::BadConfig, &["no [[member]] is", "`b`?"]);
     refused(&text("", "").replace(B, A), Code::BadConfig, &["public key of `a`"]);
     refused(&text("", "").replace("10.0.0.12", "10.0.0.11"), Code::BadConfig, &["address of `a`"]);
+    let b_at = |address: &str| text("", "").replace("10.0.0.12:7401", address);
+    refused(&b_at("0.0.0.0:7401"), Code::BadConfig, &["address of `b`", "no machine's"]);
+    refused(&b_at("224.0.0.7:7401"), Code::BadConfig, &["no machine's"]);
+    refused(&b_at("[fd00::2]:7401"), Code::BadConfig, &["`b` and `a` cannot send"]);
+    refused(&text("listen = \"[::]:7401\"", ""), Code::BadConfig, &["oarlock.toml:3:10", "cannot send"]);
+    assert!(parse(&text("listen = \"0.0.0.0:7401\"", "")).is_ok());
     refused(&text("", "").replace(B, "nonsense"), Code::BadConfig, &["not a key", "key show"]);
 }
 
@@ -95,7 +102,7 @@ fn the_shared_number_names_what_differs() {
     assert_eq!(shared.differing(shared), Vec::<&str>::new());
 
     // What concerns this node alone does not count.
-    let local = parse(&text("socket = \"/tmp/x.sock\"\nshards = 2", "")).unwrap();
+    let local = parse(&text("socket = \"/tmp/x.sock\"\nshards = 1", "")).unwrap();
     assert_eq!(local.shared(), shared);
 
     let renamed = parse(&text("", "").replace("harbour", "haven")).unwrap();
