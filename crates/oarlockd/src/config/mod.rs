@@ -113,9 +113,17 @@ impl Source<'_> {
     fn parse_error(&self, error: &toml::de::Error) -> Problem {
         let place = error.span().map_or_else(|| self.path.display().to_string(), |s| self.place(s.start));
         let message = error.message().trim();
+        if let Some(key) = message.strip_prefix("missing field ") {
+            return Problem::new(Code::BadConfig, format!("{place}: the key {key} is missing"))
+                .because("it has no default, and stands in the section that begins here")
+                .try_next("docs/operating.md has a whole configuration to begin with");
+        }
         if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
-            return Problem::new(Code::BadConfig, format!("{place}: {message}"))
-                .because("it is not valid TOML here");
+            let why = match message.starts_with("invalid ") {
+                true => "the key takes another kind of value",
+                false => "it is not valid TOML here",
+            };
+            return Problem::new(Code::BadConfig, format!("{place}: {message}")).because(why);
         }
         let mut quoted = message.split('`').skip(1).step_by(2);
         let word = quoted.next().unwrap_or_default();
@@ -152,13 +160,15 @@ impl Config {
         let members = members(&source, &file.member)?;
         let name = file.node.name.get_ref();
         let me = members.iter().position(|m| m.name == *name).ok_or_else(|| {
-            let problem = source.bad(
-                file.node.name.span().start,
-                format_args!("this node is called `{name}`, and no [[member]] is"),
-            );
+            let problem = source
+                .bad(
+                    file.node.name.span().start,
+                    format_args!("this node is called `{name}`, and no [[member]] is"),
+                )
+                .because("every node is a member of its own cluster");
             match did_you_mean(name, members.iter().map(|m| m.name.as_str())) {
                 Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
-                None => problem.because("every node is a member of its own cluster"),
+                None => problem,
             }
         })?;
         let listen = match &file.node.listen {

@@ -77,7 +77,8 @@ fn bad_values_name_their_line_and_reason() {
     refused(&text("", "[[space]]\nname = \"a b\"\n"), Code::BadConfig, &["`a b`"]);
     refused(&text("", "[[space]]\nname = \"x\"\n[[space]]\nname = \"x\"\n"), Code::BadConfig, &["twice"]);
     refused("[node", Code::BadConfig, &["oarlock.toml:1"]);
-    refused("", Code::BadConfig, &["node"]);
+    refused("", Code::BadConfig, &["the key `node` is missing", "no default"]);
+    refused(&text("spin = 3", ""), Code::BadConfig, &["3:8", "another kind of value"]);
 }
 
 #[test]
