@@ -205,7 +205,7 @@ fn bad_configuration_and_keys_are_named() {
     solo.serve().expect(78, &["OAR-1203", "chmod 600"]);
     fs::set_permissions(solo.path("node.key"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(solo.path("secret"), fs::Permissions::from_mode(0o660)).unwrap();
-    solo.serve().expect(78, &["OAR-1203", "secret"]);
+    solo.serve().expect(78, &["OAR-1203", "chmod 600", "secret"]);
     fs::set_permissions(solo.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
 
     fs::rename(solo.path("node.key"), solo.path("right.key")).unwrap();

@@ -39,8 +39,10 @@ pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
             print(&expected)
         )));
     }
-    let secret = Secret::read(&config.secret_file).map_err(|p| {
-        p.try_next(format!("copy the cluster's secret to {}, mode 0600", config.secret_file.display()))
+    let secret = Secret::read(&config.secret_file).map_err(|p| match p.code {
+        // It is there, and what its owner and mode should be has been said.
+        Code::KeyPermissions => p,
+        _ => p.try_next(format!("copy the cluster's secret to {}, mode 0600", config.secret_file.display())),
     })?;
     Ok((key, secret))
 }

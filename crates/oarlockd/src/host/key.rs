@@ -41,14 +41,16 @@ impl Secret {
     /// Reads a key file; refuses one that others could read.
     pub fn read(path: &Path) -> Result<Secret> {
         let shown = path.display();
+        let me = rustix::process::geteuid().as_raw();
         let meta = fs::metadata(path).map_err(|e| {
-            let code = if e.kind() == io::ErrorKind::PermissionDenied {
-                Code::KeyPermissions
-            } else {
-                Code::BadConfig
-            };
-            Problem::io(code, format!("cannot read the key file {shown}"), &e)
-                .try_next(format!("oarlock key new --out {shown}"))
+            let what = format!("cannot read the key file {shown}");
+            match e.kind() {
+                io::ErrorKind::PermissionDenied => Problem::io(Code::KeyPermissions, what, &e)
+                    .try_next(format!("let this user (uid {me}) enter the file's directory")),
+                _ => {
+                    Problem::io(Code::BadConfig, what, &e).try_next(format!("oarlock key new --out {shown}"))
+                }
+            }
         })?;
         if meta.mode() & 0o077 != 0 {
             return Err(Problem::new(
@@ -57,7 +59,6 @@ impl Secret {
             )
             .try_next(format!("chmod 600 {shown}")));
         }
-        let me = rustix::process::geteuid().as_raw();
         if meta.uid() != me && meta.uid() != 0 && me != 0 {
             return Err(Problem::new(
                 Code::KeyPermissions,
@@ -65,8 +66,16 @@ impl Secret {
             )
             .try_next(format!("chown {me} {shown}")));
         }
-        let text = fs::read_to_string(path)
-            .map_err(|e| Problem::io(Code::KeyMalformed, format!("cannot read the key file {shown}"), &e))?;
+        let text = fs::read_to_string(path).map_err(|e| {
+            let what = format!("cannot read the key file {shown}");
+            match e.kind() {
+                // What happens to a file that root has copied here.
+                io::ErrorKind::PermissionDenied => Problem::io(Code::KeyPermissions, what, &e)
+                    .because(format!("it belongs to uid {}, and this is uid {me}", meta.uid()))
+                    .try_next(format!("chown {me} {shown}")),
+                _ => Problem::io(Code::KeyMalformed, what, &e),
+            }
+        })?;
         parse(text.trim())
             .map(Secret)
             .ok_or_else(|| Problem::new(Code::KeyMalformed, format!("{shown} does not hold a key")))
