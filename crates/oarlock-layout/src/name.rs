@@ -43,8 +43,9 @@ impl Name {
         let mut out = Vec::with_capacity(bytes.len());
         let mut i = 0;
         while i < bytes.len() {
-            let hex = bytes.get(i + 2..i + 4).and_then(|h| core::str::from_utf8(h).ok());
-            match (bytes[i], bytes.get(i + 1), hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            let digit = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+            let hex = digit(i + 2).zip(digit(i + 3)).map(|(high, low)| (high << 4 | low) as u8);
+            match (bytes[i], bytes.get(i + 1), hex) {
                 (b'\\', Some(b'x'), Some(byte)) => {
                     out.push(byte);
                     i += 4;
@@ -102,6 +103,14 @@ mod tests {
         assert_eq!(Name::new(b""), Err(NameError::Empty));
         assert!(Name::new(&[0; 255]).is_ok());
         assert_eq!(Name::new(&[0; 256]), Err(NameError::TooLong(256)));
+    }
+
+    #[test]
+    fn only_two_digits_are_a_byte() {
+        assert_eq!(Name::unescape(r"\x0fF"), b"\x0fF");
+        for plain in [r"\x+f", r"\xg0", r"\x0", r"\x"] {
+            assert_eq!(Name::unescape(plain), plain.as_bytes(), "{plain}");
+        }
     }
 
     proptest! {
