@@ -118,7 +118,7 @@ fn an_interrupted_waiter_withdraws_and_leaves_with_the_signal() {
     let dev = Dev::start();
     let held = hold(&dev, 'a', &["w"]);
     let child = dev.at('b').args(["lock", "w", "--", "true"]).stderr(Stdio::null()).spawn().unwrap();
-    let waiting = || dev.run('a', &["locks", "why", "w"]).out.contains("1 wait for w");
+    let waiting = || dev.run('a', &["locks", "why", "w"]).out.contains("1 waits for w");
     until("it waits", waiting);
     signal(child.id() as i32, "INT");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));

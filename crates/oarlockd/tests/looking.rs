@@ -64,9 +64,9 @@ fn the_tree_finds_the_root_of_a_chain_over_three_nodes() {
     let inner = format!("'{}' lock -q --label middle one -- sleep 60", env!("CARGO_BIN_EXE_oarlock"));
     let child = command.args(["lock", "-q", "--label", "middle", "two", "-c", &inner]).stderr(Stdio::null());
     let _middle = Held(child.spawn().unwrap());
-    until("it waits", || seen(&dev, "1 wait for one", &["locks", "why", "one"]));
+    until("it waits", || seen(&dev, "1 waits for one", &["locks", "why", "one"]));
     let _last = ask(&dev, 'c', "last", &["two"]);
-    until("another waits", || seen(&dev, "1 wait for two", &["locks", "why", "two"]));
+    until("another waits", || seen(&dev, "1 waits for two", &["locks", "why", "two"]));
     let tree = dev.run('c', &["locks", "tree"]).expect(0, &["one", "two", "(root)", "(middle)", "(last)"]);
     assert!(tree.out.contains("root blockers:"), "{}", tree.out);
 }

@@ -14,6 +14,8 @@ pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space};
 #[command(
     name = "oarlock",
     version,
+    // Clap would fill 100 columns, whatever the terminal has.
+    term_width = 80,
     disable_help_subcommand = false,
     subcommand_required = true,
     arg_required_else_help = true,
@@ -364,6 +366,7 @@ pub fn lock_declaration() -> clap::Command {
     Lock::augment_args(
         clap::Command::new("oarlock lock")
             .bin_name("oarlock lock")
+            .term_width(80)
             .about("Run a command while holding a lock"),
     )
 }
@@ -376,5 +379,18 @@ mod tests {
     fn the_declaration_holds_together() {
         declaration().debug_assert();
         lock_declaration().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut all = declaration();
+        all.build();
+        let mut todo = vec![all, lock_declaration()];
+        while let Some(mut command) = todo.pop() {
+            let help = command.render_help().to_string();
+            let long: Vec<_> = help.lines().filter(|l| l.chars().count() > 80).collect();
+            assert!(long.is_empty(), "{}: {long:#?}", command.get_name());
+            todo.extend(command.get_subcommands().cloned());
+        }
     }
 }

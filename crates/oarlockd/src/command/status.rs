@@ -40,7 +40,7 @@ fn page(s: &Status) -> String {
     let grants = sum(|s| s.grants);
     let covered = match grants {
         0 => String::new(),
-        n => format!(" ({:.1} % without a message)", 100.0 * sum(|s| s.covered_grants) as f64 / n as f64),
+        n => format!(", {:.1} % without a message", 100.0 * sum(|s| s.covered_grants) as f64 / n as f64),
     };
     let mut out = vec![
         format!(
@@ -49,11 +49,12 @@ fn page(s: &Status) -> String {
         ),
         format!("nodes    {heard} of {} heard", s.members.len()),
         format!(
-            "locks    {} waiting, {} resources, {} sessions on this node; {grants} granted so far{covered}",
+            "locks    {} waiting, {}, {} on this node",
             sum(|s| s.waiting),
-            sum(|s| s.resources),
-            s.sessions
+            counted(sum(|s| s.resources), "resource"),
+            counted(s.sessions, "session")
         ),
+        format!("grants   {grants} so far{covered}"),
         format!(
             "spaces   {}",
             s.spaces.iter().map(|s| format!("{} ({})", s.name, s.order)).collect::<Vec<_>>().join(", ")
@@ -70,6 +71,10 @@ fn page(s: &Status) -> String {
         out.push("         `oarlock explain CODE` says what to do".into());
     }
     out.join("\n")
+}
+
+fn counted(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// `oarlock ok`
@@ -279,6 +284,7 @@ mod tests {
                 && page.contains("75.0 %")
                 && page.contains("OAR-3101")
         );
-        assert!(page.lines().count() <= 10, "{page}");
+        assert!(page.contains("5 resources, 1 session on this node"), "{page}");
+        assert!(page.lines().count() <= 10 && page.lines().all(|l| l.len() <= 80), "{page}");
     }
 }

@@ -38,13 +38,17 @@ fn blockers<'a>(resource: &'a Resource, waiter: &Waiter) -> Vec<&'a Holder> {
 
 /// The whole picture of a lockspace: resources with waiters, and what those waiters hold elsewhere.
 pub fn tree(locks: &Locks) -> String {
-    let mut out = vec![line("RESOURCE", "MODE", "STATE", "HOLDER / WAITER", "FOR", "TOKEN")];
+    let mut lines = vec![line("RESOURCE", "MODE", "STATE", "HOLDER / WAITER", "FOR", "TOKEN")];
     for resource in locks.resources.iter().filter(|r| !r.waiters.is_empty()) {
-        root(locks, resource, &mut out);
+        root(locks, resource, &mut lines);
     }
-    if out.len() == 1 {
-        return "nobody waits".into();
+    if lines.len() == 1 {
+        return std::iter::once("nobody waits".to_owned())
+            .chain(remarks(locks))
+            .collect::<Vec<_>>()
+            .join("\n");
     }
+    let mut out = aligned(&lines);
     let roots = root_blockers(locks);
     if !roots.is_empty() {
         out.push(format!("root blockers: {}", roots.join(", ")));
@@ -53,12 +57,25 @@ pub fn tree(locks: &Locks) -> String {
     out.join("\n")
 }
 
-fn line(resource: &str, mode: &str, state: &str, who: &str, age: &str, token: &str) -> String {
-    let text = format!("{resource:<28} {mode:<5} {state:<9} {who:<32} {age:<10} {token}");
-    text.trim_end().to_owned()
+/// One line of the tree, column by column.
+type Line = [String; 6];
+
+fn line(resource: &str, mode: &str, state: &str, who: &str, age: &str, token: &str) -> Line {
+    [resource, mode, state, who, age, token].map(str::to_owned)
 }
 
-fn root(locks: &Locks, resource: &Resource, out: &mut Vec<String>) {
+/// As wide as what stands in the columns: usual names fit a terminal, and long ones shift nothing.
+fn aligned(lines: &[Line]) -> Vec<String> {
+    let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let print = |line: &Line| {
+        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(print).collect()
+}
+
+fn root(locks: &Locks, resource: &Resource, out: &mut Vec<Line>) {
     let mut name = resource.name.as_str();
     for h in &resource.holders {
         out.push(line(name, &h.mode, "in use", &party(&h.party), &age(h.age_us), &h.fence));
@@ -81,7 +98,7 @@ fn waiters(
     resource: &Resource,
     indent: &str,
     seen: &mut BTreeSet<String>,
-    out: &mut Vec<String>,
+    out: &mut Vec<Line>,
 ) {
     for (i, w) in resource.waiters.iter().enumerate() {
         let last = i + 1 == resource.waiters.len();
@@ -160,6 +177,7 @@ pub fn why(name: &str, locks: &Locks) -> String {
     match (resource.waiters.len(), resource.holders.is_empty()) {
         (0, true) => out.push(format!("{name} is free: nobody is inside")),
         (0, false) => out.push(format!("{name} is in use, and nobody waits for it")),
+        (1, _) => out.push(format!("1 waits for {name}")),
         (n, _) => out.push(format!("{n} wait for {name}")),
     }
     for h in &resource.holders {
@@ -257,13 +275,13 @@ mod tests {
     fn the_root_of_a_chain_is_the_one_that_waits_for_nobody() {
         let text = tree(&chain());
         let expected = [
-            "RESOURCE                     MODE  STATE     HOLDER / WAITER                  FOR        TOKEN",
-            "a                            EX    in use    node-a pid 1 (api)               9.0 s      90117",
-            "└─ waits                     PR              node-a pid 2 (api)               8.0 s",
-            "   └─ holds b                PR              node-a pid 2 (api)               9.0 s      90117",
-            "      └─ waits               EX              node-a pid 3 (api)               8.0 s",
-            "b                            PR    in use    node-a pid 2 (api)               9.0 s      90117",
-            "└─ waits                     EX              node-a pid 3 (api)               8.0 s",
+            "RESOURCE        MODE  STATE   HOLDER / WAITER     FOR    TOKEN",
+            "a               EX    in use  node-a pid 1 (api)  9.0 s  90117",
+            "└─ waits        PR            node-a pid 2 (api)  8.0 s",
+            "   └─ holds b   PR            node-a pid 2 (api)  9.0 s  90117",
+            "      └─ waits  EX            node-a pid 3 (api)  8.0 s",
+            "b               PR    in use  node-a pid 2 (api)  9.0 s  90117",
+            "└─ waits        EX            node-a pid 3 (api)  8.0 s",
             "root blockers: node-a pid 1 (api) (1 behind it)",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
@@ -299,5 +317,7 @@ mod tests {
     #[test]
     fn an_empty_space_has_no_tree() {
         assert_eq!(tree(&locks(vec![])), "nobody waits");
+        let silent = Locks { unanswered: vec!["node-c".into()], ..locks(vec![]) };
+        assert_eq!(tree(&silent), "nobody waits\nnot heard, so missing here: node-c");
     }
 }
