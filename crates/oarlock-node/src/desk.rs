@@ -176,6 +176,13 @@ impl Node {
         format!("{me} is not in a view yet: {}", reasons.join("; "))
     }
 
+    /// Whom a request may have waited for in vain. Which member it needed is not looked up: with one of them
+    /// silent that is the first thing to mend.
+    fn silence(&self) -> String {
+        let names: Vec<String> = self.hearing.silent().map(|(peer, _)| self.node_name(peer)).collect();
+        if names.is_empty() { String::new() } else { format!("; not heard: {}", names.join(", ")) }
+    }
+
     pub(crate) fn say_wait(&self, wait: oarlock_cluster::Wait) -> String {
         use oarlock_cluster::Wait as W;
         match wait {
@@ -244,7 +251,11 @@ impl Node {
                 if code != Code::InFlight && self.spaces[index].words.entry(lock).is_none() {
                     self.lock_gone(lock);
                 }
-                let why = Failure { code, text: text::lock_failure(code) };
+                let mut text = text::lock_failure(code);
+                if code == Code::TimedOut {
+                    text += &self.silence();
+                }
+                let why = Failure { code, text };
                 self.tell(lock, |handle| Reply::Failed { handle, why });
             }
             L::Blocking { lock, wanted } => self.tell(lock, |handle| Reply::Blocking { handle, wanted }),

@@ -117,7 +117,7 @@ pub fn page(code: Code) -> Page {
         ),
         Code::TimedOut => page_of(
             "not granted in time",
-            "the holder did not let go before the time was over",
+            "a holder did not let go before the time was over, or a member that is needed is silent",
             "oarlock locks why RES",
         ),
         Code::Cancelled => page_of(

@@ -89,7 +89,7 @@ fn a_waiter_is_told_who_holds_it_since_when_and_its_place() {
     let dev = Dev::start();
     let _held = hold(&dev, 'a', &["slow", "--label", "backup.sh"]);
     let said = dev.run('b', &["lock", "-w", "1500ms", "slow", "--", "true"]);
-    said.expect(75, &["waiting for slow EX: held EX by node-a pid", "(backup.sh) for", "0 ahead of you"]);
+    said.expect(75, &["waiting for slow EX: held EX by node-a pid", "(backup.sh) for", "you are next"]);
     let said = dev.run('b', &["lock", "-q", "-w", "1200ms", "slow", "--", "true"]).expect(75, &[]);
     assert_eq!(said.err, "", "--quiet says nothing");
     // Nobody waits a second: nobody is told anything.

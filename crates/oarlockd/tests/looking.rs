@@ -131,6 +131,9 @@ fn a_silent_member_is_missing_by_name() {
     // Some names are decided by node-c: whoever will not wait gets no answer about them, and hears that.
     let tried = |i: usize| dev.run('a', &["lock", "-n", &format!("name-{i}"), "--", "true"]).status;
     let silent = (0..20).find(|i| tried(*i) == Some(69)).expect("node-c decides about some name");
+    dev.run('a', &["lock", "-w", "0.1", &format!("name-{silent}"), "--", "true"])
+        .expect(75, &["OAR-2102", "not heard: node-c", "a member that is needed is silent"]);
+    dev.run('a', &["locks", "why", &format!("name-{silent}")]).expect(0, &["nobody is seen inside"]);
     dev.run('a', &["lock", "-n", &format!("name-{silent}"), "--", "true"])
         .expect(69, &["OAR-3101", "neither yes nor no"]);
     // L8: silent and heard again loses nothing.

@@ -65,12 +65,16 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
     let began = Instant::now();
     let granted = match acquire(&mut session, &plan, &signals)? {
         Outcome::Granted(granted) => granted,
-        Outcome::Failed(why) => {
+        Outcome::Failed { why, unanswered } => {
             let problem = Problem {
                 what: format!("{} {} not granted: {}", plan.name, plan.mode, why.text),
                 ..Problem::from_failure(&why)
             };
             let problem = match why.code {
+                // Nobody answered in the daemon's name, so nothing is known of holders.
+                _ if unanswered => problem
+                    .because("the daemon is stopped or overloaded, or a member that is needed is silent")
+                    .try_next("oarlock ok"),
                 Code::Busy => {
                     problem.try_next(format!("oarlock locks why {}, or wait with -w TIME", plan.name))
                 }
@@ -180,7 +184,11 @@ impl Plan {
 
 enum Outcome {
     Granted(Granted),
-    Failed(Failure),
+    Failed {
+        why: Failure,
+        /// It is our own conclusion: the daemon has said nothing.
+        unanswered: bool,
+    },
     Interrupted(i32),
 }
 
@@ -203,7 +211,7 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
     loop {
         match session.try_receive()? {
             Some(Reply::Granted(granted)) => return Ok(Outcome::Granted(granted)),
-            Some(Reply::Failed { why, .. }) => return Ok(Outcome::Failed(why)),
+            Some(Reply::Failed { why, .. }) => return Ok(Outcome::Failed { why, unanswered: false }),
             Some(Reply::Lost { why }) => return Err(Problem::from_failure(&why)),
             Some(Reply::Answer { request, more, bytes }) => {
                 if let Some((number, text)) = &mut asked
@@ -236,7 +244,7 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
         }
         let now = Instant::now();
         if deadline.is_some_and(|d| d <= now) {
-            return Ok(Outcome::Failed(plan.unanswered()));
+            return Ok(Outcome::Failed { why: plan.unanswered(), unanswered: true });
         }
         if tell_at.is_some_and(|at| at <= now) {
             tell_at = None;

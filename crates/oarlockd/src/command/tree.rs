@@ -169,12 +169,17 @@ pub fn remarks(locks: &Locks) -> Vec<String> {
 /// Why a resource is not granted, in sentences.
 pub fn why(name: &str, locks: &Locks) -> String {
     let Some(resource) = locks.resources.iter().find(|r| r.name == name) else {
-        let mut out = vec![format!("{name} is free: nobody holds it, waits for it or keeps it")];
+        let mut out = vec![match locks.unanswered.is_empty() {
+            true => format!("{name} is free: nobody holds it, waits for it or keeps it"),
+            false => format!("{name}: nobody is seen inside"),
+        }];
         out.extend(remarks(locks));
         return out.join("\n");
     };
     let mut out = Vec::new();
     match (resource.waiters.len(), resource.holders.is_empty()) {
+        // A member that has not answered may have somebody inside.
+        (0, true) if !locks.unanswered.is_empty() => out.push(format!("{name}: nobody is seen inside")),
         (0, true) => out.push(format!("{name} is free: nobody is inside")),
         (0, false) => out.push(format!("{name} is in use, and nobody waits for it")),
         (1, _) => out.push(format!("1 waits for {name}")),
@@ -311,7 +316,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}` is not in:\n{text}");
         }
-        assert!(why("zzz", &all).starts_with("zzz is free"));
+        assert!(why("zzz", &all).starts_with("zzz: nobody is seen inside"));
+        assert!(why("zzz", &chain()).starts_with("zzz is free"));
     }
 
     #[test]

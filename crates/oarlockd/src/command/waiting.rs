@@ -16,24 +16,28 @@ pub fn message(name: &Name, mode: Mode, document: &[u8], me: Option<(String, Loc
         return format!("{start}: the daemon could not say why");
     };
     let mut why = Vec::new();
-    match locks.resources.first() {
-        Some(resource) => {
-            why.push(held_by(resource, mode));
-            let mine = |p: &Party| me.as_ref().is_some_and(|(n, l)| p.node == *n && p.lock == l.to_string());
-            if let Some(waiter) = resource.waiters.iter().find(|w| mine(&w.party)) {
-                why.push(format!("{} ahead of you", waiter.ahead));
-            }
-        }
-        None => why.push("nobody is seen holding it".into()),
+    let resource = locks.resources.first();
+    let mine = |p: &Party| me.as_ref().is_some_and(|(n, l)| p.node == *n && p.lock == l.to_string());
+    let place = resource.and_then(|r| r.waiters.iter().find(|w| mine(&w.party))).map(|w| w.ahead);
+    let blocker = resource.and_then(|r| held_by(r, mode));
+    let silent = locks.unanswered.join(", ");
+    match (&blocker, silent.is_empty()) {
+        (Some(blocker), true) => why.push(blocker.clone()),
+        (Some(blocker), false) => why.extend([blocker.clone(), format!("not heard: {silent}")]),
+        (None, true) => why.push("nobody is seen holding it".into()),
+        // What it holds is not seen, and it may be the one that decides.
+        (None, false) => why.push(format!("not heard, and perhaps in the way: {silent}")),
     }
-    if !locks.unanswered.is_empty() {
-        why.push(format!("not heard: {}", locks.unanswered.join(", ")));
+    match place {
+        Some(0) if blocker.is_some() => why.push("you are next".into()),
+        Some(0) | None => {}
+        Some(n) => why.push(format!("{n} ahead of you")),
     }
     format!("{start}: {}", why.join("; "))
 }
 
-/// Who is in the way of `wanted`.
-pub fn held_by(resource: &Resource, wanted: Mode) -> String {
+/// Who is in the way of `wanted`, if somebody is seen there.
+pub fn held_by(resource: &Resource, wanted: Mode) -> Option<String> {
     let blocks = |text: &str| text.parse::<Mode>().is_ok_and(|m| !m.compatible(wanted));
     let blockers: Vec<_> = resource.holders.iter().filter(|h| blocks(&h.mode)).collect();
     if let Some(oldest) = blockers.iter().max_by_key(|h| h.age_us) {
@@ -41,22 +45,19 @@ pub fn held_by(resource: &Resource, wanted: Mode) -> String {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
         };
-        return format!(
+        return Some(format!(
             "held {} by {} for {}{others}",
             oldest.mode,
             party(&oldest.party),
             age(oldest.age_us)
-        );
+        ));
     }
-    let owner = resource.nodes.iter().find(|n| n.owned.as_deref().is_some_and(blocks));
-    match owner {
-        Some(n) => format!(
-            "{} owns {} with nobody inside and has been asked to give it back",
-            n.node,
-            n.owned.as_deref().unwrap_or_default()
-        ),
-        None => "others wait in front".into(),
-    }
+    let owner = resource.nodes.iter().find(|n| n.owned.as_deref().is_some_and(blocks))?;
+    Some(format!(
+        "{} owns {} with nobody inside and has been asked to give it back",
+        owner.node,
+        owner.owned.as_deref().unwrap_or_default()
+    ))
 }
 
 /// A program in words.
@@ -123,8 +124,8 @@ mod tests {
         let me = Some(("node-a".to_owned(), LockId::new(oarlock_layout::id::SessionId(7), 1)));
         assert_eq!(
             message(&name, Mode::EX, &document(resource, &["node-c"]), me),
-            "waiting for jobs/nightly EX: held EX by node-b pid 4121 (backup.sh) for 12 s; 1 ahead of you; \
-             not heard: node-c"
+            "waiting for jobs/nightly EX: held EX by node-b pid 4121 (backup.sh) for 12 s; \
+             not heard: node-c; 1 ahead of you"
         );
     }
 
@@ -146,6 +147,9 @@ mod tests {
         let resource = Resource { nodes: vec![owned], ..Resource::default() };
         let text = message(&name, Mode::PR, &document(resource, &[]), None);
         assert!(text.contains("node-c owns EX with nobody inside"), "{text}");
+        // A silent member that decides is all there is to say: nobody is seen in the way.
+        let text = message(&name, Mode::EX, &document(Resource::default(), &["node-b"]), None);
+        assert_eq!(text, "waiting for r EX: not heard, and perhaps in the way: node-b");
         assert!(message(&name, Mode::PR, b"nonsense", None).contains("could not say"));
     }
 
