@@ -263,7 +263,7 @@ fn bad_input_is_named_with_its_code_and_status() {
     a(&["lock", &"x".repeat(255), "--", "true"]).expect(0, &[]);
     a(&["lock", "-m", "EXX", "r", "--", "true"]).expect(2, &["OAR-2110", "did you mean EX?"]);
     a(&["lock", "-w", "soon", "r", "--", "true"]).expect(2, &["OAR-2111", "soon"]);
-    a(&["lock", "--space", "order", "r", "--", "true"]).expect(2, &["OAR-2202", "orders"]);
+    a(&["lock", "--space", "order", "r", "--", "true"]).expect(2, &["OAR-2202", "did you mean `orders`?"]);
     a(&["lock", "r"]).expect(2, &["OAR-1001", "no command"]);
     a(&["lock", "--nonsense", "r", "--", "true"]).expect(2, &["OAR-1001", "--nonsense"]);
     a(&["locks", "ls", "--space", "ordes"]).expect(2, &["OAR-2202", "did you mean \"orders\"?"]);

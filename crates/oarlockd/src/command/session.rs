@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 
 use super::connect;
 use crate::config::DEFAULT_SPACE;
-use crate::console::doc::Question;
+use crate::console::doc::{Question, Status};
 use crate::host::door::{self, Received};
-use crate::problem::{Problem, Result};
+use crate::problem::{Problem, Result, did_you_mean};
 
 /// How long a daemon may take for an answer that needs no lock. A node asks its peers for at most a second.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -132,7 +132,15 @@ impl Session {
         self.send(&Request::Open { request, space: name.into() })?;
         match self.receive(Some(Instant::now() + ANSWER_MAX))? {
             Some(Reply::Opened { request: r, space }) if r == request => Ok(space),
-            Some(Reply::Denied { why, .. }) => Err(Problem::from_failure(&why)),
+            Some(Reply::Denied { why, .. }) => {
+                let problem = Problem::from_failure(&why);
+                // The node has said which there are; its room of pure rules does not guess what was meant.
+                let spaces = self.document::<Status>(&Question::Status).map_or(Vec::new(), |s| s.spaces);
+                Err(match did_you_mean(name, spaces.iter().map(|s| s.name.as_str())) {
+                    Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
+                    None => problem,
+                })
+            }
             Some(Reply::Lost { why }) => Err(Problem::from_failure(&why)),
             other => Err(unexpected(&other)),
         }
