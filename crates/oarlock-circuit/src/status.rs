@@ -8,15 +8,15 @@ use oarlock_layout::id::Incarnation;
 use oarlock_layout::time::Instant;
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $(#[doc = $help:literal] $field:ident,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-        pub struct $name { $($(#[$field_doc])* pub $field: u64,)* }
+        pub struct $name { $(#[doc = $help] pub $field: u64,)* }
 
         impl $name {
-            /// Name and value of each counter, in the order they are declared.
-            pub fn list(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field)),*].into_iter()
+            /// Name, help and value of each counter, in the order they are declared.
+            pub fn list(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($field), help($help), self.$field)),*].into_iter()
             }
         }
 
@@ -26,6 +26,12 @@ macro_rules! counters {
             }
         }
     };
+}
+
+/// A doc comment as people who watch counters need it: without its full stop and the ids of rules.
+fn help(doc: &'static str) -> &'static str {
+    let text = doc.trim().trim_end_matches('.');
+    text.split_once(" (").map_or(text, |(text, _)| text)
 }
 
 counters! {
@@ -39,9 +45,9 @@ counters! {
         datagrams_sent,
         /// Sealed datagrams that were authentic and new.
         datagrams_received,
-        /// Bytes of the former.
+        /// Bytes of the sealed datagrams built.
         bytes_sent,
-        /// Bytes of the latter.
+        /// Bytes of the sealed datagrams that were authentic and new.
         bytes_received,
         /// Segments sent again.
         resent,
@@ -53,7 +59,7 @@ counters! {
         resend_timeouts,
         /// Keepalives sent, because no data came for a probe period (A7).
         keepalive_sent,
-        /// Answers to them.
+        /// Answers to keepalives.
         keepalive_acked,
         /// Keepalives of the peer that were answered.
         keepalive_answered,
@@ -63,7 +69,7 @@ counters! {
         circuit_up,
         /// Times a circuit went down, because a new incarnation of the peer took its place.
         circuit_down,
-        /// Messages that were not acknowledged when it did.
+        /// Messages that were not acknowledged when a circuit went down.
         unknown,
         /// Key changes after the first keys.
         rekeys,

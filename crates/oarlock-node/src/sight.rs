@@ -126,9 +126,8 @@ impl Node {
             }
         }
         let circuits = self.circuits.counters();
-        let help = "Counted by the circuits of this node";
         let list = circuits.peers.list().chain(circuits.door.list());
-        counters.extend(list.map(|(name, value)| Counter { name, help, value }));
+        counters.extend(list.map(|(name, help, value)| Counter { name, help, value }));
         let help = "Stamps of peers that moved this clock forward";
         counters.push(Counter { name: "clock_jumps", help, value: self.clock.clock_jumps() });
         counters

@@ -448,9 +448,13 @@ fn metrics_and_readiness_are_served_on_loopback() {
     assert!(http(&api, "/livez").starts_with("HTTP/1.1 200"));
     assert!(http(&api, "/readyz").starts_with("HTTP/1.1 200"));
     let metrics = http(&api, "/metrics");
-    for line in
-        ["oarlock_local_grants_total 1", "oarlock_serving 1", "oarlock_member_heard{node=\"node-b\"} 1"]
-    {
+    for line in [
+        "oarlock_local_grants_total 1",
+        "oarlock_serving 1",
+        "oarlock_member_heard{node=\"node-b\"} 1",
+        "# HELP oarlock_resent Segments sent again\n",
+        "# HELP oarlock_silences Times the peer became silent\n",
+    ] {
         assert!(metrics.contains(line), "`{line}` is not in\n{metrics}");
     }
     let victim = dev.pid('b');
