@@ -69,9 +69,10 @@ fn print(c: &Change, ask: &Ask) -> Result<()> {
         }
         Output::Name => output::print_text(&c.resource),
         Output::Table | Output::Wide => {
+            // Universal time, and said so: nodes and readers may be in different zones.
             let s = c.at_s % 86_400;
             output::print_text(&format!(
-                "{:02}:{:02}:{:02} {:<9} {} {} {}",
+                "{:02}:{:02}:{:02}Z {:<9} {} {} {}",
                 s / 3600,
                 s / 60 % 60,
                 s % 60,
