@@ -56,8 +56,17 @@ impl Door {
     pub fn open(path: &Path) -> Result<Door> {
         check_path(path)?;
         let shown = path.display();
-        let fail = |e: io::Error| Problem::io(Code::Failed, format!("cannot open the socket {shown}"), &e);
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let fail = |e: io::Error| {
+            let problem = Problem::io(Code::Failed, format!("cannot open the socket {shown}"), &e);
+            match e.kind() {
+                io::ErrorKind::PermissionDenied => problem.try_next(format!(
+                    "make {} for this user (RuntimeDirectory= does so in a unit), or name another [node] socket",
+                    directory.display()
+                )),
+                _ => problem,
+            }
+        };
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(fail)?;
         let in_use = || Problem::new(Code::SocketInUse, format!("another daemon listens on {shown}"));
         let lock_path = beside(path);
