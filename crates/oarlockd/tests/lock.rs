@@ -114,6 +114,23 @@ fn signals_are_passed_on_to_the_command() {
 }
 
 #[test]
+fn a_stopped_command_hears_a_signal_that_asks_it_to_end() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    let mut command = dev.at('a');
+    let mut child = command.args(["lock", "r", "-c", "kill -STOP $$; sleep 60"]).spawn().unwrap();
+    let stopped = || {
+        let held = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()));
+        held.unwrap_or_default().split_whitespace().any(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
+    };
+    until("it is stopped", stopped);
+    signal(child.id() as i32, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
 fn an_interrupted_waiter_withdraws_and_leaves_with_the_signal() {
     let dev = Dev::start();
     let held = hold(&dev, 'a', &["w"]);

@@ -64,11 +64,19 @@ impl Family {
     /// Passes a signal on: to the child's group if it leads one, else to the child.
     pub fn signal(&self, signal: Signal) {
         let Some(pid) = Pid::from_raw(self.child as i32) else { return };
-        // A process that is gone needs no signal.
-        let _ = match self.group {
-            true => rustix::process::kill_process_group(pid, signal),
-            false => rustix::process::kill_process(pid, signal),
+        let send = |signal| {
+            // A process that is gone needs no signal.
+            let _ = match self.group {
+                true => rustix::process::kill_process_group(pid, signal),
+                false => rustix::process::kill_process(pid, signal),
+            };
         };
+        send(signal);
+        if [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) {
+            // A stopped process would hear of it only when somebody continues it. That may be nobody: a group
+            // of its own is stopped when it reads from the terminal.
+            send(Signal::CONT);
+        }
     }
 
     /// Kills the child, its group and all descendants, also those that left the group.
