@@ -81,7 +81,7 @@ fn a_note_is_not_written_where_others_may_write() {
 fn a_second_one_in_the_same_directory_is_refused_and_the_first_goes_on() {
     let dev = Dev::start_with(&["-n", "1"]);
     let said = oarlock().args(["dev", "-n", "1", "--dir"]).arg(dev.cluster()).output().unwrap();
-    Said::of(said).expect(1, &["runs there"]);
+    Said::of(said).expect(1, &["another `oarlock dev` runs in"]);
     dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
 }
 

@@ -49,6 +49,8 @@ impl<'a> Nodes<'a> {
     pub(super) fn spawn(place: &'a Place) -> Result<Nodes<'a>> {
         let failed = |e: std::io::Error| Problem::io(Code::Failed, "cannot start a node", &e);
         let exe = std::env::current_exe().map_err(failed)?;
+        // Each node keeps the directory locked for as long as it runs, also when `dev` is killed.
+        place.marker.as_ref().map_or(Ok(()), child::inherit).map_err(failed)?;
         let mut nodes = Nodes { place, nodes: Vec::new() };
         for name in &place.names {
             let log = OpenOptions::new().create(true).append(true).open(place.log(name)).map_err(failed)?;

@@ -1,15 +1,17 @@
 //! Where a `dev` cluster lives: its directory, keys, ports and configuration files.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 
 use super::super::cli;
 use crate::config::Config;
@@ -19,21 +21,27 @@ use crate::host::key::{Secret, print, print_hex};
 use crate::host::random;
 use crate::problem::{Problem, Result};
 
-/// Marks a directory as ours, so that what a killed `dev` left can be told from somebody's files.
+/// Marks a directory as ours, so that what a killed `dev` left can be told from somebody's files. Locked by
+/// `dev` and by each of its nodes, so that nobody takes a directory that a node still uses.
 const MARKER: &str = ".oarlock-dev";
+/// What the names of directories begin with that nobody chose.
+const PREFIX: &str = "oarlock-dev-";
+/// Nodes whose `dev` was killed stop by themselves, but wait a little for those that hold locks.
+const STOPPING_MAX: Duration = Duration::from_secs(5);
 /// Line in the marker: the directory itself is ours as well.
 const MADE_DIR: &str = "and so is the directory";
 const SECRET: &str = "cluster.secret";
+/// What to try when a directory cannot be used.
+const ANOTHER_DIR: &str = "another directory with --dir, or none";
 
 /// A directory that is removed when this is dropped.
 pub(super) struct Place {
     pub(super) dir: PathBuf,
     pub(super) names: Vec<String>,
+    /// The locked marker; nodes inherit it. `None` until the directory is ours.
+    pub(super) marker: Option<File>,
     made_dir: bool,
     api: Mutex<BTreeMap<usize, SocketAddr>>,
-    // Held while the cluster runs: a marker alone does not tell what a killed `dev` left from what a living one
-    // still uses. On the directory itself, so that it leaves nothing behind.
-    _lock: fs::File,
 }
 
 impl Place {
@@ -44,25 +52,22 @@ impl Place {
             Some(dir) => std::path::absolute(dir)
                 .map_err(|e| Problem::io(Code::Failed, format!("cannot use {}", dir.display()), &e))?,
             None => {
+                clear_leftovers(&std::env::temp_dir());
                 let unique: String = print_hex(&random::bytes()).chars().take(8).collect();
-                std::env::temp_dir().join(format!("oarlock-dev-{unique}"))
+                std::env::temp_dir().join(format!("{PREFIX}{unique}"))
             }
         };
         let shown = dir.display().to_string();
-        let fail = |e: &io::Error| Problem::io(Code::Failed, format!("cannot make {shown}"), e);
+        let fail = |e: &io::Error| {
+            Problem::io(Code::Failed, format!("cannot make {shown}"), e).try_next(ANOTHER_DIR)
+        };
         for name in &names {
             door::check_path(&dir.join(name).join("oarlock.sock"))
                 .map_err(|p| p.try_next("a shorter directory with --dir, for instance under /tmp"))?;
         }
         let made_dir = !dir.exists();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fail(&e))?;
-        let lock = fs::File::open(&dir).map_err(|e| fail(&e))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-            fail(&e.into())
-                .because("another `oarlock dev` runs there")
-                .try_next("another directory with --dir, or none")
-        })?;
-        let mut place = Place { dir, names, made_dir, api: Mutex::default(), _lock: lock };
+        let mut place = Place { dir, names, marker: None, made_dir, api: Mutex::default() };
         place.claim()?;
         for name in &place.names {
             fs::DirBuilder::new().mode(0o750).create(place.dir.join(name)).map_err(|e| fail(&e))?;
@@ -74,21 +79,51 @@ impl Place {
 
     /// Makes sure that nothing here belongs to somebody else, and removes what a killed `dev` left.
     fn claim(&mut self) -> Result<()> {
-        let marker = self.dir.join(MARKER);
-        if let Ok(text) = fs::read_to_string(&marker) {
+        let fail = |e: io::Error| {
+            Problem::io(Code::Failed, format!("cannot write in {}", self.dir.display()), &e)
+                .try_next(ANOTHER_DIR)
+        };
+        let ours = self.dir.join(MARKER).exists();
+        if !ours {
+            self.refuse_strangers()?;
+        }
+        let mut marker = open_marker(&self.dir, true).map_err(fail)?;
+        let end = Instant::now() + STOPPING_MAX;
+        while !lock(&marker) {
+            if Instant::now() > end {
+                return Err(Problem::new(
+                    Code::Failed,
+                    format!("another `oarlock dev` runs in {}", self.dir.display()),
+                )
+                .because("two clusters in one directory would take each other's sockets and keys")
+                .try_next("another directory, or stop the other one first"));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        if ours {
+            let mut text = String::new();
+            marker.read_to_string(&mut text).map_err(fail)?;
             self.made_dir |= text.lines().any(|l| l == MADE_DIR);
             self.remove_contents();
-        }
-        let taken = self.contents().find(|p| p.exists());
-        if let Some(path) = taken {
-            return Err(Problem::new(Code::Failed, format!("{} is in the way", path.display()))
-                .because("oarlock dev removes everything it makes, so it will not mix with other files")
-                .try_next("another directory, or none"));
+            self.refuse_strangers()?;
         }
         let dir = if self.made_dir { MADE_DIR } else { "the directory was here before" };
-        let text = format!("made by oarlock dev, removed when it ends\n{dir}\n");
-        file::replace(&marker, text.as_bytes(), 0o600)
-            .map_err(|e| Problem::io(Code::Failed, format!("cannot write in {}", self.dir.display()), &e))
+        // Written in place: a new file of the same name would not be the one that is locked.
+        marker.set_len(0).and_then(|()| marker.rewind()).map_err(fail)?;
+        marker
+            .write_all(format!("made by oarlock dev, removed when it ends\n{dir}\n").as_bytes())
+            .map_err(fail)?;
+        self.marker = Some(marker);
+        Ok(())
+    }
+
+    fn refuse_strangers(&self) -> Result<()> {
+        match self.contents().find(|p| p.exists()) {
+            None => Ok(()),
+            Some(path) => Err(Problem::new(Code::Failed, format!("{} is in the way", path.display()))
+                .because("oarlock dev removes everything it makes, so it will not mix with other files")
+                .try_next(ANOTHER_DIR)),
+        }
     }
 
     /// Writes every node's configuration, with ports that are free now.
@@ -156,24 +191,70 @@ impl Place {
     }
 
     /// All that is ours, in the directory. Every name `dev` could ever use: an earlier run may have had more.
-    fn contents(&self) -> impl Iterator<Item = PathBuf> + '_ {
-        let nodes = (b'a'..=b'z').map(|c| self.dir.join(format!("node-{}", char::from(c))));
-        nodes.chain([self.dir.join(SECRET)])
+    fn contents(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        contents(&self.dir)
     }
 
     fn remove_contents(&self) {
-        for path in self.contents() {
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        remove_contents(&self.dir);
+    }
+}
+
+fn contents(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let dir = dir.to_owned();
+    let names = (b'a'..=b'z').map(|c| format!("node-{}", char::from(c)));
+    names.chain([SECRET.to_owned()]).map(move |name| dir.join(name))
+}
+
+/// Everything but the marker, which goes last: what has no marker is nobody's.
+fn remove_contents(dir: &Path) {
+    for path in contents(dir) {
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+}
+
+/// Opens the marker, without following a link that somebody may have put there.
+fn open_marker(dir: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(dir.join(MARKER))
+}
+
+fn lock(marker: &File) -> bool {
+    rustix::fs::flock(marker, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+/// Removes what killed runs of this user left in a directory of temporary files: those that nobody chose a
+/// directory for would never be cleared by a next run in the same one.
+fn clear_leftovers(temp: &Path) {
+    let me = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(temp).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_str().is_some_and(|n| n.starts_with(PREFIX));
+        // Of the entry itself: a link is no directory.
+        let mine = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == me);
+        if named
+            && mine
+            && let Ok(marker) = open_marker(&entry.path(), false)
+            && lock(&marker)
+        {
+            remove_contents(&entry.path());
+            let _ = fs::remove_file(entry.path().join(MARKER));
+            let _ = fs::remove_dir(entry.path());
         }
-        let _ = fs::remove_file(self.dir.join(MARKER));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Without the marker the directory was never ours: `claim` refused it.
-        if self.dir.join(MARKER).exists() {
+        // Without it the directory was never ours: `claim` refused it.
+        if self.marker.is_some() {
             self.remove_contents();
+            let _ = fs::remove_file(self.dir.join(MARKER));
         }
         if self.made_dir {
             // Only if it is empty: whatever somebody else put there stays.
@@ -241,30 +322,47 @@ mod tests {
         assert!(dir.path().join("node-a/precious").exists());
     }
 
+    /// What a run leaves that is killed: its files, and no lock.
+    fn killed(dir: &Path) {
+        let mut place = Place::make(&args(dir, 3)).unwrap();
+        drop(place.marker.take());
+        std::mem::forget(place);
+    }
+
+    #[test]
+    fn the_directory_of_a_running_cluster_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::make(&args(dir.path(), 1)).unwrap();
+        let problem = Place::make(&args(dir.path(), 1)).err().unwrap();
+        assert!(problem.what.contains("another `oarlock dev` runs in"), "{problem}");
+        assert!(place.key("node-a").exists() && dir.path().join(MARKER).exists());
+        drop(place);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_killed_runs_left_among_temporary_files_is_cleared() {
+        let temp = tempfile::tempdir().unwrap();
+        let [left, used, other] =
+            ["oarlock-dev-1", "oarlock-dev-2", "oarlock-dev-3"].map(|n| temp.path().join(n));
+        killed(&left);
+        let _running = Place::make(&args(&used, 1)).unwrap();
+        fs::create_dir(&other).unwrap();
+        clear_leftovers(temp.path());
+        assert!(!left.exists());
+        assert!(used.join("node-a").exists(), "it runs");
+        assert!(other.exists(), "it has no marker, so it is not ours");
+    }
+
     #[test]
     fn what_a_killed_run_left_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let killed = std::mem::ManuallyDrop::new(Place::make(&args(dir.path(), 3)).unwrap());
-        // What the kernel does for a process that is gone.
-        rustix::fs::flock(&killed._lock, FlockOperation::Unlock).unwrap();
+        killed(dir.path());
         let place = Place::make(&args(dir.path(), 2)).unwrap();
         assert!(!dir.path().join("node-c").exists());
         drop(place);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(dir.path().exists(), "it was there before us");
-    }
-
-    /// Its marker looks like that of a killed one.
-    #[test]
-    fn a_directory_in_which_another_dev_runs_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Place::make(&args(dir.path(), 3)).unwrap();
-        let key = fs::read(first.key("node-a")).unwrap();
-        let problem = Place::make(&args(dir.path(), 3)).err().unwrap();
-        assert!(problem.why.contains("runs there"), "{problem}");
-        assert_eq!(fs::read(first.key("node-a")).unwrap(), key);
-        drop(first);
-        assert!(Place::make(&args(dir.path(), 3)).is_ok());
     }
 
     #[test]
