@@ -201,6 +201,8 @@ fn a_directory_that_cannot_be_used_is_refused_before_anything_is_made() {
     fs::create_dir(dir.path().join("node-b")).unwrap();
     let said = oarlock().args(["dev", "--dir"]).arg(dir.path()).output().unwrap();
     Said::of(said).expect(1, &["node-b is in the way"]);
+    let said = oarlock().args(["dev", "--space", "x:strct"]).output().unwrap();
+    Said::of(said).expect(2, &["OAR-1001", "--space: unknown value `strct`", "NAME:strict"]);
     let said = oarlock().args(["dev", "-n", "0"]).output().unwrap();
     Said::of(said).expect(2, &["OAR-1001"]);
     serve(&dir.path().join("none.toml")).expect(78, &["OAR-1201", "none.toml", "oarlock dev"]);

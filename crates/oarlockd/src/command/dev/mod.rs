@@ -50,7 +50,7 @@ pub fn run(args: &cli::Dev) -> Result<()> {
     let registered = Registered::new(&place);
     if !args.quiet {
         let took = began.elapsed().as_secs_f64();
-        output::tell(format_args!("{}", welcome(&place, took, registered.is_some())));
+        output::tell(format_args!("{}", welcome(&place, took, registered.as_ref().err().copied())));
     }
     watch(&place, nodes, &signals, args, epoch)
 }
@@ -143,10 +143,14 @@ fn wait(nodes: &Nodes<'_>, signals: &Signals) {
 }
 
 /// What to try first. Only commands that exist, and as they must be typed here.
-fn welcome(place: &Place, took: f64, found: bool) -> String {
+/// `unnamed` says why other commands cannot find the cluster by themselves.
+fn welcome(place: &Place, took: f64, unnamed: Option<&str>) -> String {
     let me = place::own_name();
     let socket = |i: usize| place.socket(&place.names[i]).display().to_string();
-    let prefix = if found { me.clone() } else { format!("OARLOCK_SOCKET={} {me}", socket(0)) };
+    let prefix = match unnamed {
+        None => me.clone(),
+        Some(_) => format!("OARLOCK_SOCKET={} {me}", socket(0)),
+    };
     let mut out = vec![
         format!("{} nodes up in {took:.1} s   {}", place.names.len(), place.dir.display()),
         "try in another shell:".into(),
@@ -158,8 +162,8 @@ fn welcome(place: &Place, took: f64, found: bool) -> String {
         out.push("the same from another node's side:".into());
         out.push(format!("  OARLOCK_SOCKET={} {me} locks why hello", socket(1)));
     }
-    if !found {
-        out.push("(another `oarlock dev` of yours is running, so this one must be named)".into());
+    if let Some(why) = unnamed {
+        out.push(format!("({why}, so this one must be named)"));
     }
     if let Some(api) = place.api(0) {
         out.push(format!("metrics: http://{api}/metrics"));
@@ -175,22 +179,24 @@ struct Registered {
 }
 
 impl Registered {
-    /// `None` if another `dev` of this user is registered already, or if there is no safe place for the note.
-    fn new(place: &Place) -> Option<Registered> {
+    /// Fails if another `dev` of this user is registered already, or if there is no safe place for the note.
+    fn new(place: &Place) -> std::result::Result<Registered, &'static str> {
+        let no_place = "there is no directory of yours for a note of it";
         let dir = user_dir();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|_| no_place)?;
         // In /tmp somebody else may have made it first, with links in it to files of this user: look before
         // anything is opened there.
         if !is_own(&dir) {
-            return None;
+            return Err(no_place);
         }
         let lock = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(dir.join("dev.lock"))
-            .ok()?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+            .map_err(|_| no_place)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| "another `oarlock dev` of yours is running")?;
         let note = Running {
             v: 1,
             pid: std::process::id(),
@@ -198,9 +204,12 @@ impl Registered {
             sockets: place.names.iter().map(|n| (n.clone(), place.socket(n))).collect(),
         };
         let text = serde_json::to_string_pretty(&note).expect("plain data");
-        file::replace(&dev_file(), text.as_bytes(), 0o600).ok()?;
+        file::replace(&dev_file(), text.as_bytes(), 0o600).map_err(|_| no_place)?;
         // Checked by the same eyes that will read it.
-        super::connect::running_dev().filter(|r| *r == note).map(|_| Registered { _lock: lock })
+        match super::connect::running_dev() {
+            Some(running) if running == note => Ok(Registered { _lock: lock }),
+            _ => Err(no_place),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use oarlock_layout::code::Code;
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::super::cli;
+use super::super::{cli, output};
 use crate::config::Config;
 use crate::host::door;
 use crate::host::file;
@@ -88,9 +88,18 @@ impl Place {
             self.refuse_strangers()?;
         }
         let mut marker = open_marker(&self.dir, true).map_err(fail)?;
-        let end = Instant::now() + STOPPING_MAX;
+        let began = Instant::now();
+        let mut told = false;
         while !lock(&marker) {
-            if Instant::now() > end {
+            if !told {
+                told = true;
+                output::say(format_args!(
+                    "oarlock: {} is in use; waiting {} s at most for nodes of a killed run to stop",
+                    self.dir.display(),
+                    STOPPING_MAX.as_secs()
+                ));
+            }
+            if began.elapsed() > STOPPING_MAX {
                 return Err(Problem::new(
                     Code::Failed,
                     format!("another `oarlock dev` runs in {}", self.dir.display()),
@@ -160,8 +169,13 @@ impl Place {
                 !args.no_offload
             );
             let path = self.config(name);
-            // What a node would refuse is better said before it starts.
-            Config::parse(&path, &text)?;
+            // What a node would refuse is better said before it starts. All but the lockspaces is our own, and
+            // the file goes with us, so its line means nothing to anybody.
+            Config::parse(&path, &text).map_err(|p| {
+                let what = p.what.split_once(": ").map_or(p.what.as_str(), |(_, what)| what);
+                Problem { code: Code::Usage, what: format!("--space: {what}"), ..p }
+                    .try_next("--space NAME, --space NAME:passover or --space NAME:strict")
+            })?;
             file::replace(&path, text.as_bytes(), 0o600)
                 .map_err(|e| Problem::io(Code::Failed, format!("cannot write {}", path.display()), &e))?;
         }
