@@ -182,6 +182,10 @@ fn sockets_addresses_and_directories_in_use_have_their_own_codes() {
     fs::write(&second, text.replace("run2/oarlock.sock", &deep)).unwrap();
     serve(&second).expect(78, &["OAR-1104"]);
     first.run(&["ok"]).expect(0, &[]);
+
+    // Who asks about a configuration hears of its node, wherever that listens.
+    let said = run(["doctor", "-c", first.config().to_str().unwrap()]);
+    assert!(said.out.contains("solo serves (its configuration)"), "{}", said.out);
 }
 
 #[test]

@@ -93,10 +93,13 @@ pub fn run(command: &Doctor) -> Result<()> {
     let plan = CHECKS.plan(&command.ask.list)?;
     let mut checks = vec![kernel(), clock(), descriptors(), memfd(), pidfd(), epoll()];
     checks.extend(datagrams());
+    let mut configured = None;
     if let Some(file) = &command.config {
-        checks.push(configuration(file));
+        let config = Config::load(file);
+        configured = config.as_ref().ok().map(|c| c.socket.clone());
+        checks.push(configuration(config));
     }
-    checks.push(daemon(command.ask.connect.socket.as_deref()));
+    checks.push(daemon(command.ask.connect.socket.as_deref(), configured.as_deref()));
     let bad: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Bad).map(|c| c.check).collect();
     let problem = (!bad.is_empty()).then(|| {
         Problem::new(Code::Failed, format!("bad: {}", bad.join(", ")))
@@ -135,14 +138,14 @@ fn clock() -> Check {
 }
 
 fn descriptors() -> Check {
-    let limit = getrlimit(Resource::Nofile);
-    let soft = limit.current.unwrap_or(u64::MAX);
+    // The hard limit: a node raises its own soft one as far as it may.
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let needed = 2 * SESSIONS_MAX as u64 + 64;
     Check::of(
         "open files",
-        soft >= needed,
-        format!("{soft} allowed"),
-        &format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit: each program takes two"),
+        limit >= needed,
+        format!("{limit} allowed"),
+        &format!("ulimit -Hn {needed}, or LimitNOFILE={needed} in the unit: each program takes two"),
     )
 }
 
@@ -217,15 +220,20 @@ fn datagrams() -> Vec<Check> {
     ]
 }
 
-fn configuration(file: &Path) -> Check {
-    match Config::load(file).and_then(|c| config::check_files(&c).map(|_| c)) {
+fn configuration(config: Result<Config>) -> Check {
+    match config.and_then(|c| config::check_files(&c).map(|_| c)) {
         Ok(c) => Check::new("configuration", Verdict::Ok, format!("node {} of {}", c.name(), c.cluster), ""),
         Err(p) => Check::new("configuration", Verdict::Bad, format!("{} {}", p.code, p.what), p.try_next),
     }
 }
 
-fn daemon(socket: Option<&Path>) -> Check {
-    let asked = connect::find(socket).and_then(|(path, how)| {
+fn daemon(socket: Option<&Path>, configured: Option<&Path>) -> Check {
+    let place = match (socket, configured) {
+        // Whoever names a configuration asks about its node, not about some other one.
+        (None, Some(path)) => Ok((path.into(), "its configuration")),
+        _ => connect::find(socket),
+    };
+    let asked = place.and_then(|(path, how)| {
         let status: Status = Session::open(&path, "oarlock")?.document(&Question::Status)?;
         Ok((status, how))
     });
