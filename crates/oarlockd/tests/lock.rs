@@ -275,11 +275,12 @@ fn nohup_still_means_nohup() {
 fn bad_input_is_named_with_its_code_and_status() {
     let dev = Dev::start_with(&["-n", "1", "--space", "orders:strict"]);
     let a = |args: &[&str]| dev.run('a', args);
-    a(&["lock", "", "--", "true"]).expect(2, &["OAR-2109", "1 to 255 bytes"]);
+    a(&["lock", "", "--", "true"]).expect(2, &["OAR-2109", "1 to 255 bytes", "empty"]);
     a(&["lock", &"x".repeat(256), "--", "true"]).expect(2, &["OAR-2109", "256"]);
     a(&["lock", &"x".repeat(255), "--", "true"]).expect(0, &[]);
     a(&["lock", "-m", "EXX", "r", "--", "true"]).expect(2, &["OAR-2110", "did you mean EX?"]);
     a(&["lock", "-w", "soon", "r", "--", "true"]).expect(2, &["OAR-2111", "soon"]);
+    a(&["lock", "-w", "-1", "r", "--", "true"]).expect(2, &["OAR-2111", "backwards"]);
     a(&["lock", "--space", "order", "r", "--", "true"]).expect(2, &["OAR-2202", "did you mean `orders`?"]);
     a(&["lock", "r"]).expect(2, &["OAR-1001", "no command"]);
     a(&["lock", "--nonsense", "r", "--", "true"]).expect(2, &["OAR-1001", "--nonsense"]);
@@ -290,7 +291,9 @@ fn bad_input_is_named_with_its_code_and_status() {
         .expect(69, &["OAR-1101", "no such socket", "oarlock dev"]);
     run(["status"]).expect(69, &["OAR-1101", "OARLOCK_SOCKET"]);
     run(["status", "--socket", &"x".repeat(108)]).expect(78, &["OAR-1104", "108 bytes"]);
-    run(["stauts"]).expect(2, &["OAR-1001", "status"]);
+    run(["stauts"]).expect(2, &["OAR-1001", "try: tip: a similar subcommand exists: 'status'"]);
+    run(["status", "--socket", env!("CARGO_BIN_EXE_oarlock")])
+        .expect(69, &["OAR-1101", "it is not a socket"]);
     let said = run(["status", "-o", "json", "--socket", "/tmp/no-such-oarlock.sock"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&said.err).unwrap()["error"]["code"], "OAR-1101");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::mode::Mode;
-use oarlock_layout::name::Name;
+use oarlock_layout::name::{Name, NameError};
 
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -18,7 +18,11 @@ pub fn name(text: &OsStr) -> Result<Name> {
     };
     Name::new(&bytes).map_err(|e| {
         let shown: String = text.to_string_lossy().chars().take(40).collect();
-        Problem::new(Code::BadName, format!("`{shown}` is not a resource name: {e}"))
+        let problem = Problem::new(Code::BadName, format!("`{shown}` is not a resource name: {e}"));
+        match e {
+            NameError::Empty => problem.try_next("a name; perhaps a variable of the script is empty"),
+            NameError::TooLong(_) => problem,
+        }
     })
 }
 
@@ -40,7 +44,10 @@ pub fn duration(text: &str) -> Result<Duration> {
     let bad =
         |why: String| Problem::new(Code::BadDuration, format!("`{text}` is not a duration")).because(why);
     if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| bad(e.to_string()));
+        return Duration::try_from_secs_f64(seconds).map_err(|_| match seconds < 0.0 {
+            true => bad("time does not run backwards".into()),
+            false => bad("it is no number, or too large a one".into()),
+        });
     }
     humantime::parse_duration(text).map_err(|e| bad(e.to_string()))
 }

@@ -133,7 +133,7 @@ pub struct Lock {
     #[arg(short, long, visible_aliases = ["nb", "no-wait"], conflicts_with = "wait")]
     pub nonblock: bool,
     /// Wait at most so long, such as 250ms, 10s or 1m; a bare number means seconds
-    #[arg(short, long, visible_alias = "timeout", value_name = "T")]
+    #[arg(short, long, visible_alias = "timeout", value_name = "T", allow_negative_numbers = true)]
     pub wait: Option<String>,
     /// Exit status if it is not granted
     #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]

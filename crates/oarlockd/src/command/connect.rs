@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oarlock_layout::code::Code;
@@ -93,8 +93,13 @@ pub fn failed(path: &Path, error: &io::Error) -> Problem {
         io::ErrorKind::NotFound => {
             Problem::io(Code::NoDaemon, what, error).because("there is no such socket")
         }
-        io::ErrorKind::ConnectionRefused => Problem::io(Code::NoDaemon, what, error)
-            .because("the socket is a leftover: the daemon that made it was killed"),
+        io::ErrorKind::ConnectionRefused => {
+            let socket = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket());
+            Problem::io(Code::NoDaemon, what, error).because(match socket {
+                true => "the socket is a leftover: the daemon that made it was killed",
+                false => "it is not a socket",
+            })
+        }
         io::ErrorKind::PermissionDenied => {
             Problem::io(Code::SocketDenied, format!("the socket {shown} may not be opened"), error)
         }

@@ -124,8 +124,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let mut parts = text.trim().splitn(2, "\n\n");
     let what = parts.next().unwrap_or_default();
-    let rest = parts.next().unwrap_or_default().replace("\n\n", "\n").replace('\n', "\n       ");
-    let problem = Problem::new(Code::Usage, what).because("").try_next(rest);
+    let rest: Vec<_> =
+        parts.next().unwrap_or_default().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let problem = Problem::new(Code::Usage, what).because("").try_next(rest.join("\n       "));
     output::print_problem(&problem, Output::Table);
     problem.exit().into()
 }
