@@ -19,7 +19,7 @@ fn lists_take_columns_conditions_an_order_and_forms() {
     let _reader = ask(&dev, 'b', "reader", &["-s", "orders/2"]);
     until("both are held", || out(&dev, 'c', &["locks", "ls"]).matches("in use").count() == 2);
     let _second = ask(&dev, 'c', "second", &["orders/1"]);
-    until("one waits", || out(&dev, 'b', &["locks", "why", "orders/1"]).contains("1 wait for"));
+    until("one waits", || out(&dev, 'b', &["locks", "why", "orders/1"]).contains("1 waits for"));
 
     let ls = |options: &[&str]| out(&dev, 'b', &[&["locks", "ls"], options].concat());
     assert_eq!(ls(&["-o", "name"]), "orders/1\norders/2\n");
