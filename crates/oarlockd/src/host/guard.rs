@@ -13,9 +13,12 @@
 //! The copy also keeps the session's socket open. That is wanted: the node hears the hang-up, and gives the
 //! lock to somebody else, only after the group is dead.
 
+use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::process::{Pid, Signal};
 
 /// How long the guard waits for killed processes to be gone before it lets go of the socket.
@@ -73,13 +76,60 @@ fn stand(read_end: RawFd, write_end: RawFd, group: Pid) -> ! {
     }
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
     for _ in 0..GONE_MAX_MS {
-        if rustix::process::test_kill_process_group(group).is_err() {
+        if rustix::process::test_kill_process_group(group).is_err() || all_ended(group) == Some(true) {
             break;
         }
         let pause = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         let _ = rustix::thread::nanosleep(&pause);
     }
     leave()
+}
+
+/// Whether the members of a group that are left have ended and only wait to be reaped: their parent is gone, and the
+/// first process of a container often takes its time. Signals still find them. Nothing if it cannot be told.
+///
+/// Runs after a fork: it allocates nothing.
+fn all_ended(group: Pid) -> Option<bool> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open(c"/proc", flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&proc, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry.ok()?;
+        let name = entry.file_name();
+        if !name.to_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        // A process that cannot be looked at has just been reaped.
+        let Some(stat) = read_stat(&proc, name) else { continue };
+        let Some((state, its)) = state_and_group(stat.0.get(..stat.1)?) else { return None };
+        if its == group.as_raw_nonzero().get() && !matches!(state, b'Z' | b'X') {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// The beginning of `/proc/PID/stat`, and how long it is.
+fn read_stat(proc: &OwnedFd, name: &CStr) -> Option<([u8; 256], usize)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(proc, name, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let file = rustix::fs::openat(&dir, c"stat", flags, Mode::empty()).ok()?;
+    let mut bytes = [0; 256];
+    let length = rustix::io::read(&file, &mut bytes).ok()?;
+    Some((bytes, length))
+}
+
+/// State and process group stand behind the name in parentheses, which may contain anything.
+fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
+    let behind = &stat[stat.iter().rposition(|b| *b == b')')? + 1..];
+    let mut words = behind.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let state = *words.next()?.first()?;
+    let digits = words.nth(1)?;
+    digits
+        .iter()
+        .try_fold(0i32, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i32::from(digit - b'0')))
+        .map(|group| (state, group))
 }
 
 fn leave() -> ! {
@@ -106,6 +156,29 @@ mod tests {
         assert!(shell.try_wait().unwrap().is_none());
         drop(guard);
         assert_eq!(shell.wait().unwrap().signal(), Some(9));
+    }
+
+    /// The shell is killed and nobody reaps it: the group still takes signals, and is over all the same.
+    #[test]
+    fn what_only_waits_to_be_reaped_has_ended() {
+        let mut shell = family();
+        let group = Pid::from_child(&shell);
+        assert_eq!(all_ended(group), Some(false));
+        rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while all_ended(group) == Some(false) {
+            assert!(Instant::now() < end, "the group does not end");
+        }
+        assert!(rustix::process::test_kill_process_group(group).is_ok(), "it was not reaped");
+        assert_eq!(all_ended(group), Some(true));
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_may_look_like_the_rest() {
+        assert_eq!(state_and_group(b"7 (a) Z 1 9) S 1 42 42 0"), Some((b'S', 42)));
+        assert_eq!(state_and_group(b"7 (a"), None);
+        assert_eq!(state_and_group(b"7 (a) S 1 -1 0"), None);
     }
 
     #[test]
