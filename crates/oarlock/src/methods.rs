@@ -80,7 +80,7 @@ macro_rules! lock_request_methods {
             self
         }
 
-        /// Send no notices while this lock blocks others.
+        /// Send no notices while this lock blocks others. A conversion says it anew, or the notices begin.
         pub fn no_notices(mut self) -> Self {
             self.wish.manner.flags |= $crate::Flags::NOBAST;
             self
@@ -147,7 +147,7 @@ macro_rules! conversion_methods {
             self
         }
 
-        /// From now on, send no notices while this lock blocks others.
+        /// From now on, send no notices while this lock blocks others. Without this, they begin again.
         pub fn no_notices(mut self) -> Self {
             self.manner.flags |= $crate::Flags::NOBAST;
             self

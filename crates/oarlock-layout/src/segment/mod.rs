@@ -10,4 +10,4 @@ mod plain;
 mod words;
 
 pub use plain::PlainWords;
-pub use words::{Claim, Counts, Entry, NoSlot, Notice, Word, Words};
+pub use words::{Claim, Counts, Entry, MANNER, NoSlot, Notice, Word, Words};

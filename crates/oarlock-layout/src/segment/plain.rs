@@ -15,7 +15,7 @@ use core::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::words::{Claim, Counts, Entry, NoSlot, Notice, Word, Words};
+use super::words::{Claim, Counts, Entry, MANNER, NoSlot, Notice, Word, Words};
 use crate::flags::Flags;
 use crate::id::{LockId, SessionId, Slot};
 use crate::limit::RESOURCES_MAX_DEFAULT;
@@ -390,10 +390,11 @@ impl Words for PlainWords {
         notices
     }
 
-    fn silence(&mut self, lock: LockId) {
+    fn set_manner(&mut self, lock: LockId, flags: Flags) {
         if let Some(index) = self.index_of(lock) {
             let held = self.held[index as usize].as_mut().expect("a listed lock is held");
-            held.entry.claim.flags |= Flags::NOBAST;
+            let claim = &mut held.entry.claim;
+            claim.flags = (claim.flags - MANNER) | (flags & MANNER);
         }
     }
 

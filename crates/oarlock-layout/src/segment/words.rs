@@ -77,6 +77,9 @@ pub struct Claim {
     pub since: Instant,
 }
 
+/// What of a claim's flags belongs to the latest request about a lock, not to its first.
+pub const MANNER: Flags = Flags::NOBAST.union(Flags::NODLCKWT).union(Flags::NODLCKBLK);
+
 /// A held lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Entry {
@@ -173,8 +176,9 @@ pub trait Words {
     /// Marks every lock that blocks `wanted` (except `but`) and returns those for which this is news.
     fn notice(&mut self, slot: Slot, wanted: Mode, but: Option<LockId>) -> Vec<Notice>;
 
-    /// From here on this lock is told nothing (scenario 61).
-    fn silence(&mut self, lock: LockId);
+    /// A convert says anew what its lock wants to be told and how a deadlock search is to treat it: of `flags`,
+    /// those of [`MANNER`] take the place of the lock's own (scenarios 13 and 61).
+    fn set_manner(&mut self, lock: LockId, flags: Flags);
 
     /// The value block.
     fn value(&self, slot: Slot) -> Value;

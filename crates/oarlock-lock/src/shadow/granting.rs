@@ -144,8 +144,8 @@ impl Shadow {
         let token = match entry.from {
             Some(_) => {
                 let token = ctx.words.convert(entry.lock, mode);
-                if token.is_some() && entry.flags.contains(Flags::NOBAST) {
-                    ctx.words.silence(entry.lock);
+                if token.is_some() {
+                    ctx.words.set_manner(entry.lock, entry.flags);
                 }
                 token
             }

@@ -1,5 +1,6 @@
 //! `Words` that callers change in the middle of a step of the room, as they will when they share the counts (M8).
 
+use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, SessionId, Slot};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -168,8 +169,8 @@ impl Words for Intruder<'_> {
         self.with(|words| words.notice(slot, wanted, but))
     }
 
-    fn silence(&mut self, lock: LockId) {
-        self.with(|words| words.silence(lock));
+    fn set_manner(&mut self, lock: LockId, flags: Flags) {
+        self.with(|words| words.set_manner(lock, flags));
     }
 
     fn value(&self, slot: Slot) -> Value {
