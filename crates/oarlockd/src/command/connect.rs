@@ -103,6 +103,8 @@ pub fn failed(path: &Path, error: &io::Error) -> Problem {
         io::ErrorKind::PermissionDenied => {
             Problem::io(Code::SocketDenied, format!("the socket {shown} may not be opened"), error)
         }
+        io::ErrorKind::WouldBlock => Problem::io(Code::NoDaemon, what, error)
+            .because("the daemon does not take up the connection; it may be stopped"),
         _ => Problem::io(Code::NoDaemon, what, error),
     }
 }

@@ -9,9 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use rustix::fs::FlockOperation;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::problem::{Problem, Result};
@@ -242,11 +244,18 @@ pub fn peer_pidfd(socket: &OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Knocks at a door. The descriptor blocks.
+/// How long to knock. A daemon takes a connection up within a turn; one that stands still does not, and once enough
+/// others knock at it, the kernel lets nobody wait in the row any more.
+const KNOCK_MAX: Duration = Duration::from_secs(2);
+
+/// Knocks at a door. The descriptor blocks. Fails with `WouldBlock` if nobody opens in time.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // The send timeout is also that of connect.
+    set_socket_timeout(&socket, Timeout::Send, Some(KNOCK_MAX))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    set_socket_timeout(&socket, Timeout::Send, None)?;
     Ok(socket)
 }
 
@@ -296,6 +305,27 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a stopped daemon is to those who come when many have knocked already.
+    #[test]
+    fn knocking_at_a_door_that_nobody_opens_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            assert!(waiting.len() < 8, "the row never gets full");
+            match connect(&path) {
+                Ok(fd) => waiting.push(fd),
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
 
     #[test]
     fn a_caller_is_known_and_packets_keep_their_bounds() {
