@@ -89,6 +89,7 @@ pub struct Forming {
     me: NodeId,
     incarnation: Incarnation,
     clean: bool,
+    began: Instant,
     /// Ascending; this node included.
     members: Vec<NodeId>,
     peers: BTreeMap<NodeId, PeerStanding>,
@@ -141,6 +142,7 @@ impl Forming {
             me: config.me,
             incarnation: config.incarnation,
             clean: config.clean || config.stored == Epoch(0),
+            began: now,
             members,
             peers,
             promised: config.stored,
@@ -331,6 +333,13 @@ impl Forming {
     /// From when the view may grant; in the past if nothing is to be waited for.
     pub fn grants_from(&self) -> Option<Instant> {
         self.view.is_some().then_some(self.grants_from)
+    }
+
+    /// May a run that ends now, with nobody who could act under a lock of it, leave the clean mark? Not if the
+    /// run before left none and ended less than a lease time ago: somebody may still act under a lock of that
+    /// one, and the next view must wait for him. When exactly it ended is not known, but before this one began.
+    pub fn may_leave_clean(&self, now: Instant) -> bool {
+        self.clean || now.since(self.began) >= LEASE
     }
 
     /// The highest epoch that is on disk here.

@@ -85,6 +85,44 @@ fn an_unclean_stop_delays_grants_by_one_lease_and_a_clean_one_does_not() {
     }
 }
 
+/// T "Forming": what the crashed run granted may be in use for a lease time, however often the member was started
+/// and stopped in order since.
+#[test]
+fn a_clean_stop_does_not_hide_the_unclean_one_before_it() {
+    let later = |world: &mut World, by: Duration| world.now += by;
+    // Stopped at once, while it waited for others; stopped in a view; stopped when nobody could act any more.
+    for (others_come, after, wait) in [
+        (false, Duration::from_millis(500), LEASE),
+        (true, Duration::from_millis(2_900), LEASE),
+        (true, LEASE, Duration::ZERO),
+        (false, LEASE, Duration::ZERO),
+    ] {
+        let mut world = started(3);
+        first(&mut world);
+        later(&mut world, Duration::from_secs(60));
+        world.stop_cleanly(A);
+        world.stop_cleanly(B);
+        world.crash(C);
+        world.start(C);
+        for node in [A, B].into_iter().filter(|_| others_come) {
+            world.start(node);
+        }
+        first(&mut world);
+        assert_eq!(world.forming(C).view().is_some(), others_come);
+        later(&mut world, after);
+        for node in world.nodes() {
+            if world.alive(node) {
+                world.stop_cleanly(node);
+            }
+            world.start(node);
+        }
+        first(&mut world);
+        for node in world.nodes() {
+            assert_eq!(world.grants_from(node), Some(world.now + wait), "{others_come} {after:?}");
+        }
+    }
+}
+
 #[test]
 fn a_member_that_comes_back_alone_is_refused_and_disturbs_nobody() {
     // L3: a restarted node is a master with an empty table.

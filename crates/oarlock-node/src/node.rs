@@ -270,6 +270,12 @@ impl Node {
         self.end(now, "the node was stopped");
     }
 
+    /// May this run leave the clean mark when it ends now and nobody can act under a lock of it? Not while
+    /// somebody may still act under one of the run before.
+    pub fn may_leave_clean(&self, now: Instant) -> bool {
+        self.forming.may_leave_clean(now)
+    }
+
     // ----- outputs --------------------------------------------------------------------------------------
 
     /// The next thing to carry on.

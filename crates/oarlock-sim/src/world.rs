@@ -329,7 +329,9 @@ impl World {
         self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
+        let mut clean = clean;
         if clean && let Some(node) = &mut host.node {
+            clean = node.may_leave_clean(at);
             node.stop(at);
             self.drain(index);
         }

@@ -404,6 +404,19 @@ fn only_an_unclean_stop_makes_the_next_view_wait() {
     assert!(state(&solo).contains("incarnation 3\nepoch 3"));
 }
 
+/// Somebody may still act under a lock of the run that was killed, however orderly the short one after it ended.
+#[test]
+fn a_clean_stop_right_after_an_unclean_one_leaves_no_mark() {
+    let mut solo = Solo::new("");
+    solo.start();
+    solo.end("KILL");
+    solo.start();
+    assert_eq!(solo.end("TERM"), Some(0));
+    let state = fs::read_to_string(solo.path("data/state")).unwrap();
+    assert!(state.contains("incarnation 2\nepoch 2\nclean 0"), "{state}");
+    assert!(solo.log().contains("so the next view waits"));
+}
+
 /// A program that does not hang up may still act: no clean mark then.
 #[test]
 fn a_holder_that_stays_costs_the_clean_mark() {

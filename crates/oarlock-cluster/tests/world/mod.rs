@@ -132,9 +132,11 @@ impl World {
         self.channels.retain(|(_, to), _| *to != node);
     }
 
+    /// Nobody holds a lock of this run, so it leaves the mark if it may.
     pub(crate) fn stop_cleanly(&mut self, node: NodeId) {
+        let clean = self.alive(node) && self.forming(node).may_leave_clean(self.now);
         self.crash(node);
-        self.members.get_mut(&node).expect("a member").disk.clean = true;
+        self.members.get_mut(&node).expect("a member").disk.clean |= clean;
     }
 
     /// All that can happen now, in a stated order.

@@ -366,10 +366,12 @@ impl Engine {
                 Problem::new(Code::MemberSilent, "the node ended its run").because("see the log above")
             );
         };
-        if stopping.holders.is_empty() {
+        if stopping.holders.is_empty() && self.p.node.may_leave_clean(clock::now()) {
             let data = &mut self.p.data;
             self.sessions.with_spare(|| data.store(State { clean: true, ..data.state() }))?;
             info!("stopped; nobody can still hold a lock of this run");
+        } else if stopping.holders.is_empty() {
+            info!("stopped; a lock of the run before may still be in use, so the next view waits");
         } else {
             warn!(
                 "stopped, but {} programs did not hang up after losing their locks; the next view waits for them",

@@ -4,7 +4,7 @@
 //!   oarlock-state 1            format
 //!   incarnation 7              which run this is; raised and made durable before any socket opens (L3)
 //!   epoch 3                    the highest view ever accepted here (R6: tokens grow with it)
-//!   clean 0                    1 only if the last run ended with nobody holding a lock
+//!   clean 0                    1 only if the last run ended with nobody holding a lock, of it or of one before
 //!   check 5f2c…                xxh3 of the lines above: a damaged file is refused, never believed
 //! ```
 
@@ -30,7 +30,7 @@ pub struct State {
     pub incarnation: Incarnation,
     /// The highest epoch accepted.
     pub epoch: Epoch,
-    /// The run ended with nobody holding a lock.
+    /// The run ended with nobody holding a lock of it or of a run before.
     pub clean: bool,
 }
 
