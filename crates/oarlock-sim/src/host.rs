@@ -7,6 +7,7 @@ use oarlock_layout::id::Epoch;
 use oarlock_layout::time::Instant;
 use oarlock_node::Node;
 
+use crate::disk::Disk;
 use crate::history::Client;
 use crate::queue::Time;
 
@@ -20,17 +21,11 @@ pub(crate) enum Input {
     Stored { epoch: Epoch },
 }
 
-/// What survives a crash.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Disk {
-    pub stored: Epoch,
-    pub clean: bool,
-    pub boots: u64,
-}
-
 /// A machine.
 pub(crate) struct Host {
     pub index: u16,
+    /// A run of the node goes on.
+    pub up: bool,
     pub node: Option<Node>,
     pub disk: Disk,
     /// Processes connected to this run of the node.
@@ -54,8 +49,9 @@ impl Host {
     pub(crate) fn new(index: u16, offset: u64, drift: i64) -> Host {
         Host {
             index,
+            up: false,
             node: None,
-            disk: Disk { stored: Epoch(0), clean: true, boots: 0 },
+            disk: Disk::default(),
             sessions: BTreeMap::new(),
             serving: false,
             paused: false,
@@ -65,6 +61,41 @@ impl Host {
             offset,
             drift,
         }
+    }
+
+    /// A run begins. Returns whether the last one ended cleanly.
+    pub(crate) fn begin(&mut self) -> bool {
+        self.rest();
+        self.up = true;
+        self.disk.begin()
+    }
+
+    /// The run ends, in whatever way; what waited for it is gone.
+    pub(crate) fn end(&mut self) {
+        self.rest();
+        self.up = false;
+        self.node = None;
+        self.inbox.clear();
+    }
+
+    fn rest(&mut self) {
+        (self.serving, self.paused, self.timer_at) = (false, false, Time::MAX);
+    }
+
+    /// Something reached the machine, for this run or for whichever goes on. Gives it back if the node is to
+    /// take it now. Nobody takes what is for a run that is over; while the machine stands still it waits, and a
+    /// datagram that finds no room is gone.
+    pub(crate) fn admit(&mut self, run: Option<u64>, input: Input) -> Option<Input> {
+        if !self.up || run.is_some_and(|run| run != self.disk.run()) {
+            return None;
+        }
+        if !self.paused {
+            return Some(input);
+        }
+        if !matches!(input, Input::Datagram { .. }) || self.inbox.len() < INBOX_MAX {
+            self.inbox.push_back(input);
+        }
+        None
     }
 
     /// What this machine's clock shows (FT14: its rate is a little off).

@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod conformance;
+mod disk;
 mod faults;
 pub mod history;
 mod host;
@@ -30,6 +32,7 @@ mod queue;
 mod random;
 mod report;
 pub mod seal;
+mod socket;
 pub mod swarm;
 mod trace;
 mod world;

@@ -65,6 +65,8 @@ pub struct Network {
     pub harmed: u64,
 }
 
+/// What a datagram over IPv4 can hold; a kernel sends no larger one.
+const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Captured datagrams kept.
 const CAPTURED_MAX: usize = 512;
 
@@ -112,7 +114,7 @@ impl Network {
         })
     }
 
-    /// Sends a datagram: calls `arrive` for each copy that will arrive.
+    /// Sends a datagram: calls `arrive` for each copy that will arrive. None does of one that is too large.
     pub(crate) fn send(
         &mut self,
         now: Time,
@@ -121,6 +123,9 @@ impl Network {
         bytes: &[u8],
         mut arrive: impl FnMut(Flight),
     ) {
+        if bytes.len() > DATAGRAM_BYTES_MAX {
+            return;
+        }
         let weather = self.weather(now, from, to);
         if self.random.chance(30) {
             self.capture(from, to, bytes);

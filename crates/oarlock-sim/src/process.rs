@@ -15,6 +15,7 @@ use crate::history::{Ask, Block, Client, Told};
 use crate::queue::Time;
 use crate::random::Random;
 use crate::report::Load;
+use crate::socket::Socket;
 use crate::swarm::{MS, Mix, S};
 
 /// What all programs are at.
@@ -71,9 +72,7 @@ pub(crate) struct Process {
     next_lock: Time,
     slots_max: usize,
     writes: u64,
-    /// When the packets it sent last, and those sent to it, arrive: a socket keeps their order.
-    pub sent_until: Time,
-    pub told_until: Time,
+    pub socket: Socket,
     /// The earliest thought that is already in the queue.
     pub thinks_at: Time,
 }
@@ -98,8 +97,7 @@ impl Process {
             next_lock: 0,
             slots_max: 1,
             writes: 0,
-            sent_until: 0,
-            told_until: 0,
+            socket: Socket::default(),
             thinks_at: Time::MAX,
         }
     }
@@ -112,7 +110,7 @@ impl Process {
         self.next_handle = 0;
         self.next_lock = now + random.below(20 * MS);
         self.slots_max = if self.anchor { ANCHORED as usize } else { random.between(1, 3) as usize };
-        (self.sent_until, self.told_until, self.thinks_at) = (now, now, Time::MAX);
+        (self.socket, self.thinks_at) = (Socket::new(now), Time::MAX);
     }
 
     /// When it wants to think next.
@@ -373,6 +371,11 @@ impl Process {
             self.slots.remove(place);
         }
     }
+}
+
+/// The process of a program.
+pub(crate) fn pid(client: Client) -> u32 {
+    1000 + client
 }
 
 /// How long a program waits before it withdraws a request.

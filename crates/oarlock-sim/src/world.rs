@@ -21,8 +21,9 @@ use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
+use crate::disk;
 use crate::history::{Client, End, Event, Mark, Rules, Told, What};
-use crate::host::{Host, INBOX_MAX, Input};
+use crate::host::{Host, Input};
 use crate::network::Network;
 use crate::options::Options;
 use crate::process::{self, Context, Phase, Process};
@@ -275,11 +276,12 @@ impl World {
     pub(crate) fn start(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        if host.node.is_some() {
+        if host.up {
             return;
         }
-        host.disk.boots += 1;
-        let seed = self.seed ^ (u64::from(index) << 32) ^ host.disk.boots.wrapping_mul(0x9e37_79b9);
+        let clean = host.begin();
+        let run = host.disk.run();
+        let seed = self.seed ^ (u64::from(index) << 32) ^ run.wrapping_mul(0x9e37_79b9);
         let space = |name: &str, order| SpaceConfig {
             name: name.into(),
             order,
@@ -297,9 +299,9 @@ impl World {
             nodes: nodes.collect(),
             spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
             shared: 1,
-            incarnation: Incarnation(host.disk.boots),
-            stored: host.disk.stored,
-            clean: host.disk.clean,
+            incarnation: Incarnation(run),
+            stored: host.disk.stored(),
+            clean,
             seed,
             shards: 1,
             circuits: oarlock_circuit::Options {
@@ -317,9 +319,7 @@ impl World {
             None => Box::new(ChecksumSeal::new(u64::from(index) + 1, SECRET, seed)),
         };
         host.node = Some(Node::new(host.clock(now), config, seal, vec![words(), words()]));
-        (host.serving, host.paused, host.timer_at) = (false, false, Time::MAX);
-        let boots = host.disk.boots;
-        self.trace.record(now, Kind::Start, index.into(), &boots.to_le_bytes());
+        self.trace.record(now, Kind::Start, index.into(), &run.to_le_bytes());
         self.drain(index);
     }
 
@@ -336,10 +336,10 @@ impl World {
             self.drain(index);
         }
         let host = &mut self.hosts[usize::from(index)];
-        host.disk.clean |= clean && host.node.is_some();
-        host.node = None;
-        (host.serving, host.paused, host.timer_at) = (false, false, Time::MAX);
-        host.inbox.clear();
+        if clean && host.up {
+            host.disk.mark_clean();
+        }
+        host.end();
         // The other end of every socket is gone, which programs see at once.
         for (client, process) in std::mem::take(&mut host.sessions) {
             if self.processes[process].client == client && self.processes[process].alive {
@@ -349,17 +349,7 @@ impl World {
     }
 
     fn input(&mut self, index: u16, run: Option<u64>, input: Input) {
-        let host = &mut self.hosts[usize::from(index)];
-        if host.node.is_none() || run.is_some_and(|run| run != host.disk.boots) {
-            return;
-        }
-        if host.paused {
-            let datagram = matches!(input, Input::Datagram { .. });
-            if !datagram || host.inbox.len() < INBOX_MAX {
-                host.inbox.push_back(input);
-            }
-            return;
-        }
+        let Some(input) = self.hosts[usize::from(index)].admit(run, input) else { return };
         self.hand_in(index, input);
         self.drain(index);
     }
@@ -381,8 +371,7 @@ impl World {
             }
             Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
             Input::Stored { epoch } => {
-                host.disk.stored = host.disk.stored.max(epoch);
-                host.disk.clean = false;
+                host.disk.store(epoch);
                 node.handle_stored(at, epoch);
             }
         }
@@ -391,7 +380,7 @@ impl World {
     fn timer(&mut self, index: u16, run: u64) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        if host.disk.boots != run || host.timer_at != now || host.paused {
+        if host.disk.run() != run || host.timer_at != now || host.paused {
             return;
         }
         host.timer_at = Time::MAX;
@@ -410,7 +399,7 @@ impl World {
     fn drain(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        let (at, run) = (host.clock(now), host.disk.boots);
+        let (at, run) = (host.clock(now), host.disk.run());
         let Some(node) = &mut host.node else { return };
         while let Some(output) = node.poll_output(at) {
             match output {
@@ -430,15 +419,13 @@ impl World {
                 Output::Reply { session, packet } => {
                     self.trace.record(now, Kind::Reply, session.0, &packet);
                     let Some(process) = host.sessions.get(&session.0).copied() else { continue };
-                    let delay = local_delay(&mut self.local_random);
-                    let told_until = &mut self.processes[process].told_until;
-                    *told_until = (*told_until + 1).max(now + delay);
+                    let at = self.processes[process].socket.reaches_program(now, &mut self.local_random);
                     let happening = Happening::Reply { process, client: session.0, bytes: packet };
-                    self.queue.push(*told_until, happening);
+                    self.queue.push(at, happening);
                 }
                 Output::Store { epoch } => {
                     self.trace.record(now, Kind::Store, index.into(), &epoch.0.to_le_bytes());
-                    let done = now + self.local_random.spread(100_000, 20 * MS);
+                    let done = now + disk::write_time(&mut self.local_random);
                     let input = Input::Stored { epoch };
                     self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
                 }
@@ -514,7 +501,7 @@ impl World {
             return;
         }
         let host = &mut self.hosts[usize::from(process.node)];
-        if host.node.is_none() {
+        if !host.up {
             let at = now + 50 * MS;
             return self.queue.push(at, Happening::Spawn { process: index });
         }
@@ -523,7 +510,7 @@ impl World {
         process.spawn(now, client, &mut self.load_random);
         host.sessions.insert(client, index);
         self.event(What::Opened { client, node });
-        self.put(index, Input::Open { client, pid: 1000 + client });
+        self.put(index, Input::Open { client, pid: process::pid(client) });
         let hello = Request::Hello { version: VERSION, label: format!("p{index}") };
         self.put(index, Input::Packet { client, bytes: hello.to_bytes() });
         self.schedule(index);
@@ -533,10 +520,9 @@ impl World {
     fn put(&mut self, index: usize, input: Input) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
-        let delay = local_delay(&mut self.local_random);
-        process.sent_until = (process.sent_until + 1).max(now + delay);
-        let run = Some(self.hosts[usize::from(process.node)].disk.boots);
-        self.queue.push(process.sent_until, Happening::Input { node: process.node, run, input });
+        let at = process.socket.reaches_node(now, &mut self.local_random);
+        let run = Some(self.hosts[usize::from(process.node)].disk.run());
+        self.queue.push(at, Happening::Input { node: process.node, run, input });
     }
 
     fn schedule(&mut self, index: usize) {
@@ -696,11 +682,6 @@ impl World {
         self.faults[kind] += 1;
         self.load.faults += 1;
     }
-}
-
-/// The time of a packet between a program and its node: short, and now and then not.
-fn local_delay(random: &mut Random) -> Time {
-    if random.chance(10) { random.spread(100_000, MS) } else { random.between(4_000, 40_000) }
 }
 
 fn seal_key(node: u16) -> PublicKey {

@@ -1,0 +1,56 @@
+//! What a machine's disk keeps: the numbers that outlive a run, and nothing else.
+
+use oarlock_layout::id::Epoch;
+
+use crate::queue::Time;
+use crate::random::Random;
+use crate::swarm::MS;
+
+/// Stands for the daemon's data directory. A store is whole or did not happen; when it happens is for the world
+/// to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Disk {
+    run: u64,
+    stored: Epoch,
+    clean: bool,
+}
+
+impl Default for Disk {
+    /// Before the first run. Clean: a node that never ran has granted nothing.
+    fn default() -> Disk {
+        Disk { run: 0, stored: Epoch(0), clean: true }
+    }
+}
+
+impl Disk {
+    /// A run begins: raises the number of runs and takes the clean mark away. Returns whether it was there.
+    pub(crate) fn begin(&mut self) -> bool {
+        self.run += 1;
+        std::mem::take(&mut self.clean)
+    }
+
+    /// Which run this is, or was the last one.
+    pub(crate) fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// The epoch stored last.
+    pub(crate) fn stored(&self) -> Epoch {
+        self.stored
+    }
+
+    /// An epoch is on the disk.
+    pub(crate) fn store(&mut self, epoch: Epoch) {
+        self.stored = epoch;
+    }
+
+    /// The run ends and nobody can still act under a lock.
+    pub(crate) fn mark_clean(&mut self) {
+        self.clean = true;
+    }
+}
+
+/// How long it takes to make an epoch durable.
+pub(crate) fn write_time(random: &mut Random) -> Time {
+    random.spread(100_000, 20 * MS)
+}
