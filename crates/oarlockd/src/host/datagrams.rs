@@ -118,6 +118,11 @@ impl Datagrams {
                             for (slice, meta) in slices.iter_mut().zip(&metas).take(n) {
                                 let stride = meta.stride.max(1);
                                 self.counts.trains_received += u64::from(meta.len > stride);
+                                // An empty one has no chunk, but it came.
+                                if meta.len == 0 {
+                                    self.counts.received += 1;
+                                    each(meta.addr, &mut []);
+                                }
                                 for datagram in slice[..meta.len].chunks_mut(stride) {
                                     self.counts.received += 1;
                                     each(meta.addr, datagram);
@@ -312,6 +317,19 @@ mod tests {
         assert_eq!((a.counts().sent, a.counts().send_errors), (0, 1));
         a.send(a.address().unwrap(), b"next", None);
         assert_eq!(receive_until(&mut a, 1), [b"next"]);
+    }
+
+    #[test]
+    fn an_empty_datagram_arrives_with_and_without_offload() {
+        for offload in [true, false] {
+            let mut d = Datagrams::bind(local(), offload).unwrap();
+            let stranger = UdpSocket::bind(local()).unwrap();
+            for bytes in [&b""[..], b"", b"x", b""] {
+                stranger.send_to(bytes, d.address().unwrap()).unwrap();
+            }
+            assert_eq!(receive_until(&mut d, 4), [&b""[..], b"", b"x", b""]);
+            assert_eq!(d.counts().received, 4);
+        }
     }
 
     #[test]
