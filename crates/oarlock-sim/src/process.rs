@@ -208,6 +208,9 @@ impl Process {
         }
         let slot = &mut self.slots[index];
         (slot.pending, slot.cancelled) = (true, false);
+        if cx.random.chance(20) {
+            flags |= Flags::NOBAST;
+        }
         slot.due = cx.now + patience(cx.random);
         cx.load.converts += 1;
         let timeout_ms = if upward && cx.random.chance(100) { cx.random.spread(5, 500) as u32 } else { 0 };

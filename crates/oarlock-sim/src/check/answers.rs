@@ -330,5 +330,13 @@ mod tests {
         finds("answers", "but it holds", "1 lock x PR; 1 granted PR 1.1.0; 1 blocking PR");
         finds("answers", "again", "1 lock x PR; 1 granted PR 1.1.0; 1 blocking EX; 1 blocking EX");
         finds("answers", "wanted none", "1 lock x PR NOBAST; 1 granted PR 1.1.0; 1 blocking EX");
+        // A convert says it anew (61, 13).
+        let converted = |first: &str, then: &str| {
+            format!(
+                "1 lock x PR{first}; 1 granted PR 1.1.0; 1 convert PR{then}; 1 granted PR 1.1.0; 1 blocking EX"
+            )
+        };
+        finds("answers", "wanted none", &converted("", " NOBAST"));
+        passes("switched on again", &converted(" NOBAST", ""));
     }
 }

@@ -311,7 +311,10 @@ impl Ledger {
         match told {
             Told::Granted { mode, token, .. } => {
                 lock.held = Some(Held { mode: *mode, token: *token, at, told: None });
-                lock.pending = None;
+                // What a lock wants to be told is what its last granted request said (13, 61).
+                if let Some(pending) = lock.pending.take() {
+                    lock.flags.set(Flags::NOBAST, pending.flags.contains(Flags::NOBAST));
+                }
             }
             Told::Released => self.forget(key),
             Told::Failed { .. } => match lock.pending.take().map(|p| p.kind) {

@@ -102,7 +102,7 @@ fn all_ended(group: Pid) -> Option<bool> {
         }
         // A process that cannot be looked at has just been reaped.
         let Some(stat) = read_stat(&proc, name) else { continue };
-        let Some((state, its)) = state_and_group(stat.0.get(..stat.1)?) else { return None };
+        let (state, its) = state_and_group(stat.0.get(..stat.1)?)?;
         if its == group.as_raw_nonzero().get() && !matches!(state, b'Z' | b'X') {
             return Some(false);
         }
