@@ -147,6 +147,10 @@ impl Ghost {
         };
         programs[program].doing = Doing::Holds { mode: granted.mode, flags: kept };
         self.watches[program] = Watch::default();
+        // The same step may refuse somebody because of this very grant.
+        for other in 0..programs.len() {
+            self.excuse(other, programs, &[]);
+        }
         Ok(())
     }
 
