@@ -22,6 +22,7 @@ extern crate alloc;
 
 mod config;
 mod desk;
+mod early;
 mod event;
 mod node;
 #[cfg(feature = "planted")]

@@ -25,6 +25,7 @@ use oarlock_layout::view::View;
 use oarlock_lock::Lockspace;
 
 use crate::config::Config;
+use crate::early::Early;
 use crate::event::Event;
 use crate::question::{Question, Questions};
 use crate::session::Sessions;
@@ -87,7 +88,7 @@ pub struct Node {
     pub(crate) sessions: Sessions,
     pub(crate) questions: Questions,
     /// Lock messages of the view that is about to be served here: a peer may hear of the commit earlier.
-    pub(crate) early: Vec<(NodeId, Packet)>,
+    pub(crate) early: Early,
     /// A node that ended its run takes nothing more in.
     pub(crate) ended: bool,
     pub(crate) outputs: VecDeque<Output>,
@@ -97,9 +98,6 @@ pub(crate) struct Space {
     pub(crate) locks: Lockspace,
     pub(crate) words: Box<dyn Words + Send>,
 }
-
-/// More early messages than this are no matter of timing: the peer has served for long.
-const EARLY_MAX: usize = 1 << 16;
 
 impl Node {
     /// A node that has just started. `words` has one entry for each lockspace of the configuration.
@@ -166,7 +164,7 @@ impl Node {
             spaces,
             sessions: Sessions::default(),
             questions: Questions::default(),
-            early: Vec::new(),
+            early: Early::default(),
             ended: false,
             outputs: VecDeque::new(),
         }
@@ -366,7 +364,7 @@ impl Node {
             }
             C::Down { peer, incarnation, unknown } => {
                 // Early messages of a run that is gone belong to no view any more.
-                self.early.retain(|(from, _)| *from != peer);
+                self.early.forget(peer);
                 self.event(Event::Replaced { node: self.node_name(peer), incarnation, unknown });
             }
             C::Silent { peer } => {
@@ -414,10 +412,9 @@ impl Node {
 
     pub(crate) fn lock_message(&mut self, now: Instant, from: NodeId, packet: Packet) {
         if self.forming.phase() != Phase::Serving {
-            if self.early.len() >= EARLY_MAX {
-                return self.violation(from, "it sends lock messages to a node that does not serve".into());
+            if !self.early.keep(from, packet) {
+                self.violation(from, "it sends lock messages to a node that does not serve".into());
             }
-            self.early.push((from, packet));
             return;
         }
         let Some(Space { locks, words }) = self.spaces.get_mut(packet.space.0 as usize) else {
@@ -440,7 +437,7 @@ impl Node {
             locks.handle_view(now, &view, grants_from);
         }
         self.event(Event::Serving { epoch: view.epoch, wait: grants_from.since(now) });
-        for (from, packet) in core::mem::take(&mut self.early) {
+        for (from, packet) in self.early.take() {
             self.lock_message(now, from, packet);
         }
     }

@@ -12,6 +12,7 @@
 //! somebody far away waits longest. Nothing here blocks but the wait, and the write of a new epoch, which
 //! happens while nothing can be granted anyway.
 
+mod complaints;
 mod control;
 mod sessions;
 
@@ -28,6 +29,7 @@ use oarlock_node::{Event, Node, Output};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{debug, error, info, warn};
 
+use complaints::Complaints;
 pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
 use sessions::{Flow, Sessions};
 
@@ -103,6 +105,7 @@ pub struct Engine {
     /// Sessions whose opener has ended, and when they end with it (M12). In the order of time.
     orphans: VecDeque<(Instant, SessionId)>,
     door_paused_until: Option<Instant>,
+    complaints: Complaints,
     stopping: Option<Stopping>,
 }
 
@@ -135,6 +138,7 @@ impl Engine {
             closes: Vec::new(),
             orphans: VecDeque::new(),
             door_paused_until: None,
+            complaints: Complaints::default(),
             stopping: None,
         })
     }
@@ -471,11 +475,16 @@ impl Engine {
         ]
     }
 
-    fn log(&self, now: Instant, event: &Event) {
+    fn log(&mut self, now: Instant, event: &Event) {
         match event {
+            Event::Violation { node, .. } => match self.complaints.note(now, node) {
+                Some(0) => error!("{event}"),
+                Some(silent) => error!("{event}; and {silent} times more since the last line about it"),
+                None => {}
+            },
             Event::Up { .. } => debug!("{event}"),
             Event::Serving { .. } | Event::Heard { .. } => info!("{event}"),
-            Event::Overwhelmed { .. } | Event::Violation { .. } => error!("{event}"),
+            Event::Overwhelmed { .. } => error!("{event}"),
             Event::Refused { node: Some(node), code: Code::PeerConfig, .. }
             | Event::RefusedBy { node, code: Code::PeerConfig } => {
                 let status = self.p.node.status(now);
