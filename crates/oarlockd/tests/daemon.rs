@@ -449,8 +449,13 @@ fn exclusive(name: &str) -> LockRequest {
 }
 
 fn http(address: &str, path: &str) -> String {
+    http_accepting(address, path, "*/*")
+}
+
+fn http_accepting(address: &str, path: &str, accept: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
@@ -469,11 +474,19 @@ fn metrics_and_readiness_are_served_on_loopback() {
         "oarlock_local_grants_total 1",
         "oarlock_serving 1",
         "oarlock_member_heard{node=\"node-b\"} 1",
-        "# HELP oarlock_resent Segments sent again\n",
-        "# HELP oarlock_silences Times the peer became silent\n",
+        "\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n",
+        "# HELP oarlock_resent_total Segments sent again\n# TYPE oarlock_resent_total counter\noarlock_resent_total ",
+        "# HELP oarlock_silences_total Times the peer became silent\n",
     ] {
         assert!(metrics.contains(line), "`{line}` is not in\n{metrics}");
     }
+    assert!(!metrics.contains("# EOF"), "{metrics}");
+    let open =
+        http_accepting(&api, "/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    assert!(
+        open.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+    );
+    assert!(open.contains("# TYPE oarlock_resent counter\n") && open.contains("# EOF\n"), "{open}");
     let victim = dev.pid('b');
     support::signal(victim, "KILL");
     until("it is not ready", || http(&api, "/readyz").starts_with("HTTP/1.1 503"));

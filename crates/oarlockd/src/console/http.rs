@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Console, metrics};
+use super::Console;
+use super::metrics::{self, Form};
 
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
@@ -44,14 +45,17 @@ pub(super) async fn serve(listener: TcpListener, console: Arc<Console>) {
     }
 }
 
-async fn metrics_text(State(console): State<Arc<Console>>) -> impl IntoResponse {
-    let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+async fn metrics_text(State(console): State<Arc<Console>>, headers: HeaderMap) -> impl IntoResponse {
+    let accepted: Vec<_> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let form = Form::wanted(&accepted.join(","));
+    let failed = |status, why| (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], why);
     match console.snapshot().await {
-        Ok(snapshot) => match metrics::text(snapshot) {
-            Ok(text) => (StatusCode::OK, kind, text),
-            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, kind, e.to_string()),
+        Ok(snapshot) => match metrics::text(snapshot, form) {
+            Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, form.content_type())], text),
+            Err(e) => failed(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         },
-        Err((_, why)) => (StatusCode::SERVICE_UNAVAILABLE, kind, why),
+        Err((_, why)) => failed(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 

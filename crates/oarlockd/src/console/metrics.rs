@@ -2,6 +2,7 @@
 //!
 //! Labels name nodes and lockspaces, never resources: there may be millions of those.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -24,13 +25,72 @@ pub(super) fn document(snapshot: &Snapshot) -> doc::Counters {
     doc::Counters { v: doc::VERSION, node: snapshot.status.node.clone(), counters: counters.collect() }
 }
 
-/// All metrics in the text form.
-pub(super) fn text(snapshot: Snapshot) -> Result<String, fmt::Error> {
+/// The forms in which monitors read metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Form {
+    /// Text 0.0.4, which everything reads.
+    Classic,
+    /// OpenMetrics 1.0, for those who ask for it.
+    Open,
+}
+
+/// The media type of OpenMetrics.
+const OPEN: &str = "application/openmetrics-text";
+
+impl Form {
+    /// What somebody gets who accepts this (RFC 9110, 12.5.1). Many who accept anything can read only the classic
+    /// form.
+    pub(super) fn wanted(accept: &str) -> Form {
+        let weight = |kind: &str| {
+            let ranges = accept.split(',').filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                parts.next().filter(|it| it.eq_ignore_ascii_case(kind))?;
+                let q = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+                Some(q.map_or(1.0, |q| q.parse::<f64>().unwrap_or(0.0)))
+            });
+            ranges.fold(0.0, f64::max)
+        };
+        let open = weight(OPEN);
+        if open > 0.0 && open >= weight("text/plain") { Form::Open } else { Form::Classic }
+    }
+
+    /// What it is called.
+    pub(super) const fn content_type(self) -> &'static str {
+        match self {
+            Form::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Form::Open => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// All metrics as text.
+pub(super) fn text(snapshot: Snapshot, form: Form) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("oarlock");
     registry.register_collector(Box::new(All(snapshot)));
     let mut out = String::new();
     prometheus_client::encoding::text::encode(&mut out, &registry)?;
-    Ok(out)
+    Ok(match form {
+        Form::Classic => classic(&out),
+        Form::Open => out,
+    })
+}
+
+/// OpenMetrics in the classic form: there a counter is described under the name its samples have, and nothing marks
+/// the end.
+fn classic(open: &str) -> String {
+    let counters: BTreeSet<&str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines().filter(|line| *line != "# EOF") {
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", what, name, rest] if counters.contains(name) => {
+                out.extend(["# ", what, " ", name, "_total ", rest]);
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 #[derive(Debug)]
@@ -77,5 +137,44 @@ impl Collector for All {
         )?;
         family("space_mastered", "Resources this node decides about", "space", &space(|s| s.mastered))?;
         family("space_waiting", "Locks of this node's programs that wait", "space", &space(|s| s.waiting))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor that says nothing, or takes anything, can read the classic form for sure.
+    #[test]
+    fn openmetrics_is_for_those_who_ask_for_it() {
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "text/html,application/xhtml+xml,*/*;q=0.8",
+            "application/openmetrics-text;version=1.0.0;q=0,text/plain",
+            "application/openmetrics-text;q=0.3,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text;q=much",
+        ] {
+            assert_eq!(Form::wanted(accept), Form::Classic, "{accept}");
+        }
+        for accept in [
+            OPEN,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            "text/plain;q=0.2, Application/OpenMetrics-Text;Q=0.5",
+        ] {
+            assert_eq!(Form::wanted(accept), Form::Open, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_classic_form_describes_counters_under_the_names_of_their_samples() {
+        let open = "# HELP oarlock_a Some a\n# TYPE oarlock_a counter\noarlock_a_total 1\n\
+                    # HELP oarlock_b Some b\n# TYPE oarlock_b gauge\noarlock_b{x=\"# EOF\"} 2.0\n# EOF\n";
+        let text = "# HELP oarlock_a_total Some a\n# TYPE oarlock_a_total counter\noarlock_a_total 1\n\
+                    # HELP oarlock_b Some b\n# TYPE oarlock_b gauge\noarlock_b{x=\"# EOF\"} 2.0\n";
+        assert_eq!(classic(open), text);
     }
 }
