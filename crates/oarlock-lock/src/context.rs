@@ -10,7 +10,7 @@ use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
 
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{Counters, How};
 use crate::output::Output;
 use crate::planted::Planted;
 
@@ -31,6 +31,8 @@ pub(crate) struct Context<'a> {
     pub(crate) deadlines: &'a mut BTreeSet<(Instant, LockId)>,
     /// Shadows that may be forgotten, by the time since when.
     pub(crate) idle: &'a mut BTreeSet<(Instant, Slot)>,
+    /// What a waiting request would owe its grant to in this step.
+    pub(crate) how: How,
 }
 
 impl Context<'_> {

@@ -1,5 +1,36 @@
 //! What is counted: every mechanism has a number that tests assert and people watch (Z6).
 
+use crate::waits::Waits;
+
+/// What brought a grant to a program about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum How {
+    /// What the node owned already: it was granted at once, without a message.
+    Retained,
+    /// It waited, and a program of this node gave something back or ceased to wait.
+    #[default]
+    Local,
+    /// It waited for a message of the master, which may be this node itself.
+    Master,
+    /// It waited, and was granted past a nearer request of this node that did not fit.
+    Passover,
+}
+
+impl How {
+    /// All, in the order of [`Counters::grants`].
+    pub const ALL: [How; 4] = [How::Retained, How::Local, How::Master, How::Passover];
+
+    /// One word for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            How::Retained => "retained",
+            How::Local => "local",
+            How::Master => "master",
+            How::Passover => "passover",
+        }
+    }
+}
+
 /// Counters of one lockspace on one node. Messages to oneself are function calls and count as none (C3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Counters {
@@ -45,6 +76,10 @@ pub struct Counters {
     pub violations: u64,
     /// Messages a master here and the shadow beside it exchanged without a circuit.
     pub messages_inside: u64,
+    /// The grants by what brought each about, in the order of [`How::ALL`]; together `local_grants`.
+    pub grants: [u64; How::ALL.len()],
+    /// How long those of them had waited that were not granted at once.
+    pub waits: Waits,
 }
 
 impl Counters {
@@ -53,7 +88,24 @@ impl Counters {
         self.info_sent + self.grant_sent + self.deny_sent + self.head_sent + self.forget_sent
     }
 
-    /// Name, explanation and value of each, in the order above.
+    /// The same by type.
+    pub fn messages_by_type(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("info", self.info_sent),
+            ("grant", self.grant_sent),
+            ("deny", self.deny_sent),
+            ("head", self.head_sent),
+            ("forget", self.forget_sent),
+        ]
+        .into_iter()
+    }
+
+    /// The grants by what brought each about.
+    pub fn grants_by_how(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        How::ALL.map(How::name).into_iter().zip(self.grants)
+    }
+
+    /// Name, explanation and value of each plain count, in the order above.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         [
             ("local_grants", "Locks granted to programs of this node", self.local_grants),

@@ -45,9 +45,11 @@ mod space;
 mod statement;
 mod value;
 mod waiting;
+mod waits;
 
 pub use config::{Config, Order};
-pub use counters::Counters;
+pub use counters::{Counters, How};
 pub use output::{Granted, Output, Violation};
 pub use request::{Convert, Lock, Request, Unlock};
 pub use space::Lockspace;
+pub use waits::Waits;

@@ -15,7 +15,7 @@ use oarlock_layout::view::View;
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::counters::Counters;
+use crate::counters::{Counters, How};
 use crate::master::Master;
 use crate::output::{Output, Violation};
 use crate::planted::{Bug, Planted};
@@ -372,6 +372,7 @@ impl Lockspace {
                 }
                 let slot = words.find(&name).ok_or(Violation::NoRecord)?;
                 let (shadow, mut ctx) = self.open(now, words, slot);
+                ctx.how = How::Master;
                 match body {
                     Body::Grant(m) => shadow.grant(&mut ctx, m),
                     Body::Deny(m) => shadow.deny(&mut ctx, m),
@@ -496,6 +497,7 @@ impl Lockspace {
             waiting: &mut self.waiting,
             deadlines: &mut self.deadlines,
             idle: &mut self.idle,
+            how: How::Local,
         };
         (&mut self.shadows, &mut self.masters, ctx)
     }

@@ -72,16 +72,8 @@ impl Node {
         }
         let spaces = self.config.spaces.iter().zip(&self.spaces).map(|(config, space)| {
             let (resources, mastered, waiting) = space.locks.sizes();
-            let counters = space.locks.counters();
-            SpaceStatus {
-                name: config.name.clone(),
-                resources,
-                mastered,
-                waiting,
-                grants: counters.local_grants,
-                covered_grants: counters.covered_grants,
-                messages: counters.messages_sent(),
-            }
+            let counters = *space.locks.counters();
+            SpaceStatus { name: config.name.clone(), resources, mastered, waiting, counters }
         });
         Status {
             cluster: self.config.cluster.clone(),

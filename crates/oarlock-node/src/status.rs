@@ -74,12 +74,8 @@ pub struct SpaceStatus {
     pub mastered: usize,
     /// Locks that wait here.
     pub waiting: usize,
-    /// Locks granted here so far.
-    pub grants: u64,
-    /// Of these, without waiting for a message.
-    pub covered_grants: u64,
-    /// Lock messages sent to other nodes so far.
-    pub messages: u64,
+    /// What it has counted.
+    pub counters: oarlock_lock::Counters,
 }
 
 /// A number that only grows.

@@ -8,6 +8,7 @@ use oarlock_layout::segment::Claim;
 use super::{Answer, Shadow, Verdict};
 use crate::config::Order;
 use crate::context::Context;
+use crate::counters::How;
 use crate::output::{Granted, Output};
 use crate::planted::Bug;
 use crate::value::{Effect, effect, readable_under};
@@ -170,6 +171,12 @@ impl Shadow {
                 Effect::Write => false,
             };
         ctx.counters.local_grants += 1;
+        // Only what was queued has a number among the queued.
+        let queued = entry.attempt != 0;
+        ctx.counters.grants[if queued { ctx.how } else { How::Retained } as usize] += 1;
+        if queued {
+            ctx.counters.waits.add(ctx.now.since(entry.since));
+        }
         ctx.outputs.push_back(Output::Granted(Granted {
             lock: entry.lock,
             mode,
@@ -200,6 +207,7 @@ impl Shadow {
             return false;
         }
         let strict = ctx.config.order == Order::Strict;
+        let how = core::mem::replace(&mut ctx.how, How::Passover);
         let mut queues = core::mem::take(&mut self.queues);
         let shared = core::cell::RefCell::new(&mut *ctx);
         let (slot, owned) = (self.slot, self.owned);
@@ -222,6 +230,7 @@ impl Shadow {
             },
         );
         self.queues = queues;
+        ctx.how = how;
         // Whoever was granted may be in the way of a try.
         self.scan_front(ctx, answer);
         true

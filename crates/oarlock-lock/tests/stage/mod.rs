@@ -10,6 +10,7 @@
 //!   > hold a>c   > let a>c [1]         keep messages of a direction back; let them go (only so many)
 //!   > wait 100ms                       time passes
 //!   > dump       > count a info_stale
+//!   > grants a   > waits a            grants by what brought them about; how long they had waited
 //! ```
 //!
 //! What happens is printed behind each command, two blanks in. Each lock has a session of its own.
@@ -176,6 +177,21 @@ impl Stage {
                     let value = counters.get(name).unwrap_or_else(|| panic!("no counter {name}"));
                     self.said.push(format!("{name} {value}"));
                 }
+            }
+            ["grants", node_name] => {
+                let how = self.nodes[node(node_name)].0.counters().grants_by_how();
+                let how: Vec<_> = how.filter(|(_, n)| *n > 0).map(|(how, n)| format!("{how} {n}")).collect();
+                self.said.push(how.join(", "));
+            }
+            ["waits", node_name] => {
+                let waits = &self.nodes[node(node_name)].0.counters().waits;
+                for (bound, n) in waits.buckets().filter(|(_, n)| *n > 0) {
+                    self.said.push(match bound {
+                        Some(bound) => format!("{n} within {bound:?}"),
+                        None => format!("{n} longer"),
+                    });
+                }
+                self.said.push(format!("{} in {:?}", waits.count(), waits.sum()));
             }
             ["messages"] => {
                 let sent: u64 = self.nodes.iter().map(|(s, _)| s.counters().messages_sent()).sum();

@@ -28,9 +28,9 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         resources_max: c.resources_max.into(),
         mastered: s.mastered as u64,
         waiting: s.waiting as u64,
-        grants: s.grants,
-        covered_grants: s.covered_grants,
-        messages: s.messages,
+        grants: s.counters.local_grants,
+        covered_grants: s.counters.covered_grants,
+        messages: s.counters.messages_sent(),
     });
     doc::Status {
         v: doc::VERSION,
