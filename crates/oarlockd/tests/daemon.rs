@@ -466,7 +466,7 @@ fn metrics_and_readiness_are_served_on_loopback() {
     let dev = Dev::start_with(&["--keep"]);
     let text = fs::read_to_string(dev.cluster().join("node-a/node.toml")).unwrap();
     let api = text.split("api = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
+    dev.run('a', &["lock", "harbour/crane", "--", "true"]).expect(0, &[]);
     assert!(http(&api, "/livez").starts_with("HTTP/1.1 200"));
     assert!(http(&api, "/readyz").starts_with("HTTP/1.1 200"));
     let metrics = http(&api, "/metrics");
@@ -480,6 +480,24 @@ fn metrics_and_readiness_are_served_on_loopback() {
     ] {
         assert!(metrics.contains(line), "`{line}` is not in\n{metrics}");
     }
+    for line in [
+        "# TYPE oarlock_lock_grants_total counter\n",
+        "\noarlock_lock_grants_total{space=\"default\",how=\"master\"} 1\n",
+        "\noarlock_lock_grants_total{space=\"default\",how=\"retained\"} 0\n",
+        "\noarlock_lock_messages_total{space=\"default\",type=\"deny\"} 0\n",
+        "# TYPE oarlock_lock_wait_seconds histogram\n",
+        "\noarlock_lock_wait_seconds_count{space=\"default\"} 1\n",
+        "\noarlock_lock_wait_seconds_bucket{le=\"0.0001\",space=\"default\"} ",
+        "\noarlock_lock_wait_seconds_bucket{le=\"60.0\",space=\"default\"} 1\n",
+        "\noarlock_lock_wait_seconds_bucket{le=\"+Inf\",space=\"default\"} 1\n",
+        "# TYPE oarlock_circuit_resent_total counter\n",
+        "\noarlock_circuit_resent_total{node=\"node-b\"} ",
+        "\noarlock_circuit_datagrams_sent_total{node=\"node-c\"} ",
+        "\noarlock_circuit_rtt_seconds{node=\"node-b\"} ",
+    ] {
+        assert!(metrics.contains(line), "`{line}` is not in\n{metrics}");
+    }
+    assert!(!metrics.contains("crane"), "no label names a resource:\n{metrics}");
     assert!(!metrics.contains("# EOF"), "{metrics}");
     let open =
         http_accepting(&api, "/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");

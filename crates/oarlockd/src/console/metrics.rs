@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -136,8 +137,52 @@ impl Collector for All {
             &space(|s| s.resources),
         )?;
         family("space_mastered", "Resources this node decides about", "space", &space(|s| s.mastered))?;
-        family("space_waiting", "Locks of this node's programs that wait", "space", &space(|s| s.waiting))
+        family("space_waiting", "Locks of this node's programs that wait", "space", &space(|s| s.waiting))?;
+
+        let circuits = || peers().filter_map(|m| Some((m.name.as_str(), m.circuit.as_ref()?.counters)));
+        let values = circuits().map(|(node, c)| ([("node", node)], c.datagrams_sent));
+        count(&mut encoder, "circuit_datagrams_sent", "Sealed datagrams built for the member", values)?;
+        let values = circuits().map(|(node, c)| ([("node", node)], c.resent));
+        count(&mut encoder, "circuit_resent", "Segments sent to the member again", values)?;
+        let values = status.spaces.iter().flat_map(|s| {
+            s.counters.grants_by_how().map(|(how, n)| ([("space", s.name.as_str()), ("how", how)], n))
+        });
+        count(&mut encoder, "lock_grants", "Locks granted to programs of this node", values)?;
+        let values = status.spaces.iter().flat_map(|s| {
+            s.counters.messages_by_type().map(|(of, n)| ([("space", s.name.as_str()), ("type", of)], n))
+        });
+        count(&mut encoder, "lock_messages", "Lock messages sent to other nodes", values)?;
+
+        let help = "How long granted requests of this node's programs had waited";
+        let kind = MetricType::Histogram;
+        let mut family = encoder.encode_descriptor("lock_wait_seconds", help, None, kind)?;
+        for s in &status.spaces {
+            let waits = &s.counters.waits;
+            let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+            let buckets: Vec<_> = waits.buckets().map(|(upper, n)| (bound(upper), n)).collect();
+            family.encode_family(&[("space", s.name.as_str())])?.encode_histogram::<NoLabelSet>(
+                waits.sum().as_secs_f64(),
+                waits.count(),
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
     }
+}
+
+/// A counter for each set of labels.
+fn count<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = ([(&'static str, &'a str); N], u64)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in values {
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
