@@ -185,6 +185,7 @@ fn show(resource: &OsStr, space: &Space, ask: &Ask) -> Result<()> {
                 ]);
             }
             out.push(format!("what the master believes:\n{}", rows.text(true)));
+            out.push(format!("locks the master was last told of: {}", r.openers_told));
         }
     }
     output::print_text(&out.join("\n"))

@@ -192,8 +192,12 @@ pub struct Resource {
     pub master: Option<String>,
     /// What the first waiter waits for, as the master announced it.
     pub head: Option<Head>,
-    /// Sessions with a lock on it, on all nodes, as the master counts them.
+    /// Sessions with a lock on it, granted or waiting, on the nodes that answered.
     pub openers: u32,
+    /// Locks on it, granted or waiting, as the nodes told the master with what they last said to it; a grant that
+    /// costs no message is not among them. Nodes decide by this number whether to keep what nobody needs.
+    #[serde(default)]
+    pub openers_told: u32,
     /// The value block.
     pub value: Option<ValueBlock>,
     /// Locks granted to programs.

@@ -1,8 +1,8 @@
 //! Puts together what the members see of the same resources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use oarlock_layout::id::NodeId;
+use oarlock_layout::id::{NodeId, SessionId};
 use oarlock_layout::message::lock::Kind;
 use oarlock_layout::message::look::{self, Seen, What};
 use oarlock_layout::mode::Mode;
@@ -37,6 +37,8 @@ pub fn merge(space: &str, names: &[String], seen: &[(NodeId, Option<Seen>)]) -> 
 #[derive(Default)]
 struct Merged {
     doc: doc::Resource,
+    /// Who has a lock on it.
+    sessions: BTreeSet<(NodeId, SessionId)>,
     /// Nodes queued at the master: converts, then newcomers.
     converting: Vec<NodeId>,
     waiting: Vec<NodeId>,
@@ -46,6 +48,9 @@ struct Merged {
 
 impl Merged {
     fn add(&mut self, id: NodeId, node: &str, what: &What, name_of: &dyn Fn(NodeId) -> String) {
+        if let What::Holder(look::Holder { party, .. }) | What::Waiter(look::Waiter { party, .. }) = what {
+            self.sessions.insert((id, party.lock.session()));
+        }
         match what {
             What::Holder(h) => self.doc.holders.push(doc::Holder {
                 party: party(node, &h.party),
@@ -81,7 +86,7 @@ impl Merged {
             }),
             What::Master(m) => {
                 self.doc.master = Some(node.into());
-                self.doc.openers = m.openers;
+                self.doc.openers_told = m.openers;
                 self.doc.value = Some(doc::ValueBlock { sequence: m.value, valid: m.value_valid });
                 self.doc.head = m.head.map(|h| doc::Head {
                     number: h.number,
@@ -120,6 +125,7 @@ impl Merged {
             waiter.ahead = ahead as u32;
             self.doc.waiters.push(waiter);
         }
+        self.doc.openers = self.sessions.len() as u32;
         self.doc.name = name.to_string();
         self.doc
     }
@@ -150,7 +156,9 @@ fn party(node: &str, party: &look::Party) -> doc::Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oarlock_layout::message::look::{MasterRow, Row, Waiter};
+    use oarlock_layout::id::LockId;
+    use oarlock_layout::message::look::{Holder, MasterRow, Row, Waiter};
+    use oarlock_layout::token::Token;
 
     fn waiter(pid: u32, kind: Kind) -> What {
         What::Waiter(Waiter {
@@ -189,7 +197,36 @@ mod tests {
         let order: Vec<_> = r.waiters.iter().map(|w| (w.party.pid, w.ahead)).collect();
         // The convert first; then node c's newcomer, which has no place at the master; then b, a, and both again.
         assert_eq!(order, [(31, 0), (30, 1), (20, 2), (10, 3), (21, 4), (11, 5)]);
-        assert_eq!((r.name.as_str(), r.master.as_deref(), r.openers), ("r", Some("b"), 5));
+        assert_eq!((r.name.as_str(), r.master.as_deref(), r.openers_told), ("r", Some("b"), 5));
+    }
+
+    /// What the master was told grows old: grants that cost no message are not told.
+    #[test]
+    fn openers_are_the_sessions_that_have_a_lock_now() {
+        let lock = |session, number| look::Party {
+            lock: LockId::new(SessionId(session), number),
+            ..Default::default()
+        };
+        let holds = |session, number| {
+            What::Holder(Holder {
+                party: lock(session, number),
+                mode: Mode::PR,
+                age_us: 1,
+                token: Token::default(),
+                told: None,
+            })
+        };
+        let waits = |session, number| match waiter(1, Kind::Convert) {
+            What::Waiter(w) => What::Waiter(Waiter { party: lock(session, number), ..w }),
+            other => other,
+        };
+        let names = ["a", "b"].map(String::from);
+        // Two locks of one session, one of which converts; and the same number of a session on another node.
+        let answers = [
+            (NodeId(0), seen(vec![holds(1, 1), holds(1, 2), waits(1, 2), holds(2, 1)])),
+            (NodeId(1), seen(vec![waits(1, 1)])),
+        ];
+        assert_eq!(merge("default", &names, &answers).resources[0].openers, 3);
     }
 
     #[test]
