@@ -107,6 +107,10 @@ fn a_member_with_another_shared_configuration_is_refused_and_the_key_is_named() 
     let file = dev.cluster().join("node-c/node.toml");
     support::signal(dev.pid('c'), "KILL");
     until("the others notice", || dev.run('a', &["ok"]).status == Some(69));
+    let said = dev.run('a', &["ok", "-o", "json"]);
+    assert_eq!((said.status, said.json()["ok"].as_bool()), (Some(69), Some(false)), "{}", said.out);
+    assert_eq!(said.json()["reasons"][0]["code"], "OAR-3101", "{}", said.out);
+    assert!(said.err.contains("\"exit\": 69"), "{}", said.err);
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{text}\n[[space]]\nname = \"more\"\n")).unwrap();
     let mut other = oarlock();
@@ -133,7 +137,13 @@ fn a_program_of_another_version_is_told_both_versions() {
     assert_eq!((version, why.code), (VERSION, Code::SessionVersion));
     assert!(why.text.contains(&(VERSION + 1).to_string()), "{}", why.text);
     assert_eq!(next(&fd), None);
-    solo.run(&["ok"]).expect(0, &[]);
+    assert_eq!(solo.run(&["ok"]).expect(0, &[]).out, "ok\n");
+    let said = solo.run(&["ok", "-o", "json"]).expect(0, &[]).json();
+    assert_eq!(
+        (said["ok"].as_bool(), said["node"].as_str(), &said["v"]),
+        (Some(true), Some("solo"), &1.into())
+    );
+    assert_eq!(solo.run(&["ok", "-o", "name"]).expect(0, &[]).out, "solo\n");
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub enum Command {
     /// Show how this node and its cluster are
     Status(Ask),
     /// Exit with 0 if this node serves and hears every member, else say why
-    Ok(Connect),
+    Ok(Ask),
     /// Look at locks
     #[command(subcommand)]
     Locks(Locks),

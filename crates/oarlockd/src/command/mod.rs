@@ -72,7 +72,7 @@ fn run(command: Command) -> Result<()> {
         // Reached only through an alias or abbreviation of clap's; the same code runs.
         Command::Lock(args) => lock::run(&args).map(|code| std::process::exit(code.into())),
         Command::Status(ask) => status::status(&ask),
-        Command::Ok(connect) => status::ok(&connect),
+        Command::Ok(ask) => status::ok(&ask),
         Command::Locks(command) => locks::run(&command),
         Command::Node(command) => status::node(&command),
         Command::Metrics(ask) => status::metrics(&ask),

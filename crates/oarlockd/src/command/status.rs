@@ -8,7 +8,7 @@ use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
 use super::{connect, waiting};
-use crate::console::doc::{Circuit, Counter, Counters, Member, Question, Status};
+use crate::console::doc::{Circuit, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -78,12 +78,31 @@ fn counted(n: u64, noun: &str) -> String {
 }
 
 /// `oarlock ok`
-pub fn ok(connect: &Connect) -> Result<()> {
-    let status: Status = session(connect)?.document(&Question::Status)?;
-    if status.healthy {
-        return output::print_text("ok");
+pub fn ok(ask: &Ask) -> Result<()> {
+    let status: Status = session(&ask.connect)?.document(&Question::Status)?;
+    match ask.format.output {
+        form @ (Output::Json | Output::Yaml) => output::print_document(form, &Health::of(&status))?,
+        Output::Name if status.healthy => output::print_text(&status.node)?,
+        Output::Table | Output::Wide if status.healthy => output::print_text("ok")?,
+        _ => {}
     }
-    Err(unhealthy(&status))
+    if status.healthy { Ok(()) } else { Err(unhealthy(&status)) }
+}
+
+/// What `oarlock ok` tells programs; why not stands in the reasons as well as in the error.
+#[derive(serde::Serialize)]
+struct Health<'a> {
+    v: u32,
+    ok: bool,
+    node: &'a str,
+    phase: &'a str,
+    reasons: &'a [Reason],
+}
+
+impl Health<'_> {
+    fn of(s: &Status) -> Health<'_> {
+        Health { v: 1, ok: s.healthy, node: &s.node, phase: &s.phase, reasons: &s.reasons }
+    }
 }
 
 /// The problem of a node that is not well.
@@ -232,7 +251,7 @@ pub fn metrics(ask: &AskList) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::doc::{Reason, Space};
+    use crate::console::doc::Space;
 
     fn sick() -> Status {
         Status {
@@ -240,6 +259,9 @@ mod tests {
             cluster: "harbour".into(),
             node: "node-a".into(),
             version: "0".into(),
+            socket: "/run/oarlock/oarlock.sock".into(),
+            listen: "10.0.0.11:7401".into(),
+            api: None,
             phase: "serving".into(),
             serving: true,
             healthy: false,

@@ -41,6 +41,15 @@ pub struct Status {
     pub node: String,
     /// Version of its program.
     pub version: String,
+    /// Where programs attach to it.
+    #[serde(default)]
+    pub socket: String,
+    /// Where its circuits listen, which is not its member's address if that is translated on the way.
+    #[serde(default)]
+    pub listen: String,
+    /// Where it serves metrics and readiness over HTTP, if anywhere.
+    #[serde(default)]
+    pub api: Option<String>,
     /// `forming`, `serving` or `refused`.
     pub phase: String,
     /// It grants locks.
