@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
@@ -196,6 +198,73 @@ fn sockets_addresses_and_directories_in_use_have_their_own_codes() {
     // Who asks about a configuration hears of its node, wherever that listens.
     let said = run(["doctor", "-c", first.config().to_str().unwrap()]);
     assert!(said.out.contains("solo serves (its configuration)"), "{}", said.out);
+}
+
+/// The check, its verdict and what it found, as `doctor` says of a configuration.
+fn doctor(config: &Path, check: &str) -> (String, String) {
+    let said = run(["doctor", "-o", "json", "-c", config.to_str().unwrap()]);
+    let report = said.json();
+    let check = report["checks"].as_array().unwrap().iter().find(|c| c["check"] == check);
+    let text = |key: &str| check.map_or("", |c| c[key].as_str().unwrap()).to_owned();
+    (text("verdict"), text("found"))
+}
+
+#[test]
+fn doctor_tries_the_addresses_of_a_configuration() {
+    let mut solo = Solo::new("");
+    let api = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = api.local_addr().unwrap();
+    solo.write(&solo.read().replace("[cluster]", &format!("api = \"{address}\"\n[cluster]")));
+    let config = solo.config();
+    let fine = |check: &str, found: &str| {
+        let (verdict, text) = doctor(&config, check);
+        assert!(verdict == "ok" && text.contains(found), "{check}: {verdict}: {text}");
+    };
+    let bad = |config: &Path, check: &str, code: &str| {
+        let (verdict, text) = doctor(config, check);
+        assert!(verdict == "bad" && text.contains(code), "{check}: {verdict}: {text}");
+    };
+
+    // Somebody else is there.
+    fine("udp address", "is free");
+    bad(&config, "api address", "OAR-1106");
+    let other = UdpSocket::bind(("127.0.0.1", solo.port)).unwrap();
+    bad(&config, "udp address", "OAR-1106");
+    // Or it is the node itself, which does not answer.
+    let door = door::Door::open(&solo.socket()).unwrap();
+    let ended = Arc::new(AtomicBool::new(false));
+    let sulk = std::thread::spawn({
+        let ended = ended.clone();
+        move || {
+            while !ended.load(Relaxed) {
+                drop(door.accept().unwrap());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let (verdict, found) = doctor(&config, "udp address");
+    assert!(verdict == "warn" && found.contains("perhaps by the node itself"), "{verdict}: {found}");
+    ended.store(true, Relaxed);
+    sulk.join().unwrap();
+    drop((api, other));
+    fine("api address", "is free");
+
+    // The node itself is there.
+    solo.start();
+    fine("udp address", "is where solo listens");
+    fine("api address", "is where solo listens");
+    let status = solo.run(&["status", "-o", "json"]).expect(0, &[]).json();
+    assert_eq!(status["socket"], solo.socket().to_str().unwrap());
+    assert_eq!(status["listen"], format!("127.0.0.1:{}", solo.port));
+    assert_eq!(status["api"], address.to_string());
+
+    // Another node of the same configuration, as far as addresses go.
+    let second = solo.path("second.toml");
+    fs::write(&second, solo.read().replace("run/", "run2/")).unwrap();
+    bad(&second, "udp address", "OAR-1106");
+    bad(&second, "api address", "OAR-1106");
+    fs::write(&second, solo.read().replace("socket =", "listen = \"192.0.2.1:7401\"\nsocket =")).unwrap();
+    bad(&second, "udp address", "OAR-1107");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `oarlock doctor`: looks at this machine and says what would get in the way.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +14,7 @@ use super::cli::Doctor;
 use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::session::Session;
-use super::{config, connect, status};
+use super::{config, connect, serve, status};
 use crate::config::Config;
 use crate::console::doc::{Question, Status};
 use crate::host::datagrams::Datagrams;
@@ -96,8 +97,13 @@ pub fn run(command: &Doctor) -> Result<()> {
     let mut configured = None;
     if let Some(file) = &command.config {
         let config = Config::load(file);
-        configured = config.as_ref().ok().map(|c| c.socket.clone());
+        let mut places = Vec::new();
+        if let Ok(config) = &config {
+            configured = Some(config.socket.clone());
+            places = addresses(config);
+        }
         checks.push(configuration(config));
+        checks.extend(places);
     }
     checks.push(daemon(command.ask.connect.socket.as_deref(), configured.as_deref()));
     let bad: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Bad).map(|c| c.check).collect();
@@ -227,16 +233,70 @@ fn configuration(config: Result<Config>) -> Check {
     }
 }
 
+/// Could a node listen where this configuration says? Its own running node is no hindrance.
+fn addresses(config: &Config) -> Vec<Check> {
+    let asked = OnceCell::new();
+    let running = || asked.get_or_init(|| ask(&config.socket)).as_ref();
+    let circuits = Datagrams::bind(config.listen, false).map(|_| ());
+    let listens = |s: &Status| s.listen == config.listen.to_string();
+    let mut checks = vec![address("udp address", config, config.listen, circuits, running, listens)];
+    if let Some(api) = config.api {
+        let served = |s: &Status| s.api.as_deref() == Some(&*api.to_string());
+        checks.push(address("api address", config, api, serve::listen(api).map(|_| ()), running, served));
+    }
+    checks
+}
+
+fn address<'a>(
+    check: &'static str,
+    config: &Config,
+    at: SocketAddr,
+    tried: Result<()>,
+    running: impl FnOnce() -> std::result::Result<&'a Status, &'a Problem>,
+    has_it: impl Fn(&Status) -> bool,
+) -> Check {
+    let problem = match tried {
+        Ok(()) => return Check::new(check, Verdict::Ok, format!("{at} is free"), ""),
+        Err(problem) => problem,
+    };
+    let bad = |p: Problem| {
+        let found = format!("{} {}: {}", p.code, p.what, p.why);
+        Check::new(check, Verdict::Bad, found, p.try_next)
+    };
+    if problem.code != Code::AddressInUse {
+        return bad(problem);
+    }
+    match running() {
+        Ok(s) if s.cluster == config.cluster && s.node == config.name() && has_it(s) => {
+            Check::new(check, Verdict::Ok, format!("{at} is where {} listens", s.node), "")
+        }
+        // Somebody is there who may not be asked, or does not answer: it can be the node itself.
+        Err(p) if !is_deserted(&config.socket) => {
+            let found = format!("{at} is in use, perhaps by the node itself: {} {}", p.code, p.what);
+            Check::new(check, Verdict::Warn, found, p.try_next.as_str())
+        }
+        _ => bad(problem),
+    }
+}
+
+/// There is no such socket, or whoever made it is gone.
+fn is_deserted(socket: &Path) -> bool {
+    use std::io::ErrorKind;
+    let gone = |e: std::io::Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+    door::connect(socket).is_err_and(gone)
+}
+
+fn ask(socket: &Path) -> Result<Status> {
+    Session::open(socket, "oarlock")?.document(&Question::Status)
+}
+
 fn daemon(socket: Option<&Path>, configured: Option<&Path>) -> Check {
     let place = match (socket, configured) {
         // Whoever names a configuration asks about its node, not about some other one.
         (None, Some(path)) => Ok((path.into(), "its configuration")),
         _ => connect::find(socket),
     };
-    let asked = place.and_then(|(path, how)| {
-        let status: Status = Session::open(&path, "oarlock")?.document(&Question::Status)?;
-        Ok((status, how))
-    });
+    let asked = place.and_then(|(path, how)| Ok((ask(&path)?, how)));
     match asked {
         Ok((s, how)) if s.healthy => {
             Check::new("daemon", Verdict::Ok, format!("{} serves ({how})", s.node), "")

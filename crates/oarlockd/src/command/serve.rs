@@ -1,7 +1,7 @@
 //! `oarlock serve`: run a node until a signal comes.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 
 use oarlock_layout::code::Code;
@@ -105,24 +105,25 @@ impl Sockets {
     fn open(config: &Config) -> Result<Sockets> {
         let door = Door::open(&config.socket)?;
         let datagrams = Datagrams::bind(config.listen, config.offload)?;
-        let api = match config.api {
-            None => None,
-            Some(address) => {
-                let fail = |e: io::Error| {
-                    let what = format!("cannot listen on tcp {address}");
-                    match e.kind() {
-                        io::ErrorKind::AddrInUse => Problem::io(Code::AddressInUse, what, &e),
-                        io::ErrorKind::AddrNotAvailable => Problem::io(Code::AddressNotHere, what, &e),
-                        _ => Problem::io(Code::Failed, what, &e),
-                    }
-                };
-                let listener = TcpListener::bind(address).map_err(fail)?;
-                listener.set_nonblocking(true).map_err(fail)?;
-                Some(listener)
-            }
-        };
+        let api = config.api.map(listen).transpose()?;
         Ok(Sockets { datagrams, door, api })
     }
+}
+
+/// Listens where metrics and readiness are served.
+pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let fail = |e: io::Error| {
+        let what = format!("cannot listen on tcp {address}");
+        match e.kind() {
+            io::ErrorKind::AddrInUse => Problem::io(Code::AddressInUse, what, &e)
+                .try_next(format!("ss -ltnp 'sport = :{}' names the other program", address.port())),
+            io::ErrorKind::AddrNotAvailable => Problem::io(Code::AddressNotHere, what, &e),
+            _ => Problem::io(Code::Failed, what, &e),
+        }
+    };
+    let listener = TcpListener::bind(address).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(listener)
 }
 
 fn node(config: &Config, before: State, state: State, key: &Secret, secret: &Secret) -> Node {
