@@ -68,7 +68,10 @@ pub(crate) fn work(orders: &Orders) -> Result<u32, Box<dyn std::error::Error>> {
 fn work_locked(orders: &Orders, socket: &Path) -> Result<u32, Box<dyn std::error::Error>> {
     let client = Client::builder().label(format!("worker {}", orders.worker)).connect(socket)?;
     let space = client.space("default")?;
+    // To open it is to read it: the journal of another's transaction would be taken for that of a dead writer.
+    let guard = space.lock(LOCK).acquire()?;
     let mut connection = ledger::open(&orders.file, &orders.synchronous)?;
+    guard.release()?;
     for n in 0..orders.transactions {
         let guard = space.lock(LOCK).acquire()?;
         ledger::transact(&mut connection, orders.worker, n, orders.widen)?;
