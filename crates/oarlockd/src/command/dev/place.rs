@@ -57,18 +57,13 @@ impl Place {
                 std::env::temp_dir().join(format!("{PREFIX}{unique}"))
             }
         };
-        let shown = dir.display().to_string();
-        let fail = |e: &io::Error| {
-            Problem::io(Code::Failed, format!("cannot make {shown}"), e).try_next(ANOTHER_DIR)
-        };
         for name in &names {
             door::check_path(&dir.join(name).join("oarlock.sock"))
                 .map_err(|p| p.try_next("a shorter directory with --dir, for instance under /tmp"))?;
         }
-        let made_dir = !dir.exists();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fail(&e))?;
-        let mut place = Place { dir, names, marker: None, made_dir, api: Mutex::default() };
+        let mut place = Place { dir, names, marker: None, made_dir: false, api: Mutex::default() };
         place.claim()?;
+        let fail = |e: &io::Error| place.cannot_make(e);
         for name in &place.names {
             fs::DirBuilder::new().mode(0o750).create(place.dir.join(name)).map_err(|e| fail(&e))?;
             Secret::generate().write_new(&place.key(name))?;
@@ -77,38 +72,56 @@ impl Place {
         Ok(place)
     }
 
-    /// Makes sure that nothing here belongs to somebody else, and removes what a killed `dev` left.
+    fn cannot_make(&self, e: &io::Error) -> Problem {
+        Problem::io(Code::Failed, format!("cannot make {}", self.dir.display()), e).try_next(ANOTHER_DIR)
+    }
+
+    /// Makes the directory if need be, makes sure that nothing in it belongs to somebody else, and removes what
+    /// a killed `dev` left.
     fn claim(&mut self) -> Result<()> {
-        let fail = |e: io::Error| {
-            Problem::io(Code::Failed, format!("cannot write in {}", self.dir.display()), &e)
-                .try_next(ANOTHER_DIR)
+        let fail = |dir: &Path, e: &io::Error| {
+            Problem::io(Code::Failed, format!("cannot write in {}", dir.display()), e).try_next(ANOTHER_DIR)
         };
-        let ours = self.dir.join(MARKER).exists();
-        if !ours {
-            self.refuse_strangers()?;
-        }
-        let mut marker = open_marker(&self.dir, true).map_err(fail)?;
         let began = Instant::now();
         let mut told = false;
-        while !lock(&marker) {
-            if !told {
-                told = true;
-                output::say(format_args!(
-                    "oarlock: {} is in use; waiting {} s at most for nodes of a killed run to stop",
-                    self.dir.display(),
-                    STOPPING_MAX.as_secs()
-                ));
+        // A `dev` that ends takes marker and directory with it, also while this one waits for the marker.
+        let (mut marker, ours) = loop {
+            let made = !self.dir.exists();
+            let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+            make().map_err(|e| self.cannot_make(&e))?;
+            self.made_dir |= made;
+            let ours = self.dir.join(MARKER).exists();
+            if !ours {
+                self.refuse_strangers()?;
             }
-            if began.elapsed() > STOPPING_MAX {
-                return Err(Problem::new(
-                    Code::Failed,
-                    format!("another `oarlock dev` runs in {}", self.dir.display()),
-                )
-                .because("two clusters in one directory would take each other's sockets and keys")
-                .try_next("another directory, or stop the other one first"));
+            let marker = match open_marker(&self.dir, true) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && began.elapsed() <= STOPPING_MAX => continue,
+                opened => opened.map_err(|e| fail(&self.dir, &e))?,
+            };
+            while !lock(&marker) {
+                if !told {
+                    told = true;
+                    output::say(format_args!(
+                        "oarlock: {} is in use; waiting {} s at most for nodes of another run to stop",
+                        self.dir.display(),
+                        STOPPING_MAX.as_secs()
+                    ));
+                }
+                if began.elapsed() > STOPPING_MAX {
+                    return Err(Problem::new(
+                        Code::Failed,
+                        format!("another `oarlock dev` runs in {}", self.dir.display()),
+                    )
+                    .because("two clusters in one directory would take each other's sockets and keys")
+                    .try_next("another directory, or stop the other one first"));
+                }
+                thread::sleep(Duration::from_millis(50));
             }
-            thread::sleep(Duration::from_millis(50));
-        }
+            if is_in(&marker, &self.dir) {
+                break (marker, ours);
+            }
+        };
+        let fail = |e: io::Error| fail(&self.dir, &e);
         if ours {
             let mut text = String::new();
             marker.read_to_string(&mut text).map_err(fail)?;
@@ -243,6 +256,12 @@ fn lock(marker: &File) -> bool {
     rustix::fs::flock(marker, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
+/// Whether the marker is still the one that others will find. Whoever held it may have removed it.
+fn is_in(marker: &File, dir: &Path) -> bool {
+    let (ours, there) = (marker.metadata(), fs::symlink_metadata(dir.join(MARKER)));
+    matches!((ours, there), (Ok(ours), Ok(there)) if (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+}
+
 /// Removes what killed runs of this user left in a directory of temporary files: those that nobody chose a
 /// directory for would never be cleared by a next run in the same one.
 fn clear_leftovers(temp: &Path) {
@@ -255,6 +274,7 @@ fn clear_leftovers(temp: &Path) {
             && mine
             && let Ok(marker) = open_marker(&entry.path(), false)
             && lock(&marker)
+            && is_in(&marker, &entry.path())
         {
             remove_contents(&entry.path());
             let _ = fs::remove_file(entry.path().join(MARKER));
@@ -352,6 +372,30 @@ mod tests {
         assert!(place.key("node-a").exists() && dir.path().join(MARKER).exists());
         drop(place);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// Ended in one terminal and started in another: its nodes may still stop.
+    #[test]
+    fn a_directory_is_made_anew_if_the_run_that_is_waited_for_takes_it_away() {
+        let parent = tempfile::tempdir().unwrap();
+        let kept = tempfile::tempdir().unwrap();
+        for dir in [&parent.path().join("cluster"), kept.path()] {
+            let first = Place::make(&args(dir, 1)).unwrap();
+            let ends = thread::spawn({
+                let dir = dir.to_owned();
+                move || {
+                    thread::sleep(Duration::from_millis(200));
+                    assert!(dir.join(MARKER).exists());
+                    drop(first);
+                }
+            });
+            let second = Place::make(&args(dir, 1)).unwrap();
+            ends.join().unwrap();
+            assert!(is_in(second.marker.as_ref().unwrap(), dir), "others see that it is locked");
+            drop(second);
+        }
+        assert!(!parent.path().join("cluster").exists());
+        assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 0);
     }
 
     #[test]
