@@ -34,20 +34,29 @@ use doc::Question;
 /// An engine that says nothing for so long is stuck. Members are asked for at most a second.
 const ENGINE_MAX: Duration = Duration::from_secs(5);
 
-/// Looks at all members that are under way at a time; more wait here. A look that searches a full lockspace takes
-/// every engine of the cluster tens of milliseconds, in which it grants nothing.
+/// Looks through whole lockspaces that are under way at a time; more wait here. Such a look takes every engine of the
+/// cluster tens of milliseconds, in which it grants nothing.
 const LOOKS_MAX: usize = 4;
+/// The same for looks at one resource. They cost little, and do not stand in line with the others: while a member is
+/// silent each look takes a second, and every `oarlock lock` that waits asks for one.
+const LOOKS_AT_ONE_MAX: usize = 64;
 
 /// What every answer needs.
 pub(crate) struct Console {
     link: Link,
     config: Config,
     looks: Semaphore,
+    looks_at_one: Semaphore,
 }
 
 impl Console {
     fn new(link: Link, config: Config) -> Console {
-        Console { link, config, looks: Semaphore::new(LOOKS_MAX) }
+        Console {
+            link,
+            config,
+            looks: Semaphore::new(LOOKS_MAX),
+            looks_at_one: Semaphore::new(LOOKS_AT_ONE_MAX),
+        }
     }
 }
 
@@ -135,7 +144,11 @@ impl Console {
             None if waiting => At::Waiting,
             None => At::All,
         };
-        let _place = self.looks.acquire().await.expect("nobody closes it");
+        let places = match at {
+            At::Resource(_) => &self.looks_at_one,
+            At::Waiting | At::All => &self.looks,
+        };
+        let _place = places.acquire().await.expect("nobody closes it");
         let (sender, receiver) = oneshot::channel();
         let reply = Box::new(move |seen| {
             // Whoever asked may have left meanwhile.
@@ -193,6 +206,31 @@ mod tests {
             for it in asked {
                 it.await.unwrap().unwrap();
             }
+        });
+    }
+
+    /// A member that is silent makes looks last a second each. Who waits for one lock must not stand in that line.
+    #[test]
+    fn looks_at_one_resource_do_not_stand_in_line_with_large_ones() {
+        let (to_engine, engine) = std::sync::mpsc::channel();
+        let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
+        let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for name in (0..200).map(|i| (i >= 100).then_some("job")) {
+                let console = console.clone();
+                tokio::spawn(async move { console.locks("default", true, name).await.map(|_| ()) });
+            }
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            // None of them is answered.
+            let looks: Vec<Control> = engine.try_iter().collect();
+            let one = |c: &&Control| matches!(c, Control::Look { at: At::Resource(_), .. });
+            assert_eq!(
+                (looks.iter().filter(one).count(), looks.len()),
+                (LOOKS_AT_ONE_MAX, LOOKS_AT_ONE_MAX + LOOKS_MAX)
+            );
         });
     }
 }
