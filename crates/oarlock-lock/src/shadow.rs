@@ -51,8 +51,8 @@ pub(crate) struct Shadow {
     /// The waiting entry for which the master has granted what is owned: its place is before every head
     /// announced since, even while local holders still keep it waiting.
     reserved: Option<u64>,
-    /// An answer has come: before the next who waits for one is stated, whoever waits behind them has a turn.
-    turn: bool,
+    /// Whose turn it is to be stated.
+    turn: Turn,
     /// Somebody here has used the value block; and whether the master knows (R5).
     uses_value: bool,
     value_use: Carried<bool>,
@@ -61,6 +61,18 @@ pub(crate) struct Shadow {
     /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
     pub(crate) forgetting: bool,
     idle_since: Option<oarlock_layout::time::Instant>,
+}
+
+/// Those who wait for an answer stand in front of all others, and take turns with whoever waits behind them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Turn {
+    /// The first is stated, as always.
+    #[default]
+    Front,
+    /// An answer has come: before the next who waits for one is stated, whoever waits behind them has a turn.
+    Behind,
+    /// It has begun: a question was asked for this entry, and nothing else is stated before the answer.
+    Asked(u64),
 }
 
 /// What became of an attempt to grant.
@@ -99,7 +111,7 @@ impl Shadow {
             queues: Queues::default(),
             attempts: 0,
             reserved: None,
-            turn: false,
+            turn: Turn::Front,
             uses_value: false,
             value_use: Carried::default(),
             value_known: Carried::default(),

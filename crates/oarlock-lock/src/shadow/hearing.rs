@@ -7,7 +7,7 @@ use oarlock_layout::message::lock::{Deny, ForgetAck, Grant, HeadNotice, Reason, 
 use oarlock_layout::token::Fence;
 use oarlock_layout::value::Value;
 
-use super::{Answer, Shadow};
+use super::{Answer, Shadow, Turn};
 use crate::context::Context;
 use crate::output::Violation;
 use crate::planted::Bug;
@@ -145,7 +145,7 @@ impl Shadow {
             self.applied = a;
         }
         self.base = self.n;
-        self.turn = true;
+        self.turn = Turn::Behind;
         self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
         self.value_use.settle(a);
         self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });

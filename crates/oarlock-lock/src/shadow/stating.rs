@@ -5,7 +5,7 @@ use oarlock_layout::message::lock::{Body, Conv, Forget, Info, Want};
 use oarlock_layout::mode::{Mode, join_option};
 use oarlock_layout::segment::Word;
 
-use super::Shadow;
+use super::{Shadow, Turn};
 use crate::context::Context;
 use crate::planted::Bug;
 use crate::statement::Told;
@@ -20,11 +20,26 @@ impl Shadow {
         };
         // Programs that ask for answers one after the other would keep a waiter of their node from ever being
         // heard, although nobody may be in its way. So it is stated in between, if only for a moment.
-        if core::mem::take(&mut self.turn)
-            && let Some(conv) = self.queues.held_up().and_then(|entry| self.conv_of(ctx, word, entry))
-            && !self.owned.is_some_and(|owned| exceeds(&conv, owned))
-        {
-            self.say(ctx, word, Some(conv), Want::default());
+        let behind = match core::mem::take(&mut self.turn) {
+            Turn::Front => None,
+            Turn::Behind => self.queues.held_up(),
+            Turn::Asked(attempt) => self.queues.held_up().filter(|entry| entry.attempt == attempt),
+        };
+        if let Some(entry) = behind.cloned() {
+            let conv = self.conv_of(ctx, word, &entry);
+            let want = self.want_of(ctx, word, &entry, None);
+            if conv.is_none() && want.any() && self.queues.first().is_some_and(Waiting::is_try) {
+                // It waits for an answer itself, which a refused try does not bring. The block may have to be
+                // asked for elsewhere, and a question that is taken back is never answered: so the try waits.
+                self.say(ctx, word, None, want);
+                self.turn = Turn::Asked(entry.attempt);
+                return;
+            }
+            if conv.is_some()
+                && !conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned))
+            {
+                self.say(ctx, word, conv, Want::default());
+            }
         }
         let mut conv = self.conv(ctx, word);
         if conv.as_ref().zip(self.owned).is_some_and(|(conv, owned)| exceeds(conv, owned))
@@ -36,6 +51,10 @@ impl Shadow {
             conv = self.conv(ctx, &ctx.words.look(self.slot));
         }
         let want = self.want(ctx, word, conv.as_ref());
+        let asks = |entry: &&Waiting| conv.is_none() && want.any() && !entry.waits_for_an_answer();
+        if let Some(first) = self.queues.first().filter(asks) {
+            self.turn = Turn::Asked(first.attempt);
+        }
         self.say(ctx, word, conv, want);
     }
 
@@ -108,7 +127,10 @@ impl Shadow {
     }
 
     pub(super) fn want(&self, ctx: &Context<'_>, word: &Word, conv: Option<&Conv>) -> Want {
-        let Some(first) = self.queues.first() else { return Want::default() };
+        self.queues.first().map_or(Want::default(), |first| self.want_of(ctx, word, first, conv))
+    }
+
+    fn want_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting, conv: Option<&Conv>) -> Want {
         if conv.is_some() {
             // The grant brings a new serial by itself; whether it brings the newest block depends on who
             // else owns what then.
