@@ -372,6 +372,8 @@ impl Master {
             }
             self.refuse(node, Reason::Busy, &mut decided);
             self.grant_from_front(ctx, &mut decided);
+            // Whoever was granted now may have a question that the grant does not answer.
+            self.answer(ctx, &mut decided);
             self.number_head();
         }
         self.announce(ctx, decided);

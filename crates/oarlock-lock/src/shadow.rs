@@ -331,8 +331,17 @@ impl Shadow {
         match (entry.kind(), head.kind) {
             (Kind::Convert, Kind::New) => true,
             (Kind::New, Kind::Convert) => false,
-            _ => entry.attempt != 0 && self.reserved == Some(entry.attempt),
+            _ => self.is_reserved(entry),
         }
+    }
+
+    /// Has the master granted what this entry waits for? That no longer counts when another waiter has come before
+    /// it by HEADQUE: that one is stated now, and would wait for the head that waits for this one.
+    fn is_reserved(&self, entry: &Waiting) -> bool {
+        let next = |first: &Waiting| first.attempt == entry.attempt;
+        entry.attempt != 0
+            && self.reserved == Some(entry.attempt)
+            && (entry.waits_for_an_answer() || self.queues.first_waiter().is_some_and(next))
     }
 
     /// The mode that must stay owned for a waiting entry, if it is owned.

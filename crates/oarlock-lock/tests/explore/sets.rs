@@ -38,6 +38,10 @@ pub(crate) fn quick() -> Vec<Menu> {
             &[(NL, Flags::VALBLK), (CR, Flags::VALBLK | Flags::NOQUEUE), (EX, NONE)],
             &[(CR, Flags::VALBLK | Flags::NOQUEUE), (NL, Flags::VALBLK)],
         ),
+        Menu::new("tries beside questions", 2, 1, 4).at(&[0, 0, 0, 1]).only(
+            &[(CR, NONE), (CR, Flags::VALBLK), (CR, Flags::FRESH), (PW, NONE)],
+            &[(PW, Flags::NOQUEUE), (CR, Flags::VALBLK)],
+        ),
         Menu::new("manners", 2, 2, 3)
             .only(&MANNERS, &[(NL, NONE), (EX, Flags::QUECVT), (EX, Flags::NODLCKWT)]),
         Menu::new("manners alone", 2, 1, 4)
