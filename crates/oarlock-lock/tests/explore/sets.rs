@@ -42,6 +42,10 @@ pub(crate) fn quick() -> Vec<Menu> {
             &[(CR, NONE), (CR, Flags::VALBLK), (CR, Flags::FRESH), (PW, NONE)],
             &[(PW, Flags::NOQUEUE), (CR, Flags::VALBLK)],
         ),
+        Menu::new("a question behind a try", 3, 1, 5).only(&[(CR, Flags::VALBLK)], &[(PW, Flags::NOQUEUE)]),
+        Menu::new("headque before what was granted", 2, 1, 5)
+            .at(&[0, 0, 1])
+            .only(&[(CR, Flags::VALBLK), (EX, Flags::HEADQUE), (PW, NONE)], &[]),
         Menu::new("manners", 2, 2, 3)
             .only(&MANNERS, &[(NL, NONE), (EX, Flags::QUECVT), (EX, Flags::NODLCKWT)]),
         Menu::new("manners alone", 2, 1, 4)
