@@ -259,7 +259,6 @@ mod planted {
         Room(RoomBug::CancelAndGrant),
         Room(RoomBug::NlWithoutRecord),
         Room(RoomBug::HeadFirst),
-        Room(RoomBug::PlayBall),
         Room(RoomBug::KeepIncomparable),
         Room(RoomBug::TryByRetention),
         Room(RoomBug::StaleForget),
