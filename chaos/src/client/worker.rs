@@ -60,6 +60,14 @@ pub(super) fn granted(guard: &Guard) -> Told {
     }
 }
 
+/// Whether a change to this mode shows the block (scenario 26). Another one that does not write shows it only if it is not
+/// to be believed (32); a guard then still has what it saw before, and which of the two it is cannot be told from it.
+/// So the diary leaves such changes out, and the simulator judges them.
+fn reads(from: Mode, to: Mode) -> bool {
+    // From CW to PR is upwards by the numbers of the modes (28).
+    to.covers(from) || (from, to) == (Mode::CW, Mode::PR)
+}
+
 /// Writes a refusal down; an end of the session is none.
 pub(super) fn refused(diary: &mut Diary, handle: u32, error: &Error) -> Result<(), Ended> {
     match error.kind() {
@@ -254,8 +262,9 @@ impl Worker<'_> {
         if flags.contains(Flags::FRESH) {
             conversion = conversion.fresh();
         }
+        let silent = !leaves && !reads(from, mode);
         // What the library adds by itself.
-        if held.values && (value.is_some() || !leaves) {
+        if held.values && (value.is_some() || !leaves) && !silent {
             flags |= Flags::VALBLK;
         }
         if invalidate {
@@ -265,7 +274,11 @@ impl Worker<'_> {
         match conversion.convert() {
             Ok(()) => {
                 held.told = None;
-                self.diary.told(held.handle, granted(&held.guard));
+                let mut told = granted(&held.guard);
+                if let (Told::Granted { value, .. }, true) = (&mut told, silent) {
+                    *value = None;
+                }
+                self.diary.told(held.handle, told);
             }
             Err(error) => self.refused(held.handle, &error)?,
         }
