@@ -141,6 +141,7 @@ fn a_long_line_of_writers_costs_what_each_of_them_costs() {
     grows_with_its_size(line);
 }
 
+/// `cargo test --release -p oarlock-lock --test scale -- --ignored --nocapture` prints its table.
 #[test]
 #[ignore = "prints times; worth reading on a quiet machine only"]
 fn a_covered_pair_costs_the_same_among_a_million_resources() {
