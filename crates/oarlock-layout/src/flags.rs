@@ -34,6 +34,8 @@ bitflags::bitflags! {
         const NODLCKBLK = 1 << 13;
         /// Send no blocking notices for this lock.
         const NOBAST = 1 << 14;
+        /// The program looks at the lock's entry in the segment by itself: no message about a grant.
+        const QUIET = 1 << 15;
     }
 }
 

@@ -78,6 +78,52 @@ impl LockId {
     pub const fn handle(self) -> u32 {
         self.0 as u32
     }
+
+    /// Its entry in the segment, if it has one.
+    pub const fn entry(self) -> Option<u32> {
+        match SharedHandle::of(self.handle()) {
+            Some(shared) => Some(shared.entry),
+            None => None,
+        }
+    }
+}
+
+/// The number of a lock that has an entry in a segment: the program does not choose it.
+///
+/// ```text
+///    31 30   28 27                0
+///   ┌──┬───────┬─────────────────┐
+///   │ 1│ segment│ entry           │
+///   └──┴───────┴─────────────────┘
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SharedHandle {
+    /// Which of the session's segments, in the order in which it asked for them.
+    pub segment: u8,
+    /// Which entry of its area there.
+    pub entry: u32,
+}
+
+impl SharedHandle {
+    /// Segments that a session may have.
+    pub const SEGMENTS_MAX: u8 = 8;
+    const MARK: u32 = 1 << 31;
+    const SHIFT: u32 = 28;
+
+    /// As a number.
+    pub const fn number(self) -> u32 {
+        assert!(self.segment < SharedHandle::SEGMENTS_MAX && self.entry < 1 << SharedHandle::SHIFT);
+        SharedHandle::MARK | (self.segment as u32) << SharedHandle::SHIFT | self.entry
+    }
+
+    /// From a number; none if that is one the program chose.
+    pub const fn of(number: u32) -> Option<SharedHandle> {
+        if number & SharedHandle::MARK == 0 {
+            return None;
+        }
+        let segment = (number >> SharedHandle::SHIFT & 7) as u8;
+        Some(SharedHandle { segment, entry: number & ((1 << SharedHandle::SHIFT) - 1) })
+    }
 }
 
 impl fmt::Debug for LockId {
@@ -101,5 +147,13 @@ mod tests {
         let id = LockId::new(SessionId(7), u32::MAX);
         assert_eq!((id.session(), id.handle()), (SessionId(7), u32::MAX));
         assert_eq!(format!("{id}"), "7.4294967295");
+    }
+
+    #[test]
+    fn a_lock_in_a_segment_is_told_from_one_that_the_program_numbered() {
+        let shared = SharedHandle { segment: 7, entry: 16_383 };
+        assert_eq!(SharedHandle::of(shared.number()), Some(shared));
+        assert_eq!(LockId::new(SessionId(1), shared.number()).entry(), Some(16_383));
+        assert_eq!(LockId::new(SessionId(1), i32::MAX as u32).entry(), None);
     }
 }

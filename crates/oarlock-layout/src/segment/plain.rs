@@ -1,13 +1,9 @@
 //! `Words` over plain memory: nobody but its owner touches it. The dumb twin of every faster one.
 //!
 //! ```text
-//!   names ──hash──► slots[n] { word, value, token, locks ──┐ }
-//!   lock  ──hash──► held[i]  { entry, places in both lists }◄┘
-//!   session ─hash─► its locks ──────────────────────────────┘
+//!   names ──hash──► slots[n] { word, value, token }
+//!   lock, slot, session ──hash──► held locks
 //! ```
-//!
-//! Every operation on one lock costs the same with a million resources as with ten. Tables are looked up,
-//! never walked: what is listed comes out of vectors and is sorted.
 
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
@@ -15,6 +11,7 @@ use core::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::locks::Locks;
 use super::words::{Claim, Counts, Entry, MANNER, NoSlot, Notice, Word, Words};
 use crate::flags::Flags;
 use crate::id::{LockId, SessionId, Slot};
@@ -31,10 +28,7 @@ pub struct PlainWords {
     names: HashTable<Slot>,
     slots: Vec<Option<Place>>,
     free: Vec<Slot>,
-    locks: HashTable<u32>,
-    held: Vec<Option<Held>>,
-    free_held: Vec<u32>,
-    sessions: HashTable<Session>,
+    locks: Locks,
     max: u32,
 }
 
@@ -45,26 +39,10 @@ struct Place {
     keep: bool,
     token: Token,
     value: Value,
-    /// Indexes into `held`.
-    locks: Vec<u32>,
     /// Every lock here that blocks one of these modes (a bit each) has been told so; and the same but for one
     /// lock. A queue of thousands asks again and again, and the answer is mostly that there is no news.
     told: u8,
     told_but: Option<(Mode, LockId)>,
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    entry: Entry,
-    /// Where this lock stands in the list of its slot and in that of its session.
-    in_slot: u32,
-    in_session: u32,
-}
-
-#[derive(Clone, Debug)]
-struct Session {
-    id: SessionId,
-    locks: Vec<u32>,
 }
 
 impl Default for PlainWords {
@@ -86,10 +64,7 @@ impl PlainWords {
             names: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            locks: HashTable::new(),
-            held: Vec::new(),
-            free_held: Vec::new(),
-            sessions: HashTable::new(),
+            locks: Locks::with_seed(seed),
             max,
         }
     }
@@ -111,75 +86,11 @@ impl PlainWords {
         xxh3_64_with_seed(name.as_bytes(), self.seed)
     }
 
-    fn index_of(&self, lock: LockId) -> Option<u32> {
-        let held = &self.held;
-        let is = |index: &u32| held[*index as usize].as_ref().is_some_and(|h| h.entry.claim.lock == lock);
-        self.locks.find(mix(lock.0, self.seed), is).copied()
-    }
-
-    fn held(&self, index: u32) -> &Held {
-        self.held[index as usize].as_ref().expect("a listed lock is held")
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let lock = entry.claim.lock;
-        let seed = self.seed;
-        let index = match self.free_held.pop() {
-            Some(index) => index,
-            None => {
-                self.held.push(None);
-                self.held.len() as u32 - 1
-            }
-        };
-        let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
-        place.locks.push(index);
+    /// Everybody on a slot is to be told anew.
+    fn untell(&mut self, slot: Slot) {
+        let place = self.place_mut(slot);
         (place.told, place.told_but) = (0, None);
-        let in_slot = place.locks.len() as u32 - 1;
-        let id = lock.session();
-        let rehash = |session: &Session| mix(session.id.0.into(), seed);
-        let hash = mix(id.0.into(), seed);
-        let session = self.sessions.entry(hash, |session| session.id == id, rehash);
-        let session = session.or_insert_with(|| Session { id, locks: Vec::new() }).into_mut();
-        session.locks.push(index);
-        let in_session = session.locks.len() as u32 - 1;
-        self.held[index as usize] = Some(Held { entry, in_slot, in_session });
-        let held = &self.held;
-        let rehash = |i: &u32| mix(held[*i as usize].as_ref().map_or(0, |h| h.entry.claim.lock.0), seed);
-        self.locks.insert_unique(mix(lock.0, seed), index, rehash);
     }
-
-    fn remove(&mut self, lock: LockId) -> Option<Entry> {
-        let index = self.index_of(lock)?;
-        let hash = mix(lock.0, self.seed);
-        self.locks.find_entry(hash, |i| *i == index).expect("it was found").remove();
-        let Held { entry, in_slot, in_session } = self.held[index as usize].take().expect("a held lock");
-        self.free_held.push(index);
-        // The last of each list takes the place of the one that goes.
-        let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
-        place.locks.swap_remove(in_slot as usize);
-        if let Some(moved) = place.locks.get(in_slot as usize) {
-            self.held[*moved as usize].as_mut().expect("a listed lock is held").in_slot = in_slot;
-        }
-        let id = lock.session();
-        let hash = mix(id.0.into(), self.seed);
-        let mut session = self.sessions.find_entry(hash, |s| s.id == id).expect("a lock has a session");
-        session.get_mut().locks.swap_remove(in_session as usize);
-        if let Some(moved) = session.get().locks.get(in_session as usize) {
-            self.held[*moved as usize].as_mut().expect("a listed lock is held").in_session = in_session;
-        }
-        if session.get().locks.is_empty() {
-            session.remove();
-        }
-        Some(entry)
-    }
-}
-
-/// Numbers are given out one after the other; a table wants them spread (splitmix64 finaliser).
-fn mix(number: u64, seed: u64) -> u64 {
-    let mut z = (number ^ seed).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 impl Place {
@@ -221,7 +132,6 @@ impl Words for PlainWords {
             keep: true,
             token: Token::default(),
             value: Value::NEVER,
-            locks: Vec::new(),
             told: 0,
             told_but: None,
         };
@@ -243,7 +153,7 @@ impl Words for PlainWords {
     }
 
     fn evict(&mut self, slot: Slot) -> bool {
-        if !self.place(slot).locks.is_empty() {
+        if self.locks.of_slot(slot).next().is_some() {
             return false;
         }
         let place = self.slots[slot.0 as usize].take().expect("a bound slot");
@@ -295,8 +205,9 @@ impl Words for PlainWords {
     }
 
     fn disown(&mut self, slot: Slot) {
+        let held = self.locks.of_slot(slot).next().is_some();
         let place = self.place_mut(slot);
-        assert!(place.locks.is_empty(), "{:?} is disowned with locks held", place.name);
+        assert!(!held, "{:?} is disowned with locks held", place.name);
         place.word.owned = None;
     }
 
@@ -305,7 +216,7 @@ impl Words for PlainWords {
     }
 
     fn admit(&mut self, slot: Slot, mode: Mode, claim: Claim) -> Option<Token> {
-        assert!(self.index_of(claim.lock).is_none(), "lock {} is held already", claim.lock);
+        assert!(self.locks.get(claim.lock).is_none(), "lock {} is held already", claim.lock);
         let place = self.place_mut(slot);
         let word = &mut place.word;
         if !word.owned.is_some_and(|owned| owned.covers(mode)) || !word.counts.admits(mode) {
@@ -313,13 +224,13 @@ impl Words for PlainWords {
         }
         word.counts = word.counts.with(mode);
         let token = place.next_token(mode);
-        self.insert(Entry { claim, slot, mode, token, told: None });
+        self.locks.insert(Entry { claim, slot, mode, token, told: None, fast: false });
+        self.untell(slot);
         Some(token)
     }
 
     fn convert(&mut self, lock: LockId, to: Mode) -> Option<Token> {
-        let index = self.index_of(lock)?;
-        let entry = &mut self.held[index as usize].as_mut().expect("a listed lock is held").entry;
+        let entry = self.locks.get_mut(lock)?;
         let place = self.slots[entry.slot.0 as usize].as_mut().expect("a bound slot");
         let others = place.word.counts.without(entry.mode);
         if !place.word.owned.is_some_and(|owned| owned.covers(to)) || !others.admits(to) {
@@ -337,27 +248,24 @@ impl Words for PlainWords {
     }
 
     fn drop(&mut self, lock: LockId) -> Option<Entry> {
-        let entry = self.remove(lock)?;
+        let entry = self.locks.remove(lock)?;
         let word = &mut self.place_mut(entry.slot).word;
         word.counts = word.counts.without(entry.mode);
         Some(entry)
     }
 
     fn entry(&self, lock: LockId) -> Option<Entry> {
-        self.index_of(lock).map(|index| self.held(index).entry)
+        self.locks.get(lock).copied()
     }
 
     fn entries(&self, slot: Slot) -> Vec<Entry> {
-        let mut entries: Vec<Entry> =
-            self.place(slot).locks.iter().map(|index| self.held(*index).entry).collect();
+        let mut entries: Vec<Entry> = self.locks.of_slot(slot).copied().collect();
         entries.sort_unstable_by_key(|e| e.claim.lock);
         entries
     }
 
     fn of_session(&self, session: SessionId) -> Vec<LockId> {
-        let found = self.sessions.find(mix(session.0.into(), self.seed), |s| s.id == session);
-        let indexes = found.map_or(&[][..], |s| &s.locks);
-        let mut locks: Vec<LockId> = indexes.iter().map(|i| self.held(*i).entry.claim.lock).collect();
+        let mut locks: Vec<LockId> = self.locks.of_session(session).map(|e| e.claim.lock).collect();
         locks.sort_unstable();
         locks
     }
@@ -373,28 +281,14 @@ impl Words for PlainWords {
             Some(but) => place.told_but = Some((wanted, but)),
         }
         let mut notices = Vec::new();
-        for index in &place.locks {
-            let entry = &mut self.held[*index as usize].as_mut().expect("a listed lock is held").entry;
-            let lock = entry.claim.lock;
-            if Some(lock) == but || entry.mode.compatible(wanted) || entry.claim.flags.contains(Flags::NOBAST)
-            {
-                continue;
-            }
-            let join = join_option(entry.told, Some(wanted));
-            if join != entry.told {
-                entry.told = join;
-                notices.push(Notice { lock, wanted: join.expect("a join with some mode") });
-            }
-        }
+        self.locks.each_of_slot(slot, |entry| notices.extend(entry.notify(wanted, but)));
         notices.sort_unstable_by_key(|n| n.lock);
         notices
     }
 
     fn set_manner(&mut self, lock: LockId, flags: Flags) {
-        if let Some(index) = self.index_of(lock) {
-            let held = self.held[index as usize].as_mut().expect("a listed lock is held");
-            let claim = &mut held.entry.claim;
-            claim.flags = (claim.flags - MANNER) | (flags & MANNER);
+        if let Some(entry) = self.locks.get_mut(lock) {
+            entry.claim.flags = (entry.claim.flags - MANNER) | (flags & MANNER);
         }
     }
 
@@ -521,7 +415,7 @@ mod tests {
         let mut there: Vec<(LockId, Slot)> = Vec::new();
         let mut random = 1u64;
         for step in 0..2_000u32 {
-            random = mix(random, step.into());
+            random = super::super::locks::mix(random, step.into());
             if random % 5 < 3 {
                 let lock = LockId::new(SessionId((random >> 8) as u32 % 4), step);
                 let slot = slots[(random >> 16) as usize % 3];

@@ -35,10 +35,9 @@ impl Counts {
         Mode::ALL.into_iter().all(|m| self.of(m) == 0 || m.compatible(mode))
     }
 
-    /// The same without one lock in `mode`.
+    /// The same without one lock in `mode`. Counts are claims: one that is zero stays zero.
     #[must_use]
     pub fn without(mut self, mode: Mode) -> Counts {
-        debug_assert!(self.of(mode) > 0);
         self.0[mode as usize] = self.0[mode as usize].saturating_sub(1);
         self
     }
@@ -93,6 +92,24 @@ pub struct Entry {
     pub token: Token,
     /// Join of what it was told that others want (scenarios 57, 58); none since its last grant or convert.
     pub told: Option<Mode>,
+    /// Its program granted it to itself.
+    pub fast: bool,
+}
+
+impl Entry {
+    /// Marks the lock if it blocks `wanted`, is not the one that asks, and wants to hear; the notice if that is news.
+    pub fn notify(&mut self, wanted: Mode, but: Option<LockId>) -> Option<Notice> {
+        let lock = self.claim.lock;
+        if Some(lock) == but || self.mode.compatible(wanted) || self.claim.flags.contains(Flags::NOBAST) {
+            return None;
+        }
+        let join = join_option(self.told, Some(wanted));
+        if join == self.told {
+            return None;
+        }
+        self.told = join;
+        join.map(|wanted| Notice { lock, wanted })
+    }
 }
 
 /// A holder that has just been told something new.
@@ -102,6 +119,39 @@ pub struct Notice {
     pub lock: LockId,
     /// What is wanted.
     pub wanted: Mode,
+}
+
+/// Where the program of a session finds its entries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Place {
+    /// The area of the session in the segment.
+    pub area: u32,
+    /// The session word: while it reads so, the session lives.
+    pub session_word: u64,
+    /// The epoch of the segment: while it reads so, this node's lease has not been lost.
+    pub epoch: u64,
+}
+
+/// Somebody who sleeps on an entry of the segment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Wake {
+    /// The area of its session.
+    pub area: u32,
+    /// The entry.
+    pub entry: u32,
+}
+
+/// What callers did without the node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Tally {
+    /// Locks they granted themselves.
+    pub grants: u64,
+    /// Releases that let need fall below what is owned (C15, M9).
+    pub considered: u64,
+    /// Releases that handed over to a waiter (M10).
+    pub handed_over: u64,
+    /// Sessions that may grant themselves.
+    pub attached: u32,
 }
 
 /// Every slot is in use.
@@ -179,6 +229,72 @@ pub trait Words {
     /// A convert says anew what its lock wants to be told and how a deadlock search is to treat it: of `flags`,
     /// those of [`MANNER`] take the place of the lock's own (scenarios 13 and 61).
     fn set_manner(&mut self, lock: LockId, flags: Flags);
+
+    // ----- callers of the node that grant themselves; a private implementation has none -----------------
+
+    /// Names the first waiter of a slot, to whom a releaser may hand over directly (M10): a new lock in a mode that is
+    /// owned, with nobody elsewhere before it. None takes the name back.
+    fn offer(&mut self, slot: Slot, waiter: Option<(LockId, Mode)>) {
+        let _ = (slot, waiter);
+    }
+
+    /// The waiter that was offered, if a releaser has handed over to it. Told once.
+    fn taken(&mut self, slot: Slot) -> Option<LockId> {
+        let _ = slot;
+        None
+    }
+
+    /// Says no to what a lock waits for. False if it was granted meanwhile: the lock's own word is the one arbiter
+    /// (R9).
+    fn refuse(&mut self, lock: LockId) -> bool {
+        let _ = lock;
+        true
+    }
+
+    /// May callers read and write the value block by themselves? Not before the master knows that it is used (R5).
+    fn set_value_ready(&mut self, slot: Slot, ready: bool) {
+        let _ = (slot, ready);
+    }
+
+    /// Has a caller used the slot by itself since this was last asked? Such use sends no word to the node.
+    fn used(&mut self, slot: Slot) -> bool {
+        let _ = slot;
+        false
+    }
+
+    /// A place for a session whose program will grant itself; none if it cannot have one. `segment`: which of the
+    /// session's segments this is, as its locks' numbers say.
+    fn attach(&mut self, session: SessionId, segment: u8) -> Option<Place> {
+        let _ = (session, segment);
+        None
+    }
+
+    /// The program of a session that is over is gone for certain: its place may be given to another. Until then a store
+    /// that it prepared may still come.
+    fn bury(&mut self, session: SessionId) {
+        let _ = session;
+    }
+
+    /// A session is over (M12): from here on nothing it does counts. What it held stays counted, and listed by
+    /// [`of_session`](Words::of_session), until it is dropped.
+    fn end(&mut self, session: SessionId) {
+        let _ = session;
+    }
+
+    /// The next slot for which a caller rang.
+    fn poll_bell(&mut self) -> Option<Slot> {
+        None
+    }
+
+    /// The next waiter to wake.
+    fn poll_wake(&mut self) -> Option<Wake> {
+        None
+    }
+
+    /// What callers did by themselves, in sum.
+    fn tally(&self) -> Tally {
+        Tally::default()
+    }
 
     /// The value block.
     fn value(&self, slot: Slot) -> Value;

@@ -1,0 +1,793 @@
+//! The caller's side: one session's locks in one segment (M1).
+//!
+//! ```text
+//!             acquire                          release
+//!   Free ──► Trying ──► word + m ──► Held ──► Lowering ──► word - m ──► Free
+//!              │  ▲                   │ ▲         └─ shut ──► Handed (the node does the rest)
+//!       conflict │ Revoked             │ │ raise, lower
+//!              ▼  │                   ▼ │
+//!            Waiting ──────────────► Asking            (the node, or a releaser, answers)
+//! ```
+//!
+//! The rule behind every order: an entry never claims more than the word grants. Up: the word first, then the entry.
+//! Down: the entry first, then the word. So a death between any two instructions leaves a count that is too high, never
+//! one that is too low, and the node can put it right.
+//!
+//! Nothing here waits for anybody, allocates, or calls the kernel. The clock is looked at once for each grant, after
+//! the commit (L1).
+
+use std::sync::Arc;
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::segment::geometry::{HOT_ENTRIES, area, entry, header, slot, tail};
+use oarlock_layout::segment::{Grant, Place, Stage, State};
+use oarlock_layout::token::{Fence, Token};
+
+use crate::cells::{Own, exchange_grant, exchange_state, grant, state};
+use crate::memory::{Line, Memory};
+use crate::names::{Spot, VALUE_READY};
+use crate::planted::{Bug, planted};
+use crate::search;
+use crate::sync::{AtomicU64, FIELD, LOOK, Place as At, SHOW, TAKE, fence_after_exchange};
+
+/// CLOCK_MONOTONIC_COARSE, in nanoseconds.
+pub trait Clock {
+    /// Now, within a tick of the kernel.
+    fn coarse(&self) -> u64;
+}
+
+/// One session's access to one segment. Threads may share it.
+pub struct Caller<C> {
+    memory: Arc<Memory>,
+    place: Place,
+    /// Where the session's area begins.
+    area_line: usize,
+    clock: C,
+}
+
+/// What a grant looks at again after its commit. Found before the first exchange: each one empties the processor, and to
+/// find a cell only then would cost as much as the exchange itself.
+#[derive(Clone, Copy)]
+struct Vital<'a> {
+    /// The line of the header that has the epoch and the lease.
+    header: &'a Line,
+    session: &'a AtomicU64,
+}
+
+/// Who stands behind a lock, and how it wants to be treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Party {
+    /// As the program gave it.
+    pub owner: u64,
+    /// As the program gave it.
+    pub transaction: u64,
+    /// [`Flags::VALBLK`] and those of [`MANNER`](oarlock_layout::segment::MANNER) matter here.
+    pub flags: Flags,
+}
+
+/// A lock that is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    /// Its entry.
+    pub entry: u32,
+    /// In which mode.
+    pub mode: Mode,
+    /// On which resource.
+    pub spot: Spot,
+    /// The state word of its entry while it is held so.
+    pub(crate) state: State,
+}
+
+/// A lock or a change of mode that the node was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// Its entry.
+    pub entry: u32,
+    /// The generation it had when it began to wait; the node may have moved it on since.
+    pub(crate) state: State,
+}
+
+/// Why there is nothing to be had from this segment any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// The node lost its lease or ended its run (M13).
+    Epoch,
+    /// The session is over (M12).
+    Session,
+    /// The node has not renewed its lease in time (L1).
+    Lease,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Taken {
+    /// It is held. `knock`: the node sleeps and must be woken, because somebody waits behind this lock.
+    Held {
+        /// The lock.
+        hold: Hold,
+        /// Knock at the node.
+        knock: bool,
+    },
+    /// The node must be asked; the entry waits for its answer.
+    Wait(Ticket),
+    /// A holder or a waiter of this node is in the way. Only for those who do not wait.
+    Busy,
+    /// Only the master can tell. Only for those who do not wait.
+    NotOwned,
+    /// The slot bears another name by now: look it up again.
+    Moved,
+    /// Every entry in reach is in use, or the count is full: ask the node for a lock without an entry.
+    NoRoom,
+    /// Nothing is granted here any more.
+    Lost(Loss),
+}
+
+/// What became of a waiting lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Answer {
+    /// Nothing yet: sleep while the entry reads so.
+    Waiting(State),
+    /// It is held.
+    Held(Hold),
+    /// The node said no; its reason comes by message.
+    Refused,
+    /// The session is over.
+    Lost,
+}
+
+/// A lock that cannot be given back or changed, because it is not held any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone;
+
+impl<C: Clock> Caller<C> {
+    /// What the node has assigned to a session.
+    pub fn new(memory: Arc<Memory>, place: Place, clock: C) -> Caller<C> {
+        let area_line = memory.area_line(place.area);
+        Caller { memory, place, area_line, clock }
+    }
+
+    /// The segment.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The slot of a name, if callers can find it.
+    #[inline]
+    pub fn find(&self, name: &[u8]) -> Option<Spot> {
+        self.memory.find(name)
+    }
+
+    /// Can anything still be granted here, and believed?
+    #[inline]
+    pub fn living(&self) -> Result<(), Loss> {
+        self.living_at(self.vital(), self.clock.coarse())
+    }
+
+    #[inline(always)]
+    fn vital(&self) -> Vital<'_> {
+        let header = self.memory.line(header::EPOCH / 8);
+        Vital { header, session: &self.memory.line(self.area_line)[area::SESSION] }
+    }
+
+    #[inline(always)]
+    fn living_at(&self, vital: Vital<'_>, now: u64) -> Result<(), Loss> {
+        if vital.header[header::EPOCH % 8].load(LOOK) != self.place.epoch {
+            return Err(Loss::Epoch);
+        }
+        if vital.session.load(LOOK) != self.place.session_word {
+            return Err(Loss::Session);
+        }
+        if now >= vital.header[header::LEASE_UNTIL % 8].load(LOOK) && !planted(Bug::NoLease) {
+            return Err(Loss::Lease);
+        }
+        Ok(())
+    }
+
+    // ----- acquire --------------------------------------------------------------------------------------
+
+    /// Takes a lock. `wait`: if it cannot be had at once, the entry is left waiting and the node is to be asked.
+    /// `hint` spreads threads over entries.
+    #[inline(always)]
+    pub fn acquire(&self, spot: Spot, mode: Mode, party: &Party, wait: bool, hint: u32) -> Taken {
+        let line = self.memory.slot(spot.slot);
+        let vital = self.vital();
+        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else { return Taken::NoRoom };
+        let word = &line[slot::WORD];
+        let users = 1 << (self.place.area % 64);
+        let values = party.flags.contains(Flags::VALBLK);
+        loop {
+            let now = grant(word);
+            if line[slot::USERS].load(LOOK) & users == 0 {
+                line[slot::USERS].fetch_or(users, TAKE);
+                continue;
+            }
+            if state(&own[entry::STATE]) != trying && !planted(Bug::NoCheckAfterLoad) {
+                return self.turned_down(own, number, trying, mode, wait);
+            }
+            if line[slot::GENERATION].load(LOOK) != spot.generation && !planted(Bug::NoSlotGeneration) {
+                self.free(own, trying);
+                return Taken::Moved;
+            }
+            if vital.session.load(LOOK) != self.place.session_word {
+                self.free(own, trying);
+                return Taken::Lost(Loss::Session);
+            }
+            let readable = !values
+                || (line[slot::TAG].load(LOOK) & VALUE_READY != 0 && now.owned().is_some_and(readable_under));
+            if !now.open_to(mode) || !now.covers(mode) || !readable {
+                if !wait {
+                    self.free(own, trying);
+                    let covered = now.covers(mode) && readable;
+                    return if covered { Taken::Busy } else { Taken::NotOwned };
+                }
+                // Who finds somebody in the way sets the gate in the word that it judged: its place counts from here.
+                let gate = now.gate() || now.shut() || planted(Bug::NoGateByFinder);
+                if !gate && exchange_grant(word, now, now.with_gate(true)).is_err() {
+                    continue;
+                }
+                return self.wait(own, number, trying, mode);
+            }
+            let Ok(then) = now.with(mode) else {
+                self.free(own, trying);
+                return Taken::NoRoom;
+            };
+            if planted(Bug::TokenBeforeCommit) {
+                let local = &self.memory.tail(spot.slot)[tail::LOCAL];
+                local.store(local.load(FIELD) + 1, FIELD);
+            }
+            if exchange_grant(word, now, then).is_ok() {
+                break;
+            }
+        }
+        let held = trying.to(Stage::Held, Some(mode), None);
+        if planted(Bug::CommitByStore) {
+            own[entry::STATE].store(held.0, SHOW);
+        } else if exchange_state(&own[entry::STATE], trying, held).is_err() {
+            // The node has taken the attempt back and left it out of its count: the word is not ours to touch.
+            return self.turned_down(own, number, trying, mode, wait);
+        }
+        self.committed(own, line, vital, Hold { entry: number, mode, spot, state: held })
+    }
+
+    /// The looks that come after a commit: what was granted counts only if nothing has ended meanwhile.
+    #[inline(always)]
+    fn committed(&self, own: Own<'_>, line: &Line, vital: Vital<'_>, hold: Hold) -> Taken {
+        fence_after_exchange(At::Commit);
+        let now = self.clock.coarse();
+        if let Err(loss) = self.living_at(vital, now) {
+            self.give_back(hold.entry, hold.mode, hold.spot.slot, hold.spot.generation, hold.state);
+            return Taken::Lost(loss);
+        }
+        if line[slot::GENERATION].load(LOOK) != hold.spot.generation && !planted(Bug::NoSlotGeneration) {
+            self.give_back(hold.entry, hold.mode, hold.spot.slot, hold.spot.generation, hold.state);
+            return Taken::Moved;
+        }
+        own[entry::SINCE].store(now, FIELD);
+        add_one(&own[entry::GRANTS]);
+        // Whoever came between the word and the commit has been told nothing yet (M5).
+        let knock = grant(&line[slot::WORD]).gate()
+            && !planted(Bug::NoGateReread)
+            && self.memory.ring(hold.spot.slot);
+        Taken::Held { hold, knock }
+    }
+
+    /// Takes its parts one by one: a hold whose address is taken lives in memory, and reading back there what was just
+    /// written in pieces costs as much as an exchange.
+    #[cold]
+    #[inline(never)]
+    fn give_back(&self, entry: u32, mode: Mode, slot: u32, generation: u64, state: State) {
+        let _ = self.release(Hold { entry, mode, spot: Spot { slot, generation }, state });
+    }
+
+    /// Asks the node for a lock on a resource that has no slot yet: an entry that waits.
+    pub fn ask(&self, mode: Mode, party: &Party, hint: u32) -> Taken {
+        let spot = Spot { slot: u32::MAX, generation: 0 };
+        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else { return Taken::NoRoom };
+        self.wait(own, number, trying, mode)
+    }
+
+    /// Takes an entry and writes down what it is about.
+    #[inline(always)]
+    fn claim(&self, spot: Spot, mode: Mode, party: &Party, hint: u32) -> Option<(Own<'_>, u32, State)> {
+        // The first entry of this thread is nearly always free, and hot.
+        let first = hint % HOT_ENTRIES;
+        let own = self.memory.own(self.area_line, first);
+        match self.try_claim(own, first, spot, mode, party) {
+            Some(trying) => Some((own, first, trying)),
+            None => self.claim_another(spot, mode, party, hint),
+        }
+    }
+
+    #[cold]
+    fn claim_another(
+        &self,
+        spot: Spot,
+        mode: Mode,
+        party: &Party,
+        hint: u32,
+    ) -> Option<(Own<'_>, u32, State)> {
+        search::reach(self.memory.geometry(), spot.slot, hint).find_map(|number| {
+            let own = self.memory.own(self.area_line, number);
+            self.try_claim(own, number, spot, mode, party).map(|trying| (own, number, trying))
+        })
+    }
+
+    #[inline(always)]
+    fn try_claim(&self, own: Own<'_>, number: u32, spot: Spot, mode: Mode, party: &Party) -> Option<State> {
+        let free = state(&own[entry::STATE]);
+        if free.stage() != Some(Stage::Free) {
+            return None;
+        }
+        let trying = free.to(Stage::Trying, Some(mode), None);
+        search::touch(&self.memory, self.place.area, number);
+        exchange_state(&own[entry::STATE], free, trying).ok()?;
+        let slot_and_flags = u64::from(spot.slot) | u64::from(party.flags.bits()) << 32;
+        set(&own[entry::SLOT], slot_and_flags);
+        set(&own[entry::SLOT_GENERATION], spot.generation);
+        set(&own[entry::OWNER], party.owner);
+        set(&own[entry::TRANSACTION], party.transaction);
+        Some(trying)
+    }
+
+    /// The attempt was taken back by the node.
+    #[cold]
+    fn turned_down(&self, own: Own<'_>, number: u32, trying: State, mode: Mode, wait: bool) -> Taken {
+        let revoked = state(&own[entry::STATE]);
+        if revoked.stage() != Some(Stage::Revoked) || revoked.generation() != trying.next_generation() {
+            return Taken::Lost(Loss::Session);
+        }
+        if wait {
+            self.wait(own, number, revoked, mode)
+        } else {
+            self.free(own, revoked);
+            Taken::Busy
+        }
+    }
+
+    /// From trying or revoked to waiting.
+    fn wait(&self, own: Own<'_>, number: u32, mut from: State, mode: Mode) -> Taken {
+        loop {
+            let waiting = from.to(Stage::Waiting, Some(mode), None);
+            match exchange_state(&own[entry::STATE], from, waiting) {
+                Ok(()) => return Taken::Wait(Ticket { entry: number, state: waiting }),
+                Err(now) if now.stage() == Some(Stage::Revoked) && from.stage() == Some(Stage::Trying) => {
+                    from = now
+                }
+                Err(_) => return Taken::Lost(Loss::Session),
+            }
+        }
+    }
+
+    /// Gives an entry back that claims nothing. If the node was quicker, so be it.
+    fn free(&self, own: Own<'_>, from: State) {
+        let mut from = from;
+        while let Err(now) = exchange_state(&own[entry::STATE], from, from.freed()) {
+            if now.stage() != Some(Stage::Revoked) || from.stage() == Some(Stage::Revoked) {
+                return;
+            }
+            from = now;
+        }
+    }
+
+    // ----- release and down -----------------------------------------------------------------------------
+
+    /// Gives a lock back. True: knock at the node.
+    #[inline(always)]
+    pub fn release(&self, hold: Hold) -> Result<bool, Gone> {
+        let own = self.memory.own(self.area_line, hold.entry);
+        let word = &self.memory.slot(hold.spot.slot)[slot::WORD];
+        let mut from = hold.mode;
+        let lowering = hold.state.to(Stage::Lowering, Some(from), None);
+        if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
+            return self.release_kept(own, hold.spot.slot, hold.state);
+        }
+        let (before, after) = loop {
+            let now = grant(word);
+            if state(&own[entry::STATE]) != lowering {
+                return Ok(self.finished(own));
+            }
+            if now.shut() && !planted(Bug::NoShut) {
+                return Ok(self.hand_to_the_node(own, hold.spot.slot, lowering));
+            }
+            let less = now.without(from);
+            if now.gate()
+                && let Some(passed) = self.pass_on(hold.spot.slot, word, now, less)
+            {
+                match passed {
+                    Passed::Over(after) => {
+                        add_one(&own[entry::HANDED_OVER]);
+                        break (now, after);
+                    }
+                    // The word counts the waiter's mode, and the waiter has gone: that is what is given back now.
+                    Passed::Nowhere(mode) => from = mode,
+                    Passed::Retry => {}
+                }
+                continue;
+            }
+            if exchange_grant(word, now, less).is_ok() {
+                break (now, less);
+            }
+        };
+        // The entry names the slot until after the bell, so that a death in between is seen.
+        let knock = self.considered(own, hold.spot.slot, from, before, after);
+        // Whatever the node made of it meanwhile, nobody else lets this entry go while its program lives.
+        own[entry::STATE].store(lowering.freed().0, SHOW);
+        Ok(knock)
+    }
+
+    /// Counts that need fell (C15), and rings if somebody waits or what is not needed shall not be kept.
+    #[inline(always)]
+    fn considered(&self, own: Own<'_>, slot: u32, mode: Mode, before: Grant, after: Grant) -> bool {
+        let falls = before.need_falls(mode, after);
+        if falls {
+            add_one(&own[entry::CONSIDERED]);
+        }
+        (before.gate() || (falls && !before.keep())) && self.memory.ring(slot)
+    }
+
+    /// A lock that the node keeps in its own table is given back by the node.
+    #[cold]
+    fn release_kept(&self, own: Own<'_>, slot: u32, held: State) -> Result<bool, Gone> {
+        let kept = state(&own[entry::STATE]);
+        if kept.stage() != Some(Stage::Kept) || kept.generation() != held.generation() {
+            return Err(Gone);
+        }
+        let handed = kept.to(Stage::Handed, kept.mode(), None);
+        exchange_state(&own[entry::STATE], kept, handed).map_err(|_| Gone)?;
+        Ok(self.memory.ring(slot))
+    }
+
+    /// Leaves a release to the node, which is counting.
+    #[cold]
+    fn hand_to_the_node(&self, own: Own<'_>, slot: u32, lowering: State) -> bool {
+        let handed = lowering.to(Stage::Handed, lowering.mode(), None);
+        match exchange_state(&own[entry::STATE], lowering, handed) {
+            Ok(()) => self.memory.ring(slot),
+            Err(_) => self.finished(own),
+        }
+    }
+
+    /// The node has finished a release.
+    #[cold]
+    fn finished(&self, own: Own<'_>) -> bool {
+        let now = state(&own[entry::STATE]);
+        if now.stage() == Some(Stage::Finished) {
+            let _ = exchange_state(&own[entry::STATE], now, now.freed());
+        }
+        false
+    }
+
+    /// Takes a weaker mode that the one held covers. `Busy`: the node must be asked.
+    pub fn lower(&self, hold: Hold, to: Mode) -> Taken {
+        debug_assert!(hold.mode.covers(to));
+        let own = self.memory.own(self.area_line, hold.entry);
+        let from = hold.mode;
+        let lowering = hold.state.to(Stage::Lowering, Some(from), Some(to));
+        if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
+            return self.not_by_itself(own, hold);
+        }
+        // A mark is cleared by a convert (scenario 57).
+        own[entry::TOLD].store(lowering.generation() << 8, FIELD);
+        let held = lowering.to(Stage::Held, Some(to), None);
+        let word = &self.memory.slot(hold.spot.slot)[slot::WORD];
+        loop {
+            let now = grant(word);
+            if state(&own[entry::STATE]) != lowering {
+                break;
+            }
+            let then = now.without(from).with(to);
+            let (false, Ok(then)) = (now.shut() && !planted(Bug::NoShut), then) else {
+                if exchange_state(&own[entry::STATE], lowering, hold.state).is_err() {
+                    break;
+                }
+                return Taken::Busy;
+            };
+            if exchange_grant(word, now, then).is_ok() {
+                let knock = self.considered(own, hold.spot.slot, from, now, then);
+                let _ = exchange_state(&own[entry::STATE], lowering, held);
+                return Taken::Held { hold: Hold { mode: to, state: held, ..hold }, knock };
+            }
+        }
+        // The node has finished it, or the session.
+        match state(&own[entry::STATE]) {
+            now if now == held => Taken::Held { hold: Hold { mode: to, state: held, ..hold }, knock: false },
+            _ => Taken::Lost(Loss::Session),
+        }
+    }
+
+    /// Why a held entry does not change by exchange: the node keeps the lock in its own table, or it is gone.
+    #[cold]
+    fn not_by_itself(&self, own: Own<'_>, hold: Hold) -> Taken {
+        let now = state(&own[entry::STATE]);
+        let kept = now.stage() == Some(Stage::Kept) && now.generation() == hold.state.generation();
+        if kept { Taken::Busy } else { Taken::Lost(Loss::Session) }
+    }
+
+    // ----- up -------------------------------------------------------------------------------------------
+
+    /// Takes a stronger mode, if it stands alone and is owned. `Busy` or `NotOwned`: the node must be asked.
+    pub fn raise(&self, hold: Hold, to: Mode) -> Taken {
+        debug_assert!(to.covers(hold.mode));
+        let own = self.memory.own(self.area_line, hold.entry);
+        let from = hold.mode;
+        let raising = hold.state.to(Stage::Raising, Some(from), Some(to));
+        if exchange_state(&own[entry::STATE], hold.state, raising).is_err() {
+            return self.not_by_itself(own, hold);
+        }
+        own[entry::TOLD].store(raising.generation() << 8, FIELD);
+        let line = self.memory.slot(hold.spot.slot);
+        let word = &line[slot::WORD];
+        loop {
+            let now = grant(word);
+            let less = now.without(from);
+            let blocked = !less.open_to(to);
+            if state(&own[entry::STATE]) != raising {
+                break;
+            }
+            let then = less.with(to);
+            if blocked || !now.covers(to) || then.is_err() {
+                if exchange_state(&own[entry::STATE], raising, hold.state).is_err() {
+                    break;
+                }
+                return if now.covers(to) { Taken::Busy } else { Taken::NotOwned };
+            }
+            if exchange_grant(word, now, then.expect("looked at above")).is_ok() {
+                let held = raising.to(Stage::Held, Some(to), None);
+                if exchange_state(&own[entry::STATE], raising, held).is_err() {
+                    break;
+                }
+                return self.raised(Hold { mode: to, state: held, ..hold });
+            }
+        }
+        // The node has settled it by the old mode.
+        match state(&own[entry::STATE]) {
+            now if now == hold.state => Taken::Busy,
+            _ => Taken::Lost(Loss::Session),
+        }
+    }
+
+    fn raised(&self, hold: Hold) -> Taken {
+        fence_after_exchange(At::Commit);
+        let line = self.memory.slot(hold.spot.slot);
+        if let Err(loss) = self.living() {
+            return Taken::Lost(loss);
+        }
+        let knock = grant(&line[slot::WORD]).gate()
+            && !planted(Bug::NoGateReread)
+            && self.memory.ring(hold.spot.slot);
+        Taken::Held { hold, knock }
+    }
+
+    // ----- what is asked of the node --------------------------------------------------------------------
+
+    /// Leaves a change of mode to the node; the lock is held as before until it answers.
+    pub fn ask_convert(&self, hold: Hold, to: Mode) -> Result<Ticket, Gone> {
+        let own = self.memory.own(self.area_line, hold.entry);
+        let asking = hold.state.to(Stage::Asking, Some(hold.mode), Some(to));
+        if exchange_state(&own[entry::STATE], hold.state, asking).is_err() {
+            let kept = hold.state.to(Stage::Kept, Some(hold.mode), None);
+            // One that the node keeps stays so while it is asked about.
+            return if state(&own[entry::STATE]) == kept {
+                Ok(Ticket { entry: hold.entry, state: kept })
+            } else {
+                Err(Gone)
+            };
+        }
+        own[entry::TOLD].store(asking.generation() << 8, FIELD);
+        Ok(Ticket { entry: hold.entry, state: asking })
+    }
+
+    /// What has become of it.
+    pub fn look(&self, ticket: Ticket) -> Answer {
+        let own = self.memory.own(self.area_line, ticket.entry);
+        let now = state(&own[entry::STATE]);
+        match now.stage() {
+            Some(Stage::Waiting | Stage::Asking) => Answer::Waiting(now),
+            Some(Stage::Held | Stage::Kept) => {
+                let slot = own[entry::SLOT].load(FIELD) as u32;
+                let generation = own[entry::SLOT_GENERATION].load(FIELD);
+                let Some(mode) = now.mode() else { return Answer::Lost };
+                let state = now.to(Stage::Held, Some(mode), None);
+                Answer::Held(Hold { entry: ticket.entry, mode, spot: Spot { slot, generation }, state })
+            }
+            Some(Stage::Refused) => Answer::Refused,
+            _ => Answer::Lost,
+        }
+    }
+
+    /// What follows a grant of the node or of a releaser: the looks of a commit. Only for those who do not hear of it by
+    /// message.
+    pub fn wake(&self, hold: Hold) -> Taken {
+        fence_after_exchange(At::Commit);
+        if let Err(loss) = self.living() {
+            return Taken::Lost(loss);
+        }
+        let gate = grant(&self.memory.slot(hold.spot.slot)[slot::WORD]).gate();
+        let knock = gate && self.memory.ring(hold.spot.slot);
+        Taken::Held { hold, knock }
+    }
+
+    /// Withdraws what waits. The lock it holds instead, if the answer was quicker (R9).
+    pub fn withdraw(&self, ticket: Ticket) -> Option<Hold> {
+        let own = self.memory.own(self.area_line, ticket.entry);
+        loop {
+            let now = state(&own[entry::STATE]);
+            let to = match now.stage() {
+                Some(Stage::Waiting) => now.to(Stage::Cancelled, now.mode(), None),
+                Some(Stage::Asking) => now.to(Stage::Held, now.mode(), None),
+                Some(Stage::Held) if ticket.state.stage() == Some(Stage::Waiting) => {
+                    return match self.look(ticket) {
+                        Answer::Held(hold) => Some(hold),
+                        _ => None,
+                    };
+                }
+                _ => return None,
+            };
+            if exchange_state(&own[entry::STATE], now, to).is_ok() {
+                return None;
+            }
+        }
+    }
+
+    /// The node has answered a lock that it refused or that was withdrawn: the entry is free.
+    pub fn close(&self, entry: u32) {
+        let own = self.memory.own(self.area_line, entry);
+        let now = state(&own[entry::STATE]);
+        if matches!(now.stage(), Some(Stage::Refused | Stage::Cancelled)) {
+            let _ = exchange_state(&own[entry::STATE], now, now.freed());
+        }
+    }
+
+    // ----- about a lock that is held --------------------------------------------------------------------
+
+    /// Is it held still? Not if the session is over.
+    pub fn holds(&self, hold: Hold) -> bool {
+        let now = state(&self.memory.own(self.area_line, hold.entry)[entry::STATE]);
+        now.generation() == hold.state.generation() && now.claims().is_some()
+    }
+
+    /// The token of a grant, drawn when it is first asked for. None if the lock was not held any more: what was drawn
+    /// then may be newer than what its next holder has (R6).
+    ///
+    /// Exclusive grants whose token nobody asks for raise no count. The exchange is one that a program which lost the lock
+    /// cannot turn back: a store that it prepared while it held the lock would.
+    pub fn draw_token(&self, hold: Hold) -> Option<Token> {
+        let tail = self.memory.tail(hold.spot.slot);
+        let local = if planted(Bug::TokenBeforeCommit) || !hold.mode.exclusive() {
+            tail[tail::LOCAL].load(LOOK)
+        } else {
+            tail[tail::LOCAL].fetch_add(1, TAKE).wrapping_add(1)
+        };
+        let fence = Fence::from_number(tail[tail::FENCE].load(LOOK));
+        crate::sync::fence(At::Commit);
+        (self.holds(hold) && self.living().is_ok()).then_some(Token { fence, local })
+    }
+
+    /// The value block as a grant shows it; none if it was written too often to be read.
+    pub fn value(&self, hold: Hold) -> Option<oarlock_layout::value::Value> {
+        self.memory.read_block(hold.spot.slot)
+    }
+
+    /// Writes the value block, or marks it as not to be believed. Only under PW or EX, before the lock is lowered. False:
+    /// the node has to do it.
+    pub fn write_value(&self, hold: Hold, bytes: Option<[u8; oarlock_layout::limit::VALUE_BYTES]>) -> bool {
+        let ready = self.memory.slot(hold.spot.slot)[slot::TAG].load(LOOK) & VALUE_READY != 0;
+        if !hold.mode.writes_value() || !ready || !self.holds(hold) {
+            return false;
+        }
+        let Some(old) = self.memory.read_block(hold.spot.slot) else { return false };
+        let new = match bytes {
+            Some(bytes) => old.written(bytes),
+            None => old.invalidated(),
+        };
+        self.memory.write_block(hold.spot.slot, &new);
+        true
+    }
+
+    /// Modes that others want and that this lock is in the way of, a bit each, since its grant or last change.
+    pub fn told(&self, hold: Hold) -> u8 {
+        let told = self.memory.own(self.area_line, hold.entry)[entry::TOLD].load(LOOK);
+        if told >> 8 == hold.state.generation() & (u64::MAX >> 8) { told as u8 } else { 0 }
+    }
+
+    /// Sleeps until a waiting entry changes, for `timeout` at most.
+    #[cfg(not(any(loom, shuttle)))]
+    pub fn sleep(&self, ticket: Ticket, seen: State, timeout: std::time::Duration) {
+        let cell = self.memory.geometry().entry(self.place.area, ticket.entry) + entry::STATE;
+        self.memory.sleep(cell, seen.futex(), timeout);
+    }
+}
+
+/// Writes a cell unless it reads so already: a thread mostly takes the same lock again, and what it stores has to leave
+/// the processor before the next exchange.
+#[inline(always)]
+fn set(cell: &AtomicU64, bits: u64) {
+    if cell.load(FIELD) != bits {
+        cell.store(bits, FIELD);
+    }
+}
+
+/// Counts in a cell that only the owner of its entry writes.
+#[inline(always)]
+fn add_one(cell: &AtomicU64) {
+    cell.store(cell.load(FIELD).wrapping_add(1), FIELD);
+}
+
+/// What came of an attempt to hand over.
+enum Passed {
+    /// The waiter holds, and the word says so.
+    Over(Grant),
+    /// The word counts this mode for a waiter who has gone.
+    Nowhere(Mode),
+    /// The word moved.
+    Retry,
+}
+
+impl<C> Caller<C> {
+    /// Hands over to the waiter that the node has named, if there is one who fits (M10).
+    #[cold]
+    fn pass_on(&self, slot: u32, word: &AtomicU64, now: Grant, less: Grant) -> Option<Passed> {
+        let offer = Offer(self.memory.tail(slot)[tail::OFFERED].load(LOOK));
+        let (area, number) = offer.place(self.memory.geometry())?;
+        let theirs = self.memory.entry(area, number);
+        let waiting = state(&theirs[entry::STATE]);
+        if waiting.stage() != Some(Stage::Waiting) || !offer.names(waiting) {
+            return None;
+        }
+        let mode = waiting.mode()?;
+        if !now.covers(mode) || !less.admits(mode) {
+            return None;
+        }
+        let then = less.with(mode).ok()?;
+        if exchange_grant(word, now, then).is_err() {
+            return Some(Passed::Retry);
+        }
+        let held = waiting.to(Stage::Held, Some(mode), None);
+        if exchange_state(&theirs[entry::STATE], waiting, held).is_err() {
+            return Some(Passed::Nowhere(mode));
+        }
+        #[cfg(not(any(loom, shuttle)))]
+        self.memory.wake(self.memory.geometry().entry(area, number) + entry::STATE);
+        Some(Passed::Over(then))
+    }
+}
+
+/// The waiter that the node names in a tail: area, entry, and the low bits of its state word, so that a later lock in the
+/// same entry is not meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Offer(pub(crate) u64);
+
+impl Offer {
+    const STATE_BITS: u32 = 37;
+    const STATE_MASK: u64 = (1 << Offer::STATE_BITS) - 1;
+
+    /// Nobody.
+    pub(crate) const NONE: Offer = Offer(0);
+
+    pub(crate) fn new(area: u32, entry: u32, state: State) -> Offer {
+        Offer(
+            1 << 63
+                | u64::from(area) << (Offer::STATE_BITS + 14)
+                | u64::from(entry) << Offer::STATE_BITS
+                | state.0 & Offer::STATE_MASK,
+        )
+    }
+
+    fn place(self, geometry: oarlock_layout::segment::Geometry) -> Option<(u32, u32)> {
+        let area = (self.0 >> (Offer::STATE_BITS + 14) & 0xfff) as u32;
+        let entry = (self.0 >> Offer::STATE_BITS & 0x3fff) as u32;
+        (self.0 >> 63 == 1 && area < geometry.areas && entry < geometry.entries).then_some((area, entry))
+    }
+
+    fn names(self, state: State) -> bool {
+        self.0 & Offer::STATE_MASK == state.0 & Offer::STATE_MASK
+    }
+}
+
+/// May the value block be read under this owned mode without asking? Only while no other node can write (R5 e).
+pub(crate) fn readable_under(owned: Mode) -> bool {
+    !matches!(owned, Mode::NL | Mode::CR)
+}

@@ -1,0 +1,37 @@
+//! Memory that the programs of a node share with it, in which a lock that the node owns is taken and given back by the
+//! caller itself, in its own process, by a few atomic instructions (A2, C1, C14).
+//!
+//! ```text
+//!   memory      the cells of a segment: a sealed memfd, or private memory for simulators and tests
+//!   caller      a session's side: acquire, release, convert, hand over, wait
+//!   hub         the node's side: implements `Words`, recounts, repairs what a death leaves
+//!   names       from a name to a slot
+//!   block       value blocks
+//!   bells       which slots a caller rang for
+//!   sync        every atomic and every fence
+//! ```
+//!
+//! Start at [`Caller`] for what a program does and at [`Hub`] for what the node does about it. What lies where is
+//! agreed in `oarlock_layout::segment`. Why each order is as it is, what was proven and by what: `docs/design/shm.md`.
+//!
+//! There is no clock, no thread and no socket here. `unsafe` stands in `map` and `futex` and nowhere else.
+
+mod bells;
+mod block;
+mod caller;
+mod cells;
+#[cfg(not(any(loom, shuttle)))]
+mod futex;
+mod hub;
+#[cfg(not(any(loom, shuttle)))]
+mod map;
+mod memory;
+mod names;
+pub mod planted;
+mod search;
+mod sync;
+
+pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Party, Taken, Ticket};
+pub use hub::Hub;
+pub use memory::{MapError, Memory};
+pub use names::Spot;

@@ -1,0 +1,166 @@
+//! Names to slots, for callers: hash, compare, and see that the slot did not change hands meanwhile (M7).
+//!
+//! The index has a level for each power of two; the header says which one is in use. Each entry of it holds eight bits
+//! of the hash and a slot, so that most names that are not meant cost no look at their slot. The index is a help, not
+//! the truth: a name that is not found costs its caller a question to the node, and a slot that is found is compared.
+
+use oarlock_layout::limit::NAME_BYTES_MAX;
+use oarlock_layout::segment::Geometry;
+use oarlock_layout::segment::geometry::{
+    GRANULE_CELLS, INLINE_BYTES, INLINE_LONG_BYTES, PROBES_MAX, header, slot,
+};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::memory::Memory;
+use crate::planted::{Bug, planted};
+use crate::sync::{FIELD, LOOK, Place, fence};
+
+/// A slot, as it is at one time: with the generation it is a resource, not just a place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Spot {
+    /// The slot.
+    pub slot: u32,
+    /// Its generation then.
+    pub generation: u64,
+}
+
+/// An entry of the index: what is needed of it.
+pub(crate) mod index {
+    /// Never used: a search ends here.
+    pub(crate) const EMPTY: u32 = 0;
+    /// Used and free again: a search goes on.
+    pub(crate) const GONE: u32 = 0x00ff_ffff;
+
+    /// The entry of a slot.
+    pub(crate) const fn entry(hash: u64, slot: u32) -> u32 {
+        fingerprint(hash) << 24 | (slot + 1)
+    }
+
+    /// Eight bits of the hash that do not choose the place.
+    pub(crate) const fn fingerprint(hash: u64) -> u32 {
+        (hash >> 56) as u32
+    }
+
+    /// The slot of an entry.
+    pub(crate) const fn slot(entry: u32) -> u32 {
+        (entry & 0x00ff_ffff).wrapping_sub(1)
+    }
+}
+
+/// Hash of a name: the low bits choose its place in the index, the high ones its fingerprint.
+pub(crate) fn hash(name: &[u8], seed: u64) -> u64 {
+    xxh3_64_with_seed(name, seed)
+}
+
+const LENGTH_SHIFT: u32 = 24;
+/// Callers may use the value block.
+pub(crate) const VALUE_READY: u64 = 1;
+
+/// Hash and length of a name as they stand in its slot, without flags.
+pub(crate) const fn tag(hash: u64, length: usize) -> u64 {
+    hash & 0xffff_ffff_0000_0000 | (length as u64) << LENGTH_SHIFT
+}
+
+/// A tag without its flags.
+pub(crate) const fn untagged(bits: u64) -> u64 {
+    bits & !((1 << LENGTH_SHIFT) - 1)
+}
+
+/// A name cut into cells.
+pub(crate) struct Cut {
+    pub(crate) cells: [u64; NAME_BYTES_MAX.div_ceil(8)],
+    pub(crate) length: usize,
+}
+
+impl Cut {
+    #[inline]
+    pub(crate) fn new(name: &[u8]) -> Cut {
+        let mut cells = [0; NAME_BYTES_MAX.div_ceil(8)];
+        let (whole, rest) = name.as_chunks::<8>();
+        for (cell, chunk) in cells.iter_mut().zip(whole) {
+            *cell = u64::from_le_bytes(*chunk);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            cells[whole.len()] = u64::from_le_bytes(last);
+        }
+        Cut { cells, length: name.len() }
+    }
+
+    /// Cells that lie in granules.
+    pub(crate) fn outside(&self) -> &[u64] {
+        if self.length <= INLINE_BYTES {
+            &[]
+        } else {
+            &self.cells[INLINE_LONG_BYTES / 8..self.length.div_ceil(8)]
+        }
+    }
+
+    /// Granules that are needed for them.
+    pub(crate) fn granules(&self) -> u32 {
+        self.outside().len().div_ceil(GRANULE_CELLS) as u32
+    }
+}
+
+impl Memory {
+    /// The slot of a name, if the index knows it.
+    #[inline]
+    pub(crate) fn find(&self, name: &[u8]) -> Option<Spot> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let hash = hash(name, self[header::SEED].load(FIELD));
+        let cut = Cut::new(name);
+        let level =
+            (self[header::INDEX].load(LOOK) as u32).clamp(Geometry::INDEX_LEVEL_MIN, self.firsts.level_max);
+        let (first, mask) = (self.index_level(level), (1u32 << level) - 1);
+        for probe in 0..PROBES_MAX {
+            let place = (hash as u32).wrapping_add(probe) & mask;
+            let cell = self[first + place as usize / 2].load(LOOK);
+            let entry = (cell >> (32 * (place & 1))) as u32;
+            if entry == index::EMPTY {
+                return None;
+            }
+            let slot = index::slot(entry);
+            if entry >> 24 != index::fingerprint(hash) || slot >= self.geometry().slots {
+                continue;
+            }
+            if let Some(generation) = self.bears(slot, hash, &cut) {
+                return Some(Spot { slot, generation });
+            }
+        }
+        None
+    }
+
+    /// The generation in which a slot bears this name; none if it bears another.
+    #[inline]
+    fn bears(&self, number: u32, hash: u64, cut: &Cut) -> Option<u64> {
+        let line = self.slot(number);
+        let generation = line[slot::GENERATION].load(LOOK);
+        if generation & 1 == 0 || untagged(line[slot::TAG].load(FIELD)) != tag(hash, cut.length) {
+            return None;
+        }
+        let name = &line[slot::NAME..];
+        let inline = if cut.length <= INLINE_BYTES { INLINE_BYTES } else { INLINE_LONG_BYTES } / 8;
+        if (0..inline).any(|cell| name[cell].load(FIELD) != cut.cells[cell]) {
+            return None;
+        }
+        let outside = cut.outside();
+        if !outside.is_empty() {
+            let first = u32::try_from(name[inline].load(FIELD)).ok()?;
+            if first.checked_add(cut.granules())? > self.geometry().granules() {
+                return None;
+            }
+            for (granule, cells) in outside.chunks(GRANULE_CELLS).enumerate() {
+                let there = self.granule(first + granule as u32);
+                if cells.iter().zip(there).any(|(bits, cell)| cell.load(FIELD) != *bits) {
+                    return None;
+                }
+            }
+        }
+        fence(Place::Name);
+        let still = line[slot::GENERATION].load(FIELD) == generation || planted(Bug::NoSlotGeneration);
+        still.then_some(generation)
+    }
+}

@@ -1,0 +1,281 @@
+//! One step after the other: what callers and the node do to a segment, in the order in which it is written here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, Slot};
+use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::mode::Mode::{self, *};
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::{Claim, Geometry, Words};
+use oarlock_layout::token::Fence;
+use oarlock_shm::{Answer, Caller, Clock, Hold, Hub, Loss, Memory, Party, Spot, Taken, Ticket};
+
+#[derive(Clone, Default)]
+struct TestClock(Arc<AtomicU64>);
+
+impl Clock for TestClock {
+    fn coarse(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Stage {
+    hub: Hub,
+    looker: u32,
+    clock: TestClock,
+}
+
+const LEASE: u64 = 1_000;
+
+impl Stage {
+    fn new() -> Stage {
+        let memory = Memory::private(Geometry { slots: 100, areas: 70, entries: 64 }, 3);
+        let hub = Hub::new(memory);
+        hub.renew(LEASE);
+        Stage { hub, looker: 1_000, clock: TestClock::default() }
+    }
+
+    fn session(&mut self, number: u32) -> Caller<TestClock> {
+        let place = self.hub.attach(SessionId(number), 0).unwrap();
+        Caller::new(Arc::clone(self.hub.memory()), place, self.clock.clone())
+    }
+
+    /// A resource that this node owns in `mode`, open to callers.
+    fn owned(&mut self, name: &str, mode: Mode) -> (Slot, Spot) {
+        let slot = self.hub.bind(&Name::new(name.as_bytes()).unwrap()).unwrap();
+        self.hub.raise(slot, mode, Fence::new(Epoch(1), 1));
+        self.hub.clear_gate(slot);
+        self.looker += 1;
+        let spot = self.session(self.looker).find(name.as_bytes()).unwrap();
+        (slot, spot)
+    }
+
+    fn counts(&self, slot: Slot) -> [u32; 6] {
+        self.hub.look(slot).counts.0
+    }
+
+    fn admit(&mut self, slot: Slot, session: u32, ticket: Ticket, mode: Mode) -> bool {
+        let handle = SharedHandle { segment: 0, entry: ticket.entry };
+        let lock = LockId::new(SessionId(session), handle.number());
+        let flags = Flags::QUIET;
+        self.hub.admit(slot, mode, Claim { lock, flags, ..Claim::default() }).is_some()
+    }
+}
+
+fn held(taken: Taken) -> Hold {
+    match taken {
+        Taken::Held { hold, .. } => hold,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waits(taken: Taken) -> Ticket {
+    match taken {
+        Taken::Wait(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+const PARTY: Party = Party { owner: 1, transaction: 2, flags: Flags::empty() };
+
+#[test]
+fn a_lock_that_the_node_owns_is_taken_and_given_back_by_the_caller() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let caller = stage.session(1);
+    let hold = held(caller.acquire(spot, EX, &PARTY, true, 0));
+    assert_eq!(stage.counts(slot), [0, 0, 0, 0, 0, 1]);
+    let entries = stage.hub.entries(slot);
+    assert_eq!((entries.len(), entries[0].mode, entries[0].fast), (1, EX, true));
+    assert_eq!((entries[0].claim.owner.0, entries[0].claim.transaction.0), (1, 2));
+    assert_eq!(caller.release(hold), Ok(false));
+    assert_eq!(stage.counts(slot), [0; 6]);
+    assert!(stage.hub.entries(slot).is_empty());
+    let tally = stage.hub.tally();
+    assert_eq!((tally.grants, tally.considered, tally.handed_over), (1, 1, 0));
+}
+
+#[test]
+fn who_does_not_wait_hears_why_and_leaves_no_trace() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", PR);
+    let (one, two) = (stage.session(1), stage.session(2));
+    assert_eq!(one.acquire(spot, EX, &PARTY, false, 0), Taken::NotOwned);
+    stage.hub.raise(slot, EX, Fence::new(Epoch(1), 2));
+    let hold = held(one.acquire(spot, EX, &PARTY, false, 0));
+    assert_eq!(two.acquire(spot, PR, &PARTY, false, 0), Taken::Busy);
+    assert!(!stage.hub.look(slot).gate);
+    one.release(hold).unwrap();
+    held(two.acquire(spot, PR, &PARTY, false, 0));
+}
+
+#[test]
+fn a_waiter_sets_the_gate_and_the_releaser_rings() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    assert!(stage.hub.look(slot).gate);
+    waits(three.acquire(spot, NL, &PARTY, true, 0));
+    assert!(!stage.admit(slot, 2, ticket, EX));
+    assert!(stage.hub.fall_asleep());
+    assert_eq!(one.release(hold), Ok(true), "the node sleeps");
+    stage.hub.wake_up();
+    assert_eq!(stage.hub.poll_bell(), Some(slot));
+    assert!(stage.admit(slot, 2, ticket, EX));
+    let wake = stage.hub.poll_wake().unwrap();
+    assert_eq!(wake.entry, ticket.entry);
+    let Answer::Held(hold) = two.look(ticket) else { panic!() };
+    let hold = held(two.wake(hold));
+    assert_eq!(two.draw_token(hold).unwrap().local, 1);
+    two.release(hold).unwrap();
+    assert_eq!(stage.counts(slot), [0; 6]);
+}
+
+#[test]
+fn a_releaser_hands_over_to_the_waiter_that_was_offered() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    stage.hub.set_gate(slot);
+    stage.hub.offer(slot, Some((lock, PR)));
+    assert_eq!(stage.hub.taken(slot), None);
+    one.release(hold).unwrap();
+    assert_eq!(stage.counts(slot), [0, 0, 0, 1, 0, 0]);
+    let Answer::Held(hold) = two.look(ticket) else { panic!() };
+    assert_eq!(hold.mode, PR);
+    assert!(!stage.hub.refuse(lock), "it was granted");
+    two.release(hold).unwrap();
+    assert_eq!(stage.hub.poll_bell(), Some(slot));
+    assert_eq!(stage.hub.taken(slot), Some(lock), "although it is over");
+    assert_eq!(stage.hub.taken(slot), None);
+    assert_eq!(stage.hub.tally().handed_over, 1);
+}
+
+#[test]
+fn a_cancelled_wait_is_not_granted_and_a_granted_one_not_cancelled() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    assert_eq!(two.withdraw(ticket), None);
+    one.release(hold).unwrap();
+    assert!(!stage.admit(slot, 2, ticket, EX), "it was withdrawn");
+    assert_eq!(stage.counts(slot), [0; 6]);
+    two.close(ticket.entry);
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    assert!(stage.admit(slot, 2, ticket, EX));
+    let hold = two.withdraw(ticket).expect("the grant was quicker");
+    two.release(hold).unwrap();
+    assert_eq!(stage.counts(slot), [0; 6]);
+}
+
+#[test]
+fn conversions_move_counts_and_the_strange_pair_asks() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.lower(hold, PR));
+    let other = held(two.acquire(spot, PR, &PARTY, true, 0));
+    assert_eq!(stage.counts(slot), [0, 0, 0, 2, 0, 0]);
+    assert_eq!(one.raise(hold, EX), Taken::Busy);
+    two.release(other).unwrap();
+    let hold = held(one.raise(hold, EX));
+    assert_eq!(stage.counts(slot), [0, 0, 0, 0, 0, 1]);
+    let ticket = one.ask_convert(hold, CW).unwrap();
+    let lock = LockId::new(SessionId(1), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    assert!(stage.hub.convert(lock, CW).is_some());
+    let Answer::Held(hold) = one.look(ticket) else { panic!() };
+    assert_eq!((hold.mode, stage.counts(slot)), (CW, [0, 0, 1, 0, 0, 0]));
+}
+
+#[test]
+fn the_lease_the_epoch_and_the_session_end_belief() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, PR, &PARTY, true, 0));
+    stage.clock.0.store(LEASE, Ordering::Relaxed);
+    assert_eq!(one.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Lease));
+    assert_eq!(one.draw_token(hold), None);
+    stage.clock.0.store(0, Ordering::Relaxed);
+    stage.hub.end(SessionId(1));
+    assert_eq!(one.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Session));
+    assert!(one.release(hold).is_err() && !one.holds(hold));
+    let locks = stage.hub.of_session(SessionId(1));
+    assert_eq!((locks.len(), stage.counts(slot)), (1, [0, 0, 0, 1, 0, 0]));
+    assert_eq!(stage.hub.drop(locks[0]).unwrap().mode, PR);
+    assert_eq!(stage.counts(slot), [0; 6]);
+    stage.hub.turn_epoch();
+    assert_eq!(two.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Epoch));
+    assert_eq!(stage.counts(slot), [0; 6], "what was taken is given back");
+}
+
+#[test]
+fn a_slot_that_changed_hands_is_not_taken_for_the_old_name() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("old", EX);
+    let caller = stage.session(1);
+    assert!(stage.hub.evict(slot));
+    assert_eq!(caller.find(b"old"), None);
+    assert_eq!(caller.acquire(spot, EX, &PARTY, true, 0), Taken::Moved);
+    let (again, new) = stage.owned("new", EX);
+    assert_eq!(again, slot);
+    assert_eq!(caller.acquire(spot, EX, &PARTY, true, 0), Taken::Moved);
+    let hold = held(caller.acquire(new, EX, &PARTY, true, 0));
+    assert!(!stage.hub.evict(slot));
+    caller.release(hold).unwrap();
+}
+
+#[test]
+fn a_full_count_is_kept_by_the_node() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let first = stage.session(500);
+    let writer = held(first.acquire(spot, EX, &PARTY, true, 0));
+    let callers: Vec<_> = (1..=60).map(|n| (n, stage.session(n))).collect();
+    let mut tickets = Vec::new();
+    for (n, caller) in &callers {
+        for hint in 0..20 {
+            tickets.push((*n, caller, waits(caller.acquire(spot, PR, &PARTY, true, hint))));
+        }
+    }
+    first.release(writer).unwrap();
+    for (session, _, ticket) in &tickets {
+        assert!(stage.admit(slot, *session, *ticket, PR));
+    }
+    assert_eq!(stage.counts(slot), [0, 0, 0, 1_200, 0, 0]);
+    assert_eq!(stage.hub.entries(slot).len(), 1_200);
+    for (_, caller, ticket) in &tickets {
+        let Answer::Held(hold) = caller.look(*ticket) else { panic!() };
+        caller.release(hold).unwrap();
+    }
+    while stage.hub.poll_bell().is_some() {}
+    assert_eq!(stage.counts(slot), [0; 6]);
+    assert!(stage.hub.entries(slot).is_empty());
+}
+
+#[test]
+fn values_pass_from_writer_to_reader() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let party = Party { flags: Flags::VALBLK, ..PARTY };
+    let (one, two) = (stage.session(1), stage.session(2));
+    assert_eq!(one.acquire(spot, EX, &party, false, 0), Taken::NotOwned, "the master must know first");
+    stage.hub.set_value_ready(slot, true);
+    let hold = held(one.acquire(spot, EX, &party, true, 0));
+    assert!(one.write_value(hold, Some([7; VALUE_BYTES])));
+    one.release(hold).unwrap();
+    let hold = held(two.acquire(spot, PR, &party, true, 0));
+    assert_eq!(two.value(hold).unwrap().bytes, [7; VALUE_BYTES]);
+    assert_eq!(stage.hub.value(slot).sequence, 1);
+    assert!(!two.write_value(hold, Some([8; VALUE_BYTES])), "PR does not write");
+}
