@@ -339,6 +339,11 @@ impl<C: Clock> Caller<C> {
         if revoked.stage() != Some(Stage::Revoked) || revoked.generation() != trying.next_generation() {
             return Taken::Lost(Loss::Session);
         }
+        // An attempt of an ended session must not end up waiting for an answer that nobody gives.
+        if self.vital().session.load(LOOK) != self.place.session_word {
+            self.free(own, revoked);
+            return Taken::Lost(Loss::Session);
+        }
         if wait {
             self.wait(own, number, revoked, mode)
         } else {
@@ -610,14 +615,16 @@ impl<C: Clock> Caller<C> {
         Taken::Held { hold, knock }
     }
 
-    /// Withdraws what waits. The lock it holds instead, if the answer was quicker (R9).
+    /// Withdraws a lock that waits. The lock it holds instead, if the answer was quicker (R9).
+    ///
+    /// A change of mode is not withdrawn here: the node may have counted the new mode already, and the entry must not claim
+    /// the old one before it has taken that back. Its program asks the node, and looks until the node has answered.
     pub fn withdraw(&self, ticket: Ticket) -> Option<Hold> {
         let own = self.memory.own(self.area_line, ticket.entry);
         loop {
             let now = state(&own[entry::STATE]);
             let to = match now.stage() {
                 Some(Stage::Waiting) => now.to(Stage::Cancelled, now.mode(), None),
-                Some(Stage::Asking) => now.to(Stage::Held, now.mode(), None),
                 Some(Stage::Held) if ticket.state.stage() == Some(Stage::Waiting) => {
                     return match self.look(ticket) {
                         Answer::Held(hold) => Some(hold),

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use oarlock_layout::id::{SessionId, Slot};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::{area, entry, header, slot, tail};
-use oarlock_layout::segment::{Counts, Grant, Place as Seat, Stage, State, Tally};
+use oarlock_layout::segment::{Counts, Grant, Place as Seat, Stage, State, Tally, Wake};
 
 use super::locks::{EXCHANGES_MAX, named};
 use super::{Hub, Place};
@@ -151,13 +151,15 @@ impl Hub {
                     break;
                 }
                 let to = if named == generation { rested(now) } else { strange(now) };
-                let restamps = self.restamps(slot, place, now);
+                let restamps = self.restamps(now);
                 let to = if restamps { now.next(Stage::Waiting, now.mode(), None) } else { to };
                 if to != now && exchange_state(&self.cells(place)[entry::STATE], now, to).is_err() {
                     continue;
                 }
                 if restamps {
                     self.offer_anew(slot, place, to);
+                    // Whoever granted it may have died before it woke it.
+                    self.wakes.push_back(Wake { area: place.0, entry: place.1 });
                 }
                 self.uncount_handed(place, now);
                 if named == generation {
@@ -180,16 +182,17 @@ impl Hub {
         }
     }
 
-    /// Is this the waiter to whom a releaser may be handing over at this moment? The count is made without either, so that
-    /// releaser's exchange must fail.
-    fn restamps(&self, slot: Slot, place: (u32, u32), now: State) -> bool {
-        let offered = self.place(slot).offered();
-        offered.is_some_and(|(lock, state)| Some(lock) == self.lock_of(place) && state == now)
-            && !planted(Bug::NoRestamp)
+    /// Is this a waiter to whom a releaser may be handing over at this moment? The count is made without either, so that
+    /// releaser's exchange must fail. It may mean a waiter that is no longer offered: every one that waits is meant.
+    fn restamps(&self, now: State) -> bool {
+        now.stage() == Some(Stage::Waiting) && !planted(Bug::NoRestamp)
     }
 
     fn offer_anew(&mut self, slot: Slot, place: (u32, u32), state: State) {
         let lock = self.lock_of(place).expect("an area in use");
+        if self.place(slot).offered().is_none_or(|(offered, _)| offered != lock) {
+            return;
+        }
         self.place_mut(slot).rare().offered = Some((lock, state));
         let offer = Offer::new(place.0, place.1, state);
         self.memory.tail(slot.0)[tail::OFFERED].store(offer.0, SHOW);
@@ -213,12 +216,8 @@ impl Hub {
         let mut hub = Hub::new(memory);
         hub.directory = super::directory::Directory::adopt(&hub.memory);
         hub.adopt_slots(name_of);
-        let mut unsure: BTreeSet<u32> = BTreeSet::new();
-        for slot in 0..hub.places.len() as u32 {
-            if hub.places[slot as usize].is_some() && grant(&hub.memory.slot(slot)[slot::WORD]).shut() {
-                unsure.insert(slot);
-            }
-        }
+        // What the other run had begun with a word and not yet with its entry leaves no trace: all are counted anew.
+        let all: BTreeSet<u32> = (0..hub.places.len() as u32).collect();
         for number in 0..hub.memory.geometry().areas {
             let used = hub.memory.area(number)[area::SESSION].load(LOOK) != 0;
             let live = alive.iter().find(|(area, ..)| *area == number);
@@ -229,18 +228,10 @@ impl Hub {
                 live.map_or((dead(number), 0), |(_, session, segment)| (*session, *segment));
             hub.areas.adopt(number, session, segment);
             if live.is_none() {
-                // Whatever such an entry names was perhaps being taken away when the other run ended.
-                let entries: Vec<u32> = search::touched(&hub.memory, number).collect();
-                for entry in entries {
-                    let own = hub.cells((number, entry));
-                    if state(&own[entry::STATE]).stage() != Some(Stage::Free) {
-                        unsure.insert(named(own).0);
-                    }
-                }
                 hub.end_session(session);
             }
         }
-        hub.recount(&unsure);
+        hub.recount(&all);
         hub
     }
 
