@@ -1,6 +1,7 @@
 //! The cells of a segment: shared with other processes, or private to this one.
 
 use std::ops::Deref;
+#[cfg(not(any(loom, shuttle)))]
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -8,7 +9,9 @@ use oarlock_layout::segment::geometry::{Geometry, MAGIC, header};
 
 #[cfg(not(any(loom, shuttle)))]
 use crate::map::Map;
-use crate::sync::{AtomicU64, FIELD, LOOK};
+#[cfg(not(any(loom, shuttle)))]
+use crate::sync::LOOK;
+use crate::sync::{AtomicU64, FIELD};
 
 /// A segment in memory. All of it is atomic cells: whatever another process writes where and when, a look at a cell
 /// gives some value, and never more than that.

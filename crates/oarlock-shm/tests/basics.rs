@@ -8,7 +8,7 @@ use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, Slot};
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::{Claim, Geometry, Words};
+use oarlock_layout::segment::{Claim, Geometry, Grant, Stage as EntryStage, State, Words};
 use oarlock_layout::token::Fence;
 use oarlock_shm::{Answer, Caller, Clock, Hold, Hub, Loss, Memory, Party, Spot, Taken, Ticket};
 
@@ -278,4 +278,68 @@ fn values_pass_from_writer_to_reader() {
     assert_eq!(two.value(hold).unwrap().bytes, [7; VALUE_BYTES]);
     assert_eq!(stage.hub.value(slot).sequence, 1);
     assert!(!two.write_value(hold, Some([8; VALUE_BYTES])), "PR does not write");
+}
+
+#[test]
+fn a_change_of_mode_that_was_asked_for_stays_asked_until_the_node_answers() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let caller = stage.session(1);
+    let hold = held(caller.acquire(spot, PR, &PARTY, true, 0));
+    let ticket = caller.ask_convert(hold, EX).unwrap();
+    assert_eq!(caller.withdraw(ticket), None);
+    assert!(matches!(caller.look(ticket), Answer::Waiting(_)), "its program does not take the old mode back");
+    assert!(caller.release(hold).is_err());
+    let lock = LockId::new(SessionId(1), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    assert!(stage.hub.refuse(lock));
+    let Answer::Held(hold) = caller.look(ticket) else { panic!() };
+    assert_eq!(hold.mode, PR);
+    caller.release(hold).unwrap();
+    assert_eq!(stage.counts(slot), [0; 6]);
+}
+
+#[test]
+fn whoever_takes_a_segment_over_counts_anew() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    held(one.acquire(spot, PR, &PARTY, true, 0));
+    held(two.acquire(spot, CR, &PARTY, true, 0));
+    // A count that no entry stands for: its owner died between the word and its entry, and the node with it.
+    let memory = stage.hub.memory().copy();
+    let word = memory.geometry().slot(slot.0);
+    let phantom = Grant(memory.peek(word)).with(PR).unwrap();
+    memory.scribble(word, phantom.0);
+    let area = |session: u32, area: u32| (area, SessionId(session), 0);
+    let name = |_| Some(Name::new(b"r").unwrap());
+    // Areas are given out in order: the first went to whoever looked the name up.
+    let mut hub = Hub::adopt(memory, &[area(7, 0), area(1, 1)], |dead| SessionId(100 + dead), name);
+    assert_eq!(hub.look(slot).counts.0, [0, 1, 0, 1, 0, 0]);
+    let locks = hub.of_session(SessionId(102));
+    assert_eq!((locks.len(), hub.drop(locks[0]).map(|entry| entry.mode)), (1, Some(CR)));
+    assert_eq!(hub.look(slot).counts.0, [0, 0, 0, 1, 0, 0]);
+    assert_eq!(hub.entries(slot).len(), 1);
+}
+
+#[test]
+fn a_recount_moves_every_waiter_on_and_wakes_it() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    waits(three.acquire(spot, EX, &PARTY, true, 0));
+    // Nobody is offered. The third dies in an attempt: its entry says so, and the word may count it or not.
+    let geometry = stage.hub.memory().geometry();
+    let cell = geometry.entry(3, 0);
+    let waiting = State(stage.hub.memory().peek(cell));
+    stage.hub.memory().scribble(cell, waiting.to(EntryStage::Trying, Some(EX), None).0);
+    let Answer::Waiting(before) = two.look(ticket) else { panic!() };
+    stage.hub.end(SessionId(3));
+    let Answer::Waiting(after) = two.look(ticket) else { panic!() };
+    assert_eq!(after.generation(), before.generation() + 1, "a releaser that stood still must not grant it");
+    assert_eq!(stage.hub.poll_wake().map(|wake| wake.entry), Some(ticket.entry));
+    assert_eq!(stage.counts(slot), [0, 0, 0, 0, 0, 1]);
+    one.release(hold).unwrap();
+    assert!(stage.admit(slot, 2, ticket, EX));
 }
