@@ -162,7 +162,12 @@ impl Hub {
                 Output::Reply { packet, .. } => self.reply(&packet),
                 Output::Store { epoch } => self.node.handle_stored(now, epoch),
                 Output::Close { .. } => self.failure = Some("the node closed the session".into()),
-                Output::Asked { .. } | Output::Looked { .. } | Output::Event(_) => {}
+                Output::Asked { .. }
+                | Output::Looked { .. }
+                | Output::Event(_)
+                | Output::Hint { .. }
+                | Output::Attached { .. }
+                | Output::Wake { .. } => {}
             }
         }
     }

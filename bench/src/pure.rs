@@ -125,7 +125,12 @@ impl Pure {
             },
             Output::Store { epoch } => self.nodes[node].handle_stored(self.now, epoch),
             Output::Close { .. } => self.failure = Some("a session was closed".into()),
-            Output::Asked { .. } | Output::Looked { .. } | Output::Event(_) => {}
+            Output::Asked { .. }
+            | Output::Looked { .. }
+            | Output::Event(_)
+            | Output::Hint { .. }
+            | Output::Attached { .. }
+            | Output::Wake { .. } => {}
         }
     }
 

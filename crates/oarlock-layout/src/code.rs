@@ -103,6 +103,8 @@ codes! {
     TooManyLocks = 2204, exit 1;
     /// The node has as many sessions as it may.
     TooManySessions = 2205, exit 69;
+    /// Locks are not granted in the program's own process here; the node grants them all the same.
+    NoSegment = 2206, exit 69;
     /// Granting would complete a cycle of conversions; the later one is refused (D9).
     Deadlock = 2301, exit 81;
     /// The lock was lost: daemon gone, or its incarnation ended.

@@ -105,6 +105,9 @@ fn every_kind_of_message_has_a_sample() {
             Request::Unlock { .. } => 4,
             Request::Cancel { .. } => 5,
             Request::Ask { .. } => 6,
+            Request::Attach { .. } => 7,
+            Request::Knock => 8,
+            Request::Detach => 9,
         })
         .collect();
     let replies: BTreeSet<u8> = samples::replies()
@@ -120,7 +123,8 @@ fn every_kind_of_message_has_a_sample() {
             Reply::Blocking { .. } => 7,
             Reply::Lost { .. } => 8,
             Reply::Answer { .. } => 9,
+            Reply::Attached(_) => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (16, 7, 10));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (16, 10, 11));
 }

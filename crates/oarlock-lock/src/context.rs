@@ -56,7 +56,9 @@ impl Context<'_> {
         self.outputs.push_back(Output::Send { to, packet });
     }
 
+    /// A request failed that nobody can have granted meanwhile: it did not wait, or its entry has been asked.
     pub(crate) fn failed(&mut self, lock: LockId, code: Code) {
+        self.words.refuse(lock);
         self.outputs.push_back(Output::Failed { lock, code });
     }
 }

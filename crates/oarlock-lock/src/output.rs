@@ -1,6 +1,8 @@
 //! What leaves the room.
 
 use oarlock_layout::code::Code;
+#[cfg(doc)]
+use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId};
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::mode::Mode;
@@ -53,6 +55,8 @@ pub struct Granted {
     pub value: Option<Value>,
     /// The second choice was given.
     pub alternate: bool,
+    /// Its program looks at the lock's entry in the segment by itself ([`Flags::QUIET`]).
+    pub quiet: bool,
 }
 
 /// What a peer said that no honest peer says. Nothing was changed.

@@ -75,7 +75,9 @@ impl Lock {
         let expedite = f.contains(Flags::EXPEDITE)
             && (self.mode != Mode::NL || f.intersects(Flags::NOQUEUE | Flags::LOCAL));
         let both = f.contains(Flags::ALTPR | Flags::ALTCW);
-        if expedite || both || f.contains(Flags::QUECVT) { Err(Code::BadFlags) } else { Ok(()) }
+        // Who has no entry to look at must be told.
+        let deaf = f.contains(Flags::QUIET) && self.lock.entry().is_none();
+        if expedite || both || deaf || f.contains(Flags::QUECVT) { Err(Code::BadFlags) } else { Ok(()) }
     }
 }
 
@@ -83,7 +85,9 @@ impl Convert {
     /// Scenarios 3, 10: `from` is the mode held now.
     pub(crate) fn check(&self, from: Mode) -> Result<(), Code> {
         let f = self.flags;
-        if f.intersects(Flags::EXPEDITE | Flags::LOCAL) || f.contains(Flags::ALTPR | Flags::ALTCW) {
+        if f.intersects(Flags::EXPEDITE | Flags::LOCAL | Flags::QUIET)
+            || f.contains(Flags::ALTPR | Flags::ALTCW)
+        {
             return Err(Code::BadFlags);
         }
         // QUECVT makes sense on the way up only; PR to CW and back count as up.

@@ -226,7 +226,13 @@ impl Shadow {
         invalidate: bool,
         died: bool,
     ) {
-        let entry = ctx.words.entry(lock).expect("a held lock");
+        // Its program may have given it back by itself since it was looked up.
+        let Some(entry) = ctx.words.entry(lock) else {
+            if !died {
+                ctx.failed(lock, Code::NoSuchLock);
+            }
+            return self.settle(ctx);
+        };
         if ctx.waiting.contains_key(&lock)
             && let Some(waiting) = self.queues.remove(lock)
         {
@@ -249,6 +255,11 @@ impl Shadow {
 
     /// Withdraws a waiting request; a convert leaves the lock as it is. Tells the program `code`, if any.
     pub(crate) fn withdraw(&mut self, ctx: &mut Context<'_>, lock: LockId, code: Option<Code>) {
+        // The entry is the one arbiter: a releaser may be handing over at this moment (R9).
+        if !ctx.words.refuse(lock) {
+            self.take_up(ctx);
+            return self.settle(ctx);
+        }
         let Some(entry) = self.queues.remove(lock) else { return };
         if ctx.planted.has(Bug::CancelAndGrant) {
             // The loser of the race is told as well as the winner.
@@ -286,7 +297,11 @@ impl Shadow {
     /// Applies all rules after something changed.
     pub(crate) fn settle(&mut self, ctx: &mut Context<'_>) {
         if self.forgetting {
-            return;
+            return self.offer(ctx);
+        }
+        // Before anything is looked at: a caller that gives something back after that look must ring.
+        if !self.queues.is_empty() || self.head.is_some() {
+            ctx.words.set_gate(self.slot);
         }
         self.scan(ctx, Answer::default());
         self.give_way(ctx);
@@ -296,6 +311,8 @@ impl Shadow {
         } else {
             ctx.words.set_gate(self.slot);
         }
+        ctx.words.set_value_ready(self.slot, self.value_use.sure());
+        self.offer(ctx);
         let word = ctx.words.look(self.slot);
         self.state(ctx, &word);
         self.rest(ctx, &word);

@@ -230,21 +230,28 @@ impl Lockspace {
 
     // ----- requests -------------------------------------------------------------------------------------
 
+    /// A new lock failed before it came to a shadow.
+    fn turn_away(&mut self, words: &mut dyn Words, lock: LockId, code: Code) {
+        words.refuse(lock);
+        self.fail(lock, code);
+    }
+
     fn fail(&mut self, lock: LockId, code: Code) {
         self.outputs.push_back(Output::Failed { lock, code });
     }
 
     fn lock(&mut self, now: Instant, words: &mut dyn Words, request: Lock) {
         let lock = request.lock;
-        if let Err(code) = request.check() {
-            return self.fail(lock, code);
-        }
+        self.freshen(now, words, lock);
         if self.waiting.contains_key(&lock) || words.entry(lock).is_some() {
             return self.fail(lock, Code::InFlight);
         }
+        if let Err(code) = request.check() {
+            return self.turn_away(words, lock, code);
+        }
         let slot = match self.slot(now, words, &request.name) {
             Ok(slot) => slot,
-            Err(code) => return self.fail(lock, code),
+            Err(code) => return self.turn_away(words, lock, code),
         };
         let entry = Waiting {
             lock,
@@ -266,6 +273,7 @@ impl Lockspace {
 
     fn convert(&mut self, now: Instant, words: &mut dyn Words, request: Convert) {
         let lock = request.lock;
+        self.freshen(now, words, lock);
         let Some(entry) = words.entry(lock) else {
             let code = if self.waiting.contains_key(&lock) { Code::InFlight } else { Code::NoSuchLock };
             return self.fail(lock, code);
@@ -274,7 +282,7 @@ impl Lockspace {
             return self.fail(lock, Code::InFlight);
         }
         if let Err(code) = request.check(entry.mode) {
-            return self.fail(lock, code);
+            return self.turn_away(words, lock, code);
         }
         let waiting = Waiting {
             lock,
@@ -307,6 +315,13 @@ impl Lockspace {
             shadow.withdraw(&mut ctx, lock, None);
         } else {
             self.fail(lock, Code::NoSuchLock);
+        }
+    }
+
+    /// A releaser may have handed over to this lock, and its program be on with the next thing already.
+    fn freshen(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
+        if let Some(slot) = self.waiting.get(&lock).copied() {
+            self.open(now, words, slot);
         }
     }
 
@@ -379,7 +394,7 @@ impl Lockspace {
                     Body::Head(m) => shadow.head(&mut ctx, m),
                     Body::ForgetAck(m) => {
                         if shadow.forgotten(&mut ctx, m)? {
-                            self.close(words, slot);
+                            self.close(now, words, slot);
                         }
                         Ok(())
                     }
@@ -446,6 +461,8 @@ impl Lockspace {
             let slot = Slot(self.sweep);
             if let Some(shadow) = self.shadow(slot)
                 && shadow.evictable(&words.look(slot))
+                // A second chance for what callers use by themselves, which never comes to the node's ears.
+                && !words.used(slot)
             {
                 self.forget(now, words, slot);
                 self.drain_inside(now, words);
@@ -459,13 +476,18 @@ impl Lockspace {
         }
         let (shadow, mut ctx) = self.open(now, words, slot);
         if shadow.forget(&mut ctx) {
-            self.close(words, slot);
+            self.close(now, words, slot);
         }
     }
 
-    fn close(&mut self, words: &mut dyn Words, slot: Slot) {
-        assert!(words.evict(slot), "a shadow without locks has none counted");
-        self.shadows[slot.0 as usize] = None;
+    fn close(&mut self, now: Instant, words: &mut dyn Words, slot: Slot) {
+        if words.evict(slot) {
+            self.shadows[slot.0 as usize] = None;
+        } else {
+            // Nothing is owned, so no honest caller holds anything: somebody has written a count. It costs a slot.
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.rest_anew(&mut ctx);
+        }
     }
 
     fn open<'a>(
@@ -474,8 +496,10 @@ impl Lockspace {
         words: &'a mut dyn Words,
         slot: Slot,
     ) -> (&'a mut Shadow, Context<'a>) {
-        let (shadows, _, ctx) = self.split(now, words);
-        (shadows[slot.0 as usize].as_mut().expect("a bound slot has a shadow"), ctx)
+        let (shadows, _, mut ctx) = self.split(now, words);
+        let shadow = shadows[slot.0 as usize].as_mut().expect("a bound slot has a shadow");
+        shadow.take_up(&mut ctx);
+        (shadow, ctx)
     }
 
     fn split<'a>(

@@ -124,6 +124,11 @@ impl Queues {
         self.converts.front().or(self.waits.front())
     }
 
+    /// The first newcomer, if nobody stands before it.
+    pub(crate) fn only_newcomers(&self) -> Option<&Waiting> {
+        if self.front.is_empty() && self.converts.is_empty() { self.waits.front() } else { None }
+    }
+
     /// Whoever came later waits behind the answer of the first try that has none yet (R2): its number.
     pub(crate) fn first_try(&self) -> Option<u64> {
         self.front.iter().find(|e| e.is_try()).map(|e| e.attempt)

@@ -8,11 +8,11 @@ use oarlock_circuit::{Class, SendError};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
-use oarlock_layout::id::{Epoch, LockId, NodeId, SessionId, SpaceId};
+use oarlock_layout::id::{Epoch, LockId, NodeId, SessionId, SharedHandle, SpaceId};
 use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SESSION_LOCKS_MAX};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::session::{self, Failure, Granted, Reply, Request};
+use oarlock_layout::message::session::{self, Attached, Failure, Granted, Reply, Request};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_lock::{Convert, Lock, Unlock};
 
@@ -72,12 +72,28 @@ impl Node {
             Request::Ask { request, question } => {
                 self.outputs.push_back(Output::Asked { session, request, question });
             }
+            Request::Attach { request, space } => self.attach(session, request, space),
+            // That it came is all it has to say: bells are looked at in every turn.
+            Request::Knock => {}
+            Request::Detach => {
+                if let Some(known) = self.sessions.get_mut(session) {
+                    known.detached = true;
+                }
+            }
             Request::Lock(m) => {
+                let lock = LockId::new(session, m.handle);
                 if let Err((code, text)) = self.may_ask(session, &m) {
+                    if lock.entry().is_some()
+                        && let Some(space) = self.sessions.get(session).and_then(|s| s.space_of(m.handle))
+                    {
+                        // Its program sleeps on the entry, not on the socket.
+                        self.spaces[space.0 as usize].words.refuse(lock);
+                    }
                     return self.failed(session, m.handle, code, text);
                 }
-                let lock = LockId::new(session, m.handle);
-                if let Some(known) = self.sessions.get_mut(session) {
+                if lock.entry().is_none()
+                    && let Some(known) = self.sessions.get_mut(session)
+                {
                     known.locks.insert(m.handle, m.space);
                 }
                 let request = Lock {
@@ -108,7 +124,7 @@ impl Node {
             }
             Request::Cancel { handle } => {
                 // A cancel that comes too late has nothing to withdraw, and no answer of its own.
-                if self.sessions.get(session).is_some_and(|s| s.locks.contains_key(&handle)) {
+                if self.sessions.get(session).is_some_and(|s| s.space_of(handle).is_some()) {
                     let lock = LockId::new(session, handle);
                     self.ask_about(now, session, handle, oarlock_lock::Request::Cancel(lock));
                 }
@@ -129,6 +145,35 @@ impl Node {
         self.reply(session, &reply);
     }
 
+    /// A place in a segment.
+    fn attach(&mut self, session: SessionId, request: u32, space: SpaceId) {
+        let known = self.sessions.get(session).expect("a session that asks is open");
+        let number = known.attached.len() as u8;
+        let denied = if self.spaces.len() <= space.0 as usize {
+            Some((Code::UnknownSpace, format!("there is no lockspace number {space}")))
+        } else if known.attached.contains(&space) {
+            Some((Code::InFlight, "the session has a place in that segment already".into()))
+        } else if number >= SharedHandle::SEGMENTS_MAX || known.detached {
+            let max = SharedHandle::SEGMENTS_MAX;
+            Some((Code::NoSegment, format!("a session has a place in {max} segments at most")))
+        } else {
+            None
+        };
+        let place = match denied {
+            Some(_) => None,
+            None => self.spaces[space.0 as usize].words.attach(session, number),
+        };
+        let Some(place) = place else {
+            let none =
+                || (Code::NoSegment, "the segment has no place for another session, or there is none".into());
+            let (code, text) = denied.unwrap_or_else(none);
+            return self.reply(session, &Reply::Denied { request, why: Failure { code, text } });
+        };
+        self.sessions.get_mut(session).expect("it was there").attached.push(space);
+        let attached = Attached { request, segment: number, place, now: 0 };
+        self.outputs.push_back(Output::Attached { session, space, attached });
+    }
+
     /// The checks at the edge: what would only grow a queue inside is refused here, with a reason.
     pub(crate) fn may_ask(&self, session: SessionId, m: &session::LockRequest) -> Result<(), (Code, String)> {
         if self.config.spaces.len() <= m.space.0 as usize {
@@ -136,10 +181,16 @@ impl Node {
         }
         self.may_serve()?;
         let known = self.sessions.get(session).expect("a session that asks is open");
-        if known.locks.contains_key(&m.handle) {
+        if SharedHandle::of(m.handle).is_some() {
+            // How many there can be the segment bounds, and that one is free its entry says.
+            if known.space_of(m.handle) != Some(m.space) {
+                let text = format!("lock number {} is no entry of a segment that the session has", m.handle);
+                return Err((Code::NoSuchLock, text));
+            }
+        } else if known.locks.contains_key(&m.handle) {
             return Err((Code::InFlight, format!("the session uses lock number {} already", m.handle)));
         }
-        if known.locks.len() >= SESSION_LOCKS_MAX {
+        if known.locks.len() >= SESSION_LOCKS_MAX && SharedHandle::of(m.handle).is_none() {
             let text = format!("the session has {SESSION_LOCKS_MAX} locks, which is all it may have");
             return Err((Code::TooManyLocks, text));
         }
@@ -210,7 +261,7 @@ impl Node {
         handle: u32,
         request: oarlock_lock::Request,
     ) {
-        let space = self.sessions.get(session).and_then(|s| s.locks.get(&handle)).copied();
+        let space = self.sessions.get(session).and_then(|s| s.space_of(handle));
         match space {
             Some(space) => self.ask_room(now, space, request),
             None => {
@@ -232,6 +283,8 @@ impl Node {
                 }
                 Err(other) => panic!("a member of the view cannot be sent to: {other}"),
             },
+            // Its program looks at the entry.
+            L::Granted(g) if g.quiet => {}
             L::Granted(g) => self.tell(g.lock, |handle| {
                 Reply::Granted(Granted {
                     handle,
@@ -257,6 +310,13 @@ impl Node {
                 }
                 let why = Failure { code, text };
                 self.tell(lock, |handle| Reply::Failed { handle, why });
+            }
+            L::Blocking { lock, wanted } if lock.entry().is_some() => {
+                // What counts stands in the entry: a program that does not read must not make the node keep these.
+                if self.sessions.get(lock.session()).is_some() {
+                    let packet = Reply::Blocking { handle: lock.handle(), wanted }.to_bytes();
+                    self.outputs.push_back(Output::Hint { session: lock.session(), packet });
+                }
             }
             L::Blocking { lock, wanted } => self.tell(lock, |handle| Reply::Blocking { handle, wanted }),
         }
@@ -290,7 +350,13 @@ impl Node {
     /// Sessions that hold locks or wait for some: those whose programs must have heard of the end before a run
     /// may be called clean.
     pub fn sessions_with_locks(&self) -> Vec<SessionId> {
-        self.sessions.ids().filter(|id| self.sessions.get(*id).is_some_and(|s| !s.locks.is_empty())).collect()
+        self.sessions.ids().filter(|id| self.has_locks_of(*id)).collect()
+    }
+
+    fn has_locks_of(&self, session: SessionId) -> bool {
+        let Some(known) = self.sessions.get(session) else { return false };
+        let holds = |space: &SpaceId| !self.spaces[space.0 as usize].words.of_session(session).is_empty();
+        !known.locks.is_empty() || known.attached.iter().any(holds)
     }
 
     /// Has this run ended (stopped, or overwhelmed)?

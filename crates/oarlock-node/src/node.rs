@@ -17,9 +17,9 @@ use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::session::{self, Request};
+use oarlock_layout::message::session::{self, Attached, Request};
 use oarlock_layout::seal::Seal;
-use oarlock_layout::segment::Words;
+use oarlock_layout::segment::{Wake, Words};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
 use oarlock_lock::Lockspace;
@@ -41,6 +41,30 @@ pub enum Output {
         session: SessionId,
         /// An encoded [`Reply`](oarlock_layout::message::session::Reply).
         packet: Vec<u8>,
+    },
+    /// The same, if there is room for it at once: a hint that repeats what a segment says.
+    Hint {
+        /// Which session.
+        session: SessionId,
+        /// An encoded [`Reply`](oarlock_layout::message::session::Reply).
+        packet: Vec<u8>,
+    },
+    /// A [`Reply::Attached`](oarlock_layout::message::session::Reply::Attached), to which the segment's descriptor and
+    /// the time belong.
+    Attached {
+        /// Which session.
+        session: SessionId,
+        /// Which lockspace's segment.
+        space: SpaceId,
+        /// What to send; its `now` is to be filled in.
+        attached: Attached,
+    },
+    /// Wake whoever sleeps on an entry of a segment.
+    Wake {
+        /// Which lockspace's segment.
+        space: SpaceId,
+        /// Which entry.
+        wake: Wake,
     },
     /// Close the session's socket, after what was said before. It is over here already.
     Close {
@@ -93,6 +117,9 @@ pub struct Node {
     pub(crate) ended: bool,
     pub(crate) outputs: VecDeque<Output>,
 }
+
+/// Bells taken up in one turn: a program that rings without end must not keep the others waiting.
+const BELLS_AT_ONCE: u32 = 256;
 
 pub(crate) struct Space {
     pub(crate) locks: Lockspace,
@@ -217,12 +244,86 @@ impl Node {
     /// A program hung up or died: its locks go, as by force (35, 36).
     pub fn handle_session_closed(&mut self, now: Instant, session: SessionId) {
         let Some(ended) = self.sessions.close(session) else { return };
-        let mut spaces: Vec<SpaceId> = ended.locks.into_values().collect();
+        // First nothing that it does in a segment counts any more (M12).
+        for space in &ended.attached {
+            self.spaces[space.0 as usize].words.end(session);
+        }
+        let mut spaces: Vec<SpaceId> = ended.locks.into_values().chain(ended.attached).collect();
         spaces.sort();
         spaces.dedup();
         for space in spaces {
             let Space { locks, words } = &mut self.spaces[space.0 as usize];
             locks.handle_request(now, words.as_mut(), oarlock_lock::Request::End(session));
+            if ended.detached {
+                words.bury(session);
+            }
+        }
+    }
+
+    /// The process that opened a session that is closed has ended for certain: what it may have been about to store in
+    /// a segment cannot come any more.
+    pub fn handle_opener_ended(&mut self, session: SessionId) {
+        for Space { words, .. } in &mut self.spaces {
+            words.bury(session);
+        }
+    }
+
+    // ----- segments -------------------------------------------------------------------------------------
+
+    /// This node's lease lasts until `until`, in nanoseconds of CLOCK_MONOTONIC, counted from before it was renewed (L1).
+    pub fn renew(&mut self, until: u64) {
+        for Space { words, .. } in &mut self.spaces {
+            words.renew(until);
+        }
+    }
+
+    /// The lease had passed before it was renewed. What programs have granted themselves they do not believe any more;
+    /// so it is given to others, and their sessions end.
+    pub fn handle_lease_lost(&mut self, now: Instant) {
+        for Space { words, .. } in &mut self.spaces {
+            words.turn_epoch();
+        }
+        let attached = |id: &SessionId| self.sessions.get(*id).is_some_and(|s| !s.attached.is_empty());
+        let sessions: Vec<SessionId> = self.sessions.ids().filter(attached).collect();
+        for session in sessions {
+            let text =
+                "all locks of this session are gone: the node stood still for longer than its lease".into();
+            self.expel(now, session, Code::Lost, text);
+        }
+    }
+
+    /// Takes up a number of the bells that programs have rung. True if there may be more.
+    pub fn handle_bells(&mut self, now: Instant) -> bool {
+        if self.ended {
+            return false;
+        }
+        let mut more = false;
+        for Space { locks, words } in &mut self.spaces {
+            let mut left = BELLS_AT_ONCE;
+            while left > 0
+                && let Some(slot) = words.poll_bell()
+            {
+                locks.handle_bell(now, words.as_mut(), slot);
+                left -= 1;
+            }
+            more |= left == 0;
+        }
+        more
+    }
+
+    /// The node is about to wait: from now on programs that ring must knock. False if a bell waits already.
+    pub fn fall_asleep(&mut self) -> bool {
+        let mut idle = true;
+        for Space { words, .. } in &mut self.spaces {
+            idle &= words.fall_asleep();
+        }
+        idle
+    }
+
+    /// The node has waited.
+    pub fn wake_up(&mut self) {
+        for Space { words, .. } in &mut self.spaces {
+            words.wake_up();
         }
     }
 
@@ -326,6 +427,10 @@ impl Node {
             while let Some(output) = self.spaces[index].locks.poll_output() {
                 moved = true;
                 self.lock_output(now, index, output);
+            }
+            while let Some(wake) = self.spaces[index].words.poll_wake() {
+                moved = true;
+                self.outputs.push_back(Output::Wake { space: SpaceId(index as u16), wake });
             }
         }
         if !self.questions.is_empty() {

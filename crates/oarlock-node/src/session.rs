@@ -2,8 +2,9 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use oarlock_layout::id::{SessionId, SpaceId};
+use oarlock_layout::id::{SessionId, SharedHandle, SpaceId};
 
 /// One attachment of a program.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +15,22 @@ pub(crate) struct Session {
     pub(crate) label: String,
     /// It has said hello.
     pub(crate) greeted: bool,
-    /// Its locks, held or waiting, by its own number for them.
+    /// Its locks, held or waiting, by its own number for them. Those in entries of a segment are not among them.
     pub(crate) locks: BTreeMap<u32, SpaceId>,
+    /// The lockspaces in whose segments it has a place, in the order in which it asked for them.
+    pub(crate) attached: Vec<SpaceId>,
+    /// It says that it touches no segment any more.
+    pub(crate) detached: bool,
+}
+
+impl Session {
+    /// The lockspace of one of its locks.
+    pub(crate) fn space_of(&self, handle: u32) -> Option<SpaceId> {
+        match SharedHandle::of(handle) {
+            Some(shared) => self.attached.get(usize::from(shared.segment)).copied(),
+            None => self.locks.get(&handle).copied(),
+        }
+    }
 }
 
 /// All sessions of a node.
@@ -44,10 +59,6 @@ impl Sessions {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
         self.sessions.keys().copied()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.values()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -39,12 +39,6 @@ impl Node {
         }
     }
 
-    /// Does any program of this node hold or wait for a lock? A node that stops while one does has not
-    /// stopped cleanly: the program may still be acting on it.
-    pub fn has_locks(&self) -> bool {
-        self.sessions.iter().any(|session| !session.locks.is_empty())
-    }
-
     /// How it stands.
     pub fn status(&self, now: Instant) -> Status {
         let phase = self.forming.phase();

@@ -128,7 +128,11 @@ impl Cluster {
                 let reply = Reply::from_bytes(&packet).unwrap();
                 self.replies.entry((n, session)).or_default().push_back(reply);
             }
-            Output::Close { .. } | Output::Asked { .. } => {}
+            Output::Close { .. }
+            | Output::Asked { .. }
+            | Output::Hint { .. }
+            | Output::Attached { .. }
+            | Output::Wake { .. } => {}
             Output::Looked { seen, .. } => self.looked.push(seen),
             Output::Store { epoch } => {
                 self.disks[n].epoch = epoch;

@@ -25,6 +25,8 @@ pub enum Bug {
     NoGateByFinder,
     /// M10: a recount leaves the offered waiter's entry as it was.
     NoRestamp,
+    /// M10: an offer is taken back without moving its waiter on.
+    NoRecall,
     /// M12: the end of a session leaves the words of its attempts in the same turn.
     EndKeepsTurn,
     /// R6 d: the token count is raised by load and store, before the commit.
@@ -39,7 +41,7 @@ pub enum Bug {
 
 impl Bug {
     /// All but the fences, by name.
-    pub const NAMED: [(&'static str, Bug); 14] = [
+    pub const NAMED: [(&'static str, Bug); 15] = [
         ("commit-by-store", Bug::CommitByStore),
         ("no-check-after-load", Bug::NoCheckAfterLoad),
         ("keep-turn", Bug::KeepTurn),
@@ -50,6 +52,7 @@ impl Bug {
         ("stale-need", Bug::StaleNeed),
         ("no-gate-by-finder", Bug::NoGateByFinder),
         ("no-restamp", Bug::NoRestamp),
+        ("no-recall", Bug::NoRecall),
         ("end-keeps-turn", Bug::EndKeepsTurn),
         ("token-before-commit", Bug::TokenBeforeCommit),
         ("grant-by-store", Bug::GrantByStore),

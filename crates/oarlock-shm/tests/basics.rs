@@ -32,7 +32,7 @@ const LEASE: u64 = 1_000;
 impl Stage {
     fn new() -> Stage {
         let memory = Memory::private(Geometry { slots: 100, areas: 70, entries: 64 }, 3);
-        let hub = Hub::new(memory);
+        let mut hub = Hub::new(memory);
         hub.renew(LEASE);
         Stage { hub, looker: 1_000, clock: TestClock::default() }
     }

@@ -442,7 +442,12 @@ impl World {
                     }
                 }
                 // Programs that close are told before; nobody asks questions here.
-                Output::Close { .. } | Output::Asked { .. } | Output::Looked { .. } => {}
+                Output::Close { .. }
+                | Output::Asked { .. }
+                | Output::Looked { .. }
+                | Output::Hint { .. }
+                | Output::Attached { .. }
+                | Output::Wake { .. } => {}
             }
         }
         if let Some(wake) = node.poll_timeout() {

@@ -190,6 +190,12 @@ pub fn page(code: Code) -> Page {
             "the number of programs attached at once is bounded",
             "close programs, or let them share a session",
         ),
+        Code::NoSegment => page_of(
+            "locks are not granted in the program's own process",
+            "the node has no shared segment for this lockspace, or no place left in it for another session",
+            "nothing needs to be done: the node grants the locks, each at the price of a message; oarlock doctor \
+             says what the fast path needs",
+        ),
         Code::Deadlock => page_of(
             "granting would complete a deadlock",
             "two holders each asked for a mode that the other one blocks; the later request is refused",

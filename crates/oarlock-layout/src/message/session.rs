@@ -4,7 +4,9 @@
 //!   program ── Hello ─────────────► node        once, first
 //!           ◄──────── Welcome|Refused
 //!           ── Open ──────────────► node        lockspaces by name
-//!           ◄──────────────── Opened|Failed
+//!           ◄──────────────── Opened|Denied
+//!           ── Attach ────────────► node        the segment of a lockspace, to grant oneself
+//!           ◄──────────────── Attached|Denied   with a descriptor
 //!           ── Lock|Convert ──────► node
 //!           ◄──────────────── Granted|Failed    exactly one for each
 //!           ── Unlock ────────────►             Released|Failed
@@ -12,10 +14,15 @@
 //!           ◄──────────────── Blocking          somebody wants it (BAST)
 //!           ◄──────────────── Lost              all locks of the session are gone
 //!           ── Ask ───────────────►             Answer… (JSON, in pieces)
+//!           ── Knock ─────────────►             bells were rung while the node slept; no answer
+//!           ── Detach ────────────►             last: no segment is touched any more; no answer
 //! ```
 //!
 //! The program numbers its own locks (the low half of [`LockId`](crate::id::LockId)), so it can cancel what was
-//! not answered.
+//! not answered. A lock that waits in an entry of a segment has the entry's number instead
+//! ([`SharedHandle`](crate::id::SharedHandle)). Once it is granted the program changes it in the segment, and asks here
+//! only for what it cannot do by itself. With [`Flags::QUIET`] no `Granted` comes: the entry says so. A `Blocking` for
+//! such a lock is a hint to look at its entry; it can be missing.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,12 +34,13 @@ use crate::id::{Epoch, OwnerId, SessionId, SpaceId, TransactionId};
 use crate::limit::{SESSION_PACKET_BYTES_MAX, VALUE_BYTES};
 use crate::mode::Mode;
 use crate::name::Name;
+use crate::segment::Place;
 use crate::token::Token;
 use crate::value::Value;
 
 /// Version of this conversation. The first three bytes of a [`Request::Hello`] and of a
 /// [`Reply::Refused`] never change, so that versions can always name each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Program to node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +84,18 @@ pub enum Request {
         /// The question.
         question: String,
     },
+    /// Asks for the segment of a lockspace, in which the program can grant itself. Once for each lockspace.
+    Attach {
+        /// Chosen by the program, echoed in the answer.
+        request: u32,
+        /// The lockspace.
+        space: SpaceId,
+    },
+    /// The program rang a bell in a segment and found that the node sleeps.
+    Knock,
+    /// Nothing in this process touches a segment of this session any more. The last word of an orderly end: from here
+    /// on its place in the segments may be given to another session.
+    Detach,
 }
 
 /// A new lock.
@@ -187,6 +207,22 @@ pub enum Reply {
         /// JSON text, cut anywhere.
         bytes: Vec<u8>,
     },
+    /// Answer to a [`Request::Attach`]; the descriptor of the segment comes with it.
+    Attached(Attached),
+}
+
+/// A session's place in a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// As in the request.
+    pub request: u32,
+    /// Which of the session's segments this is, as the numbers of its locks there say.
+    pub segment: u8,
+    /// Where the session's entries are, and what its words read while it lives.
+    pub place: Place,
+    /// CLOCK_MONOTONIC of the node as it sent this, in nanoseconds: a program whose clock is another (in a time
+    /// namespace) cannot judge the lease, and must not grant itself (L1).
+    pub now: u64,
 }
 
 /// A lock is held in a mode.
@@ -284,6 +320,13 @@ impl Wire for Request {
                 out.u32(*request);
                 text(out, question, QUESTION_BYTES_MAX);
             }
+            Request::Attach { request, space } => {
+                out.u8(8);
+                out.u32(*request);
+                out.u16(space.0);
+            }
+            Request::Knock => out.u8(9),
+            Request::Detach => out.u8(10),
         }
     }
 
@@ -313,6 +356,9 @@ impl Wire for Request {
             }
             6 => Request::Cancel { handle: r.u32()? },
             7 => Request::Ask { request: r.u32()?, question: read_text(r, "question", QUESTION_BYTES_MAX)? },
+            8 => Request::Attach { request: r.u32()?, space: SpaceId(r.u16()?) },
+            9 => Request::Knock,
+            10 => Request::Detach,
             n => return Err(Malformed::Unknown { field: "session request", value: n.into() }),
         })
     }
@@ -390,6 +436,15 @@ impl Wire for Reply {
                 out.bool(*more);
                 out.bytes(bytes);
             }
+            Reply::Attached(m) => {
+                out.u8(11);
+                out.u32(m.request);
+                out.u8(m.segment);
+                out.u32(m.place.area);
+                out.u64(m.place.session_word);
+                out.u64(m.place.epoch);
+                out.u64(m.now);
+            }
         }
     }
 
@@ -421,6 +476,12 @@ impl Wire for Reply {
                 more: r.bool("more")?,
                 bytes: r.bytes("piece", PIECE_BYTES_MAX)?.into(),
             },
+            11 => Reply::Attached(Attached {
+                request: r.u32()?,
+                segment: r.u8()?,
+                place: Place { area: r.u32()?, session_word: r.u64()?, epoch: r.u64()? },
+                now: r.u64()?,
+            }),
             n => return Err(Malformed::Unknown { field: "session reply", value: n.into() }),
         })
     }

@@ -291,6 +291,23 @@ pub trait Words {
         None
     }
 
+    /// Grants are to be believed until then, in nanoseconds of CLOCK_MONOTONIC (L1). Only while the last time has not
+    /// passed: what was lost stays lost.
+    fn renew(&mut self, until: u64) {
+        let _ = until;
+    }
+
+    /// The lease is lost or the run ends (M13): nothing that callers granted themselves is believed from now on.
+    fn turn_epoch(&mut self) {}
+
+    /// The node is about to sleep, and whoever rings from now on must knock. False if a bell waits already.
+    fn fall_asleep(&mut self) -> bool {
+        true
+    }
+
+    /// The node is awake: nobody needs to knock.
+    fn wake_up(&mut self) {}
+
     /// What callers did by themselves, in sum.
     fn tally(&self) -> Tally {
         Tally::default()

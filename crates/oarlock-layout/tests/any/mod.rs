@@ -13,6 +13,7 @@ use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::*;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
+use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
@@ -285,6 +286,10 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|handle| Request::Cancel { handle }),
         (any::<u32>(), text(QUESTION_BYTES_MAX))
             .prop_map(|(request, question)| Request::Ask { request, question }),
+        (any::<u32>(), any::<u16>())
+            .prop_map(|(request, space)| Request::Attach { request, space: SpaceId(space) }),
+        Just(Request::Knock),
+        Just(Request::Detach),
     ]
 }
 
@@ -318,5 +323,15 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         failure().prop_map(|why| Reply::Lost { why }),
         (any::<u32>(), any::<bool>(), vec(any::<u8>(), 0..=4096))
             .prop_map(|(request, more, bytes)| Reply::Answer { request, more, bytes }),
+        (any::<(u32, u8, u32)>(), any::<(u64, u64, u64)>()).prop_map(
+            |((request, segment, area), (session_word, epoch, now))| {
+                Reply::Attached(Attached {
+                    request,
+                    segment,
+                    place: Place { area, session_word, epoch },
+                    now,
+                })
+            }
+        ),
     ]
 }

@@ -16,6 +16,7 @@ use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::*;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
+use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
@@ -248,6 +249,9 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("unlock", Request::Unlock { handle: 0x62, value: None, invalidate: true }),
         ("cancel", Request::Cancel { handle: 0x62 }),
         ("ask", Request::Ask { request: 0x61, question: "{\"v\":1,\"ask\":\"status\"}".into() }),
+        ("attach", Request::Attach { request: 0x61, space: SpaceId(2) }),
+        ("knock", Request::Knock),
+        ("detach", Request::Detach),
     ]
 }
 
@@ -283,5 +287,14 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
         ("blocking", Reply::Blocking { handle: 0x62, wanted: Mode::PR }),
         ("lost", Reply::Lost { why: why() }),
         ("answer", Reply::Answer { request: 0x61, more: true, bytes: b"{\"v\":1".to_vec() }),
+        (
+            "attached",
+            Reply::Attached(Attached {
+                request: 0x61,
+                segment: 3,
+                place: Place { area: 0x72, session_word: 0x73, epoch: 0x74 },
+                now: 0x75,
+            }),
+        ),
     ]
 }

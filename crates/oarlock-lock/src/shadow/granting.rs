@@ -183,8 +183,42 @@ impl Shadow {
             token,
             value: shown.then_some(value),
             alternate,
+            quiet: entry.flags.contains(Flags::QUIET),
         }));
         true
+    }
+
+    /// A releaser has handed over to the first waiter (M10): it is granted, and its request off the books.
+    pub(crate) fn take_up(&mut self, ctx: &mut Context<'_>) {
+        let Some(lock) = ctx.words.taken(self.slot) else { return };
+        // Not there any more if its session ended or it withdrew in between.
+        let Some(entry) = self.queues.remove(lock) else { return };
+        self.retire(ctx, &entry);
+        ctx.counters.local_grants += 1;
+        ctx.counters.grants[How::Local as usize] += 1;
+        ctx.counters.waits.add(ctx.now.since(entry.since));
+        ctx.outputs.push_back(Output::Granted(Granted {
+            lock,
+            mode: entry.mode,
+            token: ctx.words.token(self.slot),
+            value: None,
+            alternate: false,
+            quiet: true,
+        }));
+    }
+
+    /// Names the waiter to whom a releaser may hand over, if there is one whom nothing but local holders keeps waiting
+    /// and who needs nothing that only the node can give.
+    pub(super) fn offer(&mut self, ctx: &mut Context<'_>) {
+        let slow = Flags::VALBLK | Flags::FRESH | Flags::ALTPR | Flags::ALTCW;
+        let next = self.queues.only_newcomers().filter(|entry| {
+            entry.flags.contains(Flags::QUIET)
+                && !entry.flags.intersects(slow)
+                && self.owned.is_some_and(|owned| owned.covers(entry.mode))
+        });
+        let offered = next.map(|entry| (entry.lock, entry.mode));
+        let offered = offered.filter(|_| self.head.is_none() && !self.forgetting);
+        ctx.words.offer(self.slot, offered);
     }
 
     /// Grants from the queues in order (C9, C10, R1). Returns whether anything was granted.

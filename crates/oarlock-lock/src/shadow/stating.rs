@@ -173,6 +173,12 @@ impl Shadow {
         }
     }
 
+    /// Comes up for being forgotten once more.
+    pub(crate) fn rest_anew(&mut self, ctx: &mut Context<'_>) {
+        self.idle_since = Some(ctx.now);
+        ctx.idle.insert((ctx.now, self.slot));
+    }
+
     pub(super) fn wake(&mut self, ctx: &mut Context<'_>) {
         if let Some(since) = self.idle_since.take() {
             ctx.idle.remove(&(since, self.slot));

@@ -226,7 +226,13 @@ impl Stage {
                     }
                 }
                 Output::Store { epoch } => self.node.handle_stored(self.now, epoch),
-                Output::Transmit(_) | Output::Asked { .. } | Output::Looked { .. } | Output::Event(_) => {}
+                Output::Transmit(_)
+                | Output::Asked { .. }
+                | Output::Looked { .. }
+                | Output::Event(_)
+                | Output::Hint { .. }
+                | Output::Attached { .. }
+                | Output::Wake { .. } => {}
             }
         }
     }

@@ -7,7 +7,7 @@
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, OwnerId, SharedHandle, Slot, TransactionId};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::segment::geometry::{entry, slot};
+use oarlock_layout::segment::geometry::{entry, slot, tail};
 use oarlock_layout::segment::{Claim, Entry, MANNER, Notice, Stage, State, Wake};
 use oarlock_layout::time::Instant;
 use oarlock_layout::token::Token;
@@ -202,6 +202,7 @@ impl Hub {
             }
             return None;
         }
+        self.forget_offer(slot, claim.lock);
         self.wakes.push_back(Wake { area: place.0, entry: place.1 });
         // A program that looks for itself draws its token when it wants one.
         let token =
@@ -424,6 +425,13 @@ impl Hub {
         if old == new.map(|(lock, _, state)| (lock, state)) {
             return;
         }
+        if let Some((lock, state)) = old
+            && self.recall(lock, state).is_err()
+            && self.was_taken(slot).is_some()
+        {
+            // First that one is told of.
+            return;
+        }
         let offer = match new {
             None => Offer::NONE,
             Some((_, place, state)) => {
@@ -437,7 +445,26 @@ impl Hub {
             }
         };
         self.place_mut(slot).rare().offered = new.map(|(lock, _, state)| (lock, state));
-        self.memory.tail(slot.0)[oarlock_layout::segment::geometry::tail::OFFERED].store(offer.0, SHOW);
+        self.memory.tail(slot.0)[tail::OFFERED].store(offer.0, SHOW);
+    }
+
+    /// A releaser may have read the old offer and be about to follow it: the waiter moves on to its next generation, so
+    /// that one's last exchange fails, and it takes back what it has counted.
+    fn recall(&self, lock: LockId, state: State) -> Result<(), State> {
+        let Some(place) = self.entry_of(lock) else { return Ok(()) };
+        if planted(Bug::NoRecall) {
+            return Ok(());
+        }
+        let moved = state.next(Stage::Waiting, state.mode(), None);
+        exchange_state(&self.cells(place)[entry::STATE], state, moved)
+    }
+
+    /// The node itself has answered a waiter: whatever was offered to it is void.
+    fn forget_offer(&mut self, slot: Slot, lock: LockId) {
+        if self.place(slot).offered().is_some_and(|(offered, _)| offered == lock) {
+            self.place_mut(slot).rare().offered = None;
+            self.memory.tail(slot.0)[tail::OFFERED].store(Offer::NONE.0, SHOW);
+        }
     }
 
     /// Has the offered waiter been granted by a releaser? It may have given the lock back since.
@@ -466,6 +493,10 @@ impl Hub {
                 }
             };
             if exchange_state(&self.cells(place)[entry::STATE], now, to).is_ok() {
+                let (slot, _) = named(self.cells(place));
+                if self.places.get(slot as usize).is_some_and(Option::is_some) {
+                    self.forget_offer(Slot(slot), lock);
+                }
                 self.wakes.push_back(Wake { area: place.0, entry: place.1 });
                 return true;
             }

@@ -157,30 +157,6 @@ impl Hub {
         names::hash(name.as_bytes(), self.seed)
     }
 
-    // ----- lease and epoch ------------------------------------------------------------------------------
-
-    /// Grants are to be believed until then, on CLOCK_MONOTONIC. Only while the last time has not passed: what was lost
-    /// stays lost.
-    pub fn renew(&self, until: u64) {
-        self.memory[header::LEASE_UNTIL].store(until, SHOW);
-    }
-
-    /// The lease is lost or the run ends (M13): nothing that was granted here is believed from now on.
-    pub fn turn_epoch(&mut self) {
-        self.memory[header::EPOCH].fetch_add(1, TAKE);
-        fence(At::Turn);
-    }
-
-    /// The node is about to sleep; false if a bell waits.
-    pub fn fall_asleep(&self) -> bool {
-        self.rung.is_empty() && self.ears.is_idle() && self.memory.fall_asleep()
-    }
-
-    /// The node is awake.
-    pub fn wake_up(&self) {
-        self.memory.wake_up();
-    }
-
     // ----- the word -------------------------------------------------------------------------------------
 
     /// Changes a word: `change` sees what is there, with the node's own knowledge, and gives what shall be; none leaves

@@ -4,7 +4,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, SessionId, Slot};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::geometry::{entry, slot, tail};
+use oarlock_layout::segment::geometry::{entry, header, slot, tail};
 use oarlock_layout::segment::{Claim, Entry, NoSlot, Notice, Place as Seat, Stage, Tally, Wake, Word, Words};
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
@@ -15,7 +15,7 @@ use crate::cells::state;
 use crate::names::VALUE_READY;
 use crate::planted::{Bug, planted};
 use crate::search;
-use crate::sync::{FIELD, Place as At, SHOW, fence};
+use crate::sync::{FIELD, Place as At, SHOW, TAKE, fence};
 
 impl Words for Hub {
     fn find(&self, name: &Name) -> Option<Slot> {
@@ -209,6 +209,23 @@ impl Words for Hub {
 
     fn poll_wake(&mut self) -> Option<Wake> {
         self.wakes.pop_front()
+    }
+
+    fn renew(&mut self, until: u64) {
+        self.memory[header::LEASE_UNTIL].store(until, SHOW);
+    }
+
+    fn turn_epoch(&mut self) {
+        self.memory[header::EPOCH].fetch_add(1, TAKE);
+        fence(At::Turn);
+    }
+
+    fn fall_asleep(&mut self) -> bool {
+        self.rung.is_empty() && self.ears.is_idle() && self.memory.fall_asleep()
+    }
+
+    fn wake_up(&mut self) {
+        self.memory.wake_up();
     }
 
     fn tally(&self) -> Tally {
