@@ -585,6 +585,11 @@ impl<C: Clock> Caller<C> {
         Ok(Ticket { entry: hold.entry, state: asking })
     }
 
+    /// What the node is asked about a lock that is held, and that stays so until it answers.
+    pub fn ticket(&self, hold: Hold) -> Ticket {
+        Ticket { entry: hold.entry, state: hold.state }
+    }
+
     /// What has become of it.
     pub fn look(&self, ticket: Ticket) -> Answer {
         let own = self.memory.own(self.area_line, ticket.entry);

@@ -33,5 +33,7 @@ mod sync;
 
 pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Party, Taken, Ticket};
 pub use hub::Hub;
+#[cfg(not(any(loom, shuttle)))]
+pub use map::Birthmark;
 pub use memory::{MapError, Memory};
 pub use names::Spot;

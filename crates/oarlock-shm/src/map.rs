@@ -9,10 +9,13 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::memory::Line;
 use crate::memory::MapError;
+use crate::sync::FIELD;
 
 /// Nobody may change the size, nor take that back.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
+/// At least a page, on every machine.
+const PAGE_BYTES: usize = 64 << 10;
 const LINE_BYTES: usize = size_of::<Line>();
 const PROT: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
@@ -20,6 +23,8 @@ const PROT: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 pub(crate) struct Map {
     first: NonNull<Line>,
     lines: usize,
+    /// The process that mapped it. A fork has something else in that place, or nothing.
+    process: u32,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread; what it holds is atomic cells, which any thread may use.
@@ -63,7 +68,12 @@ impl Map {
         let first =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), lines * LINE_BYTES, PROT, flags) };
         let first = first.map_err(kernel("mapped"))?;
-        Ok(Map { first: NonNull::new(first.cast()).expect("a mapping is not at null"), lines })
+        Ok(Map::at(first, lines))
+    }
+
+    fn at(first: *mut std::ffi::c_void, lines: usize) -> Map {
+        let first = NonNull::new(first.cast()).expect("a mapping is not at null");
+        Map { first, lines, process: std::process::id() }
     }
 
     fn over(fd: BorrowedFd<'_>, lines: usize) -> Result<Map, MapError> {
@@ -71,7 +81,7 @@ impl Map {
         // SAFETY: a new mapping at a place that the kernel chooses overlaps nothing of ours.
         let first = unsafe { rustix::mm::mmap(std::ptr::null_mut(), lines * LINE_BYTES, PROT, flags, fd, 0) };
         let first = first.map_err(kernel("mapped"))?;
-        let map = Map { first: NonNull::new(first.cast()).expect("a mapping is not at null"), lines };
+        let map = Map::at(first, lines);
         // SAFETY: the range is exactly the mapping just made. A fork must not have it: handles do not pass through one,
         // and a lock that two processes believe theirs is held by neither (M12).
         unsafe { rustix::mm::madvise(first, lines * LINE_BYTES, Advice::LinuxDontFork) }
@@ -95,9 +105,35 @@ impl Deref for Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         // SAFETY: the range is exactly the mapping that `over` or `private` made; no reference to it outlives `self`.
         let unmapped = unsafe { rustix::mm::munmap(self.first.as_ptr().cast(), self.lines * LINE_BYTES) };
         debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Tells a process from its forks, without asking the kernel.
+pub struct Birthmark(Map);
+
+impl Birthmark {
+    /// The mark of this process.
+    pub fn new() -> Result<Birthmark, MapError> {
+        let map = Map::private(PAGE_BYTES / LINE_BYTES)?;
+        let first = map.first.as_ptr().cast();
+        // SAFETY: the range is exactly the private mapping just made; that a fork finds it full of zeros changes nothing
+        // for this process.
+        unsafe { rustix::mm::madvise(first, PAGE_BYTES, Advice::LinuxWipeOnFork) }
+            .map_err(kernel("kept from forks"))?;
+        map[0][0].store(1, FIELD);
+        Ok(Birthmark(map))
+    }
+
+    /// Is this still the process that made it, and no fork?
+    #[inline(always)]
+    pub fn is_mine(&self) -> bool {
+        self.0[0][0].load(FIELD) == 1
     }
 }
 

@@ -33,15 +33,19 @@ use crate::address;
 use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
-use crate::methods::{client_methods, conversion_methods, guard_methods, lock_request_methods};
+use crate::held::Held;
+use crate::methods::{
+    builder_methods, client_methods, conversion_methods, guard_methods, lock_request_methods,
+};
 use crate::session::{Owner, Session};
 use crate::socket::Patience;
-use crate::wish::{Held, Manner, PendingCall, SpaceRef, Wish};
+use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Wish};
 
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Builder {
     label: String,
+    sharing: bool,
 }
 
 impl Builder {
@@ -52,9 +56,11 @@ impl Builder {
         self
     }
 
+    builder_methods!();
+
     /// Connects to the daemon whose socket this is.
     pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
-        let session = Session::open(socket.as_ref(), &self.label)?;
+        let session = Session::open(socket.as_ref(), &self.label, self.sharing)?;
         Ok(Client { session: Owner::new(session) })
     }
 
@@ -74,7 +80,7 @@ pub struct Client {
 impl Client {
     /// Says who connects, before connecting.
     pub fn builder() -> Builder {
-        Builder { label: greeting::program() }
+        Builder { label: greeting::program(), sharing: true }
     }
 
     /// Connects to the daemon whose socket this is.
@@ -90,12 +96,12 @@ impl Client {
 
     /// Finds a lockspace. `default` exists in every cluster.
     pub fn space(&self, name: &str) -> Result<Space> {
-        if let Some(space) = SpaceRef::known(&self.session, name)? {
+        if let Some(space) = SpaceFound::known(&self.session, name)? {
             return Ok(Space { space });
         }
         let what = format!("cannot open lockspace \"{name}\"");
         let answer = self.call(&what, |request| Request::Open { request, space: name.to_owned() })?;
-        Ok(Space { space: SpaceRef::answered(&self.session, name, answer)? })
+        Ok(Space { space: SpaceFound::answered(&self.session, name, answer)? })
     }
 
     /// Asks the daemon a question of people; question and answer are JSON documents.
@@ -184,7 +190,11 @@ fn acquire(wish: &Wish) -> Result<Guard> {
 
 /// Asks and waits in this thread.
 pub(crate) fn wait_for_lock(wish: &Wish) -> Result<Held> {
-    let pending = wish.begin()?;
+    let pending = match wish.begin(true)? {
+        Begun::Held(held) => return Ok(held),
+        Begun::Waits(pending) if pending.looks => return pending.wait_at_entry(),
+        Begun::Waits(pending) => pending,
+    };
     let handle = pending.handle();
     let answer = pending.session().wait(pending.place(), Patience::Endless, |t, e| t.collect(handle, e));
     pending.finish(answer.expect("an endless wait ends with an answer"))
@@ -234,10 +244,9 @@ impl Guard {
     /// [`Kind::Lost`](crate::Kind::Lost) if the lock is gone.
     pub fn wait_blocking(&self, timeout: Duration) -> Result<Option<Mode>> {
         let held = &self.held;
-        held.session.check_process(|| format!("cannot wait for notices about {}", held.subject))?;
-        let news = held.session.wait(held.place(), until(timeout), |table, _| {
-            table.take_wanted(held.handle).map(Some).or(table.ended().map(|_| None))
-        });
+        held.session().check_process(|| format!("cannot wait for notices about {}", held.subject()))?;
+        let news =
+            held.session().wait(held.news_place(), until(timeout), |table, _| held.wait_for_news(table));
         match news {
             Some(Some(mode)) => Ok(Some(mode)),
             Some(None) => Err(held.loss().expect("the session has ended")),
@@ -248,8 +257,8 @@ impl Guard {
     /// Waits until the lock is lost, and says why; `None` when the time is up.
     pub fn wait_lost(&self, timeout: Duration) -> Option<Error> {
         let held = &self.held;
-        if held.session.check_process(String::new).is_ok() {
-            held.session.wait(held.place(), until(timeout), |table, _| table.ended().map(|_| ()));
+        if held.session().check_process(String::new).is_ok() {
+            held.session().wait(held.news_place(), until(timeout), |table, _| table.ended().map(|_| ()));
         }
         held.loss()
     }
@@ -264,10 +273,10 @@ impl Guard {
     /// # Errors
     /// [`Kind::Lost`](crate::Kind::Lost) if it was gone already.
     pub fn release(self) -> Result<()> {
-        let pending = self.held.begin_release()?;
+        let Some(pending) = self.held.begin_release()? else { return Ok(()) };
         let held = pending.held();
         let handle = held.handle;
-        let answer = held.session.wait(held.place(), Patience::Endless, |t, e| t.collect(handle, e));
+        let answer = held.session().wait(held.place(), Patience::Endless, |t, e| t.collect(handle, e));
         pending.finish(answer.expect("an endless wait ends with an answer"))
     }
 }
@@ -288,8 +297,8 @@ impl Conversion<'_> {
     /// As for [`Guard::convert`].
     pub fn convert(self) -> Result<()> {
         let held = self.held;
-        let pending = held.begin_convert(&self.manner)?;
-        let answer = held.session.wait(held.place(), Patience::Endless, |t, e| t.collect(held.handle, e));
+        let Some(pending) = held.begin_convert(&self.manner)? else { return Ok(()) };
+        let answer = held.session().wait(held.place(), Patience::Endless, |t, e| t.collect(held.handle, e));
         pending.finish(answer.expect("an endless wait ends with an answer"))
     }
 }

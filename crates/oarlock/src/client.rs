@@ -15,16 +15,20 @@ use crate::blocking::{answer_text, wait_for_lock};
 use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
-use crate::methods::{client_methods, conversion_methods, guard_methods, lock_request_methods};
+use crate::held::Held;
+use crate::methods::{
+    builder_methods, client_methods, conversion_methods, guard_methods, lock_request_methods,
+};
 use crate::session::{Owner, Session, Waiter};
 use crate::table::{Place, Table};
 use crate::wakers::Effects;
-use crate::wish::{Held, Manner, PendingCall, SpaceRef, Wish};
+use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Wish};
 
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Builder {
     label: String,
+    sharing: bool,
 }
 
 impl Builder {
@@ -35,16 +39,18 @@ impl Builder {
         self
     }
 
+    builder_methods!();
+
     /// Connects to the daemon whose socket this is.
     pub async fn connect(&self, socket: impl Into<PathBuf>) -> Result<Client> {
-        let (socket, label) = (socket.into(), self.label.clone());
-        open(move || Session::open(&socket, &label)).await
+        let (socket, label, sharing) = (socket.into(), self.label.clone(), self.sharing);
+        open(move || Session::open(&socket, &label, sharing)).await
     }
 
     /// Connects to the daemon that [`Client::connect_default`] would find.
     pub async fn connect_default(&self) -> Result<Client> {
-        let label = self.label.clone();
-        open(move || address::connect_default(|path: &Path| Session::open(path, &label))).await
+        let (label, sharing) = (self.label.clone(), self.sharing);
+        open(move || address::connect_default(|path: &Path| Session::open(path, &label, sharing))).await
     }
 }
 
@@ -116,7 +122,7 @@ pub struct Client {
 impl Client {
     /// Says who connects, before connecting.
     pub fn builder() -> Builder {
-        Builder { label: greeting::program() }
+        Builder { label: greeting::program(), sharing: true }
     }
 
     /// Connects to the daemon whose socket this is.
@@ -132,12 +138,12 @@ impl Client {
 
     /// Finds a lockspace. `default` exists in every cluster.
     pub async fn space(&self, name: &str) -> Result<Space> {
-        if let Some(space) = SpaceRef::known(&self.session, name)? {
+        if let Some(space) = SpaceFound::known(&self.session, name)? {
             return Ok(Space { space });
         }
         let what = format!("cannot open lockspace \"{name}\"");
         let answer = self.call(&what, |request| Request::Open { request, space: name.to_owned() }).await?;
-        Ok(Space { space: SpaceRef::answered(&self.session, name, answer)? })
+        Ok(Space { space: SpaceFound::answered(&self.session, name, answer)? })
     }
 
     /// Asks the daemon a question of people; question and answer are JSON documents.
@@ -221,7 +227,10 @@ impl LockRequest {
     /// [`Kind::Busy`](crate::Kind::Busy) with [`no_queue`](Self::no_queue), [`Kind::TimedOut`](crate::Kind)
     /// with [`timeout`](Self::timeout), and whatever ends the session.
     pub async fn acquire(self) -> Result<Guard> {
-        let pending = self.wish.begin()?;
+        let pending = match self.wish.begin(false)? {
+            Begun::Held(held) => return Ok(Guard { held }),
+            Begun::Waits(pending) => pending,
+        };
         let handle = pending.handle();
         let answer = when(pending.session(), pending.place(), |t, e| t.collect(handle, e)).await;
         Ok(Guard { held: pending.finish(answer)? })
@@ -300,18 +309,16 @@ impl Guard {
     /// [`Kind::Lost`](crate::Kind::Lost) if the lock is gone.
     pub async fn blocking(&self) -> Result<Mode> {
         let held = &self.held;
-        held.session.check_process(|| format!("cannot wait for notices about {}", held.subject))?;
-        let news = when(&held.session, held.place(), |table, _| {
-            table.take_wanted(held.handle).map(Some).or(table.ended().map(|_| None))
-        });
+        held.session().check_process(|| format!("cannot wait for notices about {}", held.subject()))?;
+        let news = when(held.session(), held.news_place(), |table, _| held.wait_for_news(table));
         news.await.ok_or_else(|| held.loss().expect("the session has ended"))
     }
 
     /// Resolves when the lock is gone, with the reason. From then on nothing it protected may be touched.
     pub async fn lost(&self) -> Error {
         let held = &self.held;
-        if held.session.check_process(String::new).is_ok() {
-            when(&held.session, held.place(), |table, _| table.ended().map(|_| ())).await;
+        if held.session().check_process(String::new).is_ok() {
+            when(held.session(), held.news_place(), |table, _| table.ended().map(|_| ())).await;
         }
         held.loss().expect("the session has ended")
     }
@@ -322,10 +329,10 @@ impl Guard {
     /// # Errors
     /// [`Kind::Lost`](crate::Kind::Lost) if it was gone already.
     pub async fn release(self) -> Result<()> {
-        let pending = self.held.begin_release()?;
+        let Some(pending) = self.held.begin_release()? else { return Ok(()) };
         let (session, place, handle) = {
             let held = pending.held();
-            (&held.session, held.place(), held.handle)
+            (held.session(), held.place(), held.handle)
         };
         let answer = when(session, place, |t, e| t.collect(handle, e)).await;
         pending.finish(answer)
@@ -349,9 +356,9 @@ impl Conversion<'_> {
     pub async fn convert(self) -> Result<()> {
         let held = self.held;
         let handle = held.handle;
-        when(&held.session, held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
-        let pending = held.begin_convert(&self.manner)?;
-        let answer = when(&held.session, held.place(), |t, e| t.collect(handle, e)).await;
+        when(held.session(), held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
+        let Some(pending) = held.begin_convert(&self.manner)? else { return Ok(()) };
+        let answer = when(held.session(), held.place(), |t, e| t.collect(handle, e)).await;
         pending.finish(answer)
     }
 }

@@ -107,6 +107,7 @@ impl Error {
             | Code::TooManyWaiters
             | Code::TooManyLocks
             | Code::TooManySessions
+            | Code::NoSegment
             | Code::OutOfDescriptors => Kind::Limit,
             Code::SessionMalformed => Kind::Malformed,
             Code::SessionForked => Kind::Forked,

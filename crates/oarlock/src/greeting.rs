@@ -84,7 +84,8 @@ mod tests {
         let why = Failure { code: Code::TooManySessions, text: "4096 sessions".into() };
         let refused = Reply::Refused { version: VERSION, why: why.clone() }.to_bytes();
         assert_eq!(read(&refused).unwrap_err(), why);
-        for packet in [vec![1, 1, 0], vec![77], vec![], Reply::Released { handle: 1 }.to_bytes()] {
+        for packet in [vec![1, VERSION as u8, 0], vec![77], vec![], Reply::Released { handle: 1 }.to_bytes()]
+        {
             assert_eq!(read(&packet).unwrap_err().code, Code::SessionMalformed);
         }
     }

@@ -1,6 +1,18 @@
 //! Methods that the async client and its blocking twin have word for word in common. Written once, so that
 //! the twins cannot drift apart.
 
+/// The setters of a builder; the type has a field `sharing: bool`.
+macro_rules! builder_methods {
+    () => {
+        /// May locks be granted in this process, in memory that it shares with its node? They may if not said. Without it
+        /// each lock costs messages to the node; with it one that this node owns costs some instructions.
+        pub fn shared_memory(mut self, allowed: bool) -> Self {
+            self.sharing = allowed;
+            self
+        }
+    };
+}
+
 /// The setters of a request for a new lock; the type has a field `wish: Wish`.
 macro_rules! lock_request_methods {
     () => {
@@ -171,7 +183,7 @@ macro_rules! guard_methods {
 
         /// The mode that is held now.
         pub fn mode(&self) -> $crate::Mode {
-            self.held.grant().mode
+            self.held.mode()
         }
 
         /// The token of this grant. Of two PW or EX grants of one resource the later has the larger one,
@@ -254,4 +266,4 @@ macro_rules! client_methods {
     };
 }
 
-pub(crate) use {client_methods, conversion_methods, guard_methods, lock_request_methods};
+pub(crate) use {builder_methods, client_methods, conversion_methods, guard_methods, lock_request_methods};

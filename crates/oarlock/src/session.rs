@@ -24,19 +24,24 @@ use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
+use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{Reply, Request};
+use oarlock_shm::{Birthmark, Loss};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::greeting::{self, Hello};
 use crate::outbox::Outbox;
+use crate::segment::{self, Cell, Segment};
 use crate::socket::{Patience, Received, Socket};
 use crate::table::{Ended, Misdeed, Place, Table};
 use crate::wakers::{Effects, Wakers};
 
 /// How long a daemon may take to welcome a session. It does so without asking anybody.
 const WELCOME: Duration = Duration::from_secs(5);
+/// How often whoever waits for packets looks whether the node's lease still lasts.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) struct Session {
     pub(crate) socket: Socket,
@@ -45,6 +50,9 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// The process that opened the session; its forks may not use it (M12).
     pid: u32,
+    birthmark: Birthmark,
+    /// Locks may be granted in this process (the default).
+    sharing: bool,
     keys: AtomicU64,
 }
 
@@ -62,12 +70,12 @@ struct State {
 
 impl Session {
     /// Connects and exchanges greetings.
-    pub(crate) fn open(path: &Path, label: &str) -> Result<Arc<Session>> {
-        Session::greet(Socket::connect(path, WELCOME)?, path, label)
+    pub(crate) fn open(path: &Path, label: &str, sharing: bool) -> Result<Arc<Session>> {
+        Session::greet(Socket::connect(path, WELCOME)?, path, label, sharing)
     }
 
     /// Exchanges greetings over a connected socket.
-    pub(crate) fn greet(socket: Socket, path: &Path, label: &str) -> Result<Arc<Session>> {
+    pub(crate) fn greet(socket: Socket, path: &Path, label: &str, sharing: bool) -> Result<Arc<Session>> {
         let failed =
             |code, why: String| Error::new(code, format!("cannot open a session at {}", path.display()), why);
         // Whether this arrives does not matter: a daemon that refuses says so before it hangs up.
@@ -86,6 +94,7 @@ impl Session {
             Ok(Received::HungUp) => return Err(failed(Code::NoDaemon, "it hung up".into())),
             Err(errno) => return Err(failed(Code::NoDaemon, errno.to_string())),
         };
+        let birthmark = Birthmark::new().map_err(|e| failed(Code::Failed, e.to_string()))?;
         let table = Table::default();
         let state = State { table, read: false, followers: Wakers::default(), buffer };
         Ok(Arc::new(Session {
@@ -94,6 +103,8 @@ impl Session {
             hello,
             state: Mutex::new(state),
             pid: std::process::id(),
+            birthmark,
+            sharing,
             keys: AtomicU64::new(0),
         }))
     }
@@ -106,14 +117,24 @@ impl Session {
     /// Takes up packets until the session is over.
     pub(crate) fn read_until_end(self: Arc<Self>) {
         let mut buffer = std::mem::take(&mut self.lock().buffer);
-        while self.read_one(&mut buffer, Patience::Endless) == Some(true) {}
+        while self.read_for_a_while(&mut buffer, Patience::Endless) != Some(false) {}
     }
 
     /// No caller is left. What is still to be sent is sent; then the daemon sees the end of the session.
-    fn close(&self) {
+    fn close(self: &Arc<Self>) {
         if self.forked() {
             // The parent's session goes on. This process only closes its copy of the descriptor.
             return;
+        }
+        let session = self;
+        let detached = session.change(|table, effects| {
+            // What the daemon still says must not lead to an entry that is another session's by then.
+            table.end(Ended { code: Code::Lost, text: "the session was closed".into() }, effects);
+            table.detach()
+        });
+        if detached {
+            // Whether it is heard only decides how soon the place in the segment is free again.
+            let _ = session.post(&Request::Detach);
         }
         if self.shut_down_when_sent() {
             // A socket that is closed with packets unread tells the other side "reset", and a reset may
@@ -129,8 +150,9 @@ impl Session {
     }
 
     /// Is this a fork of the process that opened the session?
+    #[inline(always)]
     fn forked(&self) -> bool {
-        std::process::id() != self.pid
+        !self.birthmark.is_mine()
     }
 
     /// Refuses the forks of the process that opened the session.
@@ -201,6 +223,11 @@ impl Session {
         look(&self.lock().table)
     }
 
+    /// Changes the table where nothing follows from that.
+    pub(crate) fn look_into<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        change(&mut self.lock().table)
+    }
+
     /// Sends a request, or ends the session if this machine cannot.
     pub(crate) fn request(self: &Arc<Self>, request: &Request) {
         if let Err(errno) = self.post(request) {
@@ -226,10 +253,60 @@ impl Session {
         self.socket.shut_down();
     }
 
+    /// The segment of a lockspace: there, or asked for, or not to be had.
+    pub(crate) fn segment(self: &Arc<Self>, space: SpaceId) -> Arc<Cell> {
+        if !self.sharing {
+            return Arc::default();
+        }
+        let (cell, request) = self.change(|table, _| table.segment(space, segment::monotonic()));
+        if let Some(request) = request {
+            self.request(&request);
+        }
+        cell
+    }
+
+    /// Nothing is granted in this process any more: the session ends, if it has not for a better reason.
+    pub(crate) fn lose(self: &Arc<Self>, loss: Option<Loss>) {
+        self.catch_up();
+        self.end(Code::Lost, segment::say(loss).into());
+    }
+
+    /// Waits for one packet as [`read_one`](Session::read_one) does, but while it waits looks now and then whether the
+    /// lease of the node has passed, of which a node that stands still sends no word (L1).
+    fn read_for_a_while(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
+        loop {
+            let look = Instant::now() + LOOK;
+            let sharing = self.look(|table| table.segments().next().is_some());
+            let (slice, last) = match patience {
+                Patience::Endless if sharing => (Patience::Until(look), false),
+                Patience::Until(until) if sharing && until > look => (Patience::Until(look), false),
+                patience => (patience, true),
+            };
+            let progress = self.read_one(buffer, slice);
+            if progress.is_some() || last {
+                return progress;
+            }
+            let lost = self.change(|table, effects| {
+                table.look_again(effects);
+                table.segments().find_map(|segment| segment.caller.living().err())
+            });
+            if let Some(loss) = lost {
+                self.end(Code::Lost, segment::say(Some(loss)).into());
+                return Some(false);
+            }
+        }
+    }
+
     /// Waits for one packet and takes it up. None: nothing came in time; false: the session is over.
     fn read_one(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
         let (code, text) = match self.socket.receive(buffer, patience) {
             Ok(Received::Packet(length)) => match Reply::from_bytes(&buffer[..length]) {
+                Ok(Reply::Attached(attached)) => {
+                    let descriptor = self.socket.take_descriptor();
+                    let open = |asked| Segment::open(&attached, descriptor?, asked);
+                    self.change(|table, _| table.attached(attached.request, open));
+                    return Some(true);
+                }
                 Ok(reply) => {
                     let taken = self.change(|table, effects| {
                         table.handle_reply(reply, effects).map(|()| table.ended().is_none())
@@ -335,7 +412,7 @@ impl Session {
                 state.read = true;
                 let mut buffer = std::mem::take(&mut state.buffer);
                 drop(state);
-                let progress = self.read_one(&mut buffer, until);
+                let progress = self.read_for_a_while(&mut buffer, until);
                 state = self.lock();
                 state.buffer = buffer;
                 state.read = false;

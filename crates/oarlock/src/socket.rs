@@ -1,7 +1,11 @@
 //! The Unix socket to the daemon: SOCK_SEQPACKET, one message a packet, nothing of it inherited by an exec.
 
+use std::collections::VecDeque;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
@@ -9,13 +13,18 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType, sockopt,
 };
 
 use crate::error::{Error, Result};
 
 /// A connected socket.
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    /// Descriptors that came with packets and were not fetched yet. Few ever come.
+    descriptors: Mutex<VecDeque<OwnedFd>>,
+}
 
 /// What a look at the socket found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,12 +75,12 @@ impl Socket {
             }
             errno => Error::new(Code::NoDaemon, what(), errno.to_string()),
         })?;
-        Ok(Socket(fd))
+        Ok(Socket { fd, descriptors: Mutex::default() })
     }
 
     /// Sends if the daemon has room for it; false if not.
     pub(crate) fn try_send(&self, packet: &[u8]) -> Result<bool, Errno> {
-        match retry(|| rustix::net::send(&self.0, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)) {
+        match retry(|| rustix::net::send(&self.fd, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)) {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN) => Ok(false),
             Err(errno) => Err(errno),
@@ -80,7 +89,7 @@ impl Socket {
 
     /// Sends, and waits for room as long as it takes or until the socket is shut down.
     pub(crate) fn send(&self, packet: &[u8]) -> Result<(), Errno> {
-        retry(|| rustix::net::send(&self.0, packet, SendFlags::NOSIGNAL)).map(|_| ())
+        retry(|| rustix::net::send(&self.fd, packet, SendFlags::NOSIGNAL)).map(|_| ())
     }
 
     /// Receives a packet into `buffer`.
@@ -91,10 +100,10 @@ impl Socket {
                 Patience::Endless => RecvFlags::TRUNC,
                 _ => RecvFlags::TRUNC | RecvFlags::DONTWAIT,
             };
-            match retry(|| rustix::net::recv(&self.0, &mut *buffer, flags)) {
-                Ok((_, 0)) => return Ok(Received::HungUp),
-                Ok((_, length)) if length > buffer.len() => return Ok(Received::TooLong(length)),
-                Ok((_, length)) => return Ok(Received::Packet(length)),
+            match retry(|| self.receive_once(&mut *buffer, flags)) {
+                Ok(0) => return Ok(Received::HungUp),
+                Ok(length) if length > buffer.len() => return Ok(Received::TooLong(length)),
+                Ok(length) => return Ok(Received::Packet(length)),
                 Err(Errno::AGAIN) => match patience {
                     Patience::Until(until) => {
                         if !self.wait_readable(until)? {
@@ -112,6 +121,30 @@ impl Socket {
         }
     }
 
+    /// The length of a packet, which may be more than fits; descriptors that come along are put aside.
+    fn receive_once(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(buffer)];
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        let length = rustix::net::recvmsg(&self.fd, parts, &mut control, flags)?.bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors().extend(descriptors);
+            }
+        }
+        Ok(length)
+    }
+
+    fn descriptors(&self) -> MutexGuard<'_, VecDeque<OwnedFd>> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first descriptor that came with a packet and was not fetched.
+    pub(crate) fn take_descriptor(&self) -> Option<OwnedFd> {
+        self.descriptors().pop_front()
+    }
+
     /// Waits until there is something to receive; false when the time is up.
     fn wait_readable(&self, until: Instant) -> Result<bool, Errno> {
         loop {
@@ -120,7 +153,7 @@ impl Socket {
                 return Ok(false);
             }
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+            match rustix::event::poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
@@ -132,13 +165,13 @@ impl Socket {
     /// Ends the conversation in both directions. What was sent stays readable for the daemon.
     pub(crate) fn shut_down(&self) {
         // The only failure is that it is not connected any more.
-        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

@@ -16,19 +16,27 @@
 //!   the lock is given back as soon as the grant arrives.
 //! - An unlock is sent only when nothing of the lock is in flight; so the next answer is its own.
 //! - A number is free again only after the last answer for it came (scenario 23).
+//! - A lock that waits in an entry of a segment is here under the entry's number, until the answer was taken up. Its
+//!   entry is let go of only after that, so the number means one lock at a time.
 //! - A blocking notice is shown only after the grant it is about was (62), only while it still conflicts
 //!   (60), and once.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::task::Waker;
 
 use oarlock_layout::code::Code;
+use oarlock_layout::id::{SharedHandle, SpaceId};
 use oarlock_layout::limit::{SESSION_LOCKS_MAX, VALUE_BYTES};
 use oarlock_layout::message::session::{Failure, Granted, Reply, Request};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 
+use oarlock_shm::{Answer as Found, Hold, Ticket};
+
 use crate::calls::{Answer, Calls};
+use crate::segment::{Cell, Segment};
 use crate::wakers::{Effects, Wakers};
 
 /// Why there is nothing to be had from the session any more.
@@ -76,6 +84,8 @@ pub(crate) struct Carried {
 pub(crate) enum Place {
     Lock(u32),
     Call(u32),
+    /// A lock that is held in an entry of a segment, and of which nothing is asked: for notices and the end.
+    Watch(u32),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +114,35 @@ struct Entry {
     staged: Option<[u8; VALUE_BYTES]>,
     invalidate: bool,
     wakers: Wakers,
+    /// Where its entry is, if it has one.
+    shared: Option<InEntry>,
+}
+
+/// An entry of a segment that waits for an answer.
+struct InEntry {
+    segment: Arc<Segment>,
+    ticket: Ticket,
+    /// No message comes when it is granted.
+    quiet: bool,
+}
+
+impl InEntry {
+    /// What is held there now.
+    fn hold(&self) -> Option<Hold> {
+        match self.segment.caller.look(self.ticket) {
+            Found::Held(hold) => Some(hold),
+            _ => None,
+        }
+    }
+
+    /// Gives back what was granted and nobody wants any more.
+    fn give_back(&self, hold: Option<Hold>, effects: &mut Effects) {
+        if let Some(hold) = hold
+            && self.segment.caller.release(hold) == Ok(true)
+        {
+            effects.send.push(Request::Knock);
+        }
+    }
 }
 
 /// All locks and calls of one session.
@@ -112,6 +151,14 @@ pub(crate) struct Table {
     /// Entry `i` is the lock that the daemon knows as `i + 1`.
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
+    /// Locks in entries of segments of which something is asked, by number.
+    shared: HashMap<u32, Entry>,
+    /// Who waits for news of locks that are held in entries.
+    watches: HashMap<u32, Wakers>,
+    /// The segments of this session.
+    cells: BTreeMap<SpaceId, Arc<Cell>>,
+    /// Those that were asked for, and when.
+    attaching: BTreeMap<u32, (SpaceId, u64)>,
     calls: Calls,
     ended: Option<Ended>,
 }
@@ -133,18 +180,72 @@ impl Table {
                 return Err(Failure { code: Code::TooManyLocks, text });
             }
         };
-        self.entries[index] = Some(Entry {
-            stage: Stage::Asked,
-            guard: true,
-            awaited: true,
-            answer: None,
-            grant: Grant::NOTHING,
-            wanted: 0,
-            staged: None,
-            invalidate: false,
-            wakers: Wakers::default(),
-        });
+        self.entries[index] = Some(Entry::new(Stage::Asked, None));
         Ok(index as u32 + 1)
+    }
+
+    /// A new lock waits in an entry, and is about to be asked for.
+    pub(crate) fn begin_shared(
+        &mut self,
+        handle: u32,
+        segment: &Arc<Segment>,
+        ticket: Ticket,
+        quiet: bool,
+    ) -> Result<(), Failure> {
+        let shared = InEntry { segment: Arc::clone(segment), ticket, quiet };
+        if let Err(failure) = self.living() {
+            shared.give_back(shared.segment.caller.withdraw(ticket), &mut Effects::default());
+            return Err(failure);
+        }
+        self.shared.insert(handle, Entry::new(Stage::Asked, Some(shared)));
+        Ok(())
+    }
+
+    /// What was asked about a lock in an entry is answered and taken up.
+    pub(crate) fn end_shared(&mut self, handle: u32, effects: &mut Effects) {
+        self.forget(handle, effects);
+    }
+
+    /// A change of mode, or a release, of a lock in an entry is about to be asked for.
+    pub(crate) fn ask_about_shared(
+        &mut self,
+        handle: u32,
+        segment: &Arc<Segment>,
+        ticket: Ticket,
+        stage: Option<Carried>,
+        guard: bool,
+    ) -> Result<(), Failure> {
+        if let Some(ended) = &self.ended {
+            return Err(Failure { code: Code::Lost, text: ended.text.clone() });
+        }
+        let shared = InEntry { segment: Arc::clone(segment), ticket, quiet: false };
+        let stage = stage.map_or(Stage::Releasing, Stage::Converting);
+        let entry = Entry { guard, ..Entry::new(stage, Some(shared)) };
+        self.shared.insert(handle, entry);
+        Ok(())
+    }
+
+    /// Will somebody collect what is answered about a lock in an entry?
+    pub(crate) fn await_shared(&mut self, handle: u32, awaited: bool) {
+        self.guarded_mut(handle).awaited = awaited;
+    }
+
+    /// Is something asked of the node about a lock in an entry?
+    pub(crate) fn asks_about(&self, handle: u32) -> bool {
+        self.ended.is_none() && self.shared.contains_key(&handle)
+    }
+
+    /// The guard of a lock in an entry goes while something is asked about it: what the answer leaves is given back.
+    /// False if the answer is there.
+    pub(crate) fn leave_to_answer(&mut self, handle: u32) -> bool {
+        match self.shared.get_mut(&handle) {
+            Some(entry) if self.ended.is_none() => {
+                entry.guard = false;
+                entry.awaited = false;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Is a conversion in flight that nobody waits for any more? Then the next one starts after its answer.
@@ -190,8 +291,9 @@ impl Table {
 
     /// The answer to the operation of a lock, if it came.
     pub(crate) fn collect(&mut self, handle: u32, effects: &mut Effects) -> Option<Result<Grant, Failure>> {
-        let entry = self.entries.get_mut(index(handle))?.as_mut()?;
-        let answer = match (entry.answer.take(), &self.ended) {
+        let ended = self.ended.clone();
+        let entry = self.entry_mut(handle)?;
+        let answer = match (entry.answer.take(), &ended) {
             (Some(answer), _) => answer,
             (None, None) => return None,
             // Over before it was answered. What was held is lost; what was asked for was just not given.
@@ -219,6 +321,23 @@ impl Table {
     pub(crate) fn desert_lock(&mut self, handle: u32, effects: &mut Effects) {
         let ended = self.ended.is_some();
         let entry = self.guarded_mut(handle);
+        if let Some(shared) = &entry.shared
+            && !ended
+            && entry.stage != Stage::Ended
+        {
+            let granted = shared.segment.caller.withdraw(shared.ticket);
+            let told = shared.quiet || entry.stage == Stage::Held;
+            if granted.is_some() && told {
+                shared.give_back(granted, effects);
+                return self.forget(handle, effects);
+            }
+            if granted.is_none() {
+                effects.send.push(Request::Cancel { handle });
+            }
+            // Otherwise the node's message about the grant is on its way: then it is given back.
+            (entry.guard, entry.awaited) = (false, false);
+            return;
+        }
         entry.guard = false;
         entry.awaited = false;
         entry.answer = None;
@@ -240,7 +359,10 @@ impl Table {
             Stage::Converting(_) if ended => entry.stage = Stage::Held,
             Stage::Converting(_) => effects.send.push(Request::Cancel { handle }),
             // It was answered; with nobody to collect the answer, it counts as delivered.
-            _ => entry.wakers.take(effects),
+            _ => {
+                entry.wakers.take(effects);
+                self.settled(handle, effects);
+            }
         }
     }
 
@@ -300,11 +422,17 @@ impl Table {
     }
 
     fn entry(&self, handle: u32) -> Option<&Entry> {
-        self.entries.get(index(handle))?.as_ref()
+        match SharedHandle::of(handle) {
+            Some(_) => self.shared.get(&handle),
+            None => self.entries.get(index(handle))?.as_ref(),
+        }
     }
 
     fn entry_mut(&mut self, handle: u32) -> Option<&mut Entry> {
-        self.entries.get_mut(index(handle))?.as_mut()
+        match SharedHandle::of(handle) {
+            Some(_) => self.shared.get_mut(&handle),
+            None => self.entries.get_mut(index(handle))?.as_mut(),
+        }
     }
 
     /// For callers that hold a guard or a pending operation, which keeps the entry alive.
@@ -313,6 +441,17 @@ impl Table {
     }
 
     fn forget(&mut self, handle: u32, effects: &mut Effects) {
+        if SharedHandle::of(handle).is_some() {
+            if let Some(mut entry) = self.shared.remove(&handle) {
+                entry.wakers.take(effects);
+                if let Some(shared) = entry.shared
+                    && self.ended.is_none()
+                {
+                    shared.segment.caller.close(shared.ticket.entry);
+                }
+            }
+            return;
+        }
         if let Some(mut entry) = self.entries[index(handle)].take() {
             entry.wakers.take(effects);
             self.free.push(index(handle) as u32);
@@ -321,6 +460,21 @@ impl Table {
 }
 
 impl Entry {
+    fn new(stage: Stage, shared: Option<InEntry>) -> Entry {
+        Entry {
+            stage,
+            guard: true,
+            awaited: true,
+            answer: None,
+            grant: Grant::NOTHING,
+            wanted: 0,
+            staged: None,
+            invalidate: false,
+            wakers: Wakers::default(),
+            shared,
+        }
+    }
+
     /// Gives the lock back.
     fn unlock(&mut self, handle: u32, effects: &mut Effects) {
         self.stage = Stage::Releasing;
@@ -371,6 +525,9 @@ impl Table {
 impl Table {
     /// Registers a waiter. A waker that is not needed any more comes back, to be dropped outside the mutex.
     pub(crate) fn set_waker(&mut self, place: Place, key: u64, waker: Waker) -> Option<Waker> {
+        if let Place::Watch(handle) = place {
+            return self.watches.entry(handle).or_default().set(key, waker);
+        }
         match self.wakers(place) {
             Some(wakers) => wakers.set(key, waker),
             None => Some(waker),
@@ -379,13 +536,25 @@ impl Table {
 
     /// Takes a waiter off its list.
     pub(crate) fn remove_waker(&mut self, place: Place, key: u64) -> Option<Waker> {
-        self.wakers(place)?.remove(key)
+        let waker = self.wakers(place)?.remove(key);
+        if let Place::Watch(handle) = place
+            && self.watches.get(&handle).is_some_and(Wakers::is_empty)
+        {
+            self.watches.remove(&handle);
+        }
+        waker
+    }
+
+    /// Everybody who waits for news of a lock in an entry looks again: a hint may have been lost.
+    pub(crate) fn look_again(&mut self, effects: &mut Effects) {
+        self.watches.values_mut().for_each(|wakers| wakers.take(effects));
     }
 
     fn wakers(&mut self, place: Place) -> Option<&mut Wakers> {
         match place {
             Place::Lock(handle) => self.entry_mut(handle).map(|e| &mut e.wakers),
             Place::Call(number) => self.calls.wakers(number),
+            Place::Watch(handle) => self.watches.get_mut(&handle),
         }
     }
 }
@@ -408,9 +577,17 @@ impl Table {
                     entry.wanted |= bit(wanted);
                     entry.wakers.take(effects);
                 }
+                if let Some(watch) = self.watches.get_mut(&handle) {
+                    watch.take(effects);
+                }
                 Ok(())
             }
             Reply::Opened { request, space } => self.calls.answer(request, Ok(Answer::Space(space)), effects),
+            Reply::Denied { request, .. } if self.attaching.contains_key(&request) => {
+                self.attached(request, |_| None);
+                Ok(())
+            }
+            Reply::Attached(_) => Err(Misdeed("it sent a segment without its descriptor".into())),
             Reply::Denied { request, why } => self.calls.answer(request, Err(why), effects),
             Reply::Answer { request, more, bytes } => self.calls.piece(request, more, &bytes, effects),
             Reply::Lost { why } => {
@@ -428,6 +605,11 @@ impl Table {
             return;
         }
         self.ended = Some(ended);
+        self.look_again(effects);
+        self.shared.retain(|_, entry| {
+            entry.wakers.take(effects);
+            entry.guard || entry.awaited
+        });
         for (index, slot) in self.entries.iter_mut().enumerate() {
             if let Some(entry) = slot {
                 entry.wakers.take(effects);
@@ -438,6 +620,47 @@ impl Table {
             }
         }
         self.calls.end(effects);
+    }
+
+    // ---- segments
+
+    /// The segment of a lockspace, which may come later; the request to send, if it was not asked for yet. `now`: this
+    /// program's clock.
+    pub(crate) fn segment(&mut self, space: SpaceId, now: u64) -> (Arc<Cell>, Option<Request>) {
+        if let Some(cell) = self.cells.get(&space) {
+            return (Arc::clone(cell), None);
+        }
+        let cell = Arc::clone(self.cells.entry(space).or_default());
+        if self.ended.is_some() || self.cells.len() > usize::from(SharedHandle::SEGMENTS_MAX) {
+            return (cell, None);
+        }
+        // Other calls count from zero.
+        let request = u32::MAX - u32::from(space.0);
+        self.attaching.insert(request, (space, now));
+        (cell, Some(Request::Attach { request, space }))
+    }
+
+    /// The answer to the request for a segment. `open` is given the time at which it was asked for.
+    pub(crate) fn attached(&mut self, request: u32, open: impl FnOnce(u64) -> Option<Arc<Segment>>) {
+        if let Some((space, asked)) = self.attaching.remove(&request)
+            && let Some(cell) = self.cells.get(&space)
+        {
+            // Only one answer comes for each.
+            let _ = cell.set(open(asked));
+        }
+    }
+
+    /// Nothing of the session touches a segment any more.
+    pub(crate) fn detach(&mut self) -> bool {
+        let attached = self.segments().next().is_some();
+        self.shared.clear();
+        self.cells.clear();
+        attached
+    }
+
+    /// The segments there are.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.cells.values().filter_map(|cell| cell.get()?.as_ref())
     }
 
     fn granted(&mut self, granted: Granted, effects: &mut Effects) -> Result<(), Misdeed> {
@@ -467,7 +690,16 @@ impl Table {
             entry.grant.value = granted.value;
         }
         entry.settle(handle, Ok(()), effects);
+        self.settled(handle, effects);
         Ok(())
+    }
+
+    /// A lock in an entry of which nobody awaits anything any more goes its own way.
+    fn settled(&mut self, handle: u32, effects: &mut Effects) {
+        let over = |entry: &Entry| entry.shared.is_some() && !entry.awaited && entry.answer.is_none();
+        if self.entry(handle).is_some_and(over) {
+            self.forget(handle, effects);
+        }
     }
 
     fn failed(&mut self, handle: u32, why: Failure, effects: &mut Effects) -> Result<(), Misdeed> {
@@ -477,6 +709,7 @@ impl Table {
             Stage::Converting(_) => {
                 entry.stage = Stage::Held;
                 entry.settle(handle, Err(why), effects);
+                self.settled(handle, effects);
             }
             Stage::Held | Stage::Ended => return Err(strange("a refusal", handle)),
         }
@@ -511,7 +744,10 @@ impl Entry {
     /// is no guard for it any more.
     fn settle(&mut self, handle: u32, answer: Result<(), Failure>, effects: &mut Effects) {
         if !self.guard {
-            self.unlock(handle, effects);
+            match &self.shared {
+                Some(shared) => shared.give_back(shared.hold(), effects),
+                None => self.unlock(handle, effects),
+            }
             return;
         }
         if self.awaited {

@@ -27,6 +27,11 @@ impl Wakers {
         Some(self.0.swap_remove(at).1)
     }
 
+    /// Is nobody registered?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Moves all of them to where they are woken. They register again if they still wait.
     pub(crate) fn take(&mut self, effects: &mut Effects) {
         effects.wake.extend(self.0.drain(..).map(|(_, waker)| waker));

@@ -1,4 +1,4 @@
-//! What is asked for, and what is held: the parts that both twins of the client share.
+//! What is asked for: the part that both twins of the client share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,31 +6,37 @@ use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{LockId, OwnerId, SpaceId, TransactionId};
-use oarlock_layout::limit::{LABEL_BYTES_MAX, VALUE_BYTES};
-use oarlock_layout::message::session::{ConvertRequest, Failure, LockRequest, Request};
+use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
+use oarlock_layout::limit::LABEL_BYTES_MAX;
+use oarlock_layout::message::session::{Failure, LockRequest, Request};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::token::Token;
-use oarlock_layout::value::Value;
+use oarlock_layout::segment::MANNER;
+use oarlock_shm::{Answer as Found, Loss, Party, Taken, Ticket};
 
 use crate::calls::Answer;
 use crate::error::{Error, Result};
+use crate::held::Held;
+use crate::segment::{self, Cell, Segment, Shared};
 use crate::session::Owner;
+use crate::socket::Patience;
 use crate::table::{Grant, Place};
 
 /// The lockspace that exists in every cluster; its number is fixed, so nobody has to ask for it.
 pub(crate) const DEFAULT_SPACE: &str = "default";
 
-/// A lockspace, found.
-#[derive(Clone)]
-pub(crate) struct SpaceRef {
+/// A lockspace, found. Cheap to clone.
+pub(crate) type SpaceRef = Arc<SpaceFound>;
+
+/// What is known of a lockspace.
+pub(crate) struct SpaceFound {
     pub(crate) session: Arc<Owner>,
     pub(crate) id: SpaceId,
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Box<str>,
+    segment: Arc<Cell>,
 }
 
-impl SpaceRef {
+impl SpaceFound {
     /// `default` without asking; None if the daemon must be asked.
     pub(crate) fn known(session: &Arc<Owner>, name: &str) -> Result<Option<SpaceRef>> {
         let what = || format!("cannot open lockspace \"{name}\"");
@@ -39,11 +45,12 @@ impl SpaceRef {
             let why = format!("the name has {} bytes, it may have 1 to {LABEL_BYTES_MAX}", name.len());
             return Err(Error::new(Code::UnknownSpace, what(), why));
         }
-        Ok((name == DEFAULT_SPACE).then(|| SpaceRef {
-            session: Arc::clone(session),
-            id: SpaceId(0),
-            name: name.into(),
-        }))
+        Ok((name == DEFAULT_SPACE).then(|| SpaceFound::new(session, SpaceId(0), name)))
+    }
+
+    fn new(session: &Arc<Owner>, id: SpaceId, name: &str) -> SpaceRef {
+        let segment = session.segment(id);
+        Arc::new(SpaceFound { session: Arc::clone(session), id, name: name.into(), segment })
     }
 
     /// From the daemon's answer.
@@ -53,7 +60,7 @@ impl SpaceRef {
         answer: Result<Answer, Failure>,
     ) -> Result<SpaceRef> {
         match answer {
-            Ok(Answer::Space(id)) => Ok(SpaceRef { session: Arc::clone(session), id, name: name.into() }),
+            Ok(Answer::Space(id)) => Ok(SpaceFound::new(session, id, name)),
             Ok(Answer::Bytes(_)) => Err(Error::new(
                 Code::SessionMalformed,
                 format!("cannot open lockspace \"{name}\""),
@@ -61,6 +68,12 @@ impl SpaceRef {
             )),
             Err(failure) => Err(Error::from_failure(format!("cannot open lockspace \"{name}\""), failure)),
         }
+    }
+
+    /// Where this process can grant itself, if it can.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
+        self.segment.get()?.as_ref()
     }
 }
 
@@ -104,16 +117,15 @@ impl Drop for PendingCall {
 }
 
 /// What a lock protects, for messages.
-#[derive(Clone)]
-pub(crate) struct Subject {
-    pub(crate) space: Arc<str>,
-    pub(crate) name: Name,
+pub(crate) struct Subject<'a> {
+    pub(crate) space: &'a str,
+    pub(crate) name: &'a Name,
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.name)?;
-        if &*self.space != DEFAULT_SPACE { write!(f, " in \"{}\"", self.space) } else { Ok(()) }
+        if self.space != DEFAULT_SPACE { write!(f, " in \"{}\"", self.space) } else { Ok(()) }
     }
 }
 
@@ -132,7 +144,7 @@ impl Manner {
     }
 
     /// Flags and milliseconds as they are sent.
-    fn resolve(&self, what: impl FnOnce() -> String) -> Result<(Flags, u32)> {
+    pub(crate) fn resolve(&self, what: impl FnOnce() -> String) -> Result<(Flags, u32)> {
         let mut flags = self.flags;
         match self.alternate {
             None => {}
@@ -177,51 +189,162 @@ impl Wish {
         }
     }
 
-    /// Sends the request.
-    pub(crate) fn begin(&self) -> Result<PendingLock> {
+    /// Takes the lock in this process, or asks for it. `looks`: whoever waits looks at the lock's entry, and needs no
+    /// message about the grant.
+    pub(crate) fn begin(&self, looks: bool) -> Result<Begun> {
         let mode = self.manner.mode;
         let name = match &self.name {
-            Ok(name) => name.clone(),
+            Ok(name) => name,
             Err((length, why)) => {
                 let what = format!("cannot lock a name of {length} bytes");
                 return Err(Error::new(Code::BadName, what, why));
             }
         };
-        let subject = Subject { space: Arc::clone(&self.space.name), name };
-        let what = || format!("cannot lock {subject} in {mode}");
+        let what = || format!("cannot lock {} in {mode}", Subject { space: &self.space.name, name });
         let session = &self.space.session;
         session.check_process(what)?;
         let (flags, timeout_ms) = self.manner.resolve(what)?;
-        let handle = session
-            .change(|table, _| table.begin_lock())
-            .map_err(|failure| Error::from_failure(what(), failure))?;
-        let request = Request::Lock(LockRequest {
-            handle,
-            space: self.space.id,
-            name: subject.name.clone(),
-            mode,
-            flags,
-            timeout_ms,
-            owner: OwnerId(self.owner),
-            transaction: TransactionId(self.transaction),
-        });
-        let uses_value = flags.contains(Flags::VALBLK);
-        let held = Held { session: Arc::clone(session), handle, subject, uses_value };
-        let pending = PendingLock { held: Some(held), mode };
-        session.request(&request);
-        Ok(pending)
+        let ask = |handle, flags| {
+            Request::Lock(LockRequest {
+                handle,
+                space: self.space.id,
+                name: name.clone(),
+                mode,
+                flags,
+                timeout_ms,
+                owner: OwnerId(self.owner),
+                transaction: TransactionId(self.transaction),
+            })
+        };
+        let begun = match self.space.segment() {
+            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, name, flags, looks),
+            _ => Sharing::Not,
+        };
+        let held = |handle, shared| Held::new(&self.space, handle, name, flags, shared);
+        match begun {
+            Sharing::Held(shared) => {
+                let handle = shared.segment.handle(shared.hold.entry);
+                Ok(Begun::Held(held(handle, Some(shared))))
+            }
+            Sharing::Waits(segment, ticket) => {
+                let handle = segment.handle(ticket.entry);
+                session
+                    .change(|table, _| table.begin_shared(handle, segment, ticket, looks))
+                    .map_err(|failure| Error::from_failure(what(), failure))?;
+                let flags = if looks { flags | Flags::QUIET } else { flags };
+                let entry = Some((Arc::clone(segment), ticket));
+                let pending = PendingLock { held: Some(held(handle, None)), mode, looks, entry };
+                session.request(&ask(handle, flags));
+                Ok(Begun::Waits(pending))
+            }
+            Sharing::No(code) => {
+                let why = match code {
+                    Code::Busy => {
+                        "somebody on this node holds it in a mode that conflicts, or others wait for it"
+                    }
+                    _ => {
+                        "this node does not own enough of the resource to answer without asking another node"
+                    }
+                };
+                Err(Error::new(code, format!("{mode} was not granted on {}", self.subject(name)), why))
+            }
+            Sharing::Lost(loss) => {
+                session.lose(Some(loss));
+                let ended = session.look(|table| table.ended().cloned()).expect("it was just ended");
+                Err(Error::new(ended.code, what(), ended.text))
+            }
+            Sharing::Not => {
+                let handle = session
+                    .change(|table, _| table.begin_lock())
+                    .map_err(|failure| Error::from_failure(what(), failure))?;
+                let pending = PendingLock { held: Some(held(handle, None)), mode, looks: false, entry: None };
+                session.request(&ask(handle, flags));
+                Ok(Begun::Waits(pending))
+            }
+        }
     }
+
+    fn subject<'a>(&'a self, name: &'a Name) -> Subject<'a> {
+        Subject { space: &self.space.name, name }
+    }
+
+    /// Tries it in this process.
+    fn share<'a>(&self, segment: &'a Arc<Segment>, name: &Name, flags: Flags, looks: bool) -> Sharing<'a> {
+        let mode = self.manner.mode;
+        let tries = flags.contains(Flags::NOQUEUE);
+        let kept = flags & (MANNER | Flags::VALBLK);
+        let quiet = if looks { Flags::QUIET } else { Flags::empty() };
+        let party = Party { owner: self.owner, transaction: self.transaction, flags: kept | quiet };
+        let caller = &segment.caller;
+        for _ in 0..FINDS_MAX {
+            let taken = match caller.find(name.as_bytes()) {
+                Some(spot) => caller.acquire(spot, mode, &party, !tries, segment::hint()),
+                None if tries => Taken::NotOwned,
+                None => caller.ask(mode, &party, segment::hint()),
+            };
+            return match taken {
+                Taken::Held { hold, knock } => {
+                    if knock {
+                        self.space.session.request(&Request::Knock);
+                    }
+                    let mut shared = Shared::new(Arc::clone(segment), hold, flags);
+                    if flags.contains(Flags::VALBLK) {
+                        shared.value = caller.value(hold);
+                        if shared.value.is_none() {
+                            // Written too often to be read here.
+                            shared.release(&self.space.session);
+                            return Sharing::Not;
+                        }
+                    }
+                    Sharing::Held(shared)
+                }
+                Taken::Wait(ticket) => Sharing::Waits(segment, ticket),
+                Taken::Busy if flags.contains(Flags::LOCAL) => Sharing::No(Code::Busy),
+                Taken::NotOwned if flags.contains(Flags::LOCAL) => Sharing::No(Code::NotOwned),
+                Taken::Busy | Taken::NotOwned | Taken::NoRoom => Sharing::Not,
+                Taken::Moved => continue,
+                Taken::Lost(loss) => Sharing::Lost(loss),
+            };
+        }
+        Sharing::Not
+    }
+}
+
+/// Requests with these go to the node as they are.
+const BY_THE_NODE: Flags = Flags::FRESH.union(Flags::ALTPR).union(Flags::ALTCW);
+/// How often a name is looked up again because its slot was given to another.
+const FINDS_MAX: u32 = 4;
+
+/// What came of an attempt in this process.
+enum Sharing<'a> {
+    Held(Shared),
+    Waits(&'a Arc<Segment>, Ticket),
+    /// A try that failed, and why.
+    No(Code),
+    Lost(Loss),
+    /// The node is to be asked for a lock without an entry.
+    Not,
+}
+
+/// A request for a new lock, begun.
+pub(crate) enum Begun {
+    Held(Held),
+    Waits(PendingLock),
 }
 
 /// A request for a new lock under way; withdrawn when it is dropped.
 pub(crate) struct PendingLock {
     held: Option<Held>,
     mode: Mode,
+    /// No message comes when it is granted.
+    pub(crate) looks: bool,
+    /// Where it waits, if it has an entry.
+    entry: Option<(Arc<Segment>, Ticket)>,
 }
 
 impl PendingLock {
     pub(crate) fn session(&self) -> &Arc<Owner> {
-        &self.held().session
+        self.held().session()
     }
 
     pub(crate) fn handle(&self) -> u32 {
@@ -236,214 +359,82 @@ impl PendingLock {
         self.held.as_ref().expect("taken only by finish")
     }
 
+    /// Waits in this thread, at the lock's entry, until it is granted or refused.
+    pub(crate) fn wait_at_entry(mut self) -> Result<Held> {
+        let (segment, ticket) = self.entry.clone().expect("only for one that looks at its entry");
+        let session = Arc::clone(self.session());
+        let hold = loop {
+            match segment.wait_a_while(ticket) {
+                Found::Held(hold) => break hold,
+                Found::Waiting(_) => {
+                    session.catch_up();
+                    let lost = segment.caller.living().err();
+                    if let Some(loss) = lost {
+                        session.lose(Some(loss));
+                    }
+                    if session.look(|table| table.ended().is_none()) {
+                        continue;
+                    }
+                }
+                Found::Refused | Found::Lost => {}
+            }
+            // Why comes by message.
+            let handle = self.handle();
+            let answer = session.wait(self.place(), Patience::Endless, |t, e| t.collect(handle, e));
+            return self.finish(answer.expect("an endless wait ends with an answer"));
+        };
+        match segment.caller.wake(hold) {
+            Taken::Held { hold, knock } => {
+                if knock {
+                    session.request(&Request::Knock);
+                }
+                let held = self.held.take().expect("taken only here");
+                session.change(|table, effects| table.end_shared(held.handle, effects));
+                let mut shared = Shared::new(segment, hold, held.flags);
+                if held.flags.contains(Flags::VALBLK) {
+                    shared.value = shared.segment.caller.value(hold);
+                }
+                Ok(held.with(shared))
+            }
+            other => {
+                session.lose(if let Taken::Lost(loss) = other { Some(loss) } else { None });
+                let handle = self.handle();
+                let answer = session.change(|table, effects| table.collect(handle, effects));
+                self.finish(answer.expect("the session has ended"))
+            }
+        }
+    }
+
     /// What the answer means.
     pub(crate) fn finish(mut self, answer: Result<Grant, Failure>) -> Result<Held> {
         let held = self.held.take().expect("taken only here");
-        match answer {
-            Ok(_) => Ok(held),
-            Err(failure) => {
-                let what = format!("{} was not granted on {}", self.mode, held.subject);
-                held.forget();
-                Err(Error::from_failure(what, failure))
+        let failure = match (answer, &self.entry) {
+            (Ok(_), None) => return Ok(held),
+            (Ok(grant), Some((segment, ticket))) => {
+                let found = segment.caller.look(*ticket);
+                let session = Arc::clone(held.session());
+                session.change(|table, effects| table.end_shared(held.handle, effects));
+                if let Found::Held(hold) = found {
+                    let mut shared = Shared::new(Arc::clone(segment), hold, held.flags);
+                    (shared.token, shared.value) = (Some(grant.token), grant.value);
+                    return Ok(held.with(shared));
+                }
+                session.lose(None);
+                Failure { code: Code::Lost, text: segment::say(None).into() }
             }
-        }
+            (Err(failure), _) => failure,
+        };
+        let what = format!("{} was not granted on {}", self.mode, held.subject());
+        held.forget();
+        Err(Error::from_failure(what, failure))
     }
 }
 
 impl Drop for PendingLock {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            if held.session.check_process(String::new).is_ok() {
-                held.session.change(|table, effects| table.desert_lock(held.handle, effects));
-            }
-            held.forget();
-        }
-    }
-}
-
-/// A lock that is held. Dropping it gives the lock back.
-pub(crate) struct Held {
-    pub(crate) session: Arc<Owner>,
-    pub(crate) handle: u32,
-    pub(crate) subject: Subject,
-    uses_value: bool,
-}
-
-impl Held {
-    /// Drops without giving back: there is nothing to give, or somebody else does.
-    fn forget(mut self) {
-        self.handle = 0;
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        Place::Lock(self.handle)
-    }
-
-    pub(crate) fn id(&self) -> LockId {
-        LockId::new(self.session.hello.session, self.handle)
-    }
-
-    /// What is held. In a fork that is nothing; and the table's mutex may have been locked at the fork by a
-    /// thread that is not here to unlock it.
-    pub(crate) fn grant(&self) -> Grant {
-        match self.session.check_process(String::new) {
-            Ok(()) => self.session.look(|table| table.grant(self.handle)),
-            Err(_) => Grant::NOTHING,
-        }
-    }
-
-    pub(crate) fn token(&self) -> Token {
-        self.grant().token
-    }
-
-    pub(crate) fn value(&self) -> Option<Value> {
-        self.grant().value
-    }
-
-    /// Puts a value aside for the release; None marks the block as not to be believed.
-    pub(crate) fn stage(&self, bytes: Option<&[u8]>) -> Result<()> {
-        let what = || format!("cannot set the value block of {}", self.subject);
-        self.session.check_process(what)?;
-        let mode = self.grant().mode;
-        let why = if !self.uses_value {
-            "the lock was taken without value_block()".to_owned()
-        } else if !mode.writes_value() {
-            format!("it is held in {mode}, and only PW and EX write")
-        } else if bytes.is_some_and(|bytes| bytes.len() > VALUE_BYTES) {
-            format!("{} bytes were given, a block has {VALUE_BYTES}", bytes.map_or(0, <[u8]>::len))
-        } else {
-            let block = bytes.map(|bytes| {
-                let mut block = [0; VALUE_BYTES];
-                block[..bytes.len()].copy_from_slice(bytes);
-                block
-            });
-            self.session.change(|table, _| table.stage(self.handle, block));
-            return Ok(());
-        };
-        Err(Error::new(Code::Usage, what(), why))
-    }
-
-    /// Why the lock is lost, if it is.
-    pub(crate) fn loss(&self) -> Option<Error> {
-        let what = || format!("the lock on {} is lost", self.subject);
-        if let Err(error) = self.session.check_process(what) {
-            return Some(error);
-        }
-        let ended = self.session.look(|table| table.ended().cloned())?;
-        Some(Error::new(Code::Lost, what(), ended.text))
-    }
-
-    /// [`loss`](Held::loss), after a look at the socket if nobody else watches it.
-    pub(crate) fn check_lost(&self) -> Option<Error> {
-        if self.session.check_process(String::new).is_ok() {
-            self.session.catch_up();
-        }
-        self.loss()
-    }
-
-    /// What others want, if it was not told yet.
-    pub(crate) fn news(&self) -> Option<Mode> {
-        self.session.check_process(String::new).ok()?;
-        self.session.catch_up();
-        self.session.change(|table, _| table.take_wanted(self.handle))
-    }
-
-    /// Sends a conversion.
-    pub(crate) fn begin_convert(&self, manner: &Manner) -> Result<PendingConvert<'_>> {
-        let mode = manner.mode;
-        let what = || format!("cannot convert {} to {mode}", self.subject);
-        self.session.check_process(what)?;
-        let (mut flags, timeout_ms) = manner.resolve(what)?;
-        let carried = self
-            .session
-            .change(|table, _| table.begin_convert(self.handle, mode))
-            .map_err(|failure| Error::from_failure(what(), failure))?;
-        // Upward the block is read. Downward it is written only if the caller set it: an unset block
-        // stays as it is (29).
-        let leaves = carried.from.writes_value() && carried.from.covers(mode);
-        if self.uses_value && (carried.value.is_some() || !leaves) {
-            flags |= Flags::VALBLK;
-        }
-        if carried.invalidate {
-            flags |= Flags::IVVALBLK;
-        }
-        let pending = PendingConvert { held: self, mode, done: false };
-        self.session.request(&Request::Convert(ConvertRequest {
-            handle: self.handle,
-            mode,
-            flags,
-            timeout_ms,
-            value: carried.value,
-        }));
-        Ok(pending)
-    }
-
-    /// Sends the unlock, whose answer somebody will collect.
-    pub(crate) fn begin_release(self) -> Result<PendingRelease> {
-        self.session.check_process(|| format!("cannot release {}", self.subject))?;
-        self.session.change(|table, effects| table.begin_unlock(self.handle, true, effects));
-        Ok(PendingRelease { held: Some(self) })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // In a fork of the process that took it, the lock is not ours to give back.
-        if self.handle != 0 && self.session.check_process(String::new).is_ok() {
-            self.session.change(|table, effects| table.begin_unlock(self.handle, false, effects));
-        }
-    }
-}
-
-/// A conversion under way; withdrawn when it is dropped.
-pub(crate) struct PendingConvert<'a> {
-    held: &'a Held,
-    mode: Mode,
-    done: bool,
-}
-
-impl PendingConvert<'_> {
-    pub(crate) fn finish(mut self, answer: Result<Grant, Failure>) -> Result<()> {
-        self.done = true;
-        let what = || format!("{} was not granted on {}", self.mode, self.held.subject);
-        answer.map(|_| ()).map_err(|failure| Error::from_failure(what(), failure))
-    }
-}
-
-impl Drop for PendingConvert<'_> {
-    fn drop(&mut self) {
-        if !self.done && self.held.session.check_process(String::new).is_ok() {
-            let handle = self.held.handle;
-            self.held.session.change(|table, effects| table.desert_convert(handle, effects));
-        }
-    }
-}
-
-/// A release under way. Dropping it leaves the release to finish by itself.
-pub(crate) struct PendingRelease {
-    held: Option<Held>,
-}
-
-impl PendingRelease {
-    pub(crate) fn held(&self) -> &Held {
-        self.held.as_ref().expect("taken only by finish")
-    }
-
-    pub(crate) fn finish(mut self, answer: Result<Grant, Failure>) -> Result<()> {
-        let held = self.held.take().expect("taken only here");
-        let subject = held.subject.clone();
-        held.forget();
-        answer
-            .map(|_| ())
-            .map_err(|failure| Error::from_failure(format!("the release of {subject} failed"), failure))
-    }
-}
-
-impl Drop for PendingRelease {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            if held.session.check_process(String::new).is_ok() {
-                held.session.change(|table, effects| table.desert_unlock(held.handle, effects));
+            if held.session().check_process(String::new).is_ok() {
+                held.session().change(|table, effects| table.desert_lock(held.handle, effects));
             }
             held.forget();
         }

@@ -12,7 +12,7 @@ use oarlock::{Code, Error, Kind, Mode};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, SessionId, SpaceId};
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
-use oarlock_layout::message::session::{Failure, Reply};
+use oarlock_layout::message::session::{Failure, Reply, VERSION};
 use support::{Honest, Peer, Script};
 
 fn refusal(client: Result<Client, Error>) -> (Kind, Code) {
@@ -48,9 +48,9 @@ fn a_strange_greeting_is_named() {
     };
     let refused = |version, code| Reply::Refused { version, why: Failure { code, text: "so".into() } };
     let cases = [
-        (welcome(2).to_bytes(), Kind::Version),
-        (refused(2, Code::SessionVersion).to_bytes(), Kind::Version),
-        (refused(1, Code::TooManySessions).to_bytes(), Kind::Limit),
+        (welcome(VERSION + 1).to_bytes(), Kind::Version),
+        (refused(VERSION - 1, Code::SessionVersion).to_bytes(), Kind::Version),
+        (refused(VERSION, Code::TooManySessions).to_bytes(), Kind::Limit),
         (vec![2, 7, 0], Kind::Version),
         (b"HTTP/1.1 400 Bad Request".to_vec(), Kind::Malformed),
         (vec![0; SESSION_PACKET_BYTES_MAX + 1], Kind::Malformed),

@@ -309,7 +309,12 @@ impl Hub {
         if let Some(old) = self.kept.remove(lock) {
             self.uncount_own(old.slot, old.mode);
             if let Some(place) = self.entry_of(lock) {
-                self.release_entry(place);
+                let own = self.cells(place);
+                let now = state(&own[entry::STATE]);
+                match now.stage() {
+                    Some(Stage::Ending) => self.release_entry(place),
+                    _ => own[entry::STATE].store(now.next(Stage::Refused, None, None).0, SHOW),
+                }
             }
             return Some(old);
         }
@@ -318,7 +323,9 @@ impl Hub {
         let old = self.read(place, now)?;
         // Of an ended session: the word first. A node that dies in between recounts what such an entry names.
         let ending = now.stage() == Some(Stage::Ending);
-        if !ending && exchange_state(&self.cells(place)[entry::STATE], now, now.freed()).is_err() {
+        // Its program lets go of the entry when it hears of it: until then no other lock there has this number.
+        let dropped = now.next(Stage::Refused, None, None);
+        if !ending && exchange_state(&self.cells(place)[entry::STATE], now, dropped).is_err() {
             return None;
         }
         let _ = self.update(old.slot, |word| Some(word.without(old.mode)));

@@ -196,6 +196,11 @@ impl World {
                 let why = Failure { code: Code::UnknownSpace, text: format!("no {space} here") };
                 say(fd, &Reply::Denied { request, why });
             }
+            Request::Attach { request, .. } => {
+                let why = Failure { code: Code::NoSegment, text: "none here".into() };
+                say(fd, &Reply::Denied { request, why });
+            }
+            Request::Knock | Request::Detach => panic!("{request:?} without a segment"),
             Request::Ask { request, question } => {
                 for (i, byte) in question.bytes().enumerate() {
                     let more = i + 1 < question.len();

@@ -74,12 +74,20 @@ impl Peer {
         poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)).unwrap() > 0
     }
 
-    /// The next request; None when the program hung up.
+    /// The next request; None when the program hung up. There is no segment here.
     pub fn try_next(&self) -> Option<Request> {
-        assert!(self.readable(5000), "the program sent nothing for 5 s");
-        let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
-        let (_, length) = recv(&self.fd, &mut buffer[..], RecvFlags::empty()).unwrap();
-        (length > 0).then(|| Request::from_bytes(&buffer[..length]).unwrap())
+        loop {
+            assert!(self.readable(5000), "the program sent nothing for 5 s");
+            let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
+            let (_, length) = recv(&self.fd, &mut buffer[..], RecvFlags::empty()).unwrap();
+            match (length > 0).then(|| Request::from_bytes(&buffer[..length]).unwrap()) {
+                Some(Request::Attach { request, .. }) => {
+                    let why = Failure { code: Code::NoSegment, text: "none here".into() };
+                    self.say(Reply::Denied { request, why });
+                }
+                other => return other,
+            }
+        }
     }
 
     pub fn next(&self) -> Request {

@@ -1,0 +1,208 @@
+//! Locks that the program grants itself, in memory shared with its node.
+//!
+//! ```text
+//!   find the name ──► take the entry, count in the word ──► held: no message, no system call
+//!                          │ somebody is in the way, or this node does not own enough
+//!                          ▼
+//!                     wait in the entry, ask the node ──► held: the node or a releaser says so in the entry
+//! ```
+//!
+//! A lock that waits here is known to the node by the number of its entry. It is in the session's table only while
+//! something is asked of the node about it.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::SharedHandle;
+use oarlock_layout::message::session::Attached;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::token::Token;
+use oarlock_layout::value::Value;
+use oarlock_shm::{Answer, Caller, Clock, Hold, Loss, Memory, Taken, Ticket};
+
+/// Where a lockspace's segment will be once the node has answered; none in it: there is none to be had.
+pub(crate) type Cell = OnceLock<Option<Arc<Segment>>>;
+
+/// How long a waiter sleeps before it looks whether the session is still alive. Whoever grants or refuses wakes it.
+const NAP: Duration = Duration::from_millis(100);
+/// Most looks at an entry before a waiter sleeps. A hand-over between two processors takes some hundred of them.
+const SPINS_MAX: u32 = 2_000;
+
+/// This program's place in the segment of one lockspace.
+pub(crate) struct Segment {
+    pub(crate) caller: Caller<Coarse>,
+    number: u8,
+    /// How many looks are worth it before sleeping: what lately was enough, more or less.
+    spins: AtomicU32,
+}
+
+/// CLOCK_MONOTONIC_COARSE: read from a page that the kernel shares, without calling it.
+#[derive(Clone, Copy)]
+pub(crate) struct Coarse;
+
+impl Clock for Coarse {
+    #[inline(always)]
+    fn coarse(&self) -> u64 {
+        nanoseconds(ClockId::CLOCK_MONOTONIC_COARSE)
+    }
+}
+
+/// CLOCK_MONOTONIC, in nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    nanoseconds(ClockId::CLOCK_MONOTONIC)
+}
+
+#[inline(always)]
+fn nanoseconds(clock: ClockId) -> u64 {
+    let at = clock_gettime(clock).expect("Linux has this clock");
+    (at.tv_sec() as u64).wrapping_mul(1_000_000_000).wrapping_add(at.tv_nsec() as u64)
+}
+
+impl Segment {
+    /// Maps what the node has sent. None if it does not fit, or if the clocks of node and program differ: a program in a
+    /// time namespace cannot judge the lease (L1). `asked`: this program's clock when it asked.
+    pub(crate) fn open(attached: &Attached, fd: OwnedFd, asked: u64) -> Option<Arc<Segment>> {
+        if !(asked..=monotonic()).contains(&attached.now) {
+            return None;
+        }
+        let memory = Memory::open(fd).ok()?;
+        if attached.place.area >= memory.geometry().areas || attached.segment >= SharedHandle::SEGMENTS_MAX {
+            return None;
+        }
+        let caller = Caller::new(memory, attached.place, Coarse);
+        Some(Arc::new(Segment { caller, number: attached.segment, spins: AtomicU32::new(SPINS_MAX / 4) }))
+    }
+
+    /// The number by which the node knows a lock in this entry.
+    pub(crate) fn handle(&self, entry: u32) -> u32 {
+        SharedHandle { segment: self.number, entry }.number()
+    }
+
+    /// Waits for a while: spinning as long as that has paid lately, then asleep.
+    pub(crate) fn wait_a_while(&self, ticket: Ticket) -> Answer {
+        let worth = self.spins.load(Ordering::Relaxed);
+        for spin in 0..(worth + worth / 2).clamp(16, SPINS_MAX) {
+            match self.caller.look(ticket) {
+                Answer::Waiting(_) => std::hint::spin_loop(),
+                answer => {
+                    self.spins.store((worth * 7 + spin) / 8, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+        self.spins.store(worth - worth / 8, Ordering::Relaxed);
+        if let Answer::Waiting(seen) = self.caller.look(ticket) {
+            self.caller.sleep(ticket, seen, NAP);
+        }
+        self.caller.look(ticket)
+    }
+}
+
+/// Which entry this thread tries first: threads that use the same one would only get into each other's way.
+#[inline]
+pub(crate) fn hint() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static HINT: u32 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    HINT.with(|hint| *hint)
+}
+
+/// A lock held in an entry.
+pub(crate) struct Shared {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) hold: Hold,
+    /// Drawn when it is first asked for, or told by the node.
+    pub(crate) token: Option<Token>,
+    pub(crate) value: Option<Value>,
+    /// Goes out with the release, or with a way down from PW or EX; none in it: the block is marked as not to be believed.
+    pub(crate) staged: Option<Option<[u8; oarlock_layout::limit::VALUE_BYTES]>>,
+    /// Modes that others want and the holder was told of, a bit each.
+    pub(crate) shown: u8,
+    /// A change of mode was asked of the node, and nobody has taken up its answer.
+    pub(crate) asked: Option<Ticket>,
+    /// What the lock was asked for with.
+    pub(crate) flags: Flags,
+}
+
+impl Shared {
+    pub(crate) fn new(segment: Arc<Segment>, hold: Hold, flags: Flags) -> Shared {
+        Shared { segment, hold, token: None, value: None, staged: None, shown: 0, asked: None, flags }
+    }
+
+    /// The token of this grant. Zero if the lock was lost before anybody asked for it: such a token is refused wherever
+    /// tokens are looked at.
+    pub(crate) fn token(&mut self) -> Token {
+        if self.token.is_none() {
+            self.token = self.segment.caller.draw_token(self.hold);
+        }
+        self.token.unwrap_or_default()
+    }
+
+    /// What others want and the holder was not told of.
+    pub(crate) fn news(&mut self) -> Option<Mode> {
+        let wanted = self.segment.caller.told(self.hold) & !self.shown;
+        self.shown |= wanted;
+        let conflicting = |mode: &Mode| wanted & (1 << *mode as u8) != 0 && !mode.compatible(self.hold.mode);
+        Mode::ALL.into_iter().filter(conflicting).reduce(Mode::join)
+    }
+
+    /// Is it held still, as far as can be known here?
+    pub(crate) fn check(&self) -> Result<(), Option<Loss>> {
+        self.segment.caller.living().map_err(Some)?;
+        if self.asked.is_some() || self.segment.caller.holds(self.hold) { Ok(()) } else { Err(None) }
+    }
+
+    /// Writes what was put aside. False: the node has to do it.
+    pub(crate) fn write(&mut self) -> bool {
+        if !self.hold.mode.writes_value() {
+            return true;
+        }
+        let Some(staged) = self.staged else { return true };
+        let written = self.segment.caller.write_value(self.hold, staged);
+        if written {
+            self.staged = None;
+            self.value = match staged {
+                Some(bytes) => Some(self.value.unwrap_or_default().written(bytes)),
+                None => self.value.map(|value| value.invalidated()),
+            };
+        }
+        written
+    }
+
+    /// Changes the mode here, if that can be done here: nobody else's answer is needed, and nothing of it concerns the
+    /// value block.
+    pub(crate) fn convert(&mut self, to: Mode) -> Taken {
+        let taken = if self.hold.mode == to {
+            return Taken::Held { hold: self.hold, knock: false };
+        } else if self.hold.mode.covers(to) {
+            self.segment.caller.lower(self.hold, to)
+        } else if to.covers(self.hold.mode) {
+            self.segment.caller.raise(self.hold, to)
+        } else {
+            return Taken::NotOwned;
+        };
+        if let Taken::Held { hold, .. } = taken {
+            // A way down is no new grant, and keeps its token: drawn before, it is still known; drawn later, it is no smaller.
+            if to.covers(self.hold.mode) {
+                self.token = None;
+            }
+            self.hold = hold;
+            self.shown = 0;
+        }
+        taken
+    }
+}
+
+/// Why nothing is granted any more, for people.
+pub(crate) fn say(loss: Option<Loss>) -> &'static str {
+    match loss {
+        Some(Loss::Epoch) => "the node ended its run or lost its lease",
+        Some(Loss::Lease) => "the node has not renewed its lease in time",
+        Some(Loss::Session) | None => "the node has ended this session",
+    }
+}
