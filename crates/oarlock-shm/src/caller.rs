@@ -474,8 +474,7 @@ impl<C: Clock> Caller<C> {
         if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
             return self.not_by_itself(own, hold);
         }
-        // A mark is cleared by a convert (scenario 57).
-        own[entry::TOLD].store(lowering.generation() << 8, FIELD);
+        let told = untell(own, lowering);
         let held = lowering.to(Stage::Held, Some(to), None);
         let word = &self.memory.slot(hold.spot.slot)[slot::WORD];
         loop {
@@ -485,6 +484,7 @@ impl<C: Clock> Caller<C> {
             }
             let then = now.without(from).with(to);
             let (false, Ok(then)) = (now.shut() && !planted(Bug::NoShut), then) else {
+                own[entry::TOLD].fetch_or(told, TAKE);
                 if exchange_state(&own[entry::STATE], lowering, hold.state).is_err() {
                     break;
                 }
@@ -522,7 +522,7 @@ impl<C: Clock> Caller<C> {
         if exchange_state(&own[entry::STATE], hold.state, raising).is_err() {
             return self.not_by_itself(own, hold);
         }
-        own[entry::TOLD].store(raising.generation() << 8, FIELD);
+        let told = untell(own, raising);
         let line = self.memory.slot(hold.spot.slot);
         let word = &line[slot::WORD];
         loop {
@@ -534,6 +534,7 @@ impl<C: Clock> Caller<C> {
             }
             let then = less.with(to);
             if blocked || !now.covers(to) || then.is_err() {
+                own[entry::TOLD].fetch_or(told, TAKE);
                 if exchange_state(&own[entry::STATE], raising, hold.state).is_err() {
                     break;
                 }
@@ -548,6 +549,7 @@ impl<C: Clock> Caller<C> {
             }
         }
         // The node has settled it by the old mode.
+        own[entry::TOLD].fetch_or(told, TAKE);
         match state(&own[entry::STATE]) {
             now if now == hold.state => Taken::Busy,
             _ => Taken::Lost(Loss::Session),
@@ -581,7 +583,6 @@ impl<C: Clock> Caller<C> {
                 Err(Gone)
             };
         }
-        own[entry::TOLD].store(asking.generation() << 8, FIELD);
         Ok(Ticket { entry: hold.entry, state: asking })
     }
 
@@ -720,6 +721,13 @@ fn set(cell: &AtomicU64, bits: u64) {
     if cell.load(FIELD) != bits {
         cell.store(bits, FIELD);
     }
+}
+
+/// What others want is forgotten by a change of mode (scenario 57). What was there, for a change that comes to nothing.
+fn untell(own: Own<'_>, state: State) -> u64 {
+    let generation = state.generation() << 8;
+    let told = own[entry::TOLD].swap(generation, TAKE);
+    if told & !0xff == generation { told & 0xff } else { 0 }
 }
 
 /// Counts in a cell that only the owner of its entry writes.

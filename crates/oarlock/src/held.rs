@@ -390,9 +390,13 @@ impl Shared {
 fn take_up(shared: &mut Shared, ticket: Ticket, grant: Option<Grant>) {
     shared.asked = None;
     if let Found::Held(hold) = shared.segment.caller.look(ticket) {
-        if hold.mode != shared.hold.mode || grant.is_some() {
-            shared.token = grant.map(|grant| grant.token);
+        let changed = hold.mode != shared.hold.mode;
+        if changed || grant.is_some() {
             shared.shown = 0;
+        }
+        // A way down is no new grant, and keeps its token.
+        if !(changed && shared.hold.mode.covers(hold.mode)) && (changed || grant.is_some()) {
+            shared.token = grant.map(|grant| grant.token);
         }
         shared.hold = hold;
     }

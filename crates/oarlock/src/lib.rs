@@ -73,6 +73,7 @@ mod calls;
 mod client;
 mod error;
 mod greeting;
+mod handle;
 mod held;
 mod json;
 mod methods;
@@ -85,7 +86,7 @@ mod wakers;
 mod wish;
 
 pub use address::{SOCKET_VARIABLE, SYSTEM_SOCKET, dev_file, dev_sockets};
-pub use client::{Builder, Client, Conversion, Guard, LockRequest, Space};
+pub use client::{Builder, Client, Conversion, Guard, Handle, HandleGuard, LockRequest, Space};
 pub use error::{Error, Kind, Result};
 pub use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;

@@ -241,6 +241,54 @@ macro_rules! guard_methods {
     };
 }
 
+/// What a handle's guard shows; the type has a field `taking: Taking<'_, Guard>`.
+macro_rules! handle_guard_methods {
+    () => {
+        /// The mode that is held.
+        pub fn mode(&self) -> $crate::Mode {
+            match &self.taking {
+                Taking::Here(here) => here.mode(),
+                Taking::There(guard) => guard.mode(),
+            }
+        }
+
+        /// The token of this grant, as [`Guard::token`] has it.
+        pub fn token(&self) -> $crate::Token {
+            match &self.taking {
+                Taking::Here(here) => here.token(),
+                Taking::There(guard) => guard.token(),
+            }
+        }
+
+        /// Is the lock gone? Then nothing it protected may be touched any more.
+        pub fn is_lost(&self) -> bool {
+            match &self.taking {
+                Taking::Here(here) => here.is_lost(),
+                Taking::There(guard) => guard.is_lost(),
+            }
+        }
+
+        /// What others want that this lock is in the way of, as far as it is known; does not wait.
+        pub fn blocking_now(&self) -> Option<$crate::Mode> {
+            match &self.taking {
+                Taking::Here(here) => here.blocks(),
+                Taking::There(guard) => guard.blocking_now(),
+            }
+        }
+    };
+}
+
+/// The setters of a handle; the type has the fields `opened: Opened` and `mode: Mode`.
+macro_rules! handle_methods {
+    () => {
+        /// Which mode; [`Mode::EX`](crate::Mode::EX) if not said.
+        pub fn mode(mut self, mode: $crate::Mode) -> Self {
+            self.mode = mode;
+            self
+        }
+    };
+}
+
 /// What a client knows of its session; the type has a field `session: Arc<Owner>`.
 macro_rules! client_methods {
     () => {
@@ -266,4 +314,7 @@ macro_rules! client_methods {
     };
 }
 
-pub(crate) use {builder_methods, client_methods, conversion_methods, guard_methods, lock_request_methods};
+pub(crate) use {
+    builder_methods, client_methods, conversion_methods, guard_methods, handle_guard_methods, handle_methods,
+    lock_request_methods,
+};

@@ -217,7 +217,7 @@ impl Wish {
             })
         };
         let begun = match self.space.segment() {
-            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, name, flags, looks),
+            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, name, flags),
             _ => Sharing::Not,
         };
         let held = |handle, shared| Held::new(&self.space, handle, name, flags, shared);
@@ -268,13 +268,16 @@ impl Wish {
         Subject { space: &self.space.name, name }
     }
 
+    pub(crate) fn party(&self, flags: Flags) -> Party {
+        let flags = flags & (MANNER | Flags::VALBLK);
+        Party { owner: self.owner, transaction: self.transaction, flags }
+    }
+
     /// Tries it in this process.
-    fn share<'a>(&self, segment: &'a Arc<Segment>, name: &Name, flags: Flags, looks: bool) -> Sharing<'a> {
+    fn share<'a>(&self, segment: &'a Arc<Segment>, name: &Name, flags: Flags) -> Sharing<'a> {
         let mode = self.manner.mode;
         let tries = flags.contains(Flags::NOQUEUE);
-        let kept = flags & (MANNER | Flags::VALBLK);
-        let quiet = if looks { Flags::QUIET } else { Flags::empty() };
-        let party = Party { owner: self.owner, transaction: self.transaction, flags: kept | quiet };
+        let party = self.party(flags);
         let caller = &segment.caller;
         for _ in 0..FINDS_MAX {
             let taken = match caller.find(name.as_bytes()) {

@@ -17,25 +17,30 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{
+    Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId,
+};
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, What};
+use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::PlainWords;
+use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
+use oarlock_shm::{Answer, Caller, Clock, Hub, Memory, Party, Taken, Ticket};
 
 mod show;
 
 use show::{letter, mode, show, show_head, show_value};
 
 /// Runs a transcript and returns it with what happened.
-pub(crate) fn perform(text: &str) -> String {
+pub(crate) fn perform(text: &str, over: Over) -> String {
     let mut stage: Option<Stage> = None;
     let mut out = String::new();
     for line in text.lines().filter(|l| !l.starts_with("  ")) {
@@ -43,7 +48,7 @@ pub(crate) fn perform(text: &str) -> String {
         let Some(command) = line.strip_prefix("> ") else { continue };
         let words: Vec<&str> = command.split_whitespace().collect();
         match (&mut stage, words.as_slice()) {
-            (_, ["nodes", rest @ ..]) => stage = Some(Stage::new(rest)),
+            (_, ["nodes", rest @ ..]) => stage = Some(Stage::new(rest, over)),
             (Some(stage), words) => {
                 stage.command(words);
                 for line in stage.said.drain(..) {
@@ -56,9 +61,24 @@ pub(crate) fn perform(text: &str) -> String {
     out
 }
 
+/// Where held locks stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Over {
+    /// In plain tables.
+    Plain,
+    /// In the node's own table, beside a segment.
+    Hub,
+    /// In entries of a segment.
+    Entries,
+}
+
 pub(crate) struct Stage {
     now: Instant,
-    nodes: Vec<(Lockspace, PlainWords)>,
+    over: Over,
+    nodes: Vec<(Lockspace, Box<dyn Words>)>,
+    /// The segments of the nodes, and the sessions in them with their one lock each.
+    segments: Vec<Arc<Memory>>,
+    callers: BTreeMap<(usize, SessionId), (Caller<Still>, Ticket)>,
     channels: BTreeMap<(usize, usize), VecDeque<Packet>>,
     held: BTreeSet<(usize, usize)>,
     resource: Name,
@@ -66,7 +86,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    fn new(args: &[&str]) -> Stage {
+    fn new(args: &[&str], over: Over) -> Stage {
         let count: u16 = args[0].parse().expect("how many nodes");
         let has = |word: &str| args.contains(&word);
         let master = args.iter().position(|w| *w == "master").map_or(0, |i| node(args[i + 1]));
@@ -80,6 +100,7 @@ impl Stage {
                 directory::master(SpaceId(0), name.as_bytes(), view.nodes()) == Some(NodeId(master as u16))
             })
             .unwrap();
+        let mut segments = Vec::new();
         let nodes = (0..count)
             .map(|n| {
                 let mut config = Config::native(SpaceId(0), NodeId(n));
@@ -87,12 +108,24 @@ impl Stage {
                 config.retain = !has("unretained");
                 let mut space = Lockspace::new(config);
                 space.handle_view(Instant(0), &view, Instant(0));
-                (space, PlainWords::new(16))
+                let words: Box<dyn Words> = if over == Over::Plain {
+                    Box::new(PlainWords::new(16))
+                } else {
+                    let memory = Memory::private(Geometry { slots: 16, areas: 64, entries: 64 }, 7);
+                    segments.push(Arc::clone(&memory));
+                    let mut hub = Hub::new(memory);
+                    hub.renew(u64::MAX);
+                    Box::new(hub)
+                };
+                (space, words)
             })
             .collect();
         Stage {
             now: Instant(0),
+            over,
             nodes,
+            segments,
+            callers: BTreeMap::new(),
             channels: BTreeMap::new(),
             held: BTreeSet::new(),
             resource: name,
@@ -104,6 +137,8 @@ impl Stage {
         match words {
             ["lock", lock, mode, rest @ ..] => {
                 let (node, id) = lock_id(lock);
+                let transaction = option(rest, "t").map_or(0, |t| t.parse().unwrap());
+                let id = self.wait_in_entry(node, id, mode.parse().unwrap(), flags(rest), transaction);
                 let request = Request::Lock(Lock {
                     lock: id,
                     name: self.resource.clone(),
@@ -111,12 +146,14 @@ impl Stage {
                     flags: flags(rest),
                     timeout: option(rest, "timeout").map(duration),
                     owner: OwnerId(0),
-                    transaction: TransactionId(option(rest, "t").map_or(0, |t| t.parse().unwrap())),
+                    transaction: TransactionId(transaction),
                 });
                 self.request(node, request);
             }
             ["convert", lock, mode, rest @ ..] => {
                 let (node, id) = lock_id(lock);
+                let id = self.id_of(node, id);
+                self.ask_in_entry(node, id, mode.parse().unwrap());
                 let request = Request::Convert(Convert {
                     lock: id,
                     mode: mode.parse().unwrap(),
@@ -128,17 +165,22 @@ impl Stage {
             }
             ["unlock", lock, rest @ ..] => {
                 let (node, id) = lock_id(lock);
+                let id = self.id_of(node, id);
                 let value = option(rest, "value").map(block);
                 let invalidate = rest.contains(&"invalid");
                 self.request(node, Request::Unlock(Unlock { lock: id, value, invalidate }));
             }
             ["cancel", lock] => {
                 let (node, id) = lock_id(lock);
+                let id = self.id_of(node, id);
                 self.request(node, Request::Cancel(id));
             }
             ["die", lock] => {
                 let (node, id) = lock_id(lock);
+                self.nodes[node].1.end(id.session());
                 self.request(node, Request::End(id.session()));
+                self.nodes[node].1.bury(id.session());
+                self.callers.remove(&(node, id.session()));
             }
             ["hold", direction] => {
                 self.held.insert(pair(direction));
@@ -163,7 +205,7 @@ impl Stage {
                 for n in 0..self.nodes.len() {
                     let (space, words) = &mut self.nodes[n];
                     if space.poll_timeout().is_some_and(|at| at <= self.now) {
-                        space.handle_timeout(self.now, words);
+                        space.handle_timeout(self.now, words.as_mut());
                     }
                     self.collect(n);
                 }
@@ -201,9 +243,65 @@ impl Stage {
         }
     }
 
+    // ----- entries --------------------------------------------------------------------------------------
+
+    /// The number of a session's lock: that of its entry, if it has one.
+    fn id_of(&self, node: usize, id: LockId) -> LockId {
+        match self.callers.get(&(node, id.session())) {
+            Some((_, ticket)) => {
+                LockId::new(id.session(), SharedHandle { segment: 0, entry: ticket.entry }.number())
+            }
+            None => id,
+        }
+    }
+
+    /// A program that is about to ask for a lock waits in an entry first.
+    fn wait_in_entry(
+        &mut self,
+        node: usize,
+        id: LockId,
+        mode: Mode,
+        flags: Flags,
+        transaction: u64,
+    ) -> LockId {
+        if self.over != Over::Entries {
+            return id;
+        }
+        let session = id.session();
+        let party = Party { owner: 0, transaction, flags };
+        let ask = |caller: &Caller<Still>| match caller.ask(mode, &party, 0) {
+            Taken::Wait(ticket) => ticket,
+            other => panic!("{other:?}"),
+        };
+        match self.callers.get_mut(&(node, session)) {
+            None => {
+                let place = self.nodes[node].1.attach(session, 0).expect("an area");
+                let caller = Caller::new(Arc::clone(&self.segments[node]), place, Still);
+                let ticket = ask(&caller);
+                self.callers.insert((node, session), (caller, ticket));
+            }
+            Some((caller, ticket)) => {
+                if matches!(caller.look(*ticket), Answer::Refused | Answer::Lost) {
+                    caller.close(ticket.entry);
+                    *ticket = ask(caller);
+                }
+            }
+        }
+        self.id_of(node, id)
+    }
+
+    /// A program that is about to ask for another mode says so in its entry first.
+    fn ask_in_entry(&mut self, node: usize, id: LockId, mode: Mode) {
+        if let Some((caller, ticket)) = self.callers.get_mut(&(node, id.session()))
+            && let Answer::Held(hold) = caller.look(*ticket)
+        {
+            *ticket = caller.ask_convert(hold, mode).expect("it is held");
+        }
+    }
+
     fn request(&mut self, node: usize, request: Request) {
         let (space, words) = &mut self.nodes[node];
-        space.handle_request(self.now, words, request);
+        space.handle_request(self.now, words.as_mut(), request);
         self.collect(node);
         self.quiesce();
     }
@@ -245,7 +343,7 @@ impl Stage {
             self.channels.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("a held message");
         let (space, words) = &mut self.nodes[to];
         space
-            .handle_message(self.now, words, NodeId(from as u16), packet)
+            .handle_message(self.now, words.as_mut(), NodeId(from as u16), packet)
             .unwrap_or_else(|v| panic!("{} says {} misbehaves: {v}", letter(to), letter(from)));
         self.collect(to);
     }
@@ -264,7 +362,7 @@ impl Stage {
     fn dump(&mut self) {
         for n in 0..self.nodes.len() {
             let (space, words) = &self.nodes[n];
-            for row in space.look(self.now, words, &At::Resource(self.resource.clone())).0 {
+            for row in space.look(self.now, words.as_ref(), &At::Resource(self.resource.clone())).0 {
                 let who = letter(n);
                 let line = match row.what {
                     What::Shadow(s) => format!(
@@ -310,6 +408,15 @@ impl Stage {
                 self.said.push(line);
             }
         }
+    }
+}
+
+/// A lease that lasts for ever needs no clock.
+struct Still;
+
+impl Clock for Still {
+    fn coarse(&self) -> u64 {
+        0
     }
 }
 

@@ -1,0 +1,148 @@
+//! Resources that are locked again and again: the name is looked up once.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oarlock_layout::flags::Flags;
+use oarlock_layout::message::session::Request;
+use oarlock_layout::mode::Mode;
+use oarlock_layout::token::Token;
+use oarlock_shm::{Hold, Party, Spot, Taken};
+
+use crate::error::Result;
+use crate::segment::{self, Segment};
+use crate::wish::{SpaceRef, Wish};
+
+/// A name, and where it was found.
+pub(crate) struct Opened {
+    pub(crate) wish: Wish,
+    /// Slot and generation in one, so that they are of one look; zero if it was not found yet.
+    spot: AtomicU64,
+}
+
+const SLOT_BITS: u32 = 24;
+
+impl Opened {
+    pub(crate) fn new(space: &SpaceRef, name: &[u8]) -> Opened {
+        Opened { wish: Wish::new(space, name), spot: AtomicU64::new(0) }
+    }
+
+    /// Takes the lock in this process, if nobody needs to be asked.
+    #[inline]
+    pub(crate) fn take(&self, mode: Mode) -> Option<Here<'_>> {
+        let segment = self.wish.space.segment()?;
+        if self.wish.space.session.check_process(String::new).is_err() {
+            return None;
+        }
+        let bits = self.spot.load(Ordering::Relaxed);
+        let spot = match bits {
+            0 => self.find(segment)?,
+            bits => Spot { slot: bits as u32 & ((1 << SLOT_BITS) - 1), generation: bits >> SLOT_BITS },
+        };
+        match segment.caller.acquire(spot, mode, &Party::default(), false, segment::hint()) {
+            Taken::Held { hold, knock: false } => Some(Here::new(&self.wish.space, segment, hold)),
+            other => self.otherwise(segment, other),
+        }
+    }
+
+    #[cold]
+    fn otherwise<'a>(&'a self, segment: &'a Segment, taken: Taken) -> Option<Here<'a>> {
+        match taken {
+            Taken::Held { hold, .. } => {
+                self.wish.space.session.request(&Request::Knock);
+                Some(Here::new(&self.wish.space, segment, hold))
+            }
+            Taken::Moved => {
+                self.spot.store(0, Ordering::Relaxed);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    #[cold]
+    fn find(&self, segment: &Segment) -> Option<Spot> {
+        let spot = segment.caller.find(self.wish.name.as_ref().ok()?.as_bytes())?;
+        if spot.slot < 1 << SLOT_BITS && spot.generation < 1 << (64 - SLOT_BITS) {
+            self.spot.store(spot.generation << SLOT_BITS | u64::from(spot.slot), Ordering::Relaxed);
+        }
+        Some(spot)
+    }
+
+    /// The same as a request of its own, for when somebody must be asked.
+    pub(crate) fn wish(&self, mode: Mode, tries: bool) -> Wish {
+        let mut wish = self.wish.clone();
+        wish.manner.mode = mode;
+        if tries {
+            wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
+        }
+        wish
+    }
+}
+
+/// A lock that was taken in this process by a handle. Dropping it gives the lock back.
+pub(crate) struct Here<'a> {
+    space: &'a SpaceRef,
+    segment: &'a Segment,
+    hold: Hold,
+    token: OnceLock<Token>,
+}
+
+impl<'a> Here<'a> {
+    #[inline(always)]
+    fn new(space: &'a SpaceRef, segment: &'a Segment, hold: Hold) -> Here<'a> {
+        Here { space, segment, hold, token: OnceLock::new() }
+    }
+}
+
+impl Here<'_> {
+    #[inline(always)]
+    pub(crate) fn mode(&self) -> Mode {
+        self.hold.mode
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        *self.token.get_or_init(|| self.segment.caller.draw_token(self.hold).unwrap_or_default())
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.segment.caller.living().is_err() || !self.segment.caller.holds(self.hold)
+    }
+
+    pub(crate) fn blocks(&self) -> Option<Mode> {
+        let told = self.segment.caller.told(self.hold);
+        Mode::ALL
+            .into_iter()
+            .filter(|mode| told & (1 << *mode as u8) != 0 && !mode.compatible(self.hold.mode))
+            .reduce(Mode::join)
+    }
+
+    #[cold]
+    fn knock(&self) {
+        self.space.session.request(&Request::Knock);
+    }
+}
+
+impl Drop for Here<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.space.session.check_process(String::new).is_err() {
+            return;
+        }
+        if let Ok(true) = self.segment.caller.release(self.hold) {
+            self.knock();
+        }
+    }
+}
+
+/// Result of a handle's attempt: here, or by a guard of the ordinary kind.
+pub(crate) enum Taking<'a, G> {
+    Here(Here<'a>),
+    There(Box<G>),
+}
+
+impl<'a, G> Taking<'a, G> {
+    pub(crate) fn there(guard: Result<G>) -> Result<Taking<'a, G>> {
+        guard.map(|guard| Taking::There(Box::new(guard)))
+    }
+}
