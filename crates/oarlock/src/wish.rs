@@ -319,6 +319,7 @@ const BY_THE_NODE: Flags = Flags::FRESH.union(Flags::ALTPR).union(Flags::ALTCW);
 const FINDS_MAX: u32 = 4;
 
 /// What came of an attempt in this process.
+#[expect(clippy::large_enum_variant, reason = "the large one is the frequent one, and moves once")]
 enum Sharing<'a> {
     Held(Shared),
     Waits(&'a Arc<Segment>, Ticket),
