@@ -335,22 +335,22 @@ impl Node {
         }
     }
 
-    /// Ends the run: sessions are told, nothing is taken in any more.
-    pub(crate) fn end(&mut self, now: Instant, why: &str) {
+    /// Ends the run: sessions are told, nothing is taken in any more. Those that held locks or waited for some.
+    pub(crate) fn end(&mut self, now: Instant, why: &str) -> Vec<SessionId> {
         if self.ended {
-            return;
+            return Vec::new();
         }
+        // Only now is it certain who holds what: from here on nobody believes what it grants itself (M13).
+        for Space { words, .. } in &mut self.spaces {
+            words.turn_epoch();
+        }
+        let holders = self.sessions.ids().filter(|id| self.has_locks_of(*id)).collect();
         let sessions: Vec<SessionId> = self.sessions.ids().collect();
         for session in sessions {
             self.expel(now, session, Code::Lost, format!("all locks of this session are gone: {why}"));
         }
         self.ended = true;
-    }
-
-    /// Sessions that hold locks or wait for some: those whose programs must have heard of the end before a run
-    /// may be called clean.
-    pub fn sessions_with_locks(&self) -> Vec<SessionId> {
-        self.sessions.ids().filter(|id| self.has_locks_of(*id)).collect()
+        holders
     }
 
     fn has_locks_of(&self, session: SessionId) -> bool {

@@ -260,6 +260,11 @@ impl Node {
         }
     }
 
+    /// Has its program said that it touches no segment any more? Asked before the session is closed.
+    pub fn has_detached(&self, session: SessionId) -> bool {
+        self.sessions.get(session).is_some_and(|known| known.detached)
+    }
+
     /// The process that opened a session that is closed has ended for certain: what it may have been about to store in
     /// a segment cannot come any more.
     pub fn handle_opener_ended(&mut self, session: SessionId) {
@@ -364,9 +369,10 @@ impl Node {
         }
     }
 
-    /// Ends this run in order: every session is told that its locks are gone.
-    pub fn stop(&mut self, now: Instant) {
-        self.end(now, "the node was stopped");
+    /// Ends this run in order: every session is told that its locks are gone. Returns the sessions that held locks or
+    /// waited for some: their programs must have heard before the run may be called clean.
+    pub fn stop(&mut self, now: Instant) -> Vec<SessionId> {
+        self.end(now, "the node was stopped")
     }
 
     /// May this run leave the clean mark when it ends now and nobody can act under a lock of it? Not while
