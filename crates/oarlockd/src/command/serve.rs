@@ -2,23 +2,24 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::seal::PublicKey;
-use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
 use oarlock_node::{Node, NodeConfig, SpaceConfig};
+use oarlock_shm::{Hub, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{info, warn};
 
 use super::cli::Serve;
 use super::config::check_files;
-use crate::config::{Config, Level, Order};
+use crate::config::{Config, Level, Order, Space};
 use crate::console;
-use crate::engine::{Engine, Link, Parts};
+use crate::engine::{Engine, Link, Parts, Segment};
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
 use crate::host::key::Secret;
@@ -77,10 +78,12 @@ pub fn run(args: &Serve) -> Result<()> {
     let (to_engine, control) = mpsc::channel();
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
     console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
-    let node = node(&config, before, state, &key, &secret);
+    let (words, segments) = words(&config);
+    let node = node(&config, before, state, &key, &secret, words);
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
         node,
+        segments,
         poll: Box::new(poll),
         spin: Spin::new(config.spin),
         datagrams: sockets.datagrams,
@@ -126,13 +129,47 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-fn node(config: &Config, before: State, state: State, key: &Secret, secret: &Secret) -> Node {
+type AllWords = Vec<Box<dyn Words + Send>>;
+
+/// Where each lockspace keeps its held locks: in a segment, if there can be one.
+fn words(config: &Config) -> (AllWords, Vec<Option<Arc<Segment>>>) {
+    let one = |space: &Space| -> (Box<dyn Words + Send>, Option<Arc<Segment>>) {
+        let plain = || Box::new(PlainWords::new(space.resources_max));
+        if !config.segments {
+            return (plain(), None);
+        }
+        match segment(space) {
+            Ok(segment) => (Box::new(Hub::new(Arc::clone(&segment.memory))), Some(Arc::new(segment))),
+            Err(e) => {
+                warn!(
+                    "lockspace {} has no segment, so programs ask the node for every lock of it: {e}",
+                    space.name
+                );
+                (plain(), None)
+            }
+        }
+    };
+    config.spaces.iter().map(one).unzip()
+}
+
+fn segment(space: &Space) -> Result<Segment, MapError> {
+    let name = format!("oarlock-{}", space.name);
+    let (memory, fd) = Memory::create(&name, Geometry::of_space(space.resources_max), random::seed())?;
+    Ok(Segment { memory, fd })
+}
+
+fn node(
+    config: &Config,
+    before: State,
+    state: State,
+    key: &Secret,
+    secret: &Secret,
+    words: AllWords,
+) -> Node {
     let order = |order: Order| match order {
         Order::Passover => oarlock_node::Order::Passover,
         Order::Strict => oarlock_node::Order::Strict,
     };
-    let words =
-        config.spaces.iter().map(|s| Box::new(PlainWords::new(s.resources_max)) as Box<dyn Words + Send>);
     let node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
         me: NodeId(config.me as u16),
@@ -161,7 +198,7 @@ fn node(config: &Config, before: State, state: State, key: &Secret, secret: &Sec
         forget_after: FORGET_AFTER,
     };
     let seal = HostSeal::new(key.bytes(), secret.bytes());
-    Node::new(clock::now(), node_config, Box::new(seal), words.collect())
+    Node::new(clock::now(), node_config, Box::new(seal), words)
 }
 
 /// Lines on stderr; OARLOCK_LOG overrides the level of the configuration.

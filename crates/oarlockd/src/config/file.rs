@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) shards: Option<Spanned<u16>>,
     #[serde(default = "yes")]
     pub(super) spin: bool,
+    #[serde(default = "yes")]
+    pub(super) segments: bool,
 }
 
 #[derive(Deserialize)]

@@ -63,6 +63,8 @@ pub struct Config {
     pub offload: bool,
     /// The engine may look again for a moment before it sleeps.
     pub spin: bool,
+    /// Programs may map segments and grant themselves locks in them.
+    pub segments: bool,
     /// How much is logged.
     pub log: Level,
 }
@@ -209,6 +211,7 @@ impl Config {
             spaces: spaces(&source, &file.space)?,
             offload: file.circuit.offload,
             spin: file.node.spin,
+            segments: file.node.segments,
             log: file.log.level,
         })
     }

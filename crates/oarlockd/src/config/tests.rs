@@ -35,7 +35,7 @@ fn defaults_are_enough() {
     assert_eq!(c.secret_file, Path::new("/etc/oarlock/secret"));
     assert_eq!(c.spaces.len(), 1);
     assert_eq!((c.spaces[0].name.as_str(), c.spaces[0].order), ("default", Order::Passover));
-    assert!(c.offload && c.api.is_none());
+    assert!(c.offload && c.segments && c.api.is_none());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌─────────────────────────── one turn ───────────────────────────┐
 //!   wait ───►│ datagrams, programs, console, signals, timer ─► Node ─► outputs │───► wait
-//!            │                                     datagrams leave first, then │
+//!            │                             bells ─┘   datagrams leave first, then │
 //!            │                                     programs get their replies  │
 //!            └────────────────────────────────────────────────────────────────┘
 //! ```
@@ -11,19 +11,25 @@
 //! There is one place to wait ([`Poll`]) and one place where outputs are carried. Datagrams go before replies:
 //! somebody far away waits longest. Nothing here blocks but the wait, and the write of a new epoch, which
 //! happens while nothing can be granted anyway.
+//!
+//! Bells are no descriptors: programs ring them in segments, and knock at their session only if the engine sleeps. So it
+//! looks at them in every turn, and says that it sleeps before it waits.
 
 mod complaints;
 mod control;
+mod segments;
 mod sessions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::SessionId;
-use oarlock_layout::message::session::{Failure, PIECE_BYTES_MAX, Reply};
+use oarlock_layout::id::{SessionId, SpaceId};
+use oarlock_layout::message::session::{Attached, Failure, PIECE_BYTES_MAX, Reply};
+use oarlock_layout::segment;
 use oarlock_layout::time::Instant;
 use oarlock_node::{Event, Node, Output};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -31,6 +37,8 @@ use tracing::{debug, error, info, warn};
 
 use complaints::Complaints;
 pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
+use segments::Lease;
+pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
 use crate::config::Shared;
@@ -70,6 +78,8 @@ const QUESTIONS_MAX: u32 = 8;
 pub struct Parts {
     /// What decides.
     pub node: Node,
+    /// The segments of its lockspaces; none for one whose programs ask for every lock.
+    pub segments: Vec<Option<Arc<Segment>>>,
     /// Where it waits.
     pub poll: Box<dyn Poll>,
     /// How it waits.
@@ -99,14 +109,24 @@ pub struct Engine {
     began: Instant,
     next_ticket: u64,
     looks: BTreeMap<u64, Looked>,
-    /// Replies of this turn, kept back until the datagrams have left.
-    replies: Vec<(SessionId, Vec<u8>)>,
+    /// What programs hear of this turn, kept back until the datagrams have left.
+    replies: Vec<Said>,
     closes: Vec<SessionId>,
     /// Sessions whose opener has ended, and when they end with it (M12). In the order of time.
     orphans: VecDeque<(Instant, SessionId)>,
     door_paused_until: Option<Instant>,
     complaints: Complaints,
     stopping: Option<Stopping>,
+    /// None before the first renewal, and if no lockspace has a segment.
+    lease: Option<Lease>,
+}
+
+/// What a program hears.
+enum Said {
+    Reply { session: SessionId, packet: Vec<u8> },
+    Hint { session: SessionId, packet: Vec<u8> },
+    Attached { session: SessionId, space: SpaceId, attached: Attached },
+    Wake { space: SpaceId, wake: segment::Wake },
 }
 
 /// A node that is on its way out.
@@ -140,36 +160,66 @@ impl Engine {
             door_paused_until: None,
             complaints: Complaints::default(),
             stopping: None,
+            lease: None,
         })
     }
 
     /// Runs until a signal or the console ends it. Leaves the clean mark if nobody can still hold a lock.
     pub fn run(mut self) -> Result<()> {
         let mut ready = Vec::with_capacity(256);
+        let mut more_bells = false;
+        // Before anything can be granted.
+        self.keep_lease();
         loop {
             self.carry()?;
             if self.ended() {
                 return self.finish();
             }
-            let timeout = self.timeout();
+            // After the end of a run nobody answers bells.
+            let asleep = self.p.node.has_ended() || (!more_bells && self.p.node.fall_asleep());
+            let timeout = if asleep { self.timeout() } else { Some(Duration::ZERO) };
             self.p
                 .spin
                 .wait(&mut *self.p.poll, timeout, &mut ready)
                 .map_err(|e| Problem::io(Code::Failed, "cannot wait", &e))?;
-            self.turn(&ready)?;
+            self.p.node.wake_up();
+            more_bells = self.turn(&ready)?;
         }
+    }
+
+    /// Renews the lease if it is time. If it was over before that, what programs have granted themselves is lost (L1).
+    fn keep_lease(&mut self) {
+        let now = clock::now();
+        let segments = self.p.segments.iter().any(Option::is_some);
+        if !segments || self.p.node.has_ended() || self.lease.is_some_and(|lease| now < lease.due()) {
+            return;
+        }
+        // In this order: the node takes it for over no later than programs do.
+        let monotonic = clock::monotonic();
+        if let Some(over) = self.lease.and_then(|lease| lease.over(now)) {
+            warn!(
+                "this process stood still: its lease was over for {:.1} s; what programs have granted themselves is lost",
+                over.as_secs_f64()
+            );
+            self.p.node.handle_lease_lost(now);
+        }
+        let (lease, until) = Lease::renewed(now, monotonic);
+        self.p.node.renew(until);
+        self.lease = Some(lease);
     }
 
     fn timeout(&self) -> Option<Duration> {
         let stop = self.stopping.as_ref().map(|s| s.until);
         let orphan = self.orphans.front().map(|(until, _)| *until);
-        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan];
+        let lease = self.lease.filter(|_| !self.p.node.has_ended()).map(|lease| lease.due());
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan, lease];
         let at = at.into_iter().flatten().min()?;
         Some(at.since(clock::now()))
     }
 
-    /// Takes in all that is ready.
-    fn turn(&mut self, ready: &[Ready]) -> Result<()> {
+    /// Takes in all that is ready. True if more bells may have been rung than were answered.
+    fn turn(&mut self, ready: &[Ready]) -> Result<bool> {
+        self.keep_lease();
         let now = clock::now();
         for r in ready {
             match r.token {
@@ -207,20 +257,29 @@ impl Engine {
             self.door_paused_until = None;
             self.p.poll.add(&self.p.door, DOOR).map_err(|e| Problem::io(Code::Failed, "cannot watch", &e))?;
         }
+        let more_bells = self.p.node.handle_bells(now);
         if self.p.node.poll_timeout().is_some_and(|at| at <= now) {
             self.p.node.handle_timeout(now);
         }
-        Ok(())
+        Ok(more_bells)
     }
 
     /// Carries everything the node has to say: datagrams at once, replies behind them.
     fn carry(&mut self) -> Result<()> {
         let now = clock::now();
         loop {
+            for session in self.sessions.ended() {
+                self.p.node.handle_opener_ended(session);
+            }
             while let Some(output) = self.p.node.poll_output(now) {
                 match output {
                     Output::Transmit(t) => self.p.datagrams.send(t.to, &t.bytes, t.segment),
-                    Output::Reply { session, packet } => self.replies.push((session, packet)),
+                    Output::Reply { session, packet } => self.replies.push(Said::Reply { session, packet }),
+                    Output::Hint { session, packet } => self.replies.push(Said::Hint { session, packet }),
+                    Output::Attached { session, space, attached } => {
+                        self.replies.push(Said::Attached { session, space, attached });
+                    }
+                    Output::Wake { space, wake } => self.replies.push(Said::Wake { space, wake }),
                     Output::Close { session } => self.closes.push(session),
                     Output::Asked { session, request, question } => self.ask(session, request, question),
                     Output::Looked { ticket, seen } => {
@@ -241,11 +300,8 @@ impl Engine {
             if self.replies.is_empty() && self.closes.is_empty() {
                 return Ok(());
             }
-            for (session, packet) in std::mem::take(&mut self.replies) {
-                if self.sessions.send(&mut *self.p.poll, session, packet) == Flow::Broken {
-                    warn!("session {session} does not read its replies; it is closed");
-                    self.hang_up(now, session);
-                }
+            for said in std::mem::take(&mut self.replies) {
+                self.say(now, said);
             }
             for session in std::mem::take(&mut self.closes) {
                 // A node that stops waits for programs with locks to hang up: only then are they known to
@@ -255,6 +311,31 @@ impl Engine {
             }
             // Closing a session that does not read gave the node something new to say.
         }
+    }
+
+    fn say(&mut self, now: Instant, said: Said) {
+        let (session, flow) = match said {
+            Said::Reply { session, packet } => {
+                (session, self.sessions.send(&mut *self.p.poll, session, packet))
+            }
+            Said::Attached { session, space, mut attached } => {
+                let segment = self.segment(space);
+                // The program compares it with what its own clock says before it asks and after it hears.
+                attached.now = clock::monotonic();
+                let packet = Reply::Attached(attached).to_bytes();
+                (session, self.sessions.send_segment(&mut *self.p.poll, session, packet, segment))
+            }
+            Said::Hint { session, packet } => return self.sessions.send_hint(session, &packet),
+            Said::Wake { space, wake } => return self.segment(space).wake(wake),
+        };
+        if flow == Flow::Broken {
+            warn!("session {session} does not read its replies; it is closed");
+            self.hang_up(now, session);
+        }
+    }
+
+    fn segment(&self, space: SpaceId) -> Arc<Segment> {
+        self.p.segments[space.0 as usize].clone().expect("only a segment has places and sleepers")
     }
 
     fn open_door(&mut self, now: Instant) {
@@ -281,7 +362,7 @@ impl Engine {
                             continue;
                         }
                     };
-                    match self.sessions.open(&mut *self.p.poll, fd, opener) {
+                    match self.sessions.open(&mut *self.p.poll, fd, opener, gone) {
                         Ok(session) => {
                             self.p.node.handle_session_opened(now, session, caller.pid);
                             if gone {
@@ -306,7 +387,9 @@ impl Engine {
     fn session_ready(&mut self, now: Instant, token: u64, ready: Ready) {
         if let Some(session) = self.sessions.by_opener(token) {
             self.sessions.opener_ended(&mut *self.p.poll, session);
-            self.orphans.push_back((now + ORPHAN_MAX, session));
+            if self.sessions.lives(session) {
+                self.orphans.push_back((now + ORPHAN_MAX, session));
+            }
             return;
         }
         let Some(session) = self.sessions.by_token(token) else { return };
@@ -326,6 +409,9 @@ impl Engine {
 
     /// The program is gone, or is treated so.
     fn hang_up(&mut self, now: Instant, session: SessionId) {
+        if self.p.node.has_detached(session) {
+            self.sessions.detached(session);
+        }
         self.p.node.handle_session_closed(now, session);
         self.sessions.forget(&mut *self.p.poll, session);
         if let Some(stopping) = &mut self.stopping {
@@ -351,9 +437,8 @@ impl Engine {
         // Whoever comes now is told by the kernel that nobody listens, which is true.
         self.door_paused_until = None;
         let _ = self.p.poll.remove(&self.p.door);
-        let holders = self.p.node.sessions_with_locks();
+        let holders = self.p.node.stop(now);
         self.stopping = Some(Stopping { until: now + STOP_MAX, holders });
-        self.p.node.stop(now);
     }
 
     fn ended(&self) -> bool {
@@ -429,7 +514,8 @@ impl Engine {
 
     /// A reply like any other: whoever goes on asking without reading is soon given up.
     fn deny(&mut self, session: SessionId, request: u32, code: Code, text: String) {
-        self.replies.push((session, Reply::Denied { request, why: Failure { code, text } }.to_bytes()));
+        let packet = Reply::Denied { request, why: Failure { code, text } }.to_bytes();
+        self.replies.push(Said::Reply { session, packet });
     }
 
     fn answer(&mut self, session: SessionId, request: u32, answer: Answer) {
@@ -464,6 +550,7 @@ impl Engine {
             counter("udp_trains_received", "Trains that the kernel had joined", d.trains_received),
             counter("sessions_opened", "Programs that attached", s.opened),
             counter("sessions_overflowed", "Sessions closed because they did not read", s.overflowed),
+            counter("hints_dropped", "Hints for which a program's socket had no room", s.hints_dropped),
             counter(
                 "sessions_without_descriptor",
                 "Programs refused for want of descriptors",

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
@@ -12,6 +13,7 @@ use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{self, Failure, Reply};
 use rustix::net::Shutdown;
 
+use super::segments::Segment;
 use crate::host::door::{self, Door, Received};
 use crate::host::poll::Poll;
 
@@ -40,20 +42,42 @@ pub(super) struct Counts {
     pub(super) opened: u64,
     pub(super) overflowed: u64,
     pub(super) without_descriptor: u64,
+    pub(super) hints_dropped: u64,
 }
 
 struct Session {
     fd: OwnedFd,
     /// The process that opened it (M12), while it lives and is watched.
     opener: Option<OwnedFd>,
+    /// That process has certainly ended.
+    opener_gone: bool,
+    /// It has a place in a segment, and has not said that it touches none any more.
+    attached: bool,
     /// Packets that the socket had no room for.
-    unread: VecDeque<(Kind, Vec<u8>)>,
+    unread: VecDeque<Packet>,
     /// Bytes of these, by kind.
     reply_bytes: usize,
     answer_bytes: usize,
     questions: u32,
     /// What is to happen once everything is written.
     then: Then,
+}
+
+/// A packet for a program.
+struct Packet {
+    kind: Kind,
+    bytes: Vec<u8>,
+    /// The segment whose descriptor goes with it.
+    with: Option<Arc<Segment>>,
+}
+
+impl Packet {
+    fn send(&self, fd: &OwnedFd) -> io::Result<bool> {
+        match &self.with {
+            Some(segment) => door::send_with(fd, &self.bytes, segment.fd.as_fd()),
+            None => door::send(fd, &self.bytes),
+        }
+    }
 }
 
 /// What a packet is; each kind has its own bound.
@@ -87,6 +111,11 @@ pub(super) struct Sessions {
     first_token: u64,
     next: u32,
     sessions: BTreeMap<SessionId, Session>,
+    /// Processes whose sessions are closed and had places in segments: until such a process has ended, a store that it
+    /// prepared may still come there. No more than there are places.
+    zombies: BTreeMap<SessionId, OwnedFd>,
+    /// Closed sessions whose processes have ended, until [`ended`](Sessions::ended) tells of them.
+    ended: Vec<SessionId>,
     buffer: Vec<u8>,
     /// A descriptor kept in reserve, so that there is one left to say "no more descriptors" with.
     spare: Option<File>,
@@ -100,6 +129,8 @@ impl Sessions {
             first_token,
             next: 1,
             sessions: BTreeMap::new(),
+            zombies: BTreeMap::new(),
+            ended: Vec::new(),
             buffer: vec![0; SESSION_PACKET_BYTES_MAX],
             spare: Some(File::open("/dev/null")?),
             counts: Counts::default(),
@@ -114,15 +145,22 @@ impl Sessions {
         self.first_token + u64::from(session.0)
     }
 
-    /// The session whose opener a token stands for, if it is still there.
+    fn numbered(&self, token: u64) -> Option<SessionId> {
+        Some(SessionId(u32::try_from(token.checked_sub(self.first_token)?).ok()?))
+    }
+
+    /// The session whose opener a token stands for, if one of the two is still there.
     pub(super) fn by_opener(&self, token: u64) -> Option<SessionId> {
-        self.by_token(token.checked_sub(OPENERS)?)
+        self.numbered(token.checked_sub(OPENERS)?).filter(|id| self.in_use(*id))
     }
 
     /// The session a token belongs to, if it is still there.
     pub(super) fn by_token(&self, token: u64) -> Option<SessionId> {
-        let id = SessionId(u32::try_from(token.checked_sub(self.first_token)?).ok()?);
-        self.sessions.contains_key(&id).then_some(id)
+        self.numbered(token).filter(|id| self.sessions.contains_key(id))
+    }
+
+    fn in_use(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id) || self.zombies.contains_key(&id)
     }
 
     /// A program came in. Its number is nobody else's: a late packet must not reach another's locks.
@@ -131,9 +169,10 @@ impl Sessions {
         poll: &mut dyn Poll,
         fd: OwnedFd,
         opener: Option<OwnedFd>,
+        opener_gone: bool,
     ) -> io::Result<SessionId> {
         // After four thousand million sessions numbers begin again, and pass over those that still live.
-        while self.next == 0 || self.sessions.contains_key(&SessionId(self.next)) {
+        while self.next == 0 || self.in_use(SessionId(self.next)) {
             self.next = self.next.wrapping_add(1);
         }
         let id = SessionId(self.next);
@@ -146,6 +185,8 @@ impl Sessions {
         let session = Session {
             fd,
             opener,
+            opener_gone,
+            attached: false,
             unread: VecDeque::new(),
             reply_bytes: 0,
             answer_bytes: 0,
@@ -173,20 +214,45 @@ impl Sessions {
 
     /// Sends a reply, or keeps it until there is room.
     pub(super) fn send(&mut self, poll: &mut dyn Poll, id: SessionId, packet: Vec<u8>) -> Flow {
-        self.push(poll, id, Kind::Reply, packet)
+        self.push(poll, id, Packet { kind: Kind::Reply, bytes: packet, with: None })
+    }
+
+    /// Sends the descriptor of a segment, in its place among the replies.
+    pub(super) fn send_segment(
+        &mut self,
+        poll: &mut dyn Poll,
+        id: SessionId,
+        packet: Vec<u8>,
+        segment: Arc<Segment>,
+    ) -> Flow {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.attached = true;
+        }
+        self.push(poll, id, Packet { kind: Kind::Reply, bytes: packet, with: Some(segment) })
+    }
+
+    /// Sends what the program can do without, if there is room for it at once.
+    pub(super) fn send_hint(&mut self, id: SessionId, packet: &[u8]) {
+        let Some(session) = self.sessions.get(&id).filter(|session| session.then == Then::Stay) else {
+            return;
+        };
+        // If it fails the program is gone, which the poll reports.
+        if !session.unread.is_empty() || matches!(door::send(&session.fd, packet), Ok(false)) {
+            self.counts.hints_dropped += 1;
+        }
     }
 
     /// Sends the pieces of an answer.
     pub(super) fn send_answer(&mut self, poll: &mut dyn Poll, id: SessionId, packets: Vec<Vec<u8>>) -> Flow {
-        for packet in packets {
-            if self.push(poll, id, Kind::Answer, packet) == Flow::Broken {
+        for bytes in packets {
+            if self.push(poll, id, Packet { kind: Kind::Answer, bytes, with: None }) == Flow::Broken {
                 return Flow::Broken;
             }
         }
         Flow::Open
     }
 
-    fn push(&mut self, poll: &mut dyn Poll, id: SessionId, kind: Kind, packet: Vec<u8>) -> Flow {
+    fn push(&mut self, poll: &mut dyn Poll, id: SessionId, packet: Packet) -> Flow {
         let token = self.token(id);
         let Some(session) = self.sessions.get_mut(&id) else { return Flow::Open };
         if session.then != Then::Stay {
@@ -195,7 +261,7 @@ impl Sessions {
             return Flow::Open;
         }
         if session.unread.is_empty() {
-            match door::send(&session.fd, &packet) {
+            match packet.send(&session.fd) {
                 Ok(true) => return Flow::Open,
                 Ok(false) => {
                     if poll.watch_writes(&session.fd, token, true).is_err() {
@@ -205,13 +271,13 @@ impl Sessions {
                 Err(_) => return Flow::Broken,
             }
         }
-        let (bytes, max) = session.room(kind);
-        if *bytes + packet.len() > max {
+        let (bytes, max) = session.room(packet.kind);
+        if *bytes + packet.bytes.len() > max {
             self.counts.overflowed += 1;
             return Flow::Broken;
         }
-        *bytes += packet.len();
-        session.unread.push_back((kind, packet));
+        *bytes += packet.bytes.len();
+        session.unread.push_back(packet);
         Flow::Open
     }
 
@@ -219,10 +285,10 @@ impl Sessions {
     pub(super) fn flush(&mut self, poll: &mut dyn Poll, id: SessionId) -> Flow {
         let token = self.token(id);
         let Some(session) = self.sessions.get_mut(&id) else { return Flow::Open };
-        while let Some((kind, packet)) = session.unread.front() {
-            match door::send(&session.fd, packet) {
+        while let Some(packet) = session.unread.front() {
+            match packet.send(&session.fd) {
                 Ok(true) => {
-                    let (kind, length) = (*kind, packet.len());
+                    let (kind, length) = (packet.kind, packet.bytes.len());
                     *session.room(kind).0 -= length;
                     session.unread.pop_front();
                 }
@@ -263,20 +329,45 @@ impl Sessions {
 
     /// Forgets a session and closes its socket.
     pub(super) fn forget(&mut self, poll: &mut dyn Poll, id: SessionId) {
-        if let Some(session) = self.sessions.remove(&id) {
-            let _ = poll.remove(&session.fd);
-            if let Some(opener) = &session.opener {
-                let _ = poll.remove(opener);
+        let Some(session) = self.sessions.remove(&id) else { return };
+        let _ = poll.remove(&session.fd);
+        match session.opener {
+            Some(opener) if session.attached => {
+                self.zombies.insert(id, opener);
             }
+            Some(opener) => {
+                let _ = poll.remove(&opener);
+            }
+            None if session.attached && session.opener_gone => self.ended.push(id),
+            None => {}
+        }
+    }
+
+    /// The program of a session touches no segment any more, whatever becomes of its process.
+    pub(super) fn detached(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.attached = false;
         }
     }
 
     /// The process that opened a session has ended; it needs not be watched any more.
     pub(super) fn opener_ended(&mut self, poll: &mut dyn Poll, id: SessionId) {
-        let opener = self.sessions.get_mut(&id).and_then(|session| session.opener.take());
+        let opener = match self.sessions.get_mut(&id) {
+            Some(session) => {
+                session.opener_gone = true;
+                session.opener.take()
+            }
+            None => self.zombies.remove(&id).inspect(|_| self.ended.push(id)),
+        };
         if let Some(opener) = opener {
             let _ = poll.remove(&opener);
         }
+    }
+
+    /// Closed sessions whose processes have certainly ended: what they had in segments may be given to others. Each is
+    /// told once.
+    pub(super) fn ended(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Is it still there?
@@ -378,7 +469,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         assert_eq!(sessions.by_token(17), Some(id));
         let packet = |n: u32| [n.to_le_bytes().to_vec(), vec![0; 4000]].concat();
         for n in 0..200 {
@@ -407,7 +498,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, _theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         let mut sent = 0;
         while sessions.send(&mut poll, id, vec![0; 32 << 10]) == Flow::Open {
             sent += 32 << 10;
@@ -422,7 +513,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         let pieces = vec![vec![7; 60 << 10]; 64];
         assert_eq!(sessions.send_answer(&mut poll, id, pieces), Flow::Open);
         // Grants go on being counted by themselves while the answer is unread.
@@ -440,7 +531,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         sessions.send(&mut poll, id, vec![1]);
         sessions.close(&mut poll, id, true);
         assert_eq!(drain(&theirs), (vec![vec![1]], true));
@@ -456,7 +547,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         assert!(sessions.may_ask(id, 8));
         sessions.close(&mut poll, id, true);
         assert_eq!(sessions.send_answer(&mut poll, id, vec![vec![1]]), Flow::Open);
@@ -470,7 +561,7 @@ mod tests {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
         let (ours, theirs) = pair();
-        let id = sessions.open(&mut poll, ours, None).unwrap();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
         let mut bytes = 0;
         while sessions.may_ask(id, 8) {
             sessions.answered(id);
@@ -485,6 +576,143 @@ mod tests {
         assert!(sessions.may_ask(id, 8), "all is read");
     }
 
+    fn segment() -> Arc<Segment> {
+        let geometry = oarlock_layout::segment::Geometry { slots: 8, areas: 2, entries: 64 };
+        let (memory, fd) = oarlock_shm::Memory::create("test", geometry, 1).unwrap();
+        Arc::new(Segment { memory, fd })
+    }
+
+    fn receive_with(fd: &OwnedFd, buffer: &mut [u8]) -> Option<(usize, Vec<OwnedFd>)> {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [io::IoSliceMut::new(buffer)];
+        let n = match recvmsg(fd, &mut into, &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) => message.bytes,
+            Err(rustix::io::Errno::AGAIN) => return None,
+            Err(e) => panic!("{e}"),
+        };
+        let rights = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        Some((n, rights.flatten().collect()))
+    }
+
+    #[test]
+    fn a_descriptor_waits_for_its_turn_with_its_packet() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
+        let segment = segment();
+        let packet = |n: u32| [n.to_le_bytes().to_vec(), vec![0; 4000]].concat();
+        for n in 0..200 {
+            let flow = match n % 99 {
+                1 => sessions.send_segment(&mut poll, id, packet(n), Arc::clone(&segment)),
+                _ => sessions.send(&mut poll, id, packet(n)),
+            };
+            assert_eq!(flow, Flow::Open);
+        }
+        assert!(sessions.sessions[&id].unread.iter().any(|packet| packet.with.is_some()), "one is kept");
+        let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
+        for n in 0..200u32 {
+            let (length, fds) = match receive_with(&theirs, &mut buffer) {
+                Some(got) => got,
+                None => {
+                    assert_eq!(sessions.flush(&mut poll, id), Flow::Open);
+                    receive_with(&theirs, &mut buffer).expect("there is more")
+                }
+            };
+            assert!(buffer[..length] == packet(n), "packet {n}");
+            assert_eq!(fds.len(), usize::from(n % 99 == 1), "packet {n}");
+            for fd in fds {
+                let theirs = oarlock_shm::Memory::open(fd).unwrap();
+                segment.memory.scribble(theirs.geometry().slot(3), u64::from(n));
+                assert_eq!(theirs.peek(theirs.geometry().slot(3)), u64::from(n));
+            }
+        }
+    }
+
+    #[test]
+    fn a_hint_never_waits_and_never_ends_a_session() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let (ours, theirs) = pair();
+        let id = sessions.open(&mut poll, ours, None, false).unwrap();
+        let mut sent = 0;
+        while sessions.counts().hints_dropped < 1000 {
+            sessions.send_hint(id, &[7; 1000]);
+            sent += 1;
+            assert!(sent < 1 << 20, "no bound");
+        }
+        assert_eq!(drain(&theirs).0.len(), sent - 1000, "those that had room");
+        // Behind replies that wait there is no room either, or a hint would pass them.
+        let fits = sessions.counts().hints_dropped;
+        while sessions.sessions[&id].unread.is_empty() {
+            assert_eq!(sessions.send(&mut poll, id, vec![1; 1000]), Flow::Open);
+        }
+        drain(&theirs);
+        sessions.send_hint(id, &[7]);
+        assert_eq!(sessions.counts().hints_dropped, fits + 1);
+        assert_eq!(sessions.flush(&mut poll, id), Flow::Open);
+        sessions.send_hint(id, &[7]);
+        assert_eq!(drain(&theirs).0.last(), Some(&vec![7]));
+        assert_eq!(sessions.counts().hints_dropped, fits + 1);
+    }
+
+    /// A store that a process has prepared may come as long as the process is there, whatever became of its session.
+    #[test]
+    fn what_a_session_had_in_segments_is_free_once_its_process_has_ended() {
+        let mut poll = Epoll::new().unwrap();
+        let mut sessions = Sessions::new(16).unwrap();
+        let mut ready = Vec::new();
+        let segment = segment();
+        let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut theirs = Vec::new();
+        let mut open = |sessions: &mut Sessions, poll: &mut Epoll, opener: bool, gone: bool| {
+            let (ours, other) = pair();
+            theirs.push(other);
+            let opener = opener.then(|| crate::host::child::watch(process.id()).unwrap());
+            sessions.open(poll, ours, opener, gone).unwrap()
+        };
+        let attached = open(&mut sessions, &mut poll, true, false);
+        let detached = open(&mut sessions, &mut poll, true, false);
+        let plain = open(&mut sessions, &mut poll, true, false);
+        let open_still = open(&mut sessions, &mut poll, true, false);
+        let gone = open(&mut sessions, &mut poll, false, true);
+        let unseen = open(&mut sessions, &mut poll, false, false);
+        for id in [attached, detached, open_still, gone, unseen] {
+            assert_eq!(sessions.send_segment(&mut poll, id, vec![1], Arc::clone(&segment)), Flow::Open);
+        }
+        sessions.detached(detached);
+        for id in [attached, detached, plain, gone, unseen] {
+            sessions.forget(&mut poll, id);
+        }
+        assert_eq!(sessions.ended(), [gone]);
+        poll.wait(Some(std::time::Duration::ZERO), &mut ready).unwrap();
+        assert_eq!(ready, []);
+        sessions.next = attached.0;
+        assert!(open(&mut sessions, &mut poll, false, false) > attached, "its number is in use");
+        process.kill().unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            poll.wait(None, &mut ready).unwrap();
+            for token in ready.iter().map(|r| r.token) {
+                let id = sessions.by_opener(token).expect("an opener");
+                sessions.opener_ended(&mut poll, id);
+                seen.push(id);
+            }
+        }
+        seen.sort();
+        assert_eq!((seen, sessions.ended()), (vec![attached, open_still], vec![attached]));
+        sessions.forget(&mut poll, open_still);
+        assert_eq!((sessions.ended(), sessions.ended()), (vec![open_still], vec![]));
+        poll.wait(Some(std::time::Duration::ZERO), &mut ready).unwrap();
+        assert_eq!(ready, [], "told once");
+        process.wait().unwrap();
+    }
+
     #[test]
     fn an_opener_has_a_token_of_its_own_until_it_ends() {
         let mut poll = Epoll::new().unwrap();
@@ -492,7 +720,7 @@ mod tests {
         let (ours, _theirs) = pair();
         let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let opener = crate::host::child::watch(process.id()).unwrap();
-        let id = sessions.open(&mut poll, ours, Some(opener)).unwrap();
+        let id = sessions.open(&mut poll, ours, Some(opener), false).unwrap();
         let mut ready = Vec::new();
         poll.wait(Some(std::time::Duration::ZERO), &mut ready).unwrap();
         assert_eq!(ready, []);
@@ -516,7 +744,7 @@ mod tests {
         let mut open = |sessions: &mut Sessions| {
             let (ours, other) = pair();
             theirs.push(other);
-            sessions.open(&mut poll, ours, None).unwrap().0
+            sessions.open(&mut poll, ours, None, false).unwrap().0
         };
         assert_eq!((open(&mut sessions), open(&mut sessions)), (1, 2));
         sessions.next = u32::MAX;
@@ -527,7 +755,7 @@ mod tests {
     fn questions_are_counted() {
         let mut poll = Epoll::new().unwrap();
         let mut sessions = Sessions::new(16).unwrap();
-        let id = sessions.open(&mut poll, pair().0, None).unwrap();
+        let id = sessions.open(&mut poll, pair().0, None, false).unwrap();
         assert!(sessions.may_ask(id, 2) && sessions.may_ask(id, 2) && !sessions.may_ask(id, 2));
         sessions.answered(id);
         assert!(sessions.may_ask(id, 2));

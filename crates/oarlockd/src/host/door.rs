@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,10 @@ use std::time::Duration;
 use oarlock_layout::code::Code;
 use rustix::fs::FlockOperation;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
 
 use crate::problem::{Problem, Result};
 
@@ -262,6 +266,20 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
 /// Sends one packet; `false` if the buffer of the socket is full.
 pub fn send(fd: impl AsFd, packet: &[u8]) -> io::Result<bool> {
     match rustix::net::send(fd, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The same with a descriptor, of which the other side gets a copy of its own.
+pub fn send_with(fd: impl AsFd, packet: &[u8], what: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let what = [what];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&what)), "there is room for one descriptor");
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match rustix::net::sendmsg(fd, &[io::IoSlice::new(packet)], &mut control, flags) {
         Ok(_) => Ok(true),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => Ok(false),
         Err(e) => Err(e.into()),
