@@ -225,6 +225,13 @@ impl Default for Sum {
     }
 }
 
+impl Era {
+    fn drawn(&mut self, token: Token) {
+        let (low, high) = self.tokens.unwrap_or((token, token));
+        self.tokens = Some((low.min(token), high.max(token)));
+    }
+}
+
 impl Sum {
     /// Grants of all eras.
     pub fn grants(&self) -> u64 {
@@ -241,9 +248,9 @@ impl Sum {
                 self.values_read += u64::from(value.is_some());
                 let era = self.era();
                 era.grants += 1;
-                let (low, high) = era.tokens.unwrap_or((*token, *token));
-                era.tokens = Some((low.min(*token), high.max(*token)));
+                token.iter().for_each(|token| era.drawn(*token));
             }
+            Told::Token { token } => self.era().drawn(*token),
             Told::Failed { code } => {
                 *self.failed.entry(*code).or_default() += 1;
                 self.era().victims += u64::from(*code == Code::Deadlock);
@@ -275,7 +282,7 @@ mod tests {
 
     fn granted(at: u64, client: Client, fence: u64) -> Event {
         let token = Token { fence: Fence::from_number(fence), local: 0 };
-        let told = Told::Granted { mode: Mode::EX, token, value: None, alternate: false };
+        let told = Told::Granted { mode: Mode::EX, token: Some(token), value: None, alternate: false };
         Event { at, what: What::Told { client, handle: 1, told } }
     }
 

@@ -54,7 +54,7 @@ pub(super) fn run(options: &Options, worker: u32, phases: &Phases) {
 pub(super) fn granted(guard: &Guard) -> Told {
     Told::Granted {
         mode: guard.mode(),
-        token: guard.token(),
+        token: Some(guard.token()),
         value: guard.value().map(Box::new),
         alternate: guard.is_alternate(),
     }

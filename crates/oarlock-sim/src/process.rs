@@ -306,7 +306,7 @@ impl Process {
             Reply::Granted(g) => {
                 let told = Told::Granted {
                     mode: g.mode,
-                    token: g.token,
+                    token: Some(g.token),
                     value: g.value.map(Box::new),
                     alternate: g.alternate,
                 };

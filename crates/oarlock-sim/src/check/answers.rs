@@ -37,7 +37,7 @@ impl Answers {
                     let name = &ledger.resource(lock.resource).name;
                     complain(format!("client {client}, lock {handle} on {name:?}: {why}"));
                 }
-                if !matches!(told, Told::Blocking { .. }) {
+                if !matches!(told, Told::Blocking { .. } | Told::Token { .. }) {
                     self.note_gone(event.at, lock);
                 }
             }
@@ -78,6 +78,8 @@ impl Answers {
     fn judge(&self, rules: &Rules, ledger: &Ledger, at: u64, lock: &Lock, told: &Told) -> Result<(), String> {
         match told {
             Told::Granted { mode, alternate, .. } => granted(lock, *mode, *alternate),
+            Told::Token { .. } if lock.held.is_some() => Ok(()),
+            Told::Token { .. } => Err("a token of a lock that it does not hold".into()),
             Told::Released if lock.unlocking.is_some() => Ok(()),
             Told::Released => Err("released without having been asked for".into()),
             Told::Blocking { wanted } => blocking(lock, *wanted),
@@ -100,6 +102,8 @@ impl Answers {
         let has = |flag| pending.flags.intersects(flag);
         let withdrawn = pending.cancelled.is_some() || lock.unlocking.is_some();
         match code {
+            // Who has withdrawn in its entry is not granted, and a try that is not granted is busy.
+            Code::Busy if has(Flags::NOQUEUE) && withdrawn => Ok(()),
             Code::Busy if has(Flags::NOQUEUE) && !has(Flags::LOCAL) => {
                 self.really_busy(rules, ledger, at, lock, pending)
             }

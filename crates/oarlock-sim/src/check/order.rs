@@ -10,7 +10,8 @@
 //!   that were ahead. All grants of a term carry the fence of the message that began it.
 //!
 //! Only what was asked long enough after W counts, because the cluster's order is that of arrival, and only
-//! while the network is calm: a statement that cannot arrive has no place in any queue.
+//! while the network is calm: a statement that cannot arrive has no place in any queue. Of grants whose token was
+//! never drawn nobody knows the term; between nodes they do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +55,8 @@ impl Order {
         match &event.what {
             What::Told { client, handle, told: Told::Granted { mode, token, .. } } => {
                 if let Some(lock) = ledger.lock((*client, *handle)) {
-                    self.granted(rules, ledger, event.at, (lock, *mode, token.fence), findings);
+                    let fence = token.map(|token| token.fence);
+                    self.granted(rules, ledger, event.at, (lock, *mode, fence), findings);
                 }
             }
             What::Mark(Mark::NewCluster) => self.overtaken.clear(),
@@ -70,7 +72,7 @@ impl Order {
         rules: &Rules,
         ledger: &Ledger,
         at: u64,
-        (winner, mode, fence): (&Lock, Mode, Fence),
+        (winner, mode, fence): (&Lock, Mode, Option<Fence>),
         findings: &mut Findings,
     ) {
         let Some(calm) = ledger.calm_since() else { return };
@@ -112,7 +114,8 @@ impl Order {
                 let passed = if strict { 0 } else { ahead + count.converts + LOCAL_HANDOFFS_MAX };
                 (count.at_home, passed)
             } else {
-                count.terms.insert((winner.node, fence));
+                // A grant whose token nobody drew may belong to any term.
+                count.terms.extend(fence.map(|fence| (winner.node, fence)));
                 let terms = (here + 1) * (usize::from(rules.nodes) - 1);
                 (count.terms.len(), if strict { terms } else { terms + ahead + count.converts })
             };

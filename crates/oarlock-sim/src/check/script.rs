@@ -104,10 +104,11 @@ fn parse_step(client: u32, handle: u32, words: &[&str]) -> What {
         "cancel" => asked(Ask::Cancel),
         "granted" => told(Told::Granted {
             mode: mode(1),
-            token: token(words[2]),
+            token: (words.get(2) != Some(&"-")).then(|| token(words[2])),
             value: after("read=").map(|text| Box::new(read(text))),
             alternate: words.contains(&"alternate"),
         }),
+        "token" => told(Told::Token { token: token(words[1]) }),
         "released" => told(Told::Released),
         "failed" => {
             let named = |c: &&Code| format!("{c:?}") == words[1];

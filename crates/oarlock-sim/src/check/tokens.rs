@@ -3,13 +3,14 @@
 //!
 //! Only grants in conflicting modes have an order that clients can know, so only those are compared. Locks
 //! that were already being given back when the grant arrived are left out: their clients never used the token.
+//! Who takes a lock in a segment draws its token when it wants one, or never; it counts from when it was drawn.
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Token;
 
 use super::Findings;
-use crate::history::{Event, Ledger, PendingKind, Told, What};
+use crate::history::{Event, Ledger, Lock, PendingKind, Told, What};
 
 /// For each resource the highest token granted so far in each mode.
 #[derive(Debug, Default)]
@@ -20,46 +21,72 @@ pub struct Tokens {
 impl Tokens {
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, ledger: &Ledger, event: &Event, findings: &mut Findings) {
-        let What::Told { client, handle, told: Told::Granted { mode, token, .. } } = &event.what else {
+        let What::Told { client, handle, told } = &event.what else { return };
+        let Some(lock) = ledger.lock((*client, *handle)).filter(|lock| lock.unlocking.is_none()) else {
             return;
         };
-        let Some(lock) = ledger.lock((*client, *handle)) else { return };
-        let Some(pending) = lock.pending.as_ref().filter(|_| lock.unlocking.is_none()) else { return };
+        match told {
+            Told::Granted { mode, token: Some(token), .. } => {
+                let Some(pending) = lock.pending.as_ref() else { return };
+                debug_assert!(pending.kind == PendingKind::New || lock.held.is_some());
+                let before = lock.held.filter(|held| held.mode.covers(*mode)).and_then(|held| held.token);
+                let fresh = pending.flags.contains(Flags::FRESH);
+                let has = lock.held.is_some_and(|held| held.mode.covers(*mode));
+                self.drawn(ledger, event, lock, (*mode, *token), (has, before, fresh), findings);
+            }
+            Told::Token { token } => {
+                // Whoever has drawn a token already does not ask again: a second one is no new claim.
+                let Some(held) = lock.held else { return };
+                let drawn = (held.token.is_some(), held.token, false);
+                self.drawn(ledger, event, lock, (held.mode, *token), drawn, findings);
+            }
+            _ => {}
+        }
+    }
+
+    /// `has`: it is no new claim; `before`: the token it had, if any.
+    fn drawn(
+        &mut self,
+        ledger: &Ledger,
+        event: &Event,
+        lock: &Lock,
+        (mode, token): (Mode, Token),
+        (has, before, fresh): (bool, Option<Token>, bool),
+        findings: &mut Findings,
+    ) {
         if self.highest.len() <= lock.resource {
             self.highest.resize(lock.resource + 1, [None; 6]);
         }
         let highest = &mut self.highest[lock.resource];
-        let name = &ledger.resource(lock.resource).name;
+        let (name, client) = (&ledger.resource(lock.resource).name, lock.key.0);
         let mut complain = |text: String| {
             findings.add("tokens", event.at, format!("{name:?}, client {client} in {mode}: {text}"));
         };
-        if let Some(held) = lock.held.filter(|h| h.mode.covers(*mode)) {
+        if has {
             // A way down, or the same again, is no new claim: it must not lose what it had.
-            if *token < held.token {
-                complain(format!("token {token:?} is below its own {:?}", held.token));
+            if let Some(before) = before.filter(|before| token < *before) {
+                complain(format!("token {token:?} is below its own {before:?}"));
             }
         } else if mode.exclusive() {
-            let earlier = Mode::ALL.into_iter().filter(|m| !m.compatible(*mode));
+            let earlier = Mode::ALL.into_iter().filter(|m| !m.compatible(mode));
             for other in earlier {
-                if let Some(before) = highest[other as usize].filter(|before| before >= token) {
+                if let Some(before) = highest[other as usize].filter(|before| *before >= token) {
                     complain(format!("token {token:?} is not above {before:?}, granted before in {other}"));
                 }
             }
             let fences = [Mode::PW, Mode::EX].iter().filter_map(|m| highest[*m as usize]).map(|t| t.fence);
-            if pending.flags.contains(Flags::FRESH) && fences.max().is_some_and(|fence| fence >= token.fence)
-            {
+            if fresh && fences.max().is_some_and(|fence| fence >= token.fence) {
                 complain(format!("a fresh grant has the fence {:?} again", token.fence));
             }
         } else {
-            for other in [Mode::PW, Mode::EX].into_iter().filter(|m| !m.compatible(*mode)) {
-                if let Some(before) = highest[other as usize].filter(|before| before > token) {
+            for other in [Mode::PW, Mode::EX].into_iter().filter(|m| !m.compatible(mode)) {
+                if let Some(before) = highest[other as usize].filter(|before| *before > token) {
                     complain(format!("token {token:?} is below {before:?}, granted before in {other}"));
                 }
             }
         }
-        debug_assert!(pending.kind == PendingKind::New || lock.held.is_some());
-        let place = &mut highest[*mode as usize];
-        *place = (*place).max(Some(*token));
+        let place = &mut highest[mode as usize];
+        *place = (*place).max(Some(token));
     }
 }
 
@@ -86,6 +113,27 @@ mod tests {
         passes(
             "a way down keeps its token",
             "1 lock x EX; 1 granted EX 1.4.4; 1 convert PR; 1 granted PR 1.4.4",
+        );
+    }
+
+    #[test]
+    fn accepts_tokens_that_are_drawn_later_or_never() {
+        passes(
+            "drawn while it is held",
+            "1 lock x EX; 1 granted EX -; 1 token 1.1.1; 1 unlock; 2 lock x EX; 2 granted EX -; 2 unlock; 2 released; \
+             3 lock x PR; 3 granted PR -; 3 token 1.1.1",
+        );
+    }
+
+    #[test]
+    fn rejects_a_token_drawn_later_that_an_earlier_holder_had() {
+        let first = "1 lock x EX; 1 granted EX -; 1 token 1.1.1; 1 unlock; 1 released; ";
+        finds("tokens", "not above", &format!("{first}2 lock x EX; 2 granted EX -; 2 token 1.1.1"));
+        finds("tokens", "below", &format!("{first}2 lock x PR; 2 granted PR -; 2 token 1.1.0"));
+        finds(
+            "tokens",
+            "not above",
+            "1 lock x PR; 1 granted PR 1.1.1; 1 convert EX; 1 granted EX -; 1 token 1.1.1",
         );
     }
 

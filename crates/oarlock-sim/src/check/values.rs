@@ -157,7 +157,7 @@ impl Values {
                 let ends = match told {
                     Told::Released => true,
                     Told::Failed { .. } => lock.held.is_none(),
-                    Told::Granted { .. } | Told::Blocking { .. } => false,
+                    Told::Granted { .. } | Told::Token { .. } | Told::Blocking { .. } => false,
                 };
                 if ends {
                     self.left(ledger, lock);
@@ -225,7 +225,7 @@ impl Values {
     fn told(&mut self, at: u64, lock: &Lock, told: &Told) -> Result<(), String> {
         let track = self.track(lock.resource);
         match told {
-            Told::Blocking { .. } => return Ok(()),
+            Told::Blocking { .. } | Told::Token { .. } => return Ok(()),
             Told::Granted { .. } | Told::Released | Told::Failed { .. } => {
                 let answered = lock.unlocking.is_none() || matches!(told, Told::Released);
                 if answered && let Some(step) = track.asked.remove(&lock.key) {

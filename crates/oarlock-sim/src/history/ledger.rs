@@ -40,8 +40,8 @@ pub struct Lock {
 pub struct Held {
     /// The mode.
     pub mode: Mode,
-    /// The token.
-    pub token: Token,
+    /// The token, if it has been drawn.
+    pub token: Option<Token>,
     /// When the client heard of it.
     pub at: u64,
     /// Join of what the client was told that others want, since.
@@ -310,10 +310,17 @@ impl Ledger {
         let Some(lock) = self.locks.get_mut(&key) else { return };
         match told {
             Told::Granted { mode, token, .. } => {
-                lock.held = Some(Held { mode: *mode, token: *token, at, told: None });
+                // A way down keeps the token that was drawn before.
+                let kept = || lock.held.filter(|held| held.mode.covers(*mode)).and_then(|held| held.token);
+                lock.held = Some(Held { mode: *mode, token: token.or_else(kept), at, told: None });
                 // What a lock wants to be told is what its last granted request said (13, 61).
                 if let Some(pending) = lock.pending.take() {
                     lock.flags.set(Flags::NOBAST, pending.flags.contains(Flags::NOBAST));
+                }
+            }
+            Told::Token { token } => {
+                if let Some(held) = &mut lock.held {
+                    held.token = Some(*token);
                 }
             }
             Told::Released => self.forget(key),

@@ -141,11 +141,17 @@ fn told(line: &mut Line, told: &Told) {
         Told::Granted { mode, token, value, alternate } => {
             line.event = "granted".into();
             (line.mode, line.alternate) = (Some(mode.to_string()), *alternate);
-            (line.fence, line.local) = (Some(token.fence.number()), Some(token.local));
+            if let Some(token) = token {
+                (line.fence, line.local) = (Some(token.fence.number()), Some(token.local));
+            }
             if let Some(value) = value {
                 (line.sequence, line.valid) = (Some(value.sequence), Some(value.valid));
                 line.value = Some(hex(&value.bytes));
             }
+        }
+        Told::Token { token } => {
+            line.event = "token".into();
+            (line.fence, line.local) = (Some(token.fence.number()), Some(token.local));
         }
         Told::Released => line.event = "released".into(),
         Told::Failed { code } => {
@@ -176,7 +182,7 @@ fn read_line(text: &str) -> Result<Event, String> {
             handle: need(line.handle, "handle")?,
             ask: read_ask(&line)?,
         },
-        "granted" | "released" | "failed" | "blocking" => What::Told {
+        "granted" | "token" | "released" | "failed" | "blocking" => What::Told {
             client: need(line.client, "client")?,
             handle: need(line.handle, "handle")?,
             told: read_told(&line)?,
@@ -221,14 +227,16 @@ fn read_ask(line: &Line) -> Result<Ask, String> {
     })
 }
 
+fn read_token(line: &Line) -> Result<Token, String> {
+    let fence = Fence::from_number(need(line.fence, "fence")?);
+    Ok(Token { fence, local: need(line.local, "local")? })
+}
+
 fn read_told(line: &Line) -> Result<Told, String> {
     Ok(match line.event.as_str() {
         "granted" => Told::Granted {
             mode: read_mode(line)?,
-            token: Token {
-                fence: Fence::from_number(need(line.fence, "fence")?),
-                local: need(line.local, "local")?,
-            },
+            token: line.fence.map(|_| read_token(line)).transpose()?,
             value: match &line.value {
                 Some(text) => Some(Box::new(Value {
                     sequence: need(line.sequence, "sequence")?,
@@ -239,6 +247,7 @@ fn read_told(line: &Line) -> Result<Told, String> {
             },
             alternate: line.alternate,
         },
+        "token" => Told::Token { token: read_token(line)? },
         "released" => Told::Released,
         "failed" => {
             let number = need(line.code, "code")?;
@@ -281,8 +290,10 @@ mod tests {
             Ask::Cancel,
         ];
         let tolds = [
-            Told::Granted { mode: Mode::EX, token, value: Some(value), alternate: true },
-            Told::Granted { mode: Mode::NL, token, value: None, alternate: false },
+            Told::Granted { mode: Mode::EX, token: Some(token), value: Some(value), alternate: true },
+            Told::Granted { mode: Mode::NL, token: Some(token), value: None, alternate: false },
+            Told::Granted { mode: Mode::PW, token: None, value: None, alternate: false },
+            Told::Token { token },
             Told::Released,
             Told::Failed { code: Code::Busy },
             Told::Blocking { wanted: Mode::PW },

@@ -124,8 +124,8 @@ pub enum Told {
     Granted {
         /// The mode held now.
         mode: Mode,
-        /// The token of the grant.
-        token: Token,
+        /// The token of the grant, if it has been drawn: who takes a lock in a segment draws it when it wants one.
+        token: Option<Token>,
         /// The value block, if it was read.
         value: Option<Box<Value>>,
         /// The second choice was given.
@@ -137,6 +137,11 @@ pub enum Told {
     Failed {
         /// Why.
         code: Code,
+    },
+    /// The token of the grant, drawn later.
+    Token {
+        /// The token.
+        token: Token,
     },
     /// Somebody waits behind the lock.
     Blocking {
