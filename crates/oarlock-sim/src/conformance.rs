@@ -209,6 +209,8 @@ impl Machines {
             Input::Open { client, pid } => Arrival::Opened { client, pid },
             Input::Packet { client, bytes } => Arrival::Packet { client, bytes },
             Input::Hangup { client } => Arrival::HungUp { client },
+            // These machines have no segments.
+            Input::Gone { .. } => return,
             Input::Stored { epoch } => {
                 self.host(node).disk.store(epoch);
                 Arrival::Stored { epoch }

@@ -1,24 +1,46 @@
 //! A machine: a node, its disk, its clock, and whether it stands still.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use oarlock_layout::id::Epoch;
 use oarlock_layout::time::Instant;
 use oarlock_node::Node;
+use oarlock_shm::Memory;
 
 use crate::disk::Disk;
 use crate::history::Client;
 use crate::queue::Time;
+use crate::share::Ticking;
 
 /// What comes to a node from outside.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Datagram { from: u16, bytes: Vec<u8> },
-    Open { client: Client, pid: u32 },
-    Packet { client: Client, bytes: Vec<u8> },
-    Hangup { client: Client },
-    Stored { epoch: Epoch },
+    Datagram {
+        from: u16,
+        bytes: Vec<u8>,
+    },
+    Open {
+        client: Client,
+        pid: u32,
+    },
+    Packet {
+        client: Client,
+        bytes: Vec<u8>,
+    },
+    Hangup {
+        client: Client,
+    },
+    /// The process that had this session has ended for certain.
+    Gone {
+        client: Client,
+    },
+    Stored {
+        epoch: Epoch,
+    },
 }
 
 /// A machine.
@@ -36,6 +58,13 @@ pub(crate) struct Host {
     pub inbox: VecDeque<Input>,
     /// The timer that is in the queue.
     pub timer_at: Time,
+    /// The segments of this run's lockspaces; none if programs have only their sockets.
+    pub segments: Vec<Arc<Memory>>,
+    /// Up to when programs believe what they grant themselves, on this machine's clock; and the next renewal.
+    pub lease_until: Instant,
+    pub renew_at: Time,
+    /// The node waits, and whoever rings must knock.
+    pub asleep: bool,
     /// How often in a row it was woken at the same moment.
     rushes: (Time, u32),
     offset: u64,
@@ -57,6 +86,10 @@ impl Host {
             paused: false,
             inbox: VecDeque::new(),
             timer_at: Time::MAX,
+            segments: Vec::new(),
+            lease_until: Instant(0),
+            renew_at: Time::MAX,
+            asleep: false,
             rushes: (0, 0),
             offset,
             drift,
@@ -76,10 +109,12 @@ impl Host {
         self.up = false;
         self.node = None;
         self.inbox.clear();
+        self.segments.clear();
     }
 
     fn rest(&mut self) {
         (self.serving, self.paused, self.timer_at) = (false, false, Time::MAX);
+        (self.asleep, self.renew_at) = (false, Time::MAX);
     }
 
     /// Something reached the machine, for this run or for whichever goes on. Gives it back if the node is to
@@ -100,8 +135,12 @@ impl Host {
 
     /// What this machine's clock shows (FT14: its rate is a little off).
     pub(crate) fn clock(&self, now: Time) -> Instant {
-        let off = i128::from(now) * i128::from(self.drift) / 1_000_000;
-        Instant((i128::from(now) + off + i128::from(self.offset)) as u64)
+        shown(now, self.offset, self.drift)
+    }
+
+    /// The same clock, for its programs.
+    pub(crate) fn ticking(&self, now: &Rc<Cell<Time>>) -> Ticking {
+        Ticking { now: now.clone(), offset: self.offset, drift: self.drift }
     }
 
     /// Counts how often it is woken at one moment.
@@ -134,6 +173,12 @@ impl Host {
             IpAddr::V6(_) => None,
         }
     }
+}
+
+/// What a clock shows that began at `offset` and runs `drift` millionths too fast.
+pub(crate) fn shown(now: Time, offset: u64, drift: i64) -> Instant {
+    let off = i128::from(now) * i128::from(drift) / 1_000_000;
+    Instant((i128::from(now) + off + i128::from(offset)) as u64)
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ mod queue;
 mod random;
 mod report;
 pub mod seal;
+mod segments;
+mod share;
 mod socket;
 pub mod swarm;
 mod trace;

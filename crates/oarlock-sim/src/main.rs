@@ -19,6 +19,7 @@ oarlock-sim --planted [--seeds N]                                         plant 
   --from S      the first seed (default 1)
   --seconds T   simulated seconds of each (default 60)
   --nodes N     machines (default 5)
+  --segments    all seeds with segments (--sockets: none; default: as each seed draws)
   --jobs J      threads (default: one per core)
   --replay      run every seed twice and compare the hashes (else one in fifty)";
 
@@ -56,6 +57,8 @@ fn arguments() -> Result<Arguments, String> {
             "--verbose" => arguments.verbose = true,
             "--replay" => arguments.replay = true,
             "--strict" => arguments.strict = true,
+            "--segments" => arguments.options.segments = Some(true),
+            "--sockets" => arguments.options.segments = Some(false),
             "--planted" => arguments.planted = true,
             "--help" | "-h" => return Err(HELP.into()),
             other => return Err(format!("unknown argument {other:?}\n\n{HELP}")),

@@ -18,6 +18,8 @@ pub struct Options {
     pub faults: bool,
     /// Resources per lockspace; drawn by the seed if none is given.
     pub resources: Option<u64>,
+    /// Nodes have segments; drawn by the seed if it is not given.
+    pub segments: Option<bool>,
     /// Keep every event that clients saw.
     pub keep_history: bool,
     /// End the run when the first finding is there.
@@ -38,6 +40,7 @@ impl Default for Options {
             processes: 40,
             faults: true,
             resources: None,
+            segments: None,
             keep_history: false,
             stop_at_first: true,
             crypto: None,

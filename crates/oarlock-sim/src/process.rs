@@ -15,6 +15,7 @@ use crate::history::{Ask, Block, Client, Told};
 use crate::queue::Time;
 use crate::random::Random;
 use crate::report::Load;
+use crate::share::Share;
 use crate::socket::Socket;
 use crate::swarm::{MS, Mix, S};
 
@@ -73,8 +74,13 @@ pub(crate) struct Process {
     slots_max: usize,
     writes: u64,
     pub socket: Socket,
-    /// The earliest thought that is already in the queue.
+    /// Its places in the segments of its node.
+    pub share: Share,
+    /// It stands still until then.
+    pub frozen_until: Time,
+    /// The earliest thought, and look at its entries, that is already in the queue.
     pub thinks_at: Time,
+    pub looks_at: Time,
 }
 
 /// Resources on which anchors keep a lock.
@@ -98,7 +104,10 @@ impl Process {
             slots_max: 1,
             writes: 0,
             socket: Socket::default(),
+            share: Share::default(),
+            frozen_until: 0,
             thinks_at: Time::MAX,
+            looks_at: Time::MAX,
         }
     }
 
@@ -110,7 +119,13 @@ impl Process {
         self.next_handle = 0;
         self.next_lock = now + random.below(20 * MS);
         self.slots_max = if self.anchor { ANCHORED as usize } else { random.between(1, 3) as usize };
-        (self.socket, self.thinks_at) = (Socket::new(now), Time::MAX);
+        (self.socket, self.share, self.frozen_until) = (Socket::new(now), Share::default(), 0);
+        (self.thinks_at, self.looks_at) = (Time::MAX, Time::MAX);
+    }
+
+    /// Has it no lock and asked for none?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// When it wants to think next.
@@ -300,8 +315,8 @@ impl Process {
         block
     }
 
-    /// Hears an answer. Returns what to enter into the history; none if its session is over by it.
-    pub(crate) fn hear(&mut self, reply: Reply, cx: &mut Context<'_>) -> Option<(u32, Told)> {
+    /// Hears an answer. Returns what it says about which lock; none if its session is over by it.
+    pub(crate) fn hear(&mut self, reply: Reply) -> Option<(u32, Told)> {
         match reply {
             Reply::Granted(g) => {
                 let told = Told::Granted {
@@ -310,46 +325,51 @@ impl Process {
                     value: g.value.map(Box::new),
                     alternate: g.alternate,
                 };
-                if let Some(slot) = self.slots.iter_mut().find(|s| s.handle == g.handle) {
-                    (slot.held, slot.pending, slot.cancelled) = (Some(g.mode), false, false);
-                    slot.told = false;
-                    slot.due = match cx.phase {
-                        _ if slot.unlocking => Time::MAX,
-                        Phase::Load if self.anchor => Time::MAX,
-                        Phase::Load => cx.now + cx.random.spread(100_000, cx.mix.hold_max),
-                        Phase::Polite => Time::MAX,
-                        Phase::Drain => cx.now,
-                    };
-                }
                 Some((g.handle, told))
             }
-            Reply::Failed { handle, why } => {
-                self.failed(handle, why.code, cx);
-                Some((handle, Told::Failed { code: why.code }))
-            }
-            Reply::Released { handle } => {
-                self.slots.retain(|s| s.handle != handle);
-                Some((handle, Told::Released))
-            }
-            Reply::Blocking { handle, wanted } => {
-                if let Some(slot) = self.slots.iter_mut().find(|s| s.handle == handle) {
-                    slot.told = true;
-                    match cx.phase {
-                        _ if slot.pending || slot.unlocking => {}
-                        Phase::Load if !self.anchor && cx.random.chance(600) => {
-                            slot.due = slot.due.min(cx.now + cx.random.spread(50_000, 5 * MS));
-                        }
-                        Phase::Polite => slot.due = cx.now + cx.random.below(10 * MS),
-                        Phase::Load | Phase::Drain => {}
-                    }
-                }
-                Some((handle, Told::Blocking { wanted }))
-            }
+            Reply::Failed { handle, why } => Some((handle, Told::Failed { code: why.code })),
+            Reply::Released { handle } => Some((handle, Told::Released)),
+            Reply::Blocking { handle, wanted } => Some((handle, Told::Blocking { wanted })),
             Reply::Lost { .. } | Reply::Refused { .. } => {
                 self.alive = false;
                 None
             }
             other => panic!("a simulated program never asks for {other:?}"),
+        }
+    }
+
+    /// Learns something about one of its locks, from whomever.
+    pub(crate) fn learn(&mut self, handle: u32, told: &Told, cx: &mut Context<'_>) {
+        if let Told::Failed { code } = told {
+            return self.failed(handle, *code, cx);
+        }
+        let Some(place) = self.slots.iter().position(|s| s.handle == handle) else { return };
+        let slot = &mut self.slots[place];
+        match told {
+            Told::Granted { mode, .. } => {
+                (slot.held, slot.pending, slot.cancelled) = (Some(*mode), false, false);
+                slot.told = false;
+                slot.due = match cx.phase {
+                    _ if slot.unlocking => Time::MAX,
+                    Phase::Load if self.anchor => Time::MAX,
+                    Phase::Load => cx.now + cx.random.spread(100_000, cx.mix.hold_max),
+                    Phase::Polite => Time::MAX,
+                    Phase::Drain => cx.now,
+                };
+            }
+            Told::Released => drop(self.slots.remove(place)),
+            Told::Blocking { .. } => {
+                slot.told = true;
+                match cx.phase {
+                    _ if slot.pending || slot.unlocking => {}
+                    Phase::Load if !self.anchor && cx.random.chance(600) => {
+                        slot.due = slot.due.min(cx.now + cx.random.spread(50_000, 5 * MS));
+                    }
+                    Phase::Polite => slot.due = cx.now + cx.random.below(10 * MS),
+                    Phase::Load | Phase::Drain => {}
+                }
+            }
+            Told::Token { .. } | Told::Failed { .. } => {}
         }
     }
 

@@ -28,6 +28,10 @@ pub struct Load {
     pub events: u64,
     /// Grants that clients saw.
     pub grants: u64,
+    /// Of those, grants that programs gave themselves or found in their entries.
+    pub by_entry: u64,
+    /// Sessions that ended because their node's lease had passed.
+    pub lapsed: u64,
 }
 
 impl Load {
@@ -43,6 +47,8 @@ impl Load {
         self.harmed += other.harmed;
         self.events += other.events;
         self.grants += other.grants;
+        self.by_entry += other.by_entry;
+        self.lapsed += other.lapsed;
     }
 }
 

@@ -99,6 +99,10 @@ pub struct Mix {
     pub forget_after: Time,
     /// Keys last so long, and so many packets.
     pub rekey: (Time, u64),
+    /// Nodes have segments; of a thousand programs so many attach to each. None: there are only sockets.
+    pub attached: Option<u64>,
+    /// Sessions that a segment has room for.
+    pub areas: u32,
 }
 
 impl Mix {
@@ -148,7 +152,18 @@ impl Mix {
             } else {
                 (120 * S, 1 << 32)
             },
+            attached: None,
+            areas: 0,
         }
+    }
+
+    /// Whether there are segments, and how they are used: from a stream of its own, so that a seed without them is the
+    /// run that it would be if there were none anywhere.
+    pub fn draw_segments(&mut self, random: &mut Random, wanted: Option<bool>) {
+        let drawn = random.chance(750);
+        let attached = *random.pick(&[300, 700, 900, 1000]);
+        self.areas = random.between(9, 24) as u32;
+        self.attached = wanted.unwrap_or(drawn).then_some(attached);
     }
 
     /// A mode by the weights of the mix.

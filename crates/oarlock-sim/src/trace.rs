@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Fault = 8,
     Start = 9,
     End = 10,
+    Caller = 11,
 }
 
 /// The hash of everything so far.

@@ -9,20 +9,21 @@
 //! *polite* part in which locks are given back only when a notice asks for it, and the end in which all is given
 //! back and nothing may be left unanswered.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::{Incarnation, NodeId, SessionId};
-use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
+use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
-use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
 use crate::disk;
-use crate::history::{Client, End, Event, Mark, Rules, Told, What};
+use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
 use crate::network::Network;
 use crate::options::Options;
@@ -31,6 +32,7 @@ use crate::queue::{Queue, Time};
 use crate::random::Random;
 use crate::report::{Load, Report};
 use crate::seal::ChecksumSeal;
+use crate::share::Outcome;
 use crate::swarm::{MS, Mix, S};
 use crate::trace::{Kind, Trace};
 
@@ -38,31 +40,84 @@ use crate::trace::{Kind, Trace};
 #[derive(Debug)]
 pub(crate) enum Happening {
     /// Something reaches a node. Sessions and writes belong to one run of it.
-    Input { node: u16, run: Option<u64>, input: Input },
+    Input {
+        node: u16,
+        run: Option<u64>,
+        input: Input,
+    },
     /// A node asked to be woken.
-    Timer { node: u16, run: u64 },
+    Timer {
+        node: u16,
+        run: u64,
+    },
     /// An answer reaches a program.
-    Reply { process: usize, client: Client, bytes: Vec<u8> },
+    Reply {
+        process: usize,
+        client: Client,
+        bytes: Vec<u8>,
+    },
+    /// A program is given a place in a segment.
+    Attached {
+        process: usize,
+        client: Client,
+        space: SpaceId,
+        attached: Attached,
+    },
+    /// A program looks at its entries in segments.
+    Look {
+        process: usize,
+        client: Client,
+    },
+    /// Some program stands still for a while.
+    Freeze,
+    /// A node renews its lease; a lease may have passed.
+    Renew {
+        node: u16,
+        run: u64,
+    },
+    Lapse {
+        node: u16,
+        run: u64,
+    },
+    /// A node has nothing to do.
+    Sleep {
+        node: u16,
+    },
     /// A program has something to do.
-    Think { process: usize, client: Client },
+    Think {
+        process: usize,
+        client: Client,
+    },
     /// A program starts.
-    Spawn { process: usize },
+    Spawn {
+        process: usize,
+    },
     /// Some program dies.
     Kill,
     /// The next fault.
     Fault,
     /// A disturbance of the network ends.
-    Settle { disturbance: u64 },
+    Settle {
+        disturbance: u64,
+    },
     /// A captured datagram comes again.
     Replay,
     /// A node goes on after standing still.
-    Resume { node: u16 },
+    Resume {
+        node: u16,
+    },
     /// A planned upheaval.
-    Upheaval { index: usize },
+    Upheaval {
+        index: usize,
+    },
     /// All nodes are stopped, to be started again.
-    RestartAll { clean: bool },
+    RestartAll {
+        clean: bool,
+    },
     /// A node is started.
-    Start { node: u16 },
+    Start {
+        node: u16,
+    },
     /// The next part of the run.
     Part(Part),
 }
@@ -104,7 +159,9 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) network: Network,
     pub(crate) processes: Vec<Process>,
-    names: Vec<Name>,
+    pub(crate) names: Vec<Name>,
+    /// The time, for the clocks of programs.
+    pub(crate) time: Rc<Cell<Time>>,
     pub(crate) phase: Phase,
     pub(crate) calm: bool,
     pub(crate) load: Load,
@@ -113,24 +170,31 @@ pub(crate) struct World {
     pub(crate) load_random: Random,
     pub(crate) fault_random: Random,
     local_random: Random,
+    pub(crate) segment_random: Random,
     next_client: Client,
-    trace: Trace,
+    pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
     traffic: (u64, u64),
+    /// The second in which words were last compared with entries.
+    audited: u64,
     judge: Judge,
-    others: Findings,
+    pub(crate) others: Findings,
     history: Option<Vec<Event>>,
 }
 
 /// More than this to come is a run out of control: some hundreds are usual.
 const QUEUE_MAX: usize = 300_000;
 const SECRET: u64 = 0x5eed_0a41_0c4b;
+/// Makes another stream of the same seed.
+const SEGMENTS: u64 = 0x5e97_e475_0000_0000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> World {
         let mut random = Random::new(seed);
         let plan = Plan::new(options.seconds);
-        let mix = Mix::draw(&mut random, options.nodes, plan.storm_end, options.resources);
+        let mut mix = Mix::draw(&mut random, options.nodes, plan.storm_end, options.resources);
+        let mut segment_random = Random::new(seed ^ SEGMENTS);
+        mix.draw_segments(&mut segment_random, options.segments);
         let network = Network::new(options.nodes, mix.weather, random.fork());
         let hosts = (0..options.nodes)
             .map(|n| Host::new(n, random.below(1 << 40), mix.drift[usize::from(n)]))
@@ -157,6 +221,9 @@ impl World {
             load_random: random.fork(),
             fault_random: random.fork(),
             local_random: random.fork(),
+            segment_random,
+            time: Rc::default(),
+            audited: 0,
             next_client: 0,
             trace: Trace::default(),
             traffic: (0, 0),
@@ -179,6 +246,9 @@ impl World {
             self.queue.push(at, Happening::Spawn { process });
         }
         self.queue.push(S, Happening::Kill);
+        if self.mix.attached.is_some() {
+            self.queue.push(S, Happening::Freeze);
+        }
         if self.options.faults {
             self.queue.push(S / 2, Happening::Fault);
             for (index, (at, _)) in self.mix.upheavals.clone().into_iter().enumerate() {
@@ -198,8 +268,14 @@ impl World {
         }
         while let Some(happening) = self.queue.pop(end) {
             self.load.events += 1;
+            self.time.set(self.queue.now());
             self.happen(happening);
+            self.look_somewhere();
             self.watch_traffic();
+            if self.queue.now() / S != self.audited {
+                self.audited = self.queue.now() / S;
+                self.audit(false);
+            }
             if self.options.stop_at_first && !(self.judge.is_clean() && self.others.is_empty()) {
                 break;
             }
@@ -258,6 +334,14 @@ impl World {
             Happening::Timer { node, run } => self.timer(node, run),
             Happening::Reply { process, client, bytes } => self.reply(process, client, &bytes),
             Happening::Think { process, client } => self.think(process, client),
+            Happening::Attached { process, client, space, attached } => {
+                self.attached(process, client, space, &attached);
+            }
+            Happening::Look { process, client } => self.look(process, client),
+            Happening::Freeze => self.freeze(),
+            Happening::Renew { node, run } => self.renewal(node, run),
+            Happening::Lapse { node, run } => self.lapsed(node, run),
+            Happening::Sleep { node } => self.sleep(node),
             Happening::Spawn { process } => self.spawn(process),
             Happening::Kill => self.kill_somebody(),
             Happening::Fault => self.next_fault(),
@@ -282,6 +366,7 @@ impl World {
         let clean = host.begin();
         let run = host.disk.run();
         let seed = self.seed ^ (u64::from(index) << 32) ^ run.wrapping_mul(0x9e37_79b9);
+        let seed_of_run = seed;
         let space = |name: &str, order| SpaceConfig {
             name: name.into(),
             order,
@@ -313,14 +398,16 @@ impl World {
             #[cfg(feature = "planted")]
             bug: self.options.bug,
         };
-        let words = || Box::new(PlainWords::new(self.mix.resources_max)) as Box<dyn Words + Send>;
         let seal = match self.options.crypto {
             Some(make) => make(index, seed).0,
             None => Box::new(ChecksumSeal::new(u64::from(index) + 1, SECRET, seed)),
         };
-        host.node = Some(Node::new(host.clock(now), config, seal, vec![words(), words()]));
+        let words = self.words(index, seed_of_run);
+        let host = &mut self.hosts[usize::from(index)];
+        host.node = Some(Node::new(host.clock(now), config, seal, words));
         self.trace.record(now, Kind::Start, index.into(), &run.to_le_bytes());
-        self.drain(index);
+        self.renew(index);
+        self.turn(index);
     }
 
     /// The node's run ends; with `clean`, it ends in order and says so.
@@ -351,11 +438,12 @@ impl World {
     fn input(&mut self, index: u16, run: Option<u64>, input: Input) {
         let Some(input) = self.hosts[usize::from(index)].admit(run, input) else { return };
         self.hand_in(index, input);
-        self.drain(index);
+        self.turn(index);
     }
 
     fn hand_in(&mut self, index: u16, input: Input) {
         let now = self.queue.now();
+        self.wake(index);
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
         let Some(node) = &mut host.node else { return };
@@ -370,6 +458,7 @@ impl World {
                 node.handle_session_packet(at, SessionId(client), &bytes);
             }
             Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
+            Input::Gone { client } => node.handle_opener_ended(SessionId(client)),
             Input::Stored { epoch } => {
                 host.disk.store(epoch);
                 node.handle_stored(at, epoch);
@@ -384,6 +473,8 @@ impl World {
             return;
         }
         host.timer_at = Time::MAX;
+        self.wake(index);
+        let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
         let Some(node) = &mut host.node else { return };
         self.trace.record(now, Kind::Timer, index.into(), &[]);
@@ -392,15 +483,16 @@ impl World {
             node.poll_timeout().is_none_or(|next| next > at) || host.rush(now) < 1_000,
             "node {index} asks again and again to be woken at {at:?}"
         );
-        self.drain(index);
+        self.turn(index);
     }
 
     /// Carries away everything a node has to say, and notes when it wants to be woken.
-    fn drain(&mut self, index: u16) {
+    pub(crate) fn drain(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
         let (at, run) = (host.clock(now), host.disk.run());
         let Some(node) = &mut host.node else { return };
+        let mut looks = Vec::new();
         while let Some(output) = node.poll_output(at) {
             match output {
                 Output::Transmit(transmit) => {
@@ -441,13 +533,33 @@ impl World {
                         _ => {}
                     }
                 }
+                Output::Hint { session, packet } => {
+                    let Some(process) = host.sessions.get(&session.0).copied() else { continue };
+                    if self.segment_random.chance(200) {
+                        // There was no room for it. The program looks at its entries anyhow.
+                        let at = now + self.segment_random.spread(50_000, 50 * MS);
+                        looks.push((process, Some(at)));
+                        continue;
+                    }
+                    self.trace.record(now, Kind::Reply, session.0, &packet);
+                    let at = self.processes[process].socket.reaches_program(now, &mut self.local_random);
+                    let happening = Happening::Reply { process, client: session.0, bytes: packet };
+                    self.queue.push(at, happening);
+                }
+                Output::Attached { session, space, attached } => {
+                    let Some(process) = host.sessions.get(&session.0).copied() else { continue };
+                    let at = self.processes[process].socket.reaches_program(now, &mut self.local_random);
+                    let happening = Happening::Attached { process, client: session.0, space, attached };
+                    self.queue.push(at, happening);
+                }
+                Output::Wake { space, wake } => {
+                    let sits = |process: &usize| {
+                        self.processes[*process].share.sits(usize::from(space.0), wake.area)
+                    };
+                    looks.extend(host.sessions.values().copied().filter(sits).map(|process| (process, None)));
+                }
                 // Programs that close are told before; nobody asks questions here.
-                Output::Close { .. }
-                | Output::Asked { .. }
-                | Output::Looked { .. }
-                | Output::Hint { .. }
-                | Output::Attached { .. }
-                | Output::Wake { .. } => {}
+                Output::Close { .. } | Output::Asked { .. } | Output::Looked { .. } => {}
             }
         }
         if let Some(wake) = node.poll_timeout() {
@@ -455,6 +567,12 @@ impl World {
             if when < host.timer_at {
                 host.timer_at = when;
                 self.queue.push(when, Happening::Timer { node: index, run });
+            }
+        }
+        for (process, at) in looks {
+            match at {
+                Some(at) => self.look_at(process, at),
+                None => self.look_soon(process),
             }
         }
     }
@@ -465,8 +583,11 @@ impl World {
         if !std::mem::take(&mut host.paused) {
             return;
         }
-        // As a daemon would: everything that waits in its sockets first, then its timers, then its outputs.
-        for input in std::mem::take(&mut host.inbox) {
+        // As a daemon would: its lease first, then everything that waits in its sockets, its timers, its outputs.
+        self.wake(index);
+        self.renew(index);
+        let waiting = std::mem::take(&mut self.hosts[usize::from(index)].inbox);
+        for input in waiting {
             self.hand_in(index, input);
         }
         let host = &mut self.hosts[usize::from(index)];
@@ -475,7 +596,7 @@ impl World {
         if let Some(node) = &mut host.node {
             node.handle_timeout(at);
         }
-        self.drain(index);
+        self.turn(index);
     }
 
     pub(crate) fn restart_all(&mut self, clean: bool) {
@@ -518,11 +639,12 @@ impl World {
         self.put(index, Input::Open { client, pid: process::pid(client) });
         let hello = Request::Hello { version: VERSION, label: format!("p{index}") };
         self.put(index, Input::Packet { client, bytes: hello.to_bytes() });
+        self.ask_for_places(index);
         self.schedule(index);
     }
 
     /// Puts something into the socket of a program.
-    fn put(&mut self, index: usize, input: Input) {
+    pub(crate) fn put(&mut self, index: usize, input: Input) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         let at = process.socket.reaches_node(now, &mut self.local_random);
@@ -530,7 +652,7 @@ impl World {
         self.queue.push(at, Happening::Input { node: process.node, run, input });
     }
 
-    fn schedule(&mut self, index: usize) {
+    pub(crate) fn schedule(&mut self, index: usize) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         let due = process.due().max(now + 1);
@@ -549,6 +671,10 @@ impl World {
             return;
         }
         process.thinks_at = Time::MAX;
+        if now < process.frozen_until {
+            process.thinks_at = process.frozen_until;
+            return self.queue.push(process.frozen_until, Happening::Think { process: index, client });
+        }
         let mut cx = Context {
             now,
             phase: self.phase,
@@ -560,9 +686,7 @@ impl World {
         };
         process.think(&mut cx);
         for (handle, ask) in cx.asks {
-            let bytes = process::packet(handle, &ask).to_bytes();
-            self.event(What::Asked { client, handle, ask });
-            self.put(index, Input::Packet { client, bytes });
+            self.act(index, client, handle, ask);
         }
         self.schedule(index);
     }
@@ -573,34 +697,30 @@ impl World {
         if process.client != client || !process.alive {
             return;
         }
+        if now < process.frozen_until {
+            let (at, bytes) = (process.frozen_until, bytes.to_vec());
+            return self.queue.push(at, Happening::Reply { process: index, client, bytes });
+        }
         let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
-        if matches!(reply, Reply::Welcome { .. }) {
+        if matches!(reply, Reply::Welcome { .. } | Reply::Denied { .. }) {
             return;
         }
-        let mut cx = Context {
-            now,
-            phase: self.phase,
-            mix: &self.mix,
-            names: &self.names,
-            random: &mut self.load_random,
-            load: &mut self.load,
-            asks: Vec::new(),
-        };
-        match process.hear(reply, &mut cx) {
-            Some((handle, told)) => {
-                self.load.grants += u64::from(matches!(told, Told::Granted { .. }));
-                self.event(What::Told { client, handle, told });
-                self.schedule(index);
-            }
-            None => {
-                self.hosts[usize::from(self.processes[index].node)].sessions.remove(&client);
-                self.lost(index);
+        let mut out = Outcome::default();
+        if !process.share.hear(&reply, &mut out) {
+            match process.hear(reply) {
+                Some(told) => out.told.push(told),
+                None => {
+                    self.hosts[usize::from(self.processes[index].node)].sessions.remove(&client);
+                    self.bury(index);
+                    return self.lost(index);
+                }
             }
         }
+        self.carry_out(index, out);
     }
 
     /// A program learned that its session is over.
-    fn lost(&mut self, index: usize) {
+    pub(crate) fn lost(&mut self, index: usize) {
         let process = &mut self.processes[index];
         process.alive = false;
         let client = process.client;
@@ -626,7 +746,12 @@ impl World {
         self.load.deaths += 1;
         self.hosts[usize::from(node)].sessions.remove(&client);
         self.event(What::Ended { client, how: End::Died });
+        if self.processes[index].is_idle() && self.processes[index].share.is_attached() {
+            // It ends in order, and nothing of it touches a segment any more.
+            self.put(index, Input::Packet { client, bytes: Request::Detach.to_bytes() });
+        }
         self.put(index, Input::Hangup { client });
+        self.bury(index);
         let at = now + self.load_random.spread(MS, 50 * MS);
         self.queue.push(at, Happening::Spawn { process: index });
     }
@@ -656,7 +781,10 @@ impl World {
             }
             Part::PoliteEnd => self.mark(Mark::PoliteEnd),
             Part::Drain => self.enter(Phase::Drain),
-            Part::Drained => self.mark(Mark::Drained),
+            Part::Drained => {
+                self.mark(Mark::Drained);
+                self.audit(true);
+            }
         }
     }
 
@@ -673,7 +801,7 @@ impl World {
         self.event(What::Mark(mark));
     }
 
-    fn event(&mut self, what: What) {
+    pub(crate) fn event(&mut self, what: What) {
         let event = Event { at: self.queue.now(), what };
         self.judge.see(&event);
         if let Some(history) = &mut self.history {

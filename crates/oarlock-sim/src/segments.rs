@@ -1,0 +1,408 @@
+//! Segments of simulated nodes: their leases, their bells and sleep, and the programs that grant themselves in them.
+//!
+//! ```text
+//!   node: renew ─► renew ─► …          stands still past the lease ─► sessions of the segment are over
+//!         turn: wake up, inputs, bells, outputs, fall asleep
+//!   program: call ─► (anything) ─► look ─► (anything) ─► call
+//! ```
+
+use std::collections::BTreeMap;
+
+use oarlock_layout::id::SpaceId;
+use oarlock_layout::limit::LEASE;
+use oarlock_layout::message::session::{Attached, Request};
+use oarlock_layout::segment::geometry::{entry, slot};
+use oarlock_layout::segment::{Geometry, Grant, PlainWords, Stage, State, Words};
+use oarlock_layout::time::Duration;
+use oarlock_shm::{Hub, Memory};
+
+use crate::history::{Ask, Client, Told, What};
+use crate::host::Input;
+use crate::process::{self, Context, Phase};
+use crate::queue::Time;
+use crate::share::Outcome;
+use crate::swarm::{MS, S};
+use crate::trace::Kind;
+use crate::world::{Happening, World};
+
+/// How often a node renews its lease, as the daemon does.
+const RENEW_EACH: Duration = Duration::from_millis(750);
+/// Entries of a program: as few as there can be.
+const ENTRIES: u32 = 64;
+
+impl World {
+    // ----- nodes ----------------------------------------------------------------------------------------
+
+    /// What a new run of a node counts its locks in.
+    pub(crate) fn words(&mut self, index: u16, seed: u64) -> Vec<Box<dyn Words + Send>> {
+        let slots = self.mix.resources_max;
+        if self.mix.attached.is_none() {
+            return (0..2).map(|_| Box::new(PlainWords::new(slots)) as Box<dyn Words + Send>).collect();
+        }
+        let geometry = Geometry { slots, areas: self.mix.areas, entries: ENTRIES };
+        let segments = (0..2).map(|space| Memory::private(geometry, seed ^ space)).collect();
+        let host = &mut self.hosts[usize::from(index)];
+        host.segments = segments;
+        host.segments
+            .iter()
+            .map(|memory| Box::new(Hub::new(memory.clone())) as Box<dyn Words + Send>)
+            .collect()
+    }
+
+    /// The lease is renewed, unless it has passed: then everything in the segments is lost first (L1).
+    pub(crate) fn renew(&mut self, index: u16) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        let (at, run) = (host.clock(now), host.disk.run());
+        if host.segments.is_empty() || host.node.is_none() {
+            return;
+        }
+        // A run that has just begun has none to lose.
+        if host.renew_at != Time::MAX && at >= host.lease_until {
+            self.lapse(index);
+            let host = &mut self.hosts[usize::from(index)];
+            host.node.as_mut().expect("looked at above").handle_lease_lost(at);
+        }
+        let host = &mut self.hosts[usize::from(index)];
+        host.lease_until = at + LEASE;
+        host.renew_at = host.when(at + RENEW_EACH).max(now + 1);
+        host.node.as_mut().expect("looked at above").renew(host.lease_until.0);
+        let (renew_at, lapse_at) = (host.renew_at, host.when(host.lease_until));
+        self.queue.push(renew_at, Happening::Renew { node: index, run });
+        self.queue.push(lapse_at, Happening::Lapse { node: index, run });
+    }
+
+    /// It is time to renew.
+    pub(crate) fn renewal(&mut self, index: u16, run: u64) {
+        let host = &self.hosts[usize::from(index)];
+        if host.up && host.disk.run() == run && host.renew_at == self.queue.now() && !host.paused {
+            self.wake(index);
+            self.renew(index);
+            self.turn(index);
+        }
+    }
+
+    /// A lease may have passed, which programs notice by themselves.
+    pub(crate) fn lapsed(&mut self, index: u16, run: u64) {
+        let host = &self.hosts[usize::from(index)];
+        if host.up && host.disk.run() == run && host.clock(self.queue.now()) >= host.lease_until {
+            self.lapse(index);
+        }
+    }
+
+    fn lapse(&mut self, index: u16) {
+        let sessions: Vec<(Client, usize)> =
+            self.hosts[usize::from(index)].sessions.iter().map(|(c, p)| (*c, *p)).collect();
+        for (client, process) in sessions {
+            let program = &self.processes[process];
+            if program.alive && program.client == client && !program.share.is_living() {
+                self.load.lapsed += 1;
+                self.forsake(process);
+            }
+        }
+    }
+
+    /// Something comes to a node that waited.
+    pub(crate) fn wake(&mut self, index: u16) {
+        let host = &mut self.hosts[usize::from(index)];
+        if std::mem::take(&mut host.asleep)
+            && let Some(node) = &mut host.node
+        {
+            node.wake_up();
+        }
+    }
+
+    /// The rest of a turn: bells, outputs, and sleep.
+    pub(crate) fn turn(&mut self, index: u16) {
+        if !self.hosts[usize::from(index)].segments.is_empty() {
+            self.answer_bells(index);
+        }
+        self.drain(index);
+        let host = &self.hosts[usize::from(index)];
+        if host.segments.is_empty() || host.paused || host.node.is_none() {
+            return;
+        }
+        if self.segment_random.chance(100) {
+            // It is a moment until it sleeps, and who rings meanwhile need not knock.
+            let at = self.queue.now() + self.segment_random.between(1_000, 50_000);
+            return self.queue.push(at, Happening::Sleep { node: index });
+        }
+        self.sleep(index);
+    }
+
+    fn answer_bells(&mut self, index: u16) {
+        let now = self.queue.now();
+        let host = &mut self.hosts[usize::from(index)];
+        let at = host.clock(now);
+        if let Some(node) = &mut host.node {
+            while node.handle_bells(at) {}
+        }
+    }
+
+    pub(crate) fn sleep(&mut self, index: u16) {
+        loop {
+            let host = &mut self.hosts[usize::from(index)];
+            if host.asleep || host.paused {
+                return;
+            }
+            let Some(node) = &mut host.node else { return };
+            if node.fall_asleep() {
+                host.asleep = true;
+                return;
+            }
+            self.answer_bells(index);
+            self.drain(index);
+        }
+    }
+
+    // ----- programs -------------------------------------------------------------------------------------
+
+    /// A program has said hello; it may want places in segments.
+    pub(crate) fn ask_for_places(&mut self, index: usize) {
+        let Some(attached) = self.mix.attached else { return };
+        let client = self.processes[index].client;
+        for space in 0..2 {
+            if self.segment_random.chance(attached) {
+                let attach = Request::Attach { request: space.into(), space: SpaceId(space) };
+                let bytes = oarlock_layout::codec::Wire::to_bytes(&attach);
+                self.put(index, Input::Packet { client, bytes });
+            }
+        }
+    }
+
+    /// The node has given a program a place in a segment.
+    pub(crate) fn attached(&mut self, index: usize, client: Client, space: SpaceId, attached: &Attached) {
+        let process = &mut self.processes[index];
+        if process.client != client || !process.alive {
+            return;
+        }
+        let host = &self.hosts[usize::from(process.node)];
+        let Some(memory) = host.segments.get(usize::from(space.0)) else { return };
+        process.share.attach(usize::from(space.0), memory.clone(), attached, host.ticking(&self.time));
+        if !process.share.is_living() {
+            self.forsake(index);
+        }
+    }
+
+    /// A program asks for something, of its segment or of its node.
+    pub(crate) fn act(&mut self, index: usize, client: Client, handle: u32, ask: Ask) {
+        // What it asked before may have ended its session.
+        if self.processes[index].client != client || !self.processes[index].alive {
+            return;
+        }
+        if let Some(token) = self.processes[index].share.token(handle) {
+            self.event(What::Told { client, handle, told: Told::Token { token } });
+        }
+        let mut out = Outcome::default();
+        self.event(What::Asked { client, handle, ask: ask.clone() });
+        if !self.processes[index].share.ask(handle, &ask, &mut self.segment_random, &mut out) {
+            out.packets.push(process::packet(handle, &ask));
+        }
+        self.note_entries(&out);
+        self.carry_out(index, out);
+    }
+
+    fn note_entries(&mut self, out: &Outcome) {
+        self.load.by_entry +=
+            out.told.iter().filter(|(_, t)| matches!(t, Told::Granted { .. })).count() as u64;
+    }
+
+    /// What came of a call or of a packet.
+    pub(crate) fn carry_out(&mut self, index: usize, out: Outcome) {
+        let now = self.queue.now();
+        let (client, node) = (self.processes[index].client, self.processes[index].node);
+        for packet in out.packets {
+            let bytes = oarlock_layout::codec::Wire::to_bytes(&packet);
+            self.put(index, Input::Packet { client, bytes });
+        }
+        if out.knock {
+            let bytes = oarlock_layout::codec::Wire::to_bytes(&Request::Knock);
+            self.put(index, Input::Packet { client, bytes });
+        }
+        for (handle, told) in out.told {
+            if self.processes[index].share.is_attached() {
+                let line = [handle.to_le_bytes()[0], matches!(told, Told::Granted { .. }).into()];
+                self.trace.record(now, Kind::Caller, client, &line);
+            }
+            let mut cx = Context {
+                now,
+                phase: self.phase,
+                mix: &self.mix,
+                names: &self.names,
+                random: &mut self.load_random,
+                load: &mut self.load,
+                asks: Vec::new(),
+            };
+            self.processes[index].learn(handle, &told, &mut cx);
+            self.load.grants += u64::from(matches!(told, Told::Granted { .. }));
+            self.event(What::Told { client, handle, told });
+        }
+        if out.lost {
+            return self.forsake(index);
+        }
+        self.schedule(index);
+        if out.gave {
+            self.stir(node);
+        }
+    }
+
+    /// A lock was given back at a node: whoever sleeps on an entry may have it now.
+    fn stir(&mut self, node: u16) {
+        let sleepers: Vec<usize> = self.hosts[usize::from(node)].sessions.values().copied().collect();
+        for process in sleepers {
+            if self.processes[process].alive && self.processes[process].share.is_answered() {
+                self.look_soon(process);
+            }
+        }
+    }
+
+    /// A program is woken.
+    pub(crate) fn look_soon(&mut self, index: usize) {
+        let late = self.segment_random.chance(10);
+        let delay = if late { MS } else { self.segment_random.between(2_000, 40_000) };
+        self.look_at(index, self.queue.now() + delay);
+    }
+
+    pub(crate) fn look_at(&mut self, index: usize, at: Time) {
+        let process = &mut self.processes[index];
+        if at < process.looks_at {
+            process.looks_at = at;
+            self.queue.push(at, Happening::Look { process: index, client: process.client });
+        }
+    }
+
+    /// A program looks at its entries.
+    pub(crate) fn look(&mut self, index: usize, client: Client) {
+        let now = self.queue.now();
+        let process = &mut self.processes[index];
+        if process.client != client || !process.alive {
+            return;
+        }
+        if now < process.frozen_until {
+            process.looks_at = Time::MAX;
+            return self.look_at(index, self.processes[index].frozen_until);
+        }
+        if process.looks_at <= now {
+            process.looks_at = Time::MAX;
+        }
+        let mut out = Outcome::default();
+        process.share.look(&mut self.segment_random, &mut out);
+        self.note_entries(&out);
+        self.carry_out(index, out);
+    }
+
+    /// Between any two things that happen some program may look.
+    pub(crate) fn look_somewhere(&mut self) {
+        if self.mix.attached.is_none() || !self.segment_random.chance(20) {
+            return;
+        }
+        let index = self.segment_random.below(self.processes.len() as u64) as usize;
+        if self.processes[index].share.is_attached() {
+            self.look(index, self.processes[index].client);
+        }
+    }
+
+    /// A program stands still for a while, perhaps for longer than its node's lease.
+    pub(crate) fn freeze(&mut self) {
+        let now = self.queue.now();
+        if self.phase != Phase::Load {
+            return;
+        }
+        let gap = self.segment_random.below(4 * S);
+        self.queue.push(now + gap, Happening::Freeze);
+        let index = self.segment_random.below(self.processes.len() as u64) as usize;
+        let length = self.segment_random.spread(MS, 5 * S);
+        self.processes[index].frozen_until = (now + length).min(self.plan.polite - 10 * MS);
+    }
+
+    /// A program finds that nothing it has in a segment can be believed: its session is over.
+    fn forsake(&mut self, index: usize) {
+        let (client, node) = (self.processes[index].client, self.processes[index].node);
+        self.hosts[usize::from(node)].sessions.remove(&client);
+        self.put(index, Input::Hangup { client });
+        self.bury(index);
+        self.lost(index);
+    }
+
+    /// The process of a session that is over ends a while later: then its places may be used again.
+    pub(crate) fn bury(&mut self, index: usize) {
+        if !self.processes[index].share.is_attached() {
+            return;
+        }
+        let now = self.queue.now();
+        let (client, node) = (self.processes[index].client, self.processes[index].node);
+        let sent = self.processes[index].socket.reaches_node(now, &mut self.segment_random);
+        let at = sent + self.segment_random.spread(100_000, 400 * MS);
+        let run = Some(self.hosts[usize::from(node)].disk.run());
+        self.queue.push(at, Happening::Input { node, run, input: Input::Gone { client } });
+    }
+
+    // ----- what must be true of words ---------------------------------------------------------------------
+
+    /// Compares what words count with what entries claim. No call is under way, so they must agree at any moment; at
+    /// rest nothing is left of either.
+    pub(crate) fn audit(&mut self, at_rest: bool) {
+        let now = self.queue.now();
+        let mut wrong = Vec::new();
+        for host in self.hosts.iter().filter(|host| host.up) {
+            for (space, memory) in host.segments.iter().enumerate() {
+                let mut complain = |text: String| {
+                    wrong.push(format!("node {}, lockspace {space}: {text}", host.index));
+                };
+                audit(memory, at_rest && host.serving, &mut complain);
+            }
+        }
+        wrong.into_iter().for_each(|text| self.others.add("words", now, text));
+    }
+}
+
+fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
+    let geometry = memory.geometry();
+    let mut claimed: BTreeMap<(u32, u64), [u32; 6]> = BTreeMap::new();
+    for (area, number) in (0..geometry.areas).flat_map(|area| (0..ENTRIES).map(move |number| (area, number)))
+    {
+        let first = geometry.entry(area, number);
+        let state = State(memory.peek(first + entry::STATE));
+        let Some(stage) = state.stage() else {
+            complain(format!("entry {number} of area {area} is in no stage"));
+            continue;
+        };
+        if at_rest && stage != Stage::Free {
+            complain(format!("entry {number} of area {area} is {state:?} at rest"));
+        }
+        let counts = matches!(stage, Stage::Held | Stage::Asking | Stage::Ending | Stage::Handed);
+        if let Some(mode) = state.mode().filter(|_| counts) {
+            let place =
+                (memory.peek(first + entry::SLOT) as u32, memory.peek(first + entry::SLOT_GENERATION));
+            claimed.entry(place).or_default()[mode as usize] += 1;
+        }
+    }
+    for number in 0..geometry.slots {
+        let first = geometry.slot(number);
+        let generation = memory.peek(first + slot::GENERATION);
+        if generation == 0 {
+            break;
+        }
+        let entries = claimed.remove(&(number, generation)).unwrap_or_default();
+        if generation & 1 == 0 {
+            continue;
+        }
+        let word = Grant(memory.peek(first + slot::WORD));
+        for (counted, claims) in word.counts().0.into_iter().zip(entries) {
+            // One more stands for all that the node keeps in its own table.
+            if counted != claims && counted != claims + 1 {
+                complain(format!("slot {number} is {word:?}, and its entries claim {entries:?}"));
+                break;
+            }
+        }
+        if at_rest && !word.unheld() {
+            complain(format!("slot {number} is {word:?} at rest"));
+        }
+        if at_rest && word.gate() && word.owned().is_some() {
+            complain(format!("the gate of slot {number} is set, and nobody waits: {word:?}"));
+        }
+    }
+    if let Some((place, modes)) = claimed.into_iter().next() {
+        complain(format!("entries claim {modes:?} on {place:?}, which is no slot any more"));
+    }
+}
