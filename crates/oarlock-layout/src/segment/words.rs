@@ -251,6 +251,13 @@ pub trait Words {
         true
     }
 
+    /// Has the program of a lock that waits withdrawn it in its entry? Its request says so a moment later; until then
+    /// the lock cannot be granted, and nothing need be asked for it.
+    fn withdrawn(&self, lock: LockId) -> bool {
+        let _ = lock;
+        false
+    }
+
     /// May callers read and write the value block by themselves? Not before the master knows that it is used (R5).
     fn set_value_ready(&mut self, slot: Slot, ready: bool) {
         let _ = (slot, ready);

@@ -129,10 +129,12 @@ impl Shadow {
                 || (effect(entry.from, mode) != Effect::Write
                     && !readable_under(owned)
                     && !ctx.planted.has(Bug::ReadUnderCr)));
-        Want {
+        let missing = Want {
             value: value && !have.value,
             serial: entry.flags.contains(Flags::FRESH) && !have.serial && !entry.in_place(),
-        }
+        };
+        // No answer would lead to a grant, and the question be asked again without end.
+        if missing.any() && ctx.words.withdrawn(entry.lock) { Want::default() } else { missing }
     }
 
     pub(super) fn admit(

@@ -155,6 +155,11 @@ impl Words for Hub {
         self.refuse_lock(lock)
     }
 
+    fn withdrawn(&self, lock: LockId) -> bool {
+        self.entry_of(lock)
+            .is_some_and(|place| state(&self.cells(place)[entry::STATE]).stage() == Some(Stage::Cancelled))
+    }
+
     fn set_value_ready(&mut self, slot: Slot, ready: bool) {
         if self.place(slot).value_ready != ready {
             self.place_mut(slot).value_ready = ready;
