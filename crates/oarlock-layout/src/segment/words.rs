@@ -251,9 +251,9 @@ pub trait Words {
         true
     }
 
-    /// Has the program of a lock that waits withdrawn it in its entry? Its request says so a moment later; until then
-    /// the lock cannot be granted, and nothing need be asked for it.
-    fn withdrawn(&self, lock: LockId) -> bool {
+    /// Does the entry of a lock that waits say otherwise: because its program has withdrawn it, which its request says a
+    /// moment later, or because it lies? Then it cannot be granted, and nothing need be asked for it.
+    fn gone(&self, lock: LockId) -> bool {
         let _ = lock;
         false
     }

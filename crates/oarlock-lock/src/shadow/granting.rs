@@ -134,7 +134,7 @@ impl Shadow {
             serial: entry.flags.contains(Flags::FRESH) && !have.serial && !entry.in_place(),
         };
         // No answer would lead to a grant, and the question be asked again without end.
-        if missing.any() && ctx.words.withdrawn(entry.lock) { Want::default() } else { missing }
+        if missing.any() && ctx.words.gone(entry.lock) { Want::default() } else { missing }
     }
 
     pub(super) fn admit(

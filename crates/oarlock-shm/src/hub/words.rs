@@ -155,9 +155,12 @@ impl Words for Hub {
         self.refuse_lock(lock)
     }
 
-    fn withdrawn(&self, lock: LockId) -> bool {
-        self.entry_of(lock)
-            .is_some_and(|place| state(&self.cells(place)[entry::STATE]).stage() == Some(Stage::Cancelled))
+    fn gone(&self, lock: LockId) -> bool {
+        let waits = |place| {
+            let stage = state(&self.cells(place)[entry::STATE]).stage();
+            matches!(stage, Some(Stage::Waiting | Stage::Asking | Stage::Kept))
+        };
+        self.entry_of(lock).is_some_and(|place| !waits(place))
     }
 
     fn set_value_ready(&mut self, slot: Slot, ready: bool) {
