@@ -318,7 +318,17 @@ impl Held {
     /// Gives the lock back. Some: an answer will come that somebody should collect.
     pub(crate) fn begin_release(mut self) -> Result<Option<PendingRelease>> {
         self.session().check_process(|| format!("cannot release {}", self.subject()))?;
+        // What it did under a lock that was gone it should hear of.
+        let lost = self.shared().and_then(|shared| shared.segment.caller.living().err());
+        if let Some(loss) = lost {
+            self.session().lose(Some(loss));
+        }
         match self.release_here() {
+            Ok(true) if lost.is_some() => {
+                let what = format!("the release of {} failed", self.subject());
+                self.forget();
+                return Err(Error::new(Code::Lost, what, segment::say(lost)));
+            }
             Ok(true) => {
                 self.forget();
                 return Ok(None);

@@ -1,0 +1,339 @@
+//! Programs that grant themselves, on real nodes: several processes and threads, some of which are killed, over a file
+//! that shows whether two of them were ever in at once.
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oarlock::blocking::{Client, Space};
+use oarlock::{Kind, Mode};
+use support::{Dev, signal, until};
+
+const RESOURCES: u64 = 3;
+
+fn space(dev: &Dev, node: char) -> Space {
+    let space = Client::connect(dev.socket(node)).unwrap().space("default").unwrap();
+    // The first answer brings the segment along.
+    space.lock("warm").acquire().unwrap().release().unwrap();
+    space
+}
+
+// ----- the program -------------------------------------------------------------------------------------------
+
+/// A random number.
+fn next(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}
+
+/// For each resource: who writes, and how often somebody did.
+struct Board(File);
+
+impl Board {
+    fn get(&self, cell: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, cell * 8).unwrap();
+        u64::from_le_bytes(bytes)
+    }
+
+    fn set(&self, cell: u64, value: u64) {
+        self.0.write_all_at(&value.to_le_bytes(), cell * 8).unwrap();
+    }
+
+    /// Under EX or PW: nobody else writes here while this takes its time.
+    fn write(&self, resource: u64, me: u64, pause: u64) {
+        let count = self.get(resource * 2 + 1);
+        self.set(resource * 2, me);
+        for _ in 0..pause % 4 {
+            thread::yield_now();
+        }
+        assert_eq!(self.get(resource * 2), me, "somebody else wrote under a lock of ours");
+        self.set(resource * 2 + 1, count + 1);
+        assert_eq!(self.get(resource * 2 + 1), count + 1);
+    }
+
+    /// Under PR: nobody writes.
+    fn read(&self, resource: u64, pause: u64) {
+        let before = (self.get(resource * 2), self.get(resource * 2 + 1));
+        for _ in 0..pause % 4 {
+            thread::yield_now();
+        }
+        assert_eq!(
+            (self.get(resource * 2), self.get(resource * 2 + 1)),
+            before,
+            "somebody wrote while we read"
+        );
+    }
+}
+
+/// Locks this and that until the time is up; gives the number of writes.
+fn work(space: &Space, board: &Board, me: u64, until: Instant) -> u64 {
+    let mut random = me.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut writes = 0;
+    let handles: Vec<_> = (0..RESOURCES).map(|r| space.handle(format!("r{r}"))).collect();
+    while Instant::now() < until {
+        let (what, resource, pause) =
+            (next(&mut random) % 8, next(&mut random) % RESOURCES, next(&mut random));
+        let lock = space.lock(format!("r{resource}"));
+        let granted = match what {
+            0 | 1 => lock.acquire().map(|guard| {
+                board.write(resource, me, pause);
+                writes += 1;
+                if pause & 64 != 0 { guard.release() } else { Ok(drop(guard)) }
+            }),
+            2 => lock.mode(Mode::PR).acquire().map(|guard| {
+                board.read(resource, pause);
+                guard.release()
+            }),
+            3 => lock.mode(Mode::PW).acquire().map(|guard| {
+                board.write(resource, me, pause);
+                writes += 1;
+                // Down, and read beside others.
+                guard.convert(Mode::PR)?;
+                board.read(resource, pause);
+                guard.release()
+            }),
+            4 => lock.mode(Mode::PR).acquire().map(|guard| {
+                match guard.conversion(Mode::EX).no_queue().convert() {
+                    Ok(()) => {
+                        board.write(resource, me, pause);
+                        writes += 1;
+                        guard.release()
+                    }
+                    Err(error) if matches!(error.kind(), Kind::Busy | Kind::Deadlock) => {
+                        board.read(resource, pause);
+                        guard.release()
+                    }
+                    Err(error) => Err(error),
+                }
+            }),
+            5 => lock.timeout(Duration::from_millis(1 + pause % 8)).acquire().map(|guard| {
+                board.write(resource, me, pause);
+                writes += 1;
+                guard.release()
+            }),
+            6 => lock.try_acquire().map(|guard| {
+                board.write(resource, me, pause);
+                writes += 1;
+                guard.release()
+            }),
+            _ => handles[resource as usize].acquire().map(|guard| {
+                board.write(resource, me, pause);
+                writes += 1;
+                Ok(drop(guard))
+            }),
+        };
+        match granted {
+            Ok(released) => released.unwrap(),
+            Err(error) => match error.kind() {
+                Kind::Busy | Kind::TimedOut | Kind::NotOwned | Kind::Deadlock => {}
+                kind => panic!("{kind:?}: {error}"),
+            },
+        }
+    }
+    writes
+}
+
+#[test]
+#[ignore = "not a test but a program: the tests start it"]
+fn program_that_works() {
+    let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
+    let path = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    let board = Board(File::options().read(true).write(true).open(path("BOARD")).unwrap());
+    let client =
+        Client::builder().shared_memory(number("SHARED") != 0).connect(path("OARLOCK_SOCKET")).unwrap();
+    let space = client.space("default").unwrap();
+    let until = Instant::now() + Duration::from_millis(number("MS"));
+    let writes = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for n in 0..2 {
+            let me = number("ME") * 2 + n;
+            let (space, board, writes) = (&space, &board, &writes);
+            scope.spawn(move || writes.fetch_add(work(space, board, me, until), Ordering::Relaxed));
+        }
+    });
+    println!("writes <{}>", writes.load(Ordering::Relaxed));
+}
+
+fn program(dev: &Dev, node: char, board: &Path, me: u64, ms: u64, shared: bool) -> Child {
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program.args(["program_that_works", "--exact", "--ignored", "--nocapture"]);
+    program.env("OARLOCK_SOCKET", dev.socket(node)).env("BOARD", board);
+    program.env("ME", me.to_string()).env("MS", ms.to_string()).env("SHARED", u8::from(shared).to_string());
+    program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn writes(child: Child) -> u64 {
+    let said = child.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    let number = out.split(['<', '>']).nth(1).and_then(|n| n.parse().ok());
+    number.unwrap_or_else(|| panic!("a program failed:\n{out}\n{err}"))
+}
+
+fn board(dev: &Dev) -> PathBuf {
+    let path = dev.dir.path().join("board");
+    std::fs::write(&path, vec![0; RESOURCES as usize * 16]).unwrap();
+    path
+}
+
+fn total(path: &Path) -> u64 {
+    let board = Board(File::open(path).unwrap());
+    (0..RESOURCES).map(|resource| board.get(resource * 2 + 1)).sum()
+}
+
+/// All is given back: whoever comes last gets every lock at once, everywhere.
+fn all_is_free(dev: &Dev) {
+    for node in ['a', 'b', 'c'] {
+        let space = space(dev, node);
+        for resource in 0..RESOURCES {
+            let request = space.lock(format!("r{resource}")).timeout(Duration::from_secs(5));
+            request
+                .acquire()
+                .unwrap_or_else(|error| panic!("r{resource} at node {node}: {error}"))
+                .release()
+                .unwrap();
+        }
+    }
+}
+
+// ----- tests -------------------------------------------------------------------------------------------------
+
+#[test]
+fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
+    let dev = Dev::start();
+    let path = board(&dev);
+    // Two that share a segment, one of the same node that does not, and one elsewhere.
+    let them = [('a', true), ('a', true), ('a', false), ('b', true)];
+    let programs: Vec<Child> =
+        (1..).zip(them).map(|(me, (node, s))| program(&dev, node, &path, me, 4_000, s)).collect();
+    let counted: u64 = programs.into_iter().map(writes).sum();
+    assert!(counted > 100, "{counted} writes");
+    assert_eq!(total(&path), counted, "a write under a lock was lost");
+    all_is_free(&dev);
+}
+
+#[test]
+fn programs_that_are_killed_leave_nothing_locked() {
+    let dev = Dev::start();
+    let path = board(&dev);
+    let steady: Vec<Child> = (1..3).map(|me| program(&dev, 'a', &path, me, 6_000, true)).collect();
+    let mut random = 88172645463325252;
+    let end = Instant::now() + Duration::from_millis(5_500);
+    let mut killed = 0;
+    while Instant::now() < end {
+        let mut doomed = program(&dev, 'a', &path, 10 + killed, 60_000, true);
+        thread::sleep(Duration::from_millis(60 + next(&mut random) % 90));
+        if let Some(status) = doomed.try_wait().unwrap() {
+            panic!("it ended by itself: {status}, writes {}", writes(doomed));
+        }
+        doomed.kill().unwrap();
+        doomed.wait().unwrap();
+        killed += 1;
+    }
+    assert!(killed >= 10, "{killed} killed");
+    steady.into_iter().for_each(|program| assert!(writes(program) > 0));
+    all_is_free(&dev);
+}
+
+/// L1: a node that stands still renews no lease. Nothing hangs, nothing more is granted, and whoever asks is told.
+#[test]
+fn a_node_that_stands_still_loses_what_was_granted_in_its_segment() {
+    let dev = Dev::start();
+    let space = space(&dev, 'a');
+    let guard = space.lock("x").acquire().unwrap();
+    let handle = space.handle("y");
+    drop(handle.acquire().unwrap());
+    signal(dev.pid('a'), "STOP");
+    assert!(handle.try_acquire().is_ok(), "the lease lasts for a while");
+    until("the lock counts as lost", || guard.is_lost());
+    let began = Instant::now();
+    let error = space.lock("z").acquire().map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Lost, "{error}");
+    assert!(handle.try_acquire().is_err());
+    assert!(guard.release().is_err());
+    assert!(began.elapsed() < Duration::from_secs(1), "nothing hangs");
+    signal(dev.pid('a'), "CONT");
+}
+
+#[test]
+fn locks_of_this_node_cost_it_nothing() {
+    let dev = Dev::start();
+    let space = space(&dev, 'a');
+    space.lock("x").acquire().unwrap().release().unwrap();
+    let grants = dev.counter('a', "local_grants");
+    let handle = space.handle("x");
+    for _ in 0..1_000 {
+        space.lock("x").acquire().unwrap().release().unwrap();
+        drop(space.lock("x").mode(Mode::PR).acquire().unwrap());
+        drop(handle.acquire().unwrap());
+    }
+    assert_eq!(dev.counter('a', "local_grants"), grants, "the node granted none of them");
+}
+
+#[test]
+fn a_value_block_is_read_and_written_without_the_node() {
+    let dev = Dev::start();
+    let (one, two, there) = (space(&dev, 'a'), space(&dev, 'a'), space(&dev, 'b'));
+    let add = |space: &Space| {
+        let guard = space.lock("sum").value_block().acquire().unwrap();
+        let old = guard.value().filter(|value| value.valid).map_or(0, |value| value.bytes[0]);
+        guard.set_value(&[old + 1]).unwrap();
+        guard.release().unwrap();
+        old + 1
+    };
+    assert_eq!((add(&one), add(&two)), (1, 2));
+    let grants = dev.counter('a', "local_grants");
+    for n in 3..100 {
+        assert_eq!(add(if n % 2 == 0 { &one } else { &two }), n);
+    }
+    assert_eq!(dev.counter('a', "local_grants"), grants);
+    assert_eq!(add(&there), 100, "the block goes along to another node");
+    assert_eq!(add(&one), 101);
+}
+
+#[test]
+fn a_holder_hears_what_others_want_wherever_they_are() {
+    let dev = Dev::start();
+    let (one, two, there) = (space(&dev, 'a'), space(&dev, 'a'), space(&dev, 'b'));
+    one.lock("x").acquire().unwrap().release().unwrap();
+    for other in [&two, &there] {
+        let guard = one.lock("x").mode(Mode::PR).acquire().unwrap();
+        assert_eq!(guard.blocking_now(), None);
+        thread::scope(|scope| {
+            let wait = scope.spawn(|| other.lock("x").acquire().unwrap().release().unwrap());
+            assert_eq!(guard.wait_blocking(Duration::from_secs(5)).unwrap(), Some(Mode::EX));
+            assert_eq!(guard.blocking_now(), None, "told once");
+            guard.convert(Mode::EX.strongest_beside()).unwrap();
+            wait.join().unwrap();
+        });
+        assert_eq!(guard.mode(), Mode::NL);
+    }
+}
+
+#[test]
+fn tokens_grow_with_each_exclusive_grant_whoever_gives_it() {
+    let dev = Dev::start();
+    let (one, two, there) = (space(&dev, 'a'), space(&dev, 'a'), space(&dev, 'b'));
+    let asks =
+        Client::builder().shared_memory(false).connect(dev.socket('a')).unwrap().space("default").unwrap();
+    let mut last = one.lock("x").acquire().unwrap().token();
+    let mut random = 7;
+    for _ in 0..200 {
+        let space = [&one, &two, &there, &asks][next(&mut random) as usize % 4];
+        let guard = space.lock("x").acquire().unwrap();
+        if next(&mut random) % 3 > 0 {
+            let token = guard.token();
+            assert!(token > last, "{token:?} after {last:?}");
+            last = token;
+        }
+        guard.release().unwrap();
+    }
+}
