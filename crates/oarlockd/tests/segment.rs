@@ -1,0 +1,421 @@
+//! Real daemons and programs that grant themselves in a segment, speaking the session protocol by hand: how descriptors
+//! reach them, what the lease, the end of a node and the end of a process mean for them.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{OwnerId, SharedHandle, SpaceId, TransactionId};
+use oarlock_layout::message::session::{Attached, Failure, LockRequest, Reply, Request, VERSION};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_shm::{Answer, Caller, Clock, Hold, Loss, Memory, Party, Taken, Ticket};
+use oarlockd::host::{clock, door};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::time::{ClockId, clock_gettime};
+use support::solo::Solo;
+use support::{Held, lives, signal, until};
+
+/// What no wait of these tests needs.
+const LONG: Duration = Duration::from_secs(10);
+const SPACE: SpaceId = SpaceId(0);
+
+struct Coarse;
+
+impl Clock for Coarse {
+    fn coarse(&self) -> u64 {
+        let at = clock_gettime(ClockId::MonotonicCoarse);
+        at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
+    }
+}
+
+/// The socket of a session.
+struct Line(OwnedFd);
+
+impl Line {
+    fn open(socket: &Path) -> Line {
+        let line = Line(door::connect(socket).unwrap());
+        line.say(&Request::Hello { version: VERSION, label: "by hand".into() });
+        assert!(matches!(line.hear(), Reply::Welcome { .. }));
+        line
+    }
+
+    fn say(&self, request: &Request) {
+        assert!(door::send(&self.0, &request.to_bytes()).unwrap(), "there is room");
+    }
+
+    /// The next reply, or none at the end, with the descriptor that came along.
+    fn next(&self) -> Option<(Reply, Option<OwnedFd>)> {
+        let end = Instant::now() + LONG;
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [std::io::IoSliceMut::new(&mut bytes)];
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            match recvmsg(&self.0, &mut into, &mut control, flags) {
+                Ok(message) if message.bytes == 0 => return None,
+                Ok(message) => {
+                    let fd = control.drain().find_map(|message| match message {
+                        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                        _ => None,
+                    });
+                    return Some((Reply::from_bytes(&bytes[..message.bytes]).unwrap(), fd));
+                }
+                Err(rustix::io::Errno::AGAIN) => assert!(Instant::now() < end, "no answer"),
+                Err(e) => panic!("{e}"),
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn hear(&self) -> Reply {
+        self.next().expect("the session is open").0
+    }
+
+    /// Asks for a lock by its own number, or for one that waits in an entry.
+    fn ask(&self, handle: u32, name: &str, flags: Flags) {
+        self.say(&Request::Lock(LockRequest {
+            handle,
+            space: SPACE,
+            name: Name::new(name.as_bytes()).unwrap(),
+            mode: Mode::EX,
+            flags,
+            timeout_ms: 0,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        }));
+    }
+
+    /// Takes a lock and gives it back, after which the node owns the resource.
+    fn own(&self, name: &str) {
+        self.ask(1, name, Flags::empty());
+        assert!(matches!(self.hear(), Reply::Granted(_)));
+        self.say(&Request::Unlock { handle: 1, value: None, invalidate: false });
+        assert!(matches!(self.hear(), Reply::Released { handle: 1 }));
+    }
+
+    fn attach(&self) -> Result<(Attached, OwnedFd), Failure> {
+        self.say(&Request::Attach { request: 9, space: SPACE });
+        match self.next().expect("the session is open") {
+            (Reply::Attached(attached), Some(fd)) => Ok((attached, fd)),
+            (Reply::Denied { request: 9, why }, None) => Err(why),
+            (reply, fd) => panic!("{reply:?} with {fd:?}"),
+        }
+    }
+}
+
+/// A session that grants itself.
+struct Program {
+    line: Line,
+    caller: Caller<Coarse>,
+    area: u32,
+}
+
+impl Program {
+    fn attach(socket: &Path) -> Program {
+        let line = Line::open(socket);
+        let before = clock::monotonic();
+        let (attached, fd) = line.attach().unwrap();
+        assert!((before..=clock::monotonic()).contains(&attached.now), "its clock is ours");
+        assert_eq!((attached.request, attached.segment), (9, 0));
+        let area = attached.place.area;
+        let memory = Memory::open(fd).unwrap();
+        Program { line, caller: Caller::new(memory, attached.place, Coarse), area }
+    }
+
+    fn take(&self, name: &str, wait: bool) -> Taken {
+        let spot = self.caller.find(name.as_bytes()).expect("the node has a slot for it");
+        self.caller.acquire(spot, Mode::EX, &Party::default(), wait, 0)
+    }
+
+    #[track_caller]
+    fn held(&self, name: &str) -> Hold {
+        match self.take(name, false) {
+            Taken::Held { hold, .. } => hold,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn give_back(&self, hold: Hold) {
+        if self.caller.release(hold).unwrap() {
+            self.line.say(&Request::Knock);
+        }
+    }
+
+    /// Begins to wait in an entry.
+    #[track_caller]
+    fn queue(&self, name: &str) -> Ticket {
+        let Taken::Wait(ticket) = self.take(name, true) else { panic!("it is free") };
+        let handle = SharedHandle { segment: 0, entry: ticket.entry }.number();
+        self.line.ask(handle, name, Flags::QUIET);
+        ticket
+    }
+
+    /// Sleeps until its turn has come; nothing but a wake by the node or by who gives back ends the sleep early.
+    #[track_caller]
+    fn turn(&self, ticket: Ticket) -> Hold {
+        let end = Instant::now() + LONG;
+        loop {
+            match self.caller.look(ticket) {
+                Answer::Held(hold) => return hold,
+                Answer::Waiting(seen) => self.caller.sleep(ticket, seen, LONG),
+                other => panic!("{other:?}"),
+            }
+            assert!(Instant::now() < end, "nobody woke it");
+        }
+    }
+
+    /// Leaves in order.
+    fn leave(self) {
+        self.line.say(&Request::Detach);
+    }
+}
+
+fn solo(extra: &str) -> Solo {
+    let mut solo = Solo::new(extra);
+    solo.start();
+    solo
+}
+
+#[test]
+fn a_lock_is_taken_without_the_node_and_passes_to_who_sleeps_on_it() {
+    let solo = solo("");
+    let (one, two) = (Program::attach(&solo.socket()), Program::attach(&solo.socket()));
+    assert_ne!(one.area, two.area);
+    one.line.own("x");
+    for _ in 0..100 {
+        let hold = one.held("x");
+        assert!(matches!(two.take("x", false), Taken::Busy));
+        let ticket = two.queue("x");
+        // A hint, and what it hints at.
+        let Reply::Blocking { handle, wanted: Mode::EX } = one.line.hear() else { panic!("no hint") };
+        assert_eq!(SharedHandle::of(handle).map(|it| it.entry), Some(hold.entry));
+        assert_ne!(one.caller.told(hold), 0);
+        one.give_back(hold);
+        let hold = two.turn(ticket);
+        assert!(matches!(two.caller.wake(hold), Taken::Held { .. }));
+        two.give_back(hold);
+        until("nobody is in the way", || match one.take("x", false) {
+            Taken::Held { hold, .. } => {
+                one.give_back(hold);
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+#[test]
+fn a_lease_goes_on_while_the_node_does_and_no_longer() {
+    let solo = solo("");
+    let program = Program::attach(&solo.socket());
+    program.line.own("x");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(3_500) {
+        program.give_back(program.held("x"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(solo.pid(), "STOP");
+    let stopped = Instant::now();
+    let loss = loop {
+        match program.take("x", false) {
+            Taken::Held { hold, .. } => assert!(!program.caller.release(hold).unwrap()),
+            Taken::Lost(loss) => break loss,
+            other => panic!("{other:?}"),
+        }
+        assert!(stopped.elapsed() < Duration::from_secs(3), "it grants itself behind the end of the lease");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert_eq!(loss, Loss::Lease);
+    assert!(
+        stopped.elapsed() > Duration::from_millis(1_500),
+        "renewed every 750 ms: {:?}",
+        stopped.elapsed()
+    );
+    signal(solo.pid(), "CONT");
+    let Reply::Lost { why } = program.line.hear() else { panic!("not told") };
+    assert!(why.code == Code::Lost && why.text.contains("lease"), "{why:?}");
+    assert!(program.line.next().is_none(), "the session is over");
+    assert_eq!(program.caller.living(), Err(Loss::Epoch));
+    assert!(matches!(program.take("x", false), Taken::Lost(_)));
+    assert!(solo.log().contains("this process stood still"), "{}", solo.log());
+    // What it had is free, and whoever comes now may grant itself again.
+    let next = Program::attach(&solo.socket());
+    next.line.own("x");
+    next.give_back(next.held("x"));
+}
+
+#[test]
+fn what_was_held_when_the_lease_was_lost_is_given_to_others() {
+    let solo = solo("");
+    let (program, other) = (Program::attach(&solo.socket()), Line::open(&solo.socket()));
+    program.line.own("x");
+    let hold = program.held("x");
+    signal(solo.pid(), "STOP");
+    std::thread::sleep(Duration::from_millis(3_100));
+    assert_eq!(program.caller.living(), Err(Loss::Lease));
+    signal(solo.pid(), "CONT");
+    // A session that maps no segment lives on.
+    other.ask(1, "x", Flags::empty());
+    assert!(matches!(other.hear(), Reply::Granted(_)));
+    assert!(!program.caller.holds(hold));
+    assert!(matches!(program.line.hear(), Reply::Lost { .. }));
+    assert!(program.caller.release(hold).is_err());
+}
+
+/// Only the segment says that this program has a lock: the node must ask it before it says that nobody has one.
+#[test]
+fn a_node_that_stops_waits_for_who_holds_a_lock_that_it_granted_itself() {
+    let mut solo = solo("");
+    let program = Program::attach(&solo.socket());
+    program.line.own("x");
+    let hold = program.held("x");
+    signal(solo.pid(), "TERM");
+    assert!(matches!(program.line.hear(), Reply::Lost { .. }));
+    assert_eq!(program.caller.living(), Err(Loss::Epoch));
+    assert!(!program.caller.holds(hold));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(lives(solo.pid()), "it waits");
+    drop(program);
+    until("it stops", || !lives(solo.pid()));
+    assert!(solo.log().contains("nobody can still hold a lock"), "{}", solo.log());
+    assert_eq!(solo.end("TERM"), Some(0));
+}
+
+#[test]
+fn a_program_that_is_killed_leaves_its_lock_to_the_next_at_once() {
+    let solo = solo("");
+    let (line, sleeper) = (Line::open(&solo.socket()), Program::attach(&solo.socket()));
+    line.own("x");
+    let mut other = Player::start(&solo.socket());
+    other.tell("hold x");
+    let ticket = sleeper.queue("x");
+    line.ask(1, "x", Flags::empty());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(matches!(sleeper.caller.look(ticket), Answer::Waiting(_)));
+    let killed = Instant::now();
+    other.kill();
+    let hold = sleeper.turn(ticket);
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    sleeper.give_back(hold);
+    assert!(matches!(line.hear(), Reply::Granted(_)));
+}
+
+#[test]
+fn a_place_is_given_to_another_once_nobody_can_store_in_it() {
+    let solo = solo("");
+    let area = || {
+        let program = Program::attach(&solo.socket());
+        let area = program.area;
+        program.leave();
+        area
+    };
+    // Who leaves in order leaves its place, though its process goes on.
+    let first = area();
+    until("its place is free", || area() == first);
+    // Who hangs up and lives on does not, until its process has ended.
+    let mut other = Player::start(&solo.socket());
+    other.tell("hang up");
+    let theirs = other.area;
+    for _ in 0..50 {
+        assert_ne!(area(), theirs);
+    }
+    other.kill();
+    until("its place is free", || {
+        let all: Vec<Program> = (0..3).map(|_| Program::attach(&solo.socket())).collect();
+        let found = all.iter().any(|program| program.area == theirs);
+        all.into_iter().for_each(Program::leave);
+        found
+    });
+}
+
+#[test]
+fn where_no_segments_are_wanted_every_lock_is_asked_for() {
+    let mut solo = Solo::new("");
+    solo.write(&solo.read().replace("[cluster]", "segments = false\n[cluster]"));
+    solo.start();
+    let line = Line::open(&solo.socket());
+    assert_eq!(line.attach().unwrap_err().code, Code::NoSegment);
+    line.own("x");
+    solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+}
+
+// ----- another process --------------------------------------------------------------------------------------
+
+/// The socket at which the player attaches.
+const PLAYER: &str = "OARLOCK_SEGMENT_PLAYER";
+const MARK: &str = "player says: ";
+
+/// A process of this program that attaches and does as it is told.
+struct Player {
+    process: Held,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    area: u32,
+}
+
+impl Player {
+    fn start(socket: &Path) -> Player {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "another_process_does_as_it_is_told", "--nocapture", "--test-threads", "1"]);
+        command.env(PLAYER, socket).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let (to, from) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let mut player = Player { process: Held(process), to, from, area: 0 };
+        player.area = player.hear().parse().unwrap();
+        player
+    }
+
+    fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.from.read_line(&mut line).unwrap(), 0, "it has ended");
+            if let Some((_, said)) = line.trim_end().split_once(MARK) {
+                return said.into();
+            }
+        }
+    }
+
+    /// Returns once it is done.
+    fn tell(&mut self, what: &str) {
+        writeln!(self.to, "{what}").unwrap();
+        assert_eq!(self.hear(), what);
+    }
+
+    fn kill(mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+}
+
+/// No test of its own: the others start this program again for what needs another process.
+#[test]
+fn another_process_does_as_it_is_told() {
+    let Some(socket) = std::env::var_os(PLAYER) else { return };
+    let say = |what: &str| {
+        let mut out = stdout().lock();
+        writeln!(out, "{MARK}{what}").and_then(|()| out.flush()).expect("a parent listens");
+    };
+    let mut program = Some(Program::attach(Path::new(&socket)));
+    say(&program.as_ref().unwrap().area.to_string());
+    for line in stdin().lines() {
+        let line = line.unwrap();
+        match line.split_once(' ').unwrap() {
+            ("hold", name) => {
+                let _ = program.as_ref().unwrap().held(name);
+            }
+            ("hang", "up") => program = None,
+            _ => panic!("it cannot {line}"),
+        }
+        say(&line);
+    }
+}
