@@ -1,6 +1,6 @@
 //! Runs the transcripts in `testdata/`: each tells one story about a resource in full, message by message.
 //!
-//! The same happens whether locks stand in plain tables, in the node's own table beside a segment, or in entries of it.
+//! M8: the same happens whether locks stand in plain tables, in the node's own table beside a segment, or in entries of it.
 //!
 //! `OARLOCK_REWRITE=1 cargo test -p oarlock-lock --test transcripts` writes what happens now into the files;
 //! read the difference before you commit it.
@@ -12,6 +12,7 @@ use std::path::Path;
 
 use stage::Over;
 
+/// M8: the same over every kind of `Words`.
 #[test]
 fn transcripts_read_as_they_run() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");

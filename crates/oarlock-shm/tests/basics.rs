@@ -80,6 +80,7 @@ fn waits(taken: Taken) -> Ticket {
 
 const PARTY: Party = Party { owner: 1, transaction: 2, flags: Flags::empty() };
 
+/// M1, C1: the caller alone; M9: a release that leaves more owned than needed is counted.
 #[test]
 fn a_lock_that_the_node_owns_is_taken_and_given_back_by_the_caller() {
     let mut stage = Stage::new();
@@ -111,6 +112,7 @@ fn who_does_not_wait_hears_why_and_leaves_no_trace() {
     held(two.acquire(spot, PR, &PARTY, false, 0));
 }
 
+/// M10: who finds somebody in the way sets the gate. M4: the node finds its entry from the slot.
 #[test]
 fn a_waiter_sets_the_gate_and_the_releaser_rings() {
     let mut stage = Stage::new();
@@ -135,6 +137,7 @@ fn a_waiter_sets_the_gate_and_the_releaser_rings() {
     assert_eq!(stage.counts(slot), [0; 6]);
 }
 
+/// M10.
 #[test]
 fn a_releaser_hands_over_to_the_waiter_that_was_offered() {
     let mut stage = Stage::new();
@@ -158,6 +161,7 @@ fn a_releaser_hands_over_to_the_waiter_that_was_offered() {
     assert_eq!(stage.hub.tally().handed_over, 1);
 }
 
+/// R9.
 #[test]
 fn a_cancelled_wait_is_not_granted_and_a_granted_one_not_cancelled() {
     let mut stage = Stage::new();
@@ -219,6 +223,7 @@ fn the_lease_the_epoch_and_the_session_end_belief() {
     assert_eq!(stage.counts(slot), [0; 6], "what was taken is given back");
 }
 
+/// M7.
 #[test]
 fn a_slot_that_changed_hands_is_not_taken_for_the_old_name() {
     let mut stage = Stage::new();
@@ -263,6 +268,7 @@ fn a_full_count_is_kept_by_the_node() {
     assert!(stage.hub.entries(slot).is_empty());
 }
 
+/// M6.
 #[test]
 fn values_pass_from_writer_to_reader() {
     let mut stage = Stage::new();

@@ -32,7 +32,7 @@ async fn poll_now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
-/// R2: what a node owns it grants at once, what a local program holds is busy, and what only others know it
+/// A3, R2: what a node owns it grants at once, what a local program holds is busy, and what only others know it
 /// does not guess. None of the three answers costs a message.
 #[test]
 fn a_try_answers_ok_busy_and_not_owned_without_a_message() {

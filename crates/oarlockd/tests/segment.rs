@@ -186,6 +186,7 @@ fn solo(extra: &str) -> Solo {
     solo
 }
 
+/// A2, M10, M11.
 #[test]
 fn a_lock_is_taken_without_the_node_and_passes_to_who_sleeps_on_it() {
     let solo = solo("");
@@ -216,6 +217,7 @@ fn a_lock_is_taken_without_the_node_and_passes_to_who_sleeps_on_it() {
     assert!(began.elapsed() < LONG, "a knock wakes the node, not its next renewal: {:?}", began.elapsed());
 }
 
+/// L1.
 #[test]
 fn a_lease_goes_on_while_the_node_does_and_no_longer() {
     let solo = solo("");
@@ -256,6 +258,7 @@ fn a_lease_goes_on_while_the_node_does_and_no_longer() {
     next.give_back(next.held("x"));
 }
 
+/// M13, L1.
 #[test]
 fn what_was_held_when_the_lease_was_lost_is_given_to_others() {
     let solo = solo("");

@@ -206,6 +206,7 @@ fn all_is_free(dev: &Dev) {
 
 // ----- tests -------------------------------------------------------------------------------------------------
 
+/// M1, M4.
 #[test]
 fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
     let dev = Dev::start();
@@ -220,6 +221,7 @@ fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
     all_is_free(&dev);
 }
 
+/// A4, M1, M12: nothing of a death is on the way of who goes on.
 #[test]
 fn programs_that_are_killed_leave_nothing_locked() {
     let dev = Dev::start();
@@ -263,6 +265,7 @@ fn a_node_that_stands_still_loses_what_was_granted_in_its_segment() {
     signal(dev.pid('a'), "CONT");
 }
 
+/// A2, C1: no message, and no work of the node.
 #[test]
 fn locks_of_this_node_cost_it_nothing() {
     let dev = Dev::start();
@@ -278,6 +281,7 @@ fn locks_of_this_node_cost_it_nothing() {
     assert_eq!(dev.counter('a', "local_grants"), grants, "the node granted none of them");
 }
 
+/// M6, R5.
 #[test]
 fn a_value_block_is_read_and_written_without_the_node() {
     let dev = Dev::start();
@@ -299,6 +303,7 @@ fn a_value_block_is_read_and_written_without_the_node() {
     assert_eq!(add(&one), 101);
 }
 
+/// M5.
 #[test]
 fn a_holder_hears_what_others_want_wherever_they_are() {
     let dev = Dev::start();
@@ -318,6 +323,7 @@ fn a_holder_hears_what_others_want_wherever_they_are() {
     }
 }
 
+/// R6.
 #[test]
 fn tokens_grow_with_each_exclusive_grant_whoever_gives_it() {
     let dev = Dev::start();
