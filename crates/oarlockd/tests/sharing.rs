@@ -17,6 +17,11 @@ use support::{Dev, signal, until};
 
 const RESOURCES: u64 = 3;
 
+/// Programs that ask their node for every lock, that grant themselves, and that use futures and drop many.
+const ASKS: u8 = 0;
+const SHARES: u8 = 1;
+const DROPS: u8 = 2;
+
 fn space(dev: &Dev, node: char) -> Space {
     let space = Client::connect(dev.socket(node)).unwrap().space("default").unwrap();
     // The first answer brings the segment along.
@@ -142,12 +147,78 @@ fn work(space: &Space, board: &Board, me: u64, until: Instant) -> u64 {
     writes
 }
 
+/// The same with futures, many of which are dropped before they are done.
+async fn work_async(space: &oarlock::Space, board: &Board, me: u64, until: Instant) -> u64 {
+    let mut random = me.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut writes = 0;
+    while Instant::now() < until {
+        let (what, resource, pause) =
+            (next(&mut random) % 6, next(&mut random) % RESOURCES, next(&mut random));
+        let lock = space.lock(format!("r{resource}"));
+        let patience = Duration::from_micros(next(&mut random) % 3_000);
+        let mode = if what < 3 { Mode::EX } else { Mode::PR };
+        let Ok(granted) = tokio::time::timeout(patience, lock.mode(mode).acquire()).await else { continue };
+        let guard = granted.unwrap();
+        match what {
+            0 | 1 => {
+                board.write(resource, me, pause);
+                writes += 1;
+            }
+            2 => {
+                board.write(resource, me, pause);
+                writes += 1;
+                guard.convert(Mode::CR).await.unwrap();
+            }
+            3 => board.read(resource, pause),
+            _ => {
+                // Whatever comes of the change, the mode says what may be done.
+                let changed = tokio::time::timeout(patience, guard.convert(Mode::PW)).await;
+                if changed.as_ref().is_ok_and(Result::is_ok) {
+                    assert_eq!(guard.mode(), Mode::PW);
+                }
+                if guard.mode() == Mode::PW {
+                    board.write(resource, me, pause);
+                    writes += 1;
+                } else {
+                    board.read(resource, pause);
+                }
+            }
+        }
+        match pause % 3 {
+            0 => drop(guard),
+            1 => guard.release().await.unwrap(),
+            _ => drop(tokio::time::timeout(Duration::ZERO, guard.release()).await),
+        }
+        tokio::task::yield_now().await;
+    }
+    writes
+}
+
+fn work_with_futures(socket: PathBuf, board: Board, me: u64, until: Instant) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let space = oarlock::Client::connect(socket).await.unwrap().space("default").await.unwrap();
+        let (one, two, three, four) = tokio::join!(
+            work_async(&space, &board, me * 4, until),
+            work_async(&space, &board, me * 4 + 1, until),
+            work_async(&space, &board, me * 4 + 2, until),
+            work_async(&space, &board, me * 4 + 3, until),
+        );
+        one + two + three + four
+    })
+}
+
 #[test]
 #[ignore = "not a test but a program: the tests start it"]
 fn program_that_works() {
     let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let path = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
     let board = Board(File::options().read(true).write(true).open(path("BOARD")).unwrap());
+    if number("SHARED") == u64::from(DROPS) {
+        let until = Instant::now() + Duration::from_millis(number("MS"));
+        let writes = work_with_futures(path("OARLOCK_SOCKET"), board, number("ME") + 100, until);
+        return println!("writes <{writes}>");
+    }
     let client =
         Client::builder().shared_memory(number("SHARED") != 0).connect(path("OARLOCK_SOCKET")).unwrap();
     let space = client.space("default").unwrap();
@@ -163,11 +234,11 @@ fn program_that_works() {
     println!("writes <{}>", writes.load(Ordering::Relaxed));
 }
 
-fn program(dev: &Dev, node: char, board: &Path, me: u64, ms: u64, shared: bool) -> Child {
+fn program(dev: &Dev, node: char, board: &Path, me: u64, ms: u64, how: u8) -> Child {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program.args(["program_that_works", "--exact", "--ignored", "--nocapture"]);
     program.env("OARLOCK_SOCKET", dev.socket(node)).env("BOARD", board);
-    program.env("ME", me.to_string()).env("MS", ms.to_string()).env("SHARED", u8::from(shared).to_string());
+    program.env("ME", me.to_string()).env("MS", ms.to_string()).env("SHARED", how.to_string());
     program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -212,7 +283,7 @@ fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
     let dev = Dev::start();
     let path = board(&dev);
     // Two that share a segment, one of the same node that does not, and one elsewhere.
-    let them = [('a', true), ('a', true), ('a', false), ('b', true)];
+    let them = [('a', SHARES), ('a', SHARES), ('a', ASKS), ('b', SHARES), ('a', DROPS), ('b', DROPS)];
     let programs: Vec<Child> =
         (1..).zip(them).map(|(me, (node, s))| program(&dev, node, &path, me, 4_000, s)).collect();
     let counted: u64 = programs.into_iter().map(writes).sum();
@@ -226,12 +297,13 @@ fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
 fn programs_that_are_killed_leave_nothing_locked() {
     let dev = Dev::start();
     let path = board(&dev);
-    let steady: Vec<Child> = (1..3).map(|me| program(&dev, 'a', &path, me, 6_000, true)).collect();
+    let steady: Vec<Child> = (1..3).map(|me| program(&dev, 'a', &path, me, 6_000, SHARES)).collect();
     let mut random = 88172645463325252;
     let end = Instant::now() + Duration::from_millis(5_500);
     let mut killed = 0;
     while Instant::now() < end {
-        let mut doomed = program(&dev, 'a', &path, 10 + killed, 60_000, true);
+        let mut doomed =
+            program(&dev, 'a', &path, 10 + killed, 60_000, if killed % 3 == 0 { DROPS } else { SHARES });
         thread::sleep(Duration::from_millis(60 + next(&mut random) % 90));
         if let Some(status) = doomed.try_wait().unwrap() {
             panic!("it ended by itself: {status}, writes {}", writes(doomed));
