@@ -11,7 +11,7 @@
 //! something is asked of the node about it.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ const SPINS_MAX: u32 = 2_000;
 pub(crate) struct Segment {
     pub(crate) caller: Caller<Coarse>,
     number: u8,
+    /// The session is over: its guards count as lost, and nothing more is granted, whatever the lease would allow.
+    over: AtomicBool,
     /// How many looks are worth it before sleeping: what lately was enough, more or less.
     spins: AtomicU32,
 }
@@ -74,7 +76,19 @@ impl Segment {
             return None;
         }
         let caller = Caller::new(memory, attached.place, Coarse);
-        Some(Arc::new(Segment { caller, number: attached.segment, spins: AtomicU32::new(SPINS_MAX / 4) }))
+        let (number, spins) = (attached.segment, AtomicU32::new(SPINS_MAX / 4));
+        Some(Arc::new(Segment { caller, number, over: AtomicBool::new(false), spins }))
+    }
+
+    /// Nothing more is granted here.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Is the session over?
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// The number by which the node knows a lock in this entry.

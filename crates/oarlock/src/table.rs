@@ -605,6 +605,7 @@ impl Table {
             return;
         }
         self.ended = Some(ended);
+        self.segments().for_each(|segment| segment.end());
         self.look_again(effects);
         self.shared.retain(|_, entry| {
             entry.wakers.take(effects);

@@ -73,7 +73,7 @@ impl SpaceFound {
     /// Where this process can grant itself, if it can.
     #[inline(always)]
     pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
-        self.segment.get()?.as_ref()
+        self.segment.get()?.as_ref().filter(|segment| !segment.is_over())
     }
 }
 

@@ -337,6 +337,21 @@ fn a_node_that_stands_still_loses_what_was_granted_in_its_segment() {
     signal(dev.pid('a'), "CONT");
 }
 
+/// A session that has heard of its end grants itself nothing more, though the node's lease would last a while.
+#[test]
+fn a_session_that_is_over_grants_itself_nothing() {
+    let dev = Dev::start();
+    let space = space(&dev, 'a');
+    let handle = space.handle("x");
+    let guard = handle.acquire().unwrap();
+    drop(guard);
+    let guard = space.lock("y").acquire().unwrap();
+    signal(dev.pid('a'), "KILL");
+    until("the loss is noticed", || guard.is_lost());
+    assert!(handle.try_acquire().is_err());
+    assert!(space.lock("y").acquire().is_err());
+}
+
 /// A2, C1: no message, and no work of the node.
 #[test]
 fn locks_of_this_node_cost_it_nothing() {
