@@ -100,14 +100,17 @@ impl World {
 
     fn pause(&mut self, now: Time, length: Time) {
         let random = &mut self.fault_random;
-        // Most pauses are a scheduler's; some are somebody's debugger. Sometimes all nodes stand still at once.
-        let length = if random.chance(100) { random.between(S, 10 * S) } else { length };
+        // Most pauses are a scheduler's; some are somebody's debugger. Sometimes all nodes stand still at once. A lease
+        // that passes matters most where programs grant themselves.
+        let long = if self.mix.attached.is_some() { 250 } else { 100 };
+        let length = if random.chance(long) { random.between(S, 10 * S) } else { length };
         let until = (now + length).min(self.plan.storm_end);
         let all = random.chance(50);
         let one = random.below(self.options.nodes.into()) as u16;
         for node in (0..self.options.nodes).filter(|n| all || *n == one) {
             self.hosts[usize::from(node)].paused = true;
             self.queue.push(until, Happening::Resume { node });
+            self.freeze_some(node, until);
         }
     }
 

@@ -14,7 +14,7 @@ const HELP: &str = "\
 oarlock-sim [--seeds N] [--from S] [--seconds T] [--jobs J] [--verbose]   run seeds
 oarlock-sim --seed S [--seconds T] [--history FILE]                       run one seed, keep what clients saw
 oarlock-sim --check FILE [--nodes N] [--strict]                           judge a history of real processes
-oarlock-sim --planted [--seeds N]                                         plant each bug and see who notices
+oarlock-sim --planted [--bug NAME] [--seeds N]                            plant each bug and see who notices
   --seeds N     how many seeds must count (default 20); a seed with too little load is replaced
   --from S      the first seed (default 1)
   --seconds T   simulated seconds of each (default 60)
@@ -34,6 +34,7 @@ struct Arguments {
     replay: bool,
     strict: bool,
     planted: bool,
+    bug: Option<String>,
     history: Option<String>,
     check: Option<String>,
 }
@@ -60,6 +61,7 @@ fn arguments() -> Result<Arguments, String> {
             "--segments" => arguments.options.segments = Some(true),
             "--sockets" => arguments.options.segments = Some(false),
             "--planted" => arguments.planted = true,
+            "--bug" => arguments.bug = Some(value()?),
             "--help" | "-h" => return Err(HELP.into()),
             other => return Err(format!("unknown argument {other:?}\n\n{HELP}")),
         }
@@ -276,6 +278,9 @@ mod planted {
         let mut all = true;
         for bug in Bug::all() {
             let name = bug.name();
+            if arguments.bug.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
             if let Some((_, why)) = UNSEEN.iter().find(|(unseen, _)| *unseen == bug) {
                 println!("{name:<20}      -  the explorer: {why}");
                 continue;
@@ -305,6 +310,41 @@ mod planted {
             let by = if by.is_empty() { first.checker.into() } else { Vec::from_iter(by).join(" ") };
             let text: String = first.text.chars().take(120).collect();
             println!("{name:<20} {:>6}  {by:<30} {}: {text}", seed + 1 - arguments.from, first.checker);
+        }
+        all & segments(arguments)
+    }
+
+    /// Bugs of the segment that must be noticed here. All others need something between two steps of one call, which
+    /// here is one step: the stepper and the model have the word.
+    const SURE_IN_SEGMENTS: &[&str] = &[];
+
+    /// The same for bugs of the segment. They are planted in the whole process, so runs come one after the other.
+    fn segments(arguments: &super::Arguments) -> bool {
+        let options = Options { segments: Some(true), ..arguments.options.clone() };
+        let mut all = true;
+        for (name, bug) in oarlock_shm::planted::Bug::NAMED {
+            if arguments.bug.as_deref().is_some_and(|wanted| wanted != name) {
+                continue;
+            }
+            oarlock_shm::planted::plant(Some(bug));
+            let mut seeds = arguments.from..arguments.from + arguments.seeds;
+            let caught =
+                seeds.find_map(|seed| Some((seed, run(seed, &options).findings.into_iter().next()?)));
+            oarlock_shm::planted::plant(None);
+            match caught {
+                Some((seed, first)) => {
+                    let text: String = first.text.chars().take(120).collect();
+                    let (seeds, by) = (seed + 1 - arguments.from, first.checker);
+                    println!("{name:<20} {seeds:>6}  {by:<30} {by}: {text}");
+                }
+                None if SURE_IN_SEGMENTS.contains(&name) => {
+                    all = false;
+                    println!("{name:<20} {:>6}  not caught", arguments.seeds);
+                }
+                None => {
+                    println!("{name:<20}      -  the stepper: not between calls in {} seeds", arguments.seeds)
+                }
+            }
         }
         all
     }

@@ -315,6 +315,19 @@ impl World {
         self.processes[index].frozen_until = (now + length).min(self.plan.polite - 10 * MS);
     }
 
+    /// What holds a node up may hold its programs up as well, and for longer.
+    pub(crate) fn freeze_some(&mut self, node: u16, until: Time) {
+        if self.mix.attached.is_none() || !self.segment_random.chance(300) {
+            return;
+        }
+        for index in 0..self.processes.len() {
+            if self.processes[index].node == node && self.segment_random.chance(500) {
+                let longer = self.segment_random.spread(MS / 10, S);
+                self.processes[index].frozen_until = (until + longer).min(self.plan.polite - 10 * MS);
+            }
+        }
+    }
+
     /// A program finds that nothing it has in a segment can be believed: its session is over.
     fn forsake(&mut self, index: usize) {
         let (client, node) = (self.processes[index].client, self.processes[index].node);
