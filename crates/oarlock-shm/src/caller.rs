@@ -286,6 +286,11 @@ impl<C: Clock> Caller<C> {
     pub fn ask(&self, mode: Mode, party: &Party, hint: u32) -> Taken {
         let spot = Spot { slot: u32::MAX, generation: 0 };
         let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else { return Taken::NoRoom };
+        // Nobody would answer.
+        if self.vital().session.load(LOOK) != self.place.session_word {
+            self.free(own, trying);
+            return Taken::Lost(Loss::Session);
+        }
         self.wait(own, number, trying, mode)
     }
 

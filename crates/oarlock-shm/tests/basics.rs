@@ -349,3 +349,29 @@ fn a_recount_moves_every_waiter_on_and_wakes_it() {
     one.release(hold).unwrap();
     assert!(stage.admit(slot, 2, ticket, EX));
 }
+
+#[test]
+fn who_asks_after_its_session_ended_does_not_wait_for_an_answer() {
+    let mut stage = Stage::new();
+    let caller = stage.session(1);
+    stage.hub.end(SessionId(1));
+    assert_eq!(caller.ask(EX, &PARTY, 0), Taken::Lost(Loss::Session));
+    assert_eq!(caller.ask(EX, &PARTY, 0), Taken::Lost(Loss::Session), "and leaves no trace");
+}
+
+#[test]
+fn an_area_that_is_used_again_has_nothing_of_its_last_session() {
+    let mut stage = Stage::new();
+    let first = stage.hub.attach(SessionId(1), 0).unwrap();
+    stage.hub.end(SessionId(1));
+    // Its program had begun to ask before, and is killed before it goes on.
+    let cell = stage.hub.memory().geometry().entry(first.area, 0);
+    let free = State(stage.hub.memory().peek(cell));
+    stage.hub.memory().scribble(cell, free.to(EntryStage::Waiting, Some(EX), None).0);
+    stage.hub.bury(SessionId(1));
+    let second = stage.hub.attach(SessionId(2), 0).unwrap();
+    assert_eq!(second.area, first.area);
+    let left = State(stage.hub.memory().peek(cell));
+    assert_eq!(left.stage(), Some(EntryStage::Free));
+    assert!(left.generation() > free.generation());
+}

@@ -30,6 +30,14 @@ impl Hub {
 
     pub(super) fn attach_session(&mut self, session: SessionId, segment: u8) -> Option<Seat> {
         let number = self.areas.take(session, segment)?;
+        // What the program of the last session claimed after that had ended, it claims no more: it is certainly gone.
+        for entry in search::touched(&self.memory, number) {
+            let cell = &self.cells((number, entry))[entry::STATE];
+            let left = state(cell);
+            if left.stage() != Some(Stage::Free) {
+                cell.store(left.freed().0, SHOW);
+            }
+        }
         let word = &self.memory.area(number)[area::SESSION];
         let session_word = word.load(FIELD).wrapping_add(1);
         word.store(session_word, SHOW);
