@@ -82,6 +82,7 @@ fn shadow_rows(rows: &mut Vec<Row>, now: Instant, words: &dyn Words, shadow: &Sh
             age_us: micros(now, entry.claim.since),
             token: entry.token,
             told: entry.told,
+            fast: entry.fast,
         })));
     }
     for entry in shadow.queues.iter() {

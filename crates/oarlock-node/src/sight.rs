@@ -67,7 +67,8 @@ impl Node {
         let spaces = self.config.spaces.iter().zip(&self.spaces).map(|(config, space)| {
             let (resources, mastered, waiting) = space.locks.sizes();
             let counters = *space.locks.counters();
-            SpaceStatus { name: config.name.clone(), resources, mastered, waiting, counters }
+            let tally = space.words.tally();
+            SpaceStatus { name: config.name.clone(), resources, mastered, waiting, counters, tally }
         });
         Status {
             cluster: self.config.cluster.clone(),
@@ -111,6 +112,19 @@ impl Node {
                 }
             }
         }
+        let (mut grants, mut considered, mut handed_over) = (0u64, 0u64, 0u64);
+        for tally in self.spaces.iter().map(|space| space.words.tally()) {
+            // Programs count in their own entries: whatever stands there must not stop the node.
+            grants = grants.wrapping_add(tally.grants);
+            considered = considered.wrapping_add(tally.considered);
+            handed_over = handed_over.wrapping_add(tally.handed_over);
+        }
+        let fast = [
+            ("fast_grants", "Locks that programs of this node granted themselves", grants),
+            ("fast_considered", "Releases by these that left less needed than owned", considered),
+            ("fast_handed_over", "Releases by these that handed over to a waiter", handed_over),
+        ];
+        counters.extend(fast.map(|(name, help, value)| Counter { name, help, value }));
         let circuits = self.circuits.counters();
         let list = circuits.peers.list().chain(circuits.door.list());
         counters.extend(list.map(|(name, help, value)| Counter { name, help, value }));

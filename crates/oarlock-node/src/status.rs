@@ -7,6 +7,7 @@ use oarlock_circuit::CircuitStatus;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::message::form::Phase;
+use oarlock_layout::segment::Tally;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct SpaceStatus {
     pub waiting: usize,
     /// What it has counted.
     pub counters: oarlock_lock::Counters,
+    /// What its programs did by themselves.
+    pub tally: Tally,
 }
 
 /// A number that only grows.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -359,6 +359,115 @@ fn where_no_segments_are_wanted_every_lock_is_asked_for() {
     assert_eq!(line.attach().unwrap_err().code, Code::NoSegment);
     line.own("x");
     solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+}
+
+#[test]
+fn people_can_tell_what_programs_granted_themselves() {
+    let solo = solo("");
+    solo.run(&["status"]).expect(0, &["grants   0 so far"]);
+    let program = Program::attach(&solo.socket());
+    program.line.own("x");
+    for _ in 0..10 {
+        program.give_back(program.held("x"));
+    }
+    let hold = program.held("x");
+    program.line.ask(1, "y", Flags::empty());
+    assert!(matches!(program.line.hear(), Reply::Granted(_)));
+
+    let shown = |name: &str| solo.run(&["locks", "show", name, "-o", "json"]).expect(0, &[]).json();
+    assert_eq!(shown("x")["resources"][0]["holders"][0]["fast"], true);
+    assert_eq!(shown("y")["resources"][0]["holders"][0]["fast"], false);
+    solo.run(&["locks", "show", "x"]).expect(0, &["held EX by solo pid", "(by hand) for", ", fast"]);
+    assert!(!solo.run(&["locks", "show", "y"]).expect(0, &["held EX by solo pid"]).out.contains("fast"));
+
+    let status = solo.run(&["status", "-o", "json"]).expect(0, &[]).json();
+    let space = &status["spaces"][0];
+    let of = |key: &str| space[key].as_u64().unwrap_or_else(|| panic!("{key} in {space}"));
+    assert_eq!((of("grants"), of("fast_grants"), of("attached_sessions")), (2, 11, 1));
+    assert_eq!(space["segment"], true);
+    solo.run(&["status"])
+        .expect(0, &["grants   2 so far", "fast     11 more by programs themselves (1 attached)"]);
+    let counter = |name: &str| {
+        let said = solo.run(&["metrics", "-o", "json", "--where", &format!("counter={name}")]).expect(0, &[]);
+        said.json()["counters"][0]["value"].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    };
+    assert_eq!((counter("local_grants"), counter("fast_grants"), counter("fast_handed_over")), (2, 11, 0));
+    assert_eq!(counter("fast_considered"), of("fast_considered"));
+    program.give_back(hold);
+    // What has been counted stays so when the session is over and its place is another's.
+    program.leave();
+    Program::attach(&solo.socket()).leave();
+    until("both have left", || {
+        let status = solo.run(&["status", "-o", "json"]).json();
+        status["spaces"][0]["attached_sessions"] == 0
+    });
+    assert_eq!(counter("fast_grants"), 11);
+}
+
+#[test]
+fn monitors_can_tell_too() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut solo = Solo::new("");
+    solo.write(&solo.read().replace("[cluster]", &format!("api = \"127.0.0.1:{port}\"\n[cluster]")));
+    solo.start();
+    let program = Program::attach(&solo.socket());
+    program.line.own("x");
+    program.give_back(program.held("x"));
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    for line in [
+        "\noarlock_lock_grants_total{space=\"default\",how=\"fast\"} 1\n",
+        "\noarlock_fast_grants_total 1\n",
+        "\noarlock_attached_sessions{space=\"default\"} 1.0\n",
+    ] {
+        assert!(text.contains(line), "`{line}` is not in\n{text}");
+    }
+}
+
+/// A mapping is larger than anything that such a limit allows, although it costs next to no memory.
+#[test]
+fn without_address_space_a_node_serves_all_the_same_and_says_what_is_wrong() {
+    let mut solo = Solo::new("");
+    let limited = |args: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("ulimit -v 4000000; exec \"$0\" \"$@\"");
+        command.arg(env!("CARGO_BIN_EXE_oarlock")).args(args);
+        command
+    };
+    solo.start_as(limited(&["serve", "--config", solo.config().to_str().unwrap()]));
+    let said = solo.run(&["status"]).expect(0, &["healthy", "OAR-2206", "programs must ask the node"]);
+    assert!(!said.out.contains("fast "), "{}", said.out);
+    let line = Line::open(&solo.socket());
+    assert_eq!(line.attach().unwrap_err().code, Code::NoSegment);
+    line.own("x");
+    let socket = solo.socket();
+    let doctor = ["doctor", "-o", "wide", "--socket", socket.to_str().unwrap()];
+    let said = support::Said::of(limited(&doctor).output().unwrap());
+    said.expect(0, &["GiB of address space", "LimitAS=infinity", "OAR-2206"]);
+}
+
+#[test]
+fn a_doctor_tries_segments_and_compares_clocks() {
+    let solo = solo("");
+    let socket = solo.socket();
+    let doctor = |more: &[&str]| {
+        let args = ["doctor", "-o", "json", "--socket", socket.to_str().unwrap()];
+        solo.run(&[&args[..], more].concat()).expect(0, &[]).json()["checks"].clone()
+    };
+    let verdict = |checks: &serde_json::Value, name: &str| {
+        let check =
+            checks.as_array().unwrap().iter().find(|c| c["check"] == name).expect("the check").clone();
+        (check["verdict"].as_str().unwrap().to_owned(), check["found"].as_str().unwrap().to_owned())
+    };
+    let checks = doctor(&[]);
+    assert_eq!(verdict(&checks, "shared segments").0, "ok", "{checks}");
+    assert_eq!(verdict(&checks, "attachment").0, "ok", "{checks}");
+    solo.write(&solo.read().replace("[cluster]", "segments = false\n[cluster]"));
+    let checks = doctor(&["-c", solo.config().to_str().unwrap()]);
+    let (verdict, found) = verdict(&checks, "shared segments");
+    assert!(verdict == "ok" && found.contains("not wanted"), "{found}");
 }
 
 // ----- another process --------------------------------------------------------------------------------------

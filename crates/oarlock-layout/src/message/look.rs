@@ -101,6 +101,8 @@ pub struct Holder {
     pub token: Token,
     /// It was told that it blocks somebody who wants this.
     pub told: Option<Mode>,
+    /// Its program granted it to itself.
+    pub fast: bool,
 }
 
 /// A waiting lock.
@@ -258,6 +260,7 @@ impl Wire for What {
                 out.u64(h.age_us);
                 h.token.encode(out);
                 out.mode_option(h.told);
+                out.bool(h.fast);
             }
             What::Waiter(w) => {
                 out.u8(2);
@@ -313,6 +316,7 @@ impl Wire for What {
                 age_us: r.u64()?,
                 token: Token::decode(r)?,
                 told: r.mode_option()?,
+                fast: r.bool("fast")?,
             }),
             2 => What::Waiter(Waiter {
                 party: Party::decode(r)?,

@@ -198,9 +198,9 @@ fn what() -> impl Strategy<Value = What> {
     let modes = (of(mode()), of(mode()), of(mode()), of(mode()));
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
-        (party(), mode(), any::<u64>(), token(), of(mode())).prop_map(
-            |(party, mode, age_us, token, told)| {
-                What::Holder(Holder { party, mode, age_us, token, told })
+        (party(), mode(), any::<u64>(), token(), of(mode()), any::<bool>()).prop_map(
+            |(party, mode, age_us, token, told, fast)| {
+                What::Holder(Holder { party, mode, age_us, token, told, fast })
             }
         ),
         (party(), mode(), of(mode()), kind(), any::<u64>()).prop_map(

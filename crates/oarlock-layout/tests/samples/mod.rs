@@ -125,6 +125,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                 age_us: 0x0a0b,
                 token: token(),
                 told: Some(Mode::EX),
+                fast: true,
             })),
         ),
         (

@@ -3,10 +3,15 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
-use oarlock_layout::limit::SESSIONS_MAX;
+use oarlock_layout::id::SpaceId;
+use oarlock_layout::limit::{RESOURCES_MAX_DEFAULT, SESSIONS_MAX};
+use oarlock_layout::message::session::{Reply, Request};
+use oarlock_layout::segment::Geometry;
+use oarlock_shm::{MapError, Memory};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
@@ -18,13 +23,17 @@ use super::{config, connect, serve, status};
 use crate::config::Config;
 use crate::console::doc::{Question, Status};
 use crate::host::datagrams::Datagrams;
-use crate::host::{child, door, poll};
+use crate::host::{child, clock as host_clock, door, poll};
 use crate::problem::{Problem, Result};
 
 /// The oldest kernel Oarlock is tested on.
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Below this a burst of datagrams is lost before the engine has read it.
 const SOCKET_BUFFER_MIN: usize = 1 << 20;
+
+const GIB: f64 = (1u64 << 30) as f64;
+/// A node that takes longer for an attachment has other worries.
+const ATTACH_MAX: Duration = Duration::from_secs(2);
 
 /// How a check ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -92,20 +101,25 @@ fn row(c: &Check) -> Vec<Cell> {
 /// Runs all checks, whichever are shown; fails if one of them is bad.
 pub fn run(command: &Doctor) -> Result<()> {
     let plan = CHECKS.plan(&command.ask.list)?;
-    let mut checks = vec![kernel(), clock(), descriptors(), memfd(), pidfd(), epoll()];
+    let mut checks = vec![kernel(), clock(), descriptors(), pidfd(), epoll()];
     checks.extend(datagrams());
     let mut configured = None;
+    let mut sizes = Some(vec![RESOURCES_MAX_DEFAULT]);
     if let Some(file) = &command.config {
         let config = Config::load(file);
         let mut places = Vec::new();
         if let Ok(config) = &config {
             configured = Some(config.socket.clone());
+            sizes = config.segments.then(|| config.spaces.iter().map(|s| s.resources_max).collect());
             places = addresses(config);
         }
         checks.push(configuration(config));
         checks.extend(places);
     }
-    checks.push(daemon(command.ask.connect.socket.as_deref(), configured.as_deref()));
+    checks.push(segments(sizes.as_deref()));
+    let (socket, configured) = (command.ask.connect.socket.as_deref(), configured.as_deref());
+    checks.push(daemon(socket, configured));
+    checks.extend(attachment(socket, configured));
     let bad: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Bad).map(|c| c.check).collect();
     let problem = (!bad.is_empty()).then(|| {
         Problem::new(Code::Failed, format!("bad: {}", bad.join(", ")))
@@ -155,9 +169,74 @@ fn descriptors() -> Check {
     )
 }
 
-fn memfd() -> Check {
-    let made = rustix::fs::memfd_create("oarlock-doctor", rustix::fs::MemfdFlags::CLOEXEC);
-    Check::of("memfd", made.is_ok(), answer(&made), "a seccomp profile may forbid memfd_create")
+/// Could a node make segments for lockspaces of these sizes, and a program map them?
+fn segments(sizes: Option<&[u32]>) -> Check {
+    let check = "shared segments";
+    let Some(sizes) = sizes else {
+        return Check::new(check, Verdict::Ok, "not wanted: segments = false in [node]", "");
+    };
+    let geometry = |size: &u32| Geometry::of_space(*size);
+    let bytes: usize = sizes.iter().map(|size| geometry(size).cells() * 8).sum();
+    let room = format!("{:.1} GiB of address space, in memory only where it is used", bytes as f64 / GIB);
+    // All at once, as a node keeps them.
+    let made = |size| Memory::create("oarlock-doctor", geometry(size), 0);
+    let tried = sizes
+        .iter()
+        .map(made)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .and_then(|all| all.iter().try_for_each(|(_, fd)| Memory::open(fd).map(|_| ())));
+    match tried {
+        Ok(()) => Check::new(check, Verdict::Ok, format!("work; {room}"), ""),
+        Err(e @ MapError::Kernel { what: "mapped", .. }) => {
+            let allowed = getrlimit(Resource::As).current;
+            let limit = allowed.map_or("no limit".into(), |bytes| format!("a limit of {} MiB", bytes >> 20));
+            let next = "ulimit -v unlimited, or LimitAS=infinity in the unit; else programs ask the node for every lock";
+            Check::new(check, Verdict::Warn, format!("{e}: they need {room}, and there is {limit}"), next)
+        }
+        Err(e) => {
+            let next = "a seccomp profile may forbid memfd_create or its seals; else programs ask the node for every lock";
+            Check::new(check, Verdict::Warn, e.to_string(), next)
+        }
+    }
+}
+
+/// Would the running node let a program of this place grant itself? Nothing is said of a node that does not answer:
+/// another line does that.
+fn attachment(socket: Option<&Path>, configured: Option<&Path>) -> Option<Check> {
+    let check = "attachment";
+    let path = place(socket, configured).ok()?.0;
+    let mut session = Session::open(&path, "oarlock").ok()?;
+    let before = host_clock::monotonic();
+    session.send(&Request::Attach { request: 0, space: SpaceId(0) }).ok()?;
+    let reply = session.receive(Some(Instant::now() + ATTACH_MAX)).ok()??;
+    let after = host_clock::monotonic();
+    Some(match reply {
+        Reply::Attached(attached) => {
+            session.send(&Request::Detach).ok()?;
+            attached_at(check, attached.now, before, after)
+        }
+        Reply::Denied { why, .. } => {
+            let next = "`shared segments` above, `segments` in [node], and the node's log";
+            Check::new(check, Verdict::Warn, format!("{} {}", why.code, why.text), next)
+        }
+        _ => return None,
+    })
+}
+
+/// A lease that one clock ends and another judges is none.
+fn attached_at(check: &'static str, theirs: u64, before: u64, after: u64) -> Check {
+    if (before..=after).contains(&theirs) {
+        return Check::new(
+            check,
+            Verdict::Ok,
+            "programs may grant themselves, and the node's clock is ours",
+            "",
+        );
+    }
+    let off = theirs.abs_diff(before.midpoint(after)) as f64 / 1e9;
+    let next =
+        "one time namespace for the node and its programs; in another they ask the node for every lock";
+    Check::new(check, Verdict::Warn, format!("the node's clock is {off:.3} s from ours"), next)
 }
 
 fn pidfd() -> Check {
@@ -290,13 +369,16 @@ fn ask(socket: &Path) -> Result<Status> {
     Session::open(socket, "oarlock")?.document(&Question::Status)
 }
 
-fn daemon(socket: Option<&Path>, configured: Option<&Path>) -> Check {
-    let place = match (socket, configured) {
+fn place<'a>(socket: Option<&Path>, configured: Option<&Path>) -> Result<(PathBuf, &'a str)> {
+    match (socket, configured) {
         // Whoever names a configuration asks about its node, not about some other one.
         (None, Some(path)) => Ok((path.into(), "its configuration")),
         _ => connect::find(socket),
-    };
-    let asked = place.and_then(|(path, how)| Ok((ask(&path)?, how)));
+    }
+}
+
+fn daemon(socket: Option<&Path>, configured: Option<&Path>) -> Check {
+    let asked = place(socket, configured).and_then(|(path, how)| Ok((ask(&path)?, how)));
     match asked {
         Ok((s, how)) if s.healthy => {
             Check::new("daemon", Verdict::Ok, format!("{} serves ({how})", s.node), "")
@@ -310,5 +392,22 @@ fn daemon(socket: Option<&Path>, configured: Option<&Path>) -> Check {
             let verdict = if socket.is_some() { Verdict::Bad } else { Verdict::Warn };
             Check::new("daemon", verdict, format!("{} {}", p.code, p.what), p.try_next)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The node looks at its clock between our question and its answer.
+    #[test]
+    fn a_clock_of_another_namespace_is_noticed() {
+        for (theirs, verdict) in
+            [(9, Verdict::Warn), (10, Verdict::Ok), (20, Verdict::Ok), (21, Verdict::Warn)]
+        {
+            assert_eq!(attached_at("attachment", theirs, 10, 20).verdict, verdict, "{theirs}");
+        }
+        let check = attached_at("attachment", 7_000_000_000, 1_000_000_000, 3_000_000_000);
+        assert!(check.found.contains("5.000 s") && check.try_next.contains("time namespace"), "{check:?}");
     }
 }

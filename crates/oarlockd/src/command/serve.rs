@@ -78,12 +78,13 @@ pub fn run(args: &Serve) -> Result<()> {
     let (to_engine, control) = mpsc::channel();
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
     console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
-    let (words, segments) = words(&config);
+    let Kept { words, segments, problems } = Kept::of(&config);
     let node = node(&config, before, state, &key, &secret, words);
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
         node,
         segments,
+        problems,
         poll: Box::new(poll),
         spin: Spin::new(config.spin),
         datagrams: sockets.datagrams,
@@ -132,24 +133,31 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
 type AllWords = Vec<Box<dyn Words + Send>>;
 
 /// Where each lockspace keeps its held locks: in a segment, if there can be one.
-fn words(config: &Config) -> (AllWords, Vec<Option<Arc<Segment>>>) {
-    let one = |space: &Space| -> (Box<dyn Words + Send>, Option<Arc<Segment>>) {
-        let plain = || Box::new(PlainWords::new(space.resources_max));
-        if !config.segments {
-            return (plain(), None);
+#[derive(Default)]
+struct Kept {
+    words: AllWords,
+    segments: Vec<Option<Arc<Segment>>>,
+    problems: Vec<(Code, String)>,
+}
+
+impl Kept {
+    fn of(config: &Config) -> Kept {
+        let mut kept = Kept::default();
+        for space in &config.spaces {
+            let made = config.segments.then(|| segment(space)).transpose().unwrap_or_else(|e| {
+                let text = format!("programs must ask the node for every lock of {}: {e}", space.name);
+                warn!("{text}");
+                kept.problems.push((Code::NoSegment, text));
+                None
+            });
+            kept.words.push(match &made {
+                Some(segment) => Box::new(Hub::new(Arc::clone(&segment.memory))),
+                None => Box::new(PlainWords::new(space.resources_max)),
+            });
+            kept.segments.push(made.map(Arc::new));
         }
-        match segment(space) {
-            Ok(segment) => (Box::new(Hub::new(Arc::clone(&segment.memory))), Some(Arc::new(segment))),
-            Err(e) => {
-                warn!(
-                    "lockspace {} has no segment, so programs ask the node for every lock of it: {e}",
-                    space.name
-                );
-                (plain(), None)
-            }
-        }
-    };
-    config.spaces.iter().map(one).unzip()
+        kept
+    }
 }
 
 fn segment(space: &Space) -> Result<Segment, MapError> {

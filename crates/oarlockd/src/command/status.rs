@@ -42,6 +42,14 @@ fn page(s: &Status) -> String {
         0 => String::new(),
         n => format!(", {:.1} % without a message", 100.0 * sum(|s| s.covered_grants) as f64 / n as f64),
     };
+    let fast = match sum(|s| s.attached_sessions) + sum(|s| s.fast_grants) {
+        0 => None,
+        _ => Some(format!(
+            "fast     {} more by programs themselves ({} attached)",
+            sum(|s| s.fast_grants),
+            sum(|s| s.attached_sessions)
+        )),
+    };
     let mut out = vec![
         format!(
             "cluster {}   {health}   epoch {}   node {} (run {})",
@@ -55,12 +63,15 @@ fn page(s: &Status) -> String {
             counted(s.sessions, "session")
         ),
         format!("grants   {grants} so far{covered}"),
+    ];
+    out.extend(fast);
+    out.extend([
         format!(
             "spaces   {}",
             s.spaces.iter().map(|s| format!("{} ({})", s.name, s.order)).collect::<Vec<_>>().join(", ")
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
-    ];
+    ]);
     if s.grants_wait_ms > 0 {
         out.push(format!("wait     grants begin in {}", waiting::age(s.grants_wait_ms * 1000)));
     }
@@ -282,6 +293,11 @@ mod tests {
                 waiting: 1,
                 grants: 8,
                 covered_grants: 6,
+                segment: true,
+                attached_sessions: 1,
+                fast_grants: 4000,
+                fast_considered: 30,
+                fast_handed_over: 20,
                 messages: 3,
             }],
             sessions: 1,
@@ -306,6 +322,7 @@ mod tests {
                 && page.contains("75.0 %")
                 && page.contains("OAR-3101")
         );
+        assert!(page.contains("4000 more by programs themselves (1 attached)"), "{page}");
         assert!(page.contains("5 resources, 1 session on this node"), "{page}");
         assert!(page.lines().count() <= 10 && page.lines().all(|l| l.len() <= 80), "{page}");
     }

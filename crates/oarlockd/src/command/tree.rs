@@ -188,7 +188,8 @@ pub fn why(name: &str, locks: &Locks) -> String {
     for h in &resource.holders {
         let told =
             h.told.as_ref().map_or(String::new(), |m| format!("; it was told that somebody wants {m}"));
-        out.push(format!("  held {} by {} for {}{told}", h.mode, party(&h.party), age(h.age_us)));
+        let fast = if h.fast { ", fast" } else { "" };
+        out.push(format!("  held {} by {} for {}{fast}{told}", h.mode, party(&h.party), age(h.age_us)));
     }
     for n in resource.nodes.iter().filter(|n| keeps(n)) {
         let need = n.need.as_ref().map_or("nobody inside".to_owned(), |m| format!("its programs need {m}"));
@@ -242,6 +243,7 @@ mod tests {
             fence: "90117".into(),
             local: 0,
             told: Some("EX".into()),
+            fast: false,
         }
     }
 

@@ -105,6 +105,7 @@ mod tests {
             fence: "1".into(),
             local: 0,
             told: None,
+            fast: false,
         };
         let waiter = |lock: &str, ahead| Waiter {
             party: who("node-a", 5, "x", lock),

@@ -147,10 +147,25 @@ pub struct Space {
     pub mastered: u64,
     /// Locks of programs of this node that wait.
     pub waiting: u64,
-    /// Locks granted to programs of this node so far.
+    /// Locks that the node has granted to its programs so far.
     pub grants: u64,
     /// Of these, without waiting for a message.
     pub covered_grants: u64,
+    /// It has a segment, in which programs may grant themselves.
+    #[serde(default)]
+    pub segment: bool,
+    /// Sessions that may do so now.
+    #[serde(default)]
+    pub attached_sessions: u64,
+    /// Locks that programs have granted themselves so far; none of them is among `grants`.
+    #[serde(default)]
+    pub fast_grants: u64,
+    /// Releases of these after which less was needed than owned.
+    #[serde(default)]
+    pub fast_considered: u64,
+    /// Releases of these that handed over to a waiter.
+    #[serde(default)]
+    pub fast_handed_over: u64,
     /// Lock messages sent to other nodes so far.
     pub messages: u64,
 }
@@ -272,6 +287,9 @@ pub struct Holder {
     pub local: u64,
     /// It was told that it blocks somebody who wants this.
     pub told: Option<String>,
+    /// Its program granted it to itself.
+    #[serde(default)]
+    pub fast: bool,
 }
 
 /// A waiting lock.

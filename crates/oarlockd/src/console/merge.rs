@@ -59,6 +59,7 @@ impl Merged {
                 fence: h.token.fence.number().to_string(),
                 local: h.token.local,
                 told: mode(h.told),
+                fast: h.fast,
             }),
             What::Waiter(w) => {
                 let place = self.waiters.iter().filter(|(kind, n, ..)| *kind == w.kind && *n == id).count();
@@ -214,6 +215,7 @@ mod tests {
                 age_us: 1,
                 token: Token::default(),
                 told: None,
+                fast: false,
             })
         };
         let waits = |session, number| match waiter(1, Kind::Convert) {

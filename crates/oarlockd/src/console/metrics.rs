@@ -99,7 +99,7 @@ struct All(Snapshot);
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Snapshot { now, began, status, counters } = &self.0;
+        let Snapshot { now, began, status, counters, .. } = &self.0;
         for c in counters {
             let metric = ConstCounter::new(c.value);
             metric.encode(encoder.encode_descriptor(c.name, c.help, None, MetricType::Counter)?)?;
@@ -138,6 +138,12 @@ impl Collector for All {
         )?;
         family("space_mastered", "Resources this node decides about", "space", &space(|s| s.mastered))?;
         family("space_waiting", "Locks of this node's programs that wait", "space", &space(|s| s.waiting))?;
+        family(
+            "attached_sessions",
+            "Sessions whose programs may grant themselves locks of the lockspace",
+            "space",
+            &space(|s| s.tally.attached as usize),
+        )?;
 
         let circuits = || peers().filter_map(|m| Some((m.name.as_str(), m.circuit.as_ref()?.counters)));
         let values = circuits().map(|(node, c)| ([("node", node)], c.datagrams_sent));
@@ -145,7 +151,8 @@ impl Collector for All {
         let values = circuits().map(|(node, c)| ([("node", node)], c.resent));
         count(&mut encoder, "circuit_resent", "Segments sent to the member again", values)?;
         let values = status.spaces.iter().flat_map(|s| {
-            s.counters.grants_by_how().map(|(how, n)| ([("space", s.name.as_str()), ("how", how)], n))
+            let hows = s.counters.grants_by_how().chain([("fast", s.tally.grants)]);
+            hows.map(|(how, n)| ([("space", s.name.as_str()), ("how", how)], n))
         });
         count(&mut encoder, "lock_grants", "Locks granted to programs of this node", values)?;
         let values = status.spaces.iter().flat_map(|s| {

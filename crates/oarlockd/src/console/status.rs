@@ -20,18 +20,24 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         .iter()
         .zip(&config.members)
         .map(|(m, c)| member(config, snapshot, m, c.address.to_string()));
-    let spaces = s.spaces.iter().zip(&config.spaces).map(|(s, c)| doc::Space {
-        name: s.name.clone(),
-        order: c.order.name().into(),
-        retain: c.retain,
-        resources: s.resources as u64,
-        resources_max: c.resources_max.into(),
-        mastered: s.mastered as u64,
-        waiting: s.waiting as u64,
-        grants: s.counters.local_grants,
-        covered_grants: s.counters.covered_grants,
-        messages: s.counters.messages_sent(),
-    });
+    let spaces =
+        s.spaces.iter().zip(&config.spaces).zip(&snapshot.segments).map(|((s, c), segment)| doc::Space {
+            name: s.name.clone(),
+            order: c.order.name().into(),
+            retain: c.retain,
+            resources: s.resources as u64,
+            resources_max: c.resources_max.into(),
+            mastered: s.mastered as u64,
+            waiting: s.waiting as u64,
+            grants: s.counters.local_grants,
+            covered_grants: s.counters.covered_grants,
+            segment: *segment,
+            attached_sessions: s.tally.attached.into(),
+            fast_grants: s.tally.grants,
+            fast_considered: s.tally.considered,
+            fast_handed_over: s.tally.handed_over,
+            messages: s.counters.messages_sent(),
+        });
     doc::Status {
         v: doc::VERSION,
         cluster: s.cluster.clone(),

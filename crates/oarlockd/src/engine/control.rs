@@ -28,6 +28,8 @@ pub type Looked = Box<dyn FnOnce(Vec<(NodeId, Option<Seen>)>) + Send>;
 /// A node at one instant.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// Which lockspaces have a segment.
+    pub segments: Vec<bool>,
     /// The instant, on the engine's clock.
     pub now: Instant,
     /// When the engine began, on the same clock.

@@ -80,6 +80,8 @@ pub struct Parts {
     pub node: Node,
     /// The segments of its lockspaces; none for one whose programs ask for every lock.
     pub segments: Vec<Option<Arc<Segment>>>,
+    /// What was found wrong at the start and did not keep it from starting.
+    pub problems: Vec<(Code, String)>,
     /// Where it waits.
     pub poll: Box<dyn Poll>,
     /// How it waits.
@@ -491,13 +493,11 @@ impl Engine {
             Control::Snapshot(reply) => {
                 let mut counters = self.p.node.counters();
                 counters.extend(self.counters());
+                let mut status = self.p.node.status(now);
+                status.problems.extend(self.p.problems.iter().cloned());
+                let segments = self.p.segments.iter().map(Option::is_some).collect();
                 // Whoever asked may have left meanwhile.
-                let _ = reply.send(Snapshot {
-                    now,
-                    began: self.began,
-                    status: self.p.node.status(now),
-                    counters,
-                });
+                let _ = reply.send(Snapshot { now, began: self.began, status, counters, segments });
             }
             Control::Look { space, at, reply } => {
                 let ticket = self.next_ticket;
