@@ -10,7 +10,7 @@ use oarlock_layout::token::Fence;
 use oarlock_shm::{Answer, Caller, Hub, Memory, Spot, Taken};
 
 use crate::slate::{Slate, Watch};
-use crate::stage::{BESIDE, Cast, NAME, NEWER, OLD, SURVIVOR, THIRD, claim, lock, word};
+use crate::stage::{BESIDE, Cast, NAME, SURVIVOR, THIRD, claim, lock, whole, word};
 
 /// What an entry says of a slot as it is now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,8 @@ fn choices(state: State) -> Vec<Option<Mode>> {
     }
 }
 
-/// Do two who act stand beside each other? At any instant, whoever stands still where.
+/// Do two who act stand beside each other? At any instant, whoever stands still where. Where programs run meanwhile,
+/// only what still reads the same after both were read was so at one time: a state is never the same twice.
 pub(crate) fn exclusion(memory: &Memory) -> Result<(), String> {
     for number in 0..memory.geometry().slots {
         let lines = lines(memory, number);
@@ -54,10 +55,15 @@ pub(crate) fn exclusion(memory: &Memory) -> Result<(), String> {
             Some(Stage::Ending) => line.state.mode(),
             _ => line.state.claims(),
         };
+        let still = |line: &Line| {
+            let cell = memory.geometry().entry(line.area, line.entry) + entry::STATE;
+            memory.peek(cell) == line.state.0
+        };
         for (place, one) in lines.iter().enumerate() {
             for two in &lines[..place] {
                 if let (Some(a), Some(b)) = (claims(one), claims(two))
                     && !a.compatible(b)
+                    && [one, two].into_iter().all(still)
                 {
                     return Err(format!("two at once in slot {number}: {two:?} and {one:?}"));
                 }
@@ -145,8 +151,7 @@ pub(crate) fn drop_all(hub: &mut Hub, dead: SessionId) -> Result<(), String> {
 /// The value block is one that somebody wrote, or is not to be believed.
 pub(crate) fn value(hub: &Hub, slot: Slot) -> Result<(), String> {
     let value = hub.value(slot);
-    let known = value.sequence == 0 || value.bytes == OLD || value.bytes == NEWER;
-    if value.valid && !known { Err(format!("a torn value block: {:?}", value.bytes)) } else { Ok(()) }
+    if whole(&value) { Ok(()) } else { Err(format!("a torn value block: {:?}", value.bytes)) }
 }
 
 /// Callers find the names, or if the index may lack them, at least nothing else.

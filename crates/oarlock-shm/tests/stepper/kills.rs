@@ -94,7 +94,7 @@ impl Program<'_> {
     }
 
     fn pause(&mut self) {
-        for _ in 0..self.chance.below(64) {
+        for _ in 0..self.chance.below(16) {
             std::hint::spin_loop();
         }
     }
@@ -102,7 +102,7 @@ impl Program<'_> {
     fn round(&mut self, spots: &[Spot]) {
         let resource = self.chance.below(RESOURCES as u64) as usize;
         let mode = [NL, CR, CW, PR, PW, EX, EX, PR][self.chance.below(8) as usize];
-        let wait = self.chance.below(3) == 0;
+        let wait = self.chance.below(12) == 0;
         let party = Party { flags: Flags::VALBLK, ..Party::default() };
         let hint = self.chance.below(3) as u32;
         let hold = match self.caller.acquire(spots[resource], mode, &party, wait, hint) {
@@ -168,7 +168,7 @@ impl Program<'_> {
     fn wait(&mut self, resource: usize, mode: Mode, ticket: Ticket) -> Option<Hold> {
         let wish = 1 | (resource as u64) << 8 | (mode as u64) << 16 | u64::from(ticket.entry) << 32;
         self.slate.set(WISHES + self.number, wish);
-        let patient = self.chance.below(4) != 0;
+        let patient = self.chance.below(2) != 0;
         let hold = loop {
             match self.caller.look(ticket) {
                 Answer::Held(hold) => break Some(hold),

@@ -48,6 +48,8 @@ pub(crate) struct Belief {
     pub(crate) knock: bool,
     /// The operation said that the lock, or the session, is lost.
     pub(crate) lost: bool,
+    /// It read a value block that nobody wrote.
+    pub(crate) torn: bool,
 }
 
 impl Slate {
@@ -107,6 +109,7 @@ impl Slate {
             belief.token.map_or(0, |token| 1 + token),
             belief.knock.into(),
             belief.lost.into(),
+            belief.torn.into(),
         ];
         cells.into_iter().enumerate().for_each(|(cell, bits)| self.set(BELIEF + cell, bits));
     }
@@ -125,6 +128,7 @@ impl Slate {
             token: cell(7).checked_sub(1),
             knock: cell(8) != 0,
             lost: cell(9) != 0,
+            torn: cell(10) != 0,
         }
     }
 

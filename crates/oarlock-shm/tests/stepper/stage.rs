@@ -50,6 +50,8 @@ pub(crate) enum Op {
     Raise(Mode),
     Lower(Mode),
     Write,
+    /// Reads the value block.
+    Read,
     /// Marks the value block as not to be believed, and gives the lock back.
     SpoilAndRelease,
     /// Asks the node for another mode.
@@ -99,7 +101,7 @@ const fn with(name: &'static str, op: Op, holds: Mode) -> Scene {
 }
 
 /// Every operation, in the places where it goes different ways.
-pub(crate) const SCENES: [Scene; 26] = [
+pub(crate) const SCENES: [Scene; 27] = [
     scene("find", Op::Find),
     scene("acquire-ex", Op::Acquire(EX, true)),
     Scene { beside: Some(PR), ..scene("acquire-pr-beside-pr", Op::Acquire(PR, true)) },
@@ -121,6 +123,7 @@ pub(crate) const SCENES: [Scene; 26] = [
     Scene { beside: Some(CR), ..with("lower-pw-to-cr", Op::Lower(CR), PW) },
     Scene { behind: Some(PR), ..with("lower-with-somebody-behind", Op::Lower(CR), EX) },
     Scene { values: true, ..with("write-a-value", Op::Write, EX) },
+    Scene { values: true, beside: Some(PW), ..with("read-a-value", Op::Read, CR) },
     Scene { values: true, beside: Some(CR), ..with("spoil-a-value", Op::SpoilAndRelease, PW) },
     Scene { beside: Some(CR), ..with("ask-for-a-mode", Op::Ask(CW), PR) },
     Scene { beside: Some(PR), ..with("ask-for-what-does-not-fit", Op::Ask(EX), PR) },
@@ -364,6 +367,11 @@ impl Cast {
                 caller.write_value(hold, Some(NEWER));
                 (Have::Hold(hold), holding(hold))
             }
+            Op::Read => {
+                let hold = hold.expect("a lock");
+                let torn = caller.value(hold).is_some_and(|value| !whole(&value));
+                (Have::Hold(hold), Belief { torn, ..holding(hold) })
+            }
             Op::SpoilAndRelease => {
                 let hold = hold.expect("a lock");
                 caller.write_value(hold, None);
@@ -420,6 +428,11 @@ impl Cast {
         }
         crate::tracee::mark();
     }
+}
+
+/// Is it one that somebody wrote, or not to be believed?
+pub(crate) fn whole(value: &Value) -> bool {
+    !value.valid || value.sequence == 0 || value.bytes == OLD || value.bytes == NEWER
 }
 
 fn holding(hold: Hold) -> Belief {

@@ -39,6 +39,8 @@ pub(crate) enum Event {
     Decide,
     /// The survivor gives back what it has.
     Release,
+    /// The survivor writes the value block so often.
+    Write(u32),
     /// Another node takes the segment over.
     Adopt,
 }
@@ -55,8 +57,9 @@ impl Event {
     }
 }
 
-/// What somebody else gets then, and whether it gives it back before the subject goes on.
-pub(crate) type Third = Option<(Mode, bool)>;
+/// What somebody gets then, whether it keeps it until the subject has gone on, and who: another session, or another
+/// thread of the subject.
+pub(crate) type Third = Option<(Mode, bool, u32)>;
 
 const KEEPS: bool = true;
 const GOES: bool = false;
@@ -77,40 +80,48 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
     }
     let mut events = Vec::new();
     for victim in victims {
-        for third in [Some((EX, KEEPS)), Some((EX, GOES))] {
+        for third in [Some((EX, KEEPS, THIRD)), Some((EX, GOES, THIRD))] {
             events.push((Event::Death(victim), third));
         }
+        events.push((Event::Death(victim), Some((CR, KEEPS, SUBJECT))));
         if all {
-            events.push((Event::Death(victim), Some((PR, KEEPS))));
+            events.push((Event::Death(victim), Some((PR, KEEPS, THIRD))));
+            events.push((Event::Death(victim), Some((EX, GOES, SUBJECT))));
             events.push((Event::Death(victim), None));
         }
     }
     events.extend([
         (Event::Nothing, None),
-        (Event::Nothing, Some((EX, KEEPS))),
-        (Event::Reuse, Some((EX, KEEPS))),
+        (Event::Nothing, Some((EX, KEEPS, THIRD))),
+        (Event::Reuse, Some((EX, KEEPS, THIRD))),
         (Event::Reuse, None),
-        (Event::Lower, Some((CR, KEEPS))),
+        (Event::Lower, Some((CR, KEEPS, THIRD))),
         (Event::Epoch, None),
-        (Event::End, Some((EX, KEEPS))),
+        (Event::End, Some((EX, KEEPS, THIRD))),
         (Event::Lease, None),
         (Event::Gate, None),
-        (Event::Users, Some((EX, GOES))),
+        (Event::Users, Some((EX, GOES, THIRD))),
         (Event::Decide, None),
         (Event::Release, None),
-        (Event::Adopt, Some((EX, KEEPS))),
+        (Event::Write(1), None),
+        (Event::Write(2), None),
+        (Event::Adopt, Some((EX, KEEPS, THIRD))),
     ]);
     if all {
         events.extend([
-            (Event::Nothing, Some((EX, GOES))),
-            (Event::Nothing, Some((PR, KEEPS))),
-            (Event::Reuse, Some((EX, GOES))),
+            (Event::Nothing, Some((EX, GOES, THIRD))),
+            (Event::Nothing, Some((PR, KEEPS, THIRD))),
+            (Event::Reuse, Some((EX, GOES, THIRD))),
             (Event::Lower, None),
+            (Event::Write(3), None),
+            (Event::Nothing, Some((CR, KEEPS, SUBJECT))),
+            (Event::Adopt, Some((CR, KEEPS, SUBJECT))),
+            (Event::Users, Some((CR, KEEPS, SUBJECT))),
             (Event::End, None),
-            (Event::End, Some((EX, GOES))),
-            (Event::Users, Some((EX, KEEPS))),
-            (Event::Adopt, Some((EX, GOES))),
-            (Event::Adopt, Some((PR, KEEPS))),
+            (Event::End, Some((EX, GOES, THIRD))),
+            (Event::Users, Some((EX, KEEPS, THIRD))),
+            (Event::Adopt, Some((EX, GOES, THIRD))),
+            (Event::Adopt, Some((PR, KEEPS, THIRD))),
         ]);
     }
     events
@@ -128,6 +139,7 @@ fn happens(scene: Scene, event: Event) -> bool {
         Event::Reuse => scene.holds.is_none() && scene.beside.is_none() && !waits,
         Event::Decide => scene.waits.is_some() || scene.holds.is_some(),
         Event::Release => scene.beside.is_some(),
+        Event::Write(_) => scene.values && scene.beside.is_some_and(Mode::writes_value),
         _ => true,
     }
 }
@@ -216,6 +228,14 @@ fn happen(world: &mut World, event: Event) -> Result<Facts, String> {
             let _ = world.caller(SURVIVOR).release(cast.kept.ok_or("it holds nothing")?);
             facts.released = true;
         }
+        Event::Write(times) => {
+            for time in 0..times {
+                let bytes = if time % 2 == 0 { NEWER } else { OLD };
+                if !world.caller(SURVIVOR).write_value(cast.kept.ok_or("it holds nothing")?, Some(bytes)) {
+                    return Err("the survivor may not write".into());
+                }
+            }
+        }
         Event::Adopt => {
             let memory = world.memory().clone();
             world.hub = adopt(memory, &[SUBJECT, SURVIVOR, THIRD, VICTIM]);
@@ -256,18 +276,18 @@ pub(crate) fn decide(world: &mut World) {
 }
 
 /// The third is granted the lock, if it can be: by itself, or if the gate is set, by the node.
-fn third_gets(world: &mut World, facts: &mut Facts, mode: Mode) -> Option<Hold> {
-    let caller = world.caller(THIRD);
+fn third_gets(world: &mut World, facts: &mut Facts, mode: Mode, who: u32) -> Option<Hold> {
+    let caller = world.caller(who);
     let party = Party::default();
     let hold = match caller.acquire(facts.spot, mode, &party, false, 0) {
         Taken::Held { hold, .. } => Some(hold),
         _ if world.word().gate() => match caller.acquire(facts.spot, mode, &party, true, 0) {
             Taken::Wait(ticket) => {
-                world.hub.admit(world.cast.slot, mode, claim(THIRD, ticket.entry));
+                world.hub.admit(world.cast.slot, mode, claim(who, ticket.entry));
                 match caller.look(ticket) {
                     Answer::Held(hold) => Some(hold),
                     _ => {
-                        world.hub.refuse(lock(THIRD, ticket.entry));
+                        world.hub.refuse(lock(who, ticket.entry));
                         caller.close(ticket.entry);
                         None
                     }
@@ -305,6 +325,9 @@ fn believed(world: &mut World, facts: &mut Facts, belief: Belief) -> Result<(), 
         }
     }
     judge::explained(&memory)?;
+    if belief.torn {
+        return Err("a value block was read that nobody wrote".into());
+    }
     if let Some(found) = belief.found
         && found != cast.spot
     {
@@ -350,14 +373,16 @@ pub(crate) fn run(slate: &Slate, scene: Scene, stop: Stop, event: Event, third: 
     judge::explained(world.memory()).map_err(|error| format!("as it stands: {error}"))?;
     let mut facts = happen(&mut world, event)?;
     judge::explained(world.memory()).map_err(|error| format!("after it: {error}"))?;
+    judge::value(&world.hub, cast.slot)?;
     let mut kept = None;
-    if let Some((mode, keeps)) = third {
+    let who = third.map_or(THIRD, |(.., who)| who);
+    if let Some((mode, keeps, _)) = third {
         // Twice, so that a token count that is turned back by one is seen.
         for _ in 0..if keeps { 1 } else { 2 } {
-            let hold = third_gets(&mut world, &mut facts, mode);
+            let hold = third_gets(&mut world, &mut facts, mode, who);
             judge::explained(world.memory()).map_err(|error| format!("with the third: {error}"))?;
             match hold {
-                Some(hold) if !keeps => drop(world.caller(THIRD).release(hold)),
+                Some(hold) if !keeps => drop(world.caller(who).release(hold)),
                 _ => kept = hold,
             }
         }
@@ -366,10 +391,10 @@ pub(crate) fn run(slate: &Slate, scene: Scene, stop: Stop, event: Event, third: 
     let belief = slate.belief();
     believed(&mut world, &mut facts, belief).map_err(|error| format!("{belief:?}: {error}"))?;
     if let Some(hold) = kept {
-        if !world.caller(THIRD).holds(hold) {
+        if !world.caller(who).holds(hold) {
             return Err("the third has lost its lock".into());
         }
-        let _ = world.caller(THIRD).release(hold);
+        let _ = world.caller(who).release(hold);
     }
     // All go, one after the other.
     slate.set(slate::TIME, 0);
