@@ -369,7 +369,8 @@ impl Cast {
             }
             Op::Read => {
                 let hold = hold.expect("a lock");
-                let torn = caller.value(hold).is_some_and(|value| !whole(&value));
+                // Nobody spoils it meanwhile.
+                let torn = caller.value(hold).is_some_and(|value| !whole(&value) || !value.valid);
                 (Have::Hold(hold), Belief { torn, ..holding(hold) })
             }
             Op::SpoilAndRelease => {

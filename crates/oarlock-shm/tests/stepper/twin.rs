@@ -6,7 +6,7 @@
 
 use oarlock_layout::id::{Epoch, SessionId};
 use oarlock_layout::mode::Mode::{self, *};
-use oarlock_layout::segment::geometry::{header, slot};
+use oarlock_layout::segment::geometry::{BUFFER_CELLS, header, slot, tail};
 use oarlock_layout::segment::{Place, Stage, State, Words};
 use oarlock_layout::token::Fence;
 use oarlock_shm::{Answer, Hold, Party, Spot, Taken};
@@ -39,7 +39,7 @@ pub(crate) enum Event {
     Decide,
     /// The survivor gives back what it has.
     Release,
-    /// The survivor writes the value block so often.
+    /// The survivor writes the value block so often, and is in the middle of the next.
     Write(u32),
     /// Another node takes the segment over.
     Adopt,
@@ -103,6 +103,7 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
         (Event::Users, Some((EX, GOES, THIRD))),
         (Event::Decide, None),
         (Event::Release, None),
+        (Event::Write(0), None),
         (Event::Write(1), None),
         (Event::Write(2), None),
         (Event::Adopt, Some((EX, KEEPS, THIRD))),
@@ -235,6 +236,10 @@ fn happen(world: &mut World, event: Event) -> Result<Facts, String> {
                     return Err("the survivor may not write".into());
                 }
             }
+            let geometry = world.memory().geometry();
+            let version = world.memory().peek(geometry.tail(slot.0) + tail::VERSION);
+            let buffer = geometry.value(slot.0) + (version.wrapping_add(1) & 1) as usize * BUFFER_CELLS;
+            (buffer..buffer + BUFFER_CELLS / 2).for_each(|cell| world.memory().scribble(cell, 0x0505));
         }
         Event::Adopt => {
             let memory = world.memory().clone();
