@@ -195,6 +195,8 @@ impl Program<'_> {
 }
 
 fn program(fd: &OwnedFd, slate: &Slate, seat: Place, number: usize, seed: u64, spots: &[Spot]) {
+    // It does not outlive the test, however that ends.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("a signal");
     let (memory, slate) = (Memory::open(fd).expect("the segment"), slate.open());
     let caller = Caller::new(memory, seat, Watch { slate: slate.clone(), counts: false });
     let mut program = Program { caller, slate: &slate, number, chance: Chance(seed) };

@@ -96,7 +96,11 @@ fn killed_all(slate: &Slate) -> Result<String, String> {
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    // What follows one of these is its value, not the name of a test.
+    let valued = |flag: &str| ["--test-threads", "--skip", "--format", "--color", "-Z"].contains(&flag);
+    let filter = (0..arguments.len())
+        .find(|at| !arguments[*at].starts_with('-') && (*at == 0 || !valued(&arguments[*at - 1])))
+        .map(|at| &arguments[at]);
     let meant = |test: &&Test| {
         filter.is_none_or(|filter| test.name.contains(filter.as_str()))
             && (has("--include-ignored") || has("--ignored") == test.long)
