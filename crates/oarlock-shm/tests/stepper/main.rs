@@ -10,6 +10,7 @@
 //! | `death` | dies after each instruction, and so does the node that puts it right |
 //! | `twin` | a program stands still after each instruction, something happens, and it goes on |
 //! | `nodes` | a node stands still, a program does something, and the node goes on |
+//! | `both` | a program stands still, the node dies in the middle of a repair, another takes over |
 //! | `kills` | really killed, at any time |
 //! | `plants` | rules left out, and who notices; with the feature `planted` |
 //!
@@ -19,6 +20,8 @@
 //! ignored: `cargo test -p oarlock-shm --test stepper -- --ignored`. `OARLOCK_KILLS` and `OARLOCK_SEED` say how many
 //! are killed and when.
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod both;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod death;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -15,7 +15,7 @@ use crate::judge;
 use crate::slate::{Belief, Slate};
 use crate::stage::*;
 use crate::tracee::{Stop, Touch, Tracee, mark};
-use crate::twin::{Tally, decide};
+use crate::twin::{Tally, decide, reached};
 
 /// Entries of an area that anybody here uses.
 const USED: usize = 2;
@@ -88,7 +88,7 @@ pub(crate) fn duties(all: bool) -> Vec<(Duty, &'static str, Act)> {
 }
 
 /// A node in a program of its own, that puts everything right after its duty, and looks whether that worked.
-fn program(fd: &std::os::fd::OwnedFd, slate: &Slate, scene: Scene, duty: Duty) {
+pub(crate) fn program(fd: &std::os::fd::OwnedFd, slate: &Slate, scene: Scene, duty: Duty) {
     node(fd, slate, scene, duty, None, |world| {
         if let Err(complaint) = answers(world, duty) {
             world.slate.complain(&complaint);
@@ -140,7 +140,8 @@ fn winds_up(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-fn stops(slate: &Slate, scene: Scene, duty: Duty) -> Result<Vec<Stop>, String> {
+/// Where a node is stopped in a duty.
+pub(crate) fn stops(slate: &Slate, scene: Scene, duty: Duty) -> Result<Vec<Stop>, String> {
     let (memory, fd) = shared();
     let mut tracee = Tracee::start(slate, || program(&fd, slate, scene, duty))?;
     let trace = tracee.trace()?;
@@ -183,7 +184,7 @@ fn run(slate: &Slate, scene: Scene, stop: Stop, duty: Duty, does: Act) -> Result
     let (memory, fd) = shared();
     let mut tracee = Tracee::start(slate, || program(&fd, slate, scene, duty))?;
     let cast = World::new(private(), slate, scene).cast;
-    tracee.run_to(stop)?;
+    reached(tracee.run_to(stop)?)?;
     judge::exclusion(&memory)?;
     let (have, belief) = act(does, &cast, &memory, slate);
     judge::exclusion(&memory).map_err(|error| format!("{belief:?}: {error}"))?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::slate::Slate;
 use crate::stage::{SCENES, named};
-use crate::{death, kills, nodes, tracee, twin};
+use crate::{both, death, kills, nodes, tracee, twin};
 
 struct Test {
     name: &'static str,
@@ -20,6 +20,7 @@ const TESTS: &[Test] = &[
     Test { name: "a_node_dies_in_what_else_it_does", long: false, run: nodes_die },
     Test { name: "a_program_stands_still_and_goes_on", long: false, run: programs_stand },
     Test { name: "a_node_stands_still_and_goes_on", long: false, run: nodes_stand },
+    Test { name: "a_program_stands_still_while_its_node_dies", long: false, run: both_stand },
     Test { name: "programs_are_killed_at_any_time", long: false, run: killed },
     #[cfg(feature = "planted")]
     Test { name: "a_rule_left_out_is_noticed", long: false, run: crate::plants::all },
@@ -28,6 +29,7 @@ const TESTS: &[Test] = &[
     Test { name: "every_death_of_a_node_and_of_the_next", long: true, run: nodes_die_all },
     Test { name: "every_stop_of_a_program", long: true, run: programs_stand_all },
     Test { name: "every_stop_of_a_node", long: true, run: nodes_stand_all },
+    Test { name: "every_stop_of_a_program_and_its_node", long: true, run: both_stand_all },
     Test { name: "many_programs_are_killed", long: true, run: killed_all },
 ];
 
@@ -73,6 +75,14 @@ fn nodes_stand(slate: &Slate) -> Result<String, String> {
 
 fn nodes_stand_all(slate: &Slate) -> Result<String, String> {
     nodes::all(slate, &nodes::duties(true)).map(text)
+}
+
+fn both_stand(slate: &Slate) -> Result<String, String> {
+    both::all(slate, &[named("hand-over-ex")], 9).map(text)
+}
+
+fn both_stand_all(slate: &Slate) -> Result<String, String> {
+    both::all(slate, &SCENES, 1).map(text)
 }
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {

@@ -92,30 +92,30 @@ impl Tracee {
         self.stopped()?.ok_or_else(|| "the stepped program fell".to_owned())
     }
 
-    /// On until a stop.
-    pub(crate) fn run_to(&mut self, stop: Stop) -> Result<(), String> {
+    /// On until a stop. False if it came to its mark before.
+    pub(crate) fn run_to(&mut self, stop: Stop) -> Result<bool, String> {
         for again in 0..=stop.nth {
             let there = stop.address as ptrace::AddressType;
             let code = ptrace::read(self.pid, there).map_err(text)?;
             ptrace::write(self.pid, there, code & !0xff | 0xcc).map_err(text)?;
             ptrace::cont(self.pid, None).map_err(text)?;
-            if self.stopped()? != Some(false) {
-                return Err("it did not come to where it was to be stopped".into());
+            if self.stopped()?.ok_or("the program fell on its way to a stop")? {
+                return Ok(false);
             }
             ptrace::write(self.pid, there, code).map_err(text)?;
             let mut regs = ptrace::getregs(self.pid).map_err(text)?;
             regs.rip -= 1;
             ptrace::setregs(self.pid, regs).map_err(text)?;
             if again < stop.nth && self.step()? {
-                return Err("it came to its mark too early".into());
+                return Ok(false);
             }
         }
         for _ in 0..stop.then {
             if self.step()? {
-                return Err("it came to its mark too early".into());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// On to the next mark.

@@ -129,7 +129,7 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
 }
 
 /// Can this happen in this scene at all?
-fn happens(scene: Scene, event: Event) -> bool {
+pub(crate) fn happens(scene: Scene, event: Event) -> bool {
     let waits = scene.behind.is_some() || scene.waits.is_some();
     match event {
         Event::Death(victim) => {
@@ -162,8 +162,10 @@ pub(crate) fn stops(slate: &Slate, scene: Scene, event: Event, all: bool) -> Res
 }
 
 /// What has happened.
-struct Facts {
+pub(crate) struct Facts {
     event: Event,
+    /// By which number the node knows the subject's session.
+    subject: SessionId,
     /// The subject had not looked at its clock yet.
     early: bool,
     /// The subject was told that somebody waits.
@@ -176,18 +178,26 @@ struct Facts {
     tokens: Vec<u64>,
 }
 
+impl Facts {
+    /// Nothing has happened yet.
+    pub(crate) fn new(world: &World, event: Event, subject: SessionId) -> Facts {
+        Facts {
+            event,
+            subject,
+            early: world.slate.get(slate::LOOKS) == 0,
+            told: false,
+            counts: [0; 6],
+            released: false,
+            spot: world.cast.spot,
+            tokens: Vec::new(),
+        }
+    }
+}
+
 fn happen(world: &mut World, event: Event) -> Result<Facts, String> {
     let cast = world.cast;
     let slot = cast.slot;
-    let mut facts = Facts {
-        event,
-        early: world.slate.get(slate::LOOKS) == 0,
-        told: false,
-        counts: [0; 6],
-        released: false,
-        spot: cast.spot,
-        tokens: Vec::new(),
-    };
+    let mut facts = Facts::new(world, event, SessionId(SUBJECT));
     match event {
         Event::Nothing => {}
         Event::Death(_) => {
@@ -372,11 +382,27 @@ pub(crate) fn run(slate: &Slate, scene: Scene, stop: Stop, event: Event, third: 
     let (memory, fd) = shared();
     let mut world = World::new(memory, slate, scene);
     event.prepare(&world);
-    let mut cast = world.cast;
+    let cast = world.cast;
     let mut tracee = Tracee::start(slate, || cast.act(&fd, slate))?;
-    tracee.run_to(stop)?;
+    reached(tracee.run_to(stop)?)?;
     judge::explained(world.memory()).map_err(|error| format!("as it stands: {error}"))?;
-    let mut facts = happen(&mut world, event)?;
+    let facts = happen(&mut world, event)?;
+    goes_on(world, tracee, facts, third)
+}
+
+/// The subject is where it was to be stopped: it does the same each time.
+pub(crate) fn reached(reached: bool) -> Result<(), String> {
+    if reached { Ok(()) } else { Err("it did not come to where it was to be stopped".into()) }
+}
+
+/// After it has happened: somebody else is granted the lock, the subject goes on, and all go.
+pub(crate) fn goes_on(
+    mut world: World,
+    mut tracee: Tracee,
+    mut facts: Facts,
+    third: Third,
+) -> Result<(), String> {
+    let (mut cast, slate, event) = (world.cast, &world.slate.clone(), facts.event);
     judge::explained(world.memory()).map_err(|error| format!("after it: {error}"))?;
     judge::value(&world.hub, cast.slot)?;
     let mut kept = None;
@@ -412,12 +438,12 @@ pub(crate) fn run(slate: &Slate, scene: Scene, stop: Stop, event: Event, third: 
     slate.complaint()?;
     judge::answer(&mut world.hub);
     // A change of mode that found all belief ended leaves its entry to the end of its session.
-    let left = belief.lost && matches!(scene.op, Op::Raise(_)) && event != Event::End;
+    let left = belief.lost && matches!(cast.scene.op, Op::Raise(_)) && event != Event::End;
     if left {
         world.hub.end(SessionId(SUBJECT));
     }
     if event == Event::End || left {
-        judge::bury(&mut world.hub, SessionId(SUBJECT))?;
+        judge::bury(&mut world.hub, facts.subject)?;
     }
     cast.kept = None;
     judge::survivor_goes(&mut world.hub, &cast, slate)?;
