@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::LEASE;
 use oarlock_layout::message::session::{Attached, Request};
-use oarlock_layout::segment::geometry::{entry, slot};
+use oarlock_layout::segment::geometry::{area, entry, slot};
 use oarlock_layout::segment::{Geometry, Grant, PlainWords, Stage, State, Words};
 use oarlock_layout::time::Duration;
 use oarlock_shm::{Hub, Memory};
@@ -372,16 +372,18 @@ impl World {
 fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
     let geometry = memory.geometry();
     let mut claimed: BTreeMap<(u32, u64), [u32; 6]> = BTreeMap::new();
-    for (area, number) in (0..geometry.areas).flat_map(|area| (0..ENTRIES).map(move |number| (area, number)))
+    for (home, number) in (0..geometry.areas).flat_map(|home| (0..ENTRIES).map(move |number| (home, number)))
     {
-        let first = geometry.entry(area, number);
+        let first = geometry.entry(home, number);
         let state = State(memory.peek(first + entry::STATE));
         let Some(stage) = state.stage() else {
-            complain(format!("entry {number} of area {area} is in no stage"));
+            complain(format!("entry {number} of area {home} is in no stage"));
             continue;
         };
-        if at_rest && stage != Stage::Free {
-            complain(format!("entry {number} of area {area} is {state:?} at rest"));
+        // What a program leaves that outlives its session is nobody's, until the area is used again.
+        let live = memory.peek(geometry.area(home) + area::SESSION) & 1 == 1;
+        if at_rest && live && stage != Stage::Free {
+            complain(format!("entry {number} of area {home} is {state:?} at rest"));
         }
         let counts = matches!(stage, Stage::Held | Stage::Asking | Stage::Ending | Stage::Handed);
         if let Some(mode) = state.mode().filter(|_| counts) {

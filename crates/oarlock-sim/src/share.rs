@@ -509,7 +509,8 @@ impl Share {
         if let Some(handle) = next.handle {
             self.answer(handle, reply, out);
             if next.unlock {
-                self.locks.remove(&handle);
+                let lock = self.locks.remove(&handle).expect("its answer was to come");
+                self.caller(lock.space).close(lock.entry);
             }
         }
         true
@@ -558,7 +559,8 @@ impl Share {
                             out.told.push((handle, Told::Released));
                         }
                     }
-                    Stage::Leaving | Stage::Held(_) => out.told.push((handle, told)),
+                    Stage::Leaving => out.told.push((handle, told)),
+                    Stage::Held(_) => panic!("{:?} about a lock that it has", why.code),
                 }
             }
             _ => out.told.push((handle, Told::Released)),
