@@ -82,7 +82,7 @@ pub(crate) fn adopt(memory: Arc<Memory>, alive: &[u32]) -> Hub {
     let alive: Vec<(u32, SessionId, u8)> =
         alive.iter().map(|session| (session - 1, SessionId(*session), 0)).collect();
     let names = name_of(&memory);
-    let hub = Hub::adopt(memory, &alive, |area| SessionId(101 + area), names);
+    let mut hub = Hub::adopt(memory, &alive, |area| SessionId(101 + area), names);
     hub.renew(LEASE);
     hub
 }
