@@ -421,3 +421,57 @@ fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
         complain(format!("entries claim {modes:?} on {place:?}, which is no slot any more"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oarlock_layout::id::{Epoch, SessionId};
+    use oarlock_layout::mode::Mode;
+    use oarlock_layout::name::Name;
+    use oarlock_layout::token::Fence;
+    use oarlock_shm::{Caller, Clock, Party, Taken};
+
+    struct Still;
+
+    impl Clock for Still {
+        fn coarse(&self) -> u64 {
+            1
+        }
+    }
+
+    fn complaints(memory: &Memory, at_rest: bool) -> Vec<String> {
+        let mut all = Vec::new();
+        audit(memory, at_rest, &mut |text| all.push(text));
+        all
+    }
+
+    #[test]
+    fn an_audit_sees_a_count_without_an_entry_and_what_is_left_at_rest() {
+        let memory = Memory::private(Geometry { slots: 4, areas: 2, entries: ENTRIES }, 1);
+        let mut hub = Hub::new(memory.clone());
+        hub.renew(10);
+        let slot = hub.bind(&Name::new(b"r").unwrap()).unwrap();
+        hub.raise(slot, Mode::PR, Fence::new(Epoch(1), 1));
+        hub.clear_gate(slot);
+        let place = hub.attach(SessionId(1), 0).unwrap();
+        let caller = Caller::new(memory.clone(), place, Still);
+        assert_eq!(complaints(&memory, true), [""; 0]);
+        let spot = caller.find(b"r").unwrap();
+        let Taken::Held { hold, .. } = caller.acquire(spot, Mode::PR, &Party::default(), true, 0) else {
+            panic!("it is owned, and free");
+        };
+        assert_eq!(complaints(&memory, false), [""; 0]);
+        assert_eq!(complaints(&memory, true).len(), 2, "an entry and a count at rest");
+        let cell = memory.geometry().slot(slot.0) + slot::WORD;
+        let word = Grant(memory.peek(cell));
+        for wrong in [word.without(Mode::PR), word.with(Mode::PR).unwrap().with(Mode::PR).unwrap()] {
+            memory.scribble(cell, wrong.0);
+            assert_eq!(complaints(&memory, false).len(), 1, "{wrong:?}");
+        }
+        memory.scribble(cell, word.0);
+        caller.release(hold).unwrap();
+        assert_eq!(complaints(&memory, true), [""; 0]);
+        hub.set_gate(slot);
+        assert_eq!(complaints(&memory, true).len(), 1, "a gate without a queue");
+    }
+}
