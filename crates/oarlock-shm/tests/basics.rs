@@ -363,8 +363,10 @@ fn who_asks_after_its_session_ended_does_not_wait_for_an_answer() {
 fn an_area_that_is_used_again_has_nothing_of_its_last_session() {
     let mut stage = Stage::new();
     let first = stage.hub.attach(SessionId(1), 0).unwrap();
+    let caller = Caller::new(Arc::clone(stage.hub.memory()), first, stage.clock.clone());
+    assert_eq!(waits(caller.ask(EX, &PARTY, 0)).entry, 0);
     stage.hub.end(SessionId(1));
-    // Its program had begun to ask before, and is killed before it goes on.
+    // Its program has not seen that yet, takes the entry once more, and is killed.
     let cell = stage.hub.memory().geometry().entry(first.area, 0);
     let free = State(stage.hub.memory().peek(cell));
     stage.hub.memory().scribble(cell, free.to(EntryStage::Waiting, Some(EX), None).0);
