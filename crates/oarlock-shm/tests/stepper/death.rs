@@ -356,6 +356,8 @@ fn taken_over(slate: &Slate, cast: &Cast, duty: Duty, bytes: &[u64]) -> Result<(
         if hub.entry(lock(SUBJECT, hold.entry)).is_some() {
             hub.drop(lock(SUBJECT, hold.entry)).ok_or("the subject's lock cannot be dropped")?;
         }
+        // Its program lets go of the entry when it hears that the node took the lock away.
+        subject.close(hold.entry);
         judge::at_rest(hub.memory())?;
     }
     let refused = cast.behind.is_some_and(|ticket| {
