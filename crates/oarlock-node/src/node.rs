@@ -265,6 +265,11 @@ impl Node {
         self.sessions.get(session).is_some_and(|known| known.detached)
     }
 
+    /// The program of an [`Output::Attached`] hung up before it was told: nobody has anything to store in its place there.
+    pub fn handle_not_attached(&mut self, session: SessionId, space: SpaceId) {
+        self.spaces[space.0 as usize].words.bury(session);
+    }
+
     /// The process that opened a session that is closed has ended for certain: what it may have been about to store in
     /// a segment cannot come any more.
     pub fn handle_opener_ended(&mut self, session: SessionId) {

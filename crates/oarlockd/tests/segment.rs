@@ -217,7 +217,7 @@ fn a_lock_is_taken_without_the_node_and_passes_to_who_sleeps_on_it() {
     assert!(began.elapsed() < LONG, "a knock wakes the node, not its next renewal: {:?}", began.elapsed());
 }
 
-/// L1.
+/// L1: the node stands still, and nobody tells its programs but the clock.
 #[test]
 fn a_lease_goes_on_while_the_node_does_and_no_longer() {
     let solo = solo("");
@@ -322,6 +322,7 @@ fn a_program_that_is_killed_leaves_its_lock_to_the_next_at_once() {
     assert!(matches!(line.hear(), Reply::Granted(_)));
 }
 
+/// M12: a store that was prepared in time may come late, as long as there is a process that could make it.
 #[test]
 fn a_place_is_given_to_another_once_nobody_can_store_in_it() {
     let solo = solo("");
@@ -348,6 +349,28 @@ fn a_place_is_given_to_another_once_nobody_can_store_in_it() {
         all.into_iter().for_each(Program::leave);
         found
     });
+}
+
+/// A node that stands still finds all that a short session had to say at once.
+#[test]
+fn who_hangs_up_before_it_is_answered_keeps_no_place() {
+    let solo = solo("");
+    let area = || {
+        let program = Program::attach(&solo.socket());
+        let area = program.area;
+        program.leave();
+        area
+    };
+    let first = area();
+    until("its place is free", || area() == first);
+    signal(solo.pid(), "STOP");
+    for _ in 0..3 {
+        let line = Line(door::connect(&solo.socket()).unwrap());
+        line.say(&Request::Hello { version: VERSION, label: "in a hurry".into() });
+        line.say(&Request::Attach { request: 9, space: SPACE });
+    }
+    signal(solo.pid(), "CONT");
+    until("all places are free", || area() == first);
 }
 
 #[test]
@@ -426,7 +449,7 @@ fn monitors_can_tell_too() {
     }
 }
 
-/// A mapping is larger than anything that such a limit allows, although it costs next to no memory.
+/// M11: a mapping is larger than anything that such a limit allows, although it costs next to no memory.
 #[test]
 fn without_address_space_a_node_serves_all_the_same_and_says_what_is_wrong() {
     let mut solo = Solo::new("");

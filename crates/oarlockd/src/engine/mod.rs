@@ -320,6 +320,9 @@ impl Engine {
             Said::Reply { session, packet } => {
                 (session, self.sessions.send(&mut *self.p.poll, session, packet))
             }
+            Said::Attached { session, space, .. } if !self.sessions.lives(session) => {
+                return self.p.node.handle_not_attached(session, space);
+            }
             Said::Attached { session, space, mut attached } => {
                 let segment = self.segment(space);
                 // The program compares it with what its own clock says before it asks and after it hears.
