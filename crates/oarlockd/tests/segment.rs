@@ -362,15 +362,21 @@ fn who_hangs_up_before_it_is_answered_keeps_no_place() {
         area
     };
     let first = area();
-    until("its place is free", || area() == first);
+    until("its place is free", || {
+        let status = solo.run(&["status", "-o", "json"]).json();
+        status["spaces"][0]["attached_sessions"] == 0
+    });
     signal(solo.pid(), "STOP");
-    for _ in 0..3 {
+    const HASTY: u32 = 3;
+    for _ in 0..HASTY {
         let line = Line(door::connect(&solo.socket()).unwrap());
         line.say(&Request::Hello { version: VERSION, label: "in a hurry".into() });
         line.say(&Request::Attach { request: 9, space: SPACE });
     }
     signal(solo.pid(), "CONT");
-    until("all places are free", || area() == first);
+    // Any of their places is as good as the first, but one behind them means that they are lost.
+    let next = area();
+    assert!(next < first + HASTY, "place {next}");
 }
 
 #[test]
