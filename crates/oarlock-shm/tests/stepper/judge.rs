@@ -36,9 +36,13 @@ pub(crate) fn lines(memory: &Memory, number: u32) -> Vec<Line> {
 }
 
 /// What the word may count for an entry: more than one thing while its owner is between two exchanges.
-fn choices(state: State) -> Vec<Option<Mode>> {
+fn choices(state: State, gate: bool) -> Vec<Option<Mode>> {
     let (mode, target) = (state.mode(), state.target());
     match state.stage() {
+        // It may have counted a waiter that has gone since, and gives that back then.
+        Some(Stage::Lowering) if gate && target.is_none() => {
+            Mode::ALL.into_iter().map(Some).chain([None]).collect()
+        }
         Some(Stage::Held | Stage::Ending | Stage::Handed) => vec![mode],
         Some(Stage::Trying | Stage::Waiting | Stage::Cancelled) => vec![None, mode],
         Some(Stage::Raising | Stage::Lowering | Stage::Asking) => vec![mode, target],
@@ -77,19 +81,18 @@ pub(crate) fn exclusion(memory: &Memory) -> Result<(), String> {
 pub(crate) fn explained(memory: &Memory) -> Result<(), String> {
     exclusion(memory)?;
     for number in 0..memory.geometry().slots {
-        let lines = lines(memory, number);
+        let (lines, word) = (lines(memory, number), word(memory, number));
         let mut sums = BTreeSet::from([[0; 6]]);
         for line in &lines {
             let with = |sum: &[u32; 6]| {
                 let sum = Counts(*sum);
-                choices(line.state)
+                choices(line.state, word.gate())
                     .into_iter()
                     .map(|mode| mode.map_or(sum, |mode| sum.with(mode)).0)
                     .collect::<Vec<_>>()
             };
             sums = sums.iter().flat_map(with).collect();
         }
-        let word = word(memory, number);
         if !sums.contains(&word.counts().0) {
             return Err(format!("nobody explains slot {number}: {word:?} with {lines:?}"));
         }

@@ -39,6 +39,12 @@ pub(crate) enum Event {
     Decide,
     /// The survivor gives back what it has.
     Release,
+    /// The survivor withdraws what it waits for.
+    Withdraw,
+    /// The node refuses it.
+    Refuse,
+    /// The survivor does not survive.
+    Loss,
     /// The survivor writes the value block so often, and is in the middle of the next.
     Write(u32),
     /// Another node takes the segment over.
@@ -103,6 +109,9 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
         (Event::Users, Some((EX, GOES, THIRD))),
         (Event::Decide, None),
         (Event::Release, None),
+        (Event::Withdraw, Some((EX, KEEPS, THIRD))),
+        (Event::Refuse, None),
+        (Event::Loss, Some((EX, KEEPS, THIRD))),
         (Event::Write(0), None),
         (Event::Write(1), None),
         (Event::Write(2), None),
@@ -115,6 +124,11 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
             (Event::Reuse, Some((EX, GOES, THIRD))),
             (Event::Lower, None),
             (Event::Write(3), None),
+            (Event::Withdraw, None),
+            (Event::Withdraw, Some((EX, GOES, THIRD))),
+            (Event::Refuse, Some((EX, KEEPS, THIRD))),
+            (Event::Loss, None),
+            (Event::Loss, Some((EX, GOES, THIRD))),
             (Event::Nothing, Some((CR, KEEPS, SUBJECT))),
             (Event::Adopt, Some((CR, KEEPS, SUBJECT))),
             (Event::Users, Some((CR, KEEPS, SUBJECT))),
@@ -140,6 +154,8 @@ pub(crate) fn happens(scene: Scene, event: Event) -> bool {
         Event::Reuse => scene.holds.is_none() && scene.beside.is_none() && !waits,
         Event::Decide => scene.waits.is_some() || scene.holds.is_some(),
         Event::Release => scene.beside.is_some(),
+        Event::Withdraw | Event::Refuse => scene.behind.is_some(),
+        Event::Loss => scene.behind.is_some() || scene.beside.is_some(),
         Event::Write(_) => scene.values && scene.beside.is_some_and(Mode::writes_value),
         _ => true,
     }
@@ -174,6 +190,8 @@ pub(crate) struct Facts {
     counts: [u32; 6],
     /// The survivor has given its lock back.
     released: bool,
+    /// The survivor waits no more.
+    withdrawn: bool,
     spot: Spot,
     tokens: Vec<u64>,
 }
@@ -188,6 +206,7 @@ impl Facts {
             told: false,
             counts: [0; 6],
             released: false,
+            withdrawn: false,
             spot: world.cast.spot,
             tokens: Vec::new(),
         }
@@ -238,6 +257,29 @@ fn happen(world: &mut World, event: Event) -> Result<Facts, String> {
         Event::Release => {
             let _ = world.caller(SURVIVOR).release(cast.kept.ok_or("it holds nothing")?);
             facts.released = true;
+        }
+        Event::Withdraw => {
+            let (survivor, ticket) = (world.caller(SURVIVOR), cast.behind.ok_or("it does not wait")?);
+            match survivor.withdraw(ticket) {
+                Some(hold) => drop(survivor.release(hold)),
+                None => survivor.close(ticket.entry),
+            }
+            facts.withdrawn = true;
+        }
+        Event::Refuse => {
+            let (survivor, ticket) = (world.caller(SURVIVOR), cast.behind.ok_or("it does not wait")?);
+            let refused = world.hub.refuse(lock(SURVIVOR, ticket.entry));
+            match survivor.look(ticket) {
+                Answer::Held(hold) if !refused => drop(survivor.release(hold)),
+                Answer::Refused if refused => survivor.close(ticket.entry),
+                other => return Err(format!("refused: {refused}, and it is {other:?}")),
+            }
+            facts.withdrawn = true;
+        }
+        Event::Loss => {
+            world.hub.end(SessionId(SURVIVOR));
+            judge::bury(&mut world.hub, SessionId(SURVIVOR))?;
+            (facts.released, facts.withdrawn) = (true, true);
         }
         Event::Write(times) => {
             for time in 0..times {
@@ -446,6 +488,9 @@ pub(crate) fn goes_on(
         judge::bury(&mut world.hub, facts.subject)?;
     }
     cast.kept = None;
+    if facts.withdrawn {
+        cast.behind = None;
+    }
     judge::survivor_goes(&mut world.hub, &cast, slate)?;
     if event == Event::Epoch {
         let epoch = world.memory().peek(header::EPOCH);
