@@ -39,7 +39,6 @@ pub(crate) fn duties(all: bool) -> Vec<(Duty, &'static str, Act)> {
     let mut duties = vec![
         (trying, "release-ex", Subject),
         (trying, "lower-ex-to-pr", Subject),
-        (trying, "hand-over-ex", Subject),
         (tried, "release-pr-beside-pr", Subject),
         (Duty::Lower, "acquire-ex", Subject),
         (Duty::Lower, "raise-cr-to-pw", Subject),

@@ -46,11 +46,11 @@ fn programs_die_all(slate: &Slate) -> Result<String, String> {
 }
 
 fn nodes_die_in_recovery(slate: &Slate) -> Result<String, String> {
-    death::in_recovery(slate, &[named("hand-over-ex")]).map(text)
+    death::in_recovery(slate, &[named("hand-over-ex")], 2).map(text)
 }
 
 fn nodes_die_in_recovery_all(slate: &Slate) -> Result<String, String> {
-    death::in_recovery(slate, &SCENES).map(text)
+    death::in_recovery(slate, &SCENES, 1).map(text)
 }
 
 fn nodes_die(slate: &Slate) -> Result<String, String> {
@@ -95,7 +95,7 @@ fn kill(slate: &Slate, kills: u64) -> Result<String, String> {
 }
 
 fn killed(slate: &Slate) -> Result<String, String> {
-    kill(slate, 500)
+    kill(slate, 300)
 }
 
 fn killed_all(slate: &Slate) -> Result<String, String> {
