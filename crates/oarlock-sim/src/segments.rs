@@ -312,7 +312,13 @@ impl World {
         self.queue.push(now + gap, Happening::Freeze);
         let index = self.segment_random.below(self.processes.len() as u64) as usize;
         let length = self.segment_random.spread(MS, 5 * S);
-        self.processes[index].frozen_until = (now + length).min(self.plan.polite - 10 * MS);
+        self.hold_up(index, now + length);
+    }
+
+    /// What was put off already stays in order: nobody goes on earlier than he would have.
+    fn hold_up(&mut self, index: usize, until: Time) {
+        let until = until.min(self.plan.polite - 10 * MS);
+        self.processes[index].frozen_until = self.processes[index].frozen_until.max(until);
     }
 
     /// What holds a node up may hold its programs up as well, and for longer.
@@ -323,7 +329,7 @@ impl World {
         for index in 0..self.processes.len() {
             if self.processes[index].node == node && self.segment_random.chance(500) {
                 let longer = self.segment_random.spread(MS / 10, S);
-                self.processes[index].frozen_until = (until + longer).min(self.plan.polite - 10 * MS);
+                self.hold_up(index, until + longer);
             }
         }
     }

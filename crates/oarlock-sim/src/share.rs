@@ -306,6 +306,8 @@ impl Share {
         lock.undrawn = token.is_none() && random.chance(500);
         (lock.stage, lock.told) = (Stage::Held(hold), None);
         out.told.push((handle, told));
+        // A hint may have come before the program looked.
+        self.read(handle, hold, out);
     }
 
     /// Writes the value block before a lock is lowered. False if the node has to do it.
