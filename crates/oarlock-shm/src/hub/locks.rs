@@ -321,17 +321,16 @@ impl Hub {
         let place = self.entry_of(lock)?;
         let now = state(&self.cells(place)[entry::STATE]);
         let old = self.read(place, now)?;
-        // Of an ended session: the word first. A node that dies in between recounts what such an entry names.
-        let ending = now.stage() == Some(Stage::Ending);
-        // Its program lets go of the entry when it hears of it: until then no other lock there has this number.
-        let dropped = now.next(Stage::Refused, None, None);
-        if !ending && exchange_state(&self.cells(place)[entry::STATE], now, dropped).is_err() {
-            return None;
+        // The entry first, as in every way down. If the word went first, another could take the lock before a node that
+        // dies in between is followed by one that counts both.
+        if now.stage() == Some(Stage::Ending) {
+            self.release_entry(place);
+        } else {
+            // Its program lets go of the entry when it hears of it: until then no other lock there has this number.
+            let dropped = now.next(Stage::Refused, None, None);
+            exchange_state(&self.cells(place)[entry::STATE], now, dropped).ok()?;
         }
         let _ = self.update(old.slot, |word| Some(word.without(old.mode)));
-        if ending {
-            self.release_entry(place);
-        }
         Some(old)
     }
 
