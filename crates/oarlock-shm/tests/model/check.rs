@@ -9,6 +9,7 @@ use crate::state::{At, World};
 pub const UNDERFLOW: u8 = 1;
 pub const LOST: u8 = 2;
 pub const OVERTAKEN: u8 = 3;
+pub const IN_FLIGHT: u8 = 4;
 
 /// What is wrong in any state.
 pub fn always(space: &Space, world: &World) -> Result<(), &'static str> {
@@ -16,6 +17,7 @@ pub fn always(space: &Space, world: &World) -> Result<(), &'static str> {
         0 => {}
         UNDERFLOW => return Err("a count fell below zero"),
         LOST => return Err("a lock was lost though nothing had ended"),
+        IN_FLIGHT => return Err("a request met an earlier one of its lock"),
         _ => return Err("somebody overtook one who had found a conflict before"),
     }
     let mut beliefs = [None; crate::state::MAX];

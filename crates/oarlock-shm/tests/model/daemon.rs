@@ -333,12 +333,14 @@ impl Hub<'_> {
                     node.answers |= 1 << entry;
                     return self.then(&[Task::of(Do::Refuse, entry)]);
                 }
-                node.wants[entry as usize] = Some(mode);
-                node.from[entry as usize] = None;
                 if node.bound {
-                    self.then(&[Task::new(Do::TakeUp), Task::of(Do::Ask, entry)]);
+                    // Lockspace::freshen, then the request.
+                    let ask = Task { a: Some(mode), ..Task::of(Do::Ask, entry) };
+                    self.then(&[Task::new(Do::TakeUp), ask]);
                 } else {
                     // Bound, asked of the master, who grants.
+                    node.wants[entry as usize] = Some(mode);
+                    node.from[entry as usize] = None;
                     self.enqueue(entry);
                     self.then(&[
                         Task::new(Do::BindUsers),
@@ -356,9 +358,9 @@ impl Hub<'_> {
                     // No such lock.
                     return;
                 }
-                node.wants[entry as usize] = Some(to);
-                node.from[entry as usize] = self.world.entries[entry as usize].state.get().mode();
-                self.then(&[Task::new(Do::TakeUp), Task::of(Do::Ask, entry)]);
+                let from = self.world.entries[entry as usize].state.get().mode();
+                let ask = Task { a: Some(to), b: from, ..Task::of(Do::Ask, entry) };
+                self.then(&[Task::new(Do::TakeUp), ask]);
             }
             Message::Cancel => {
                 if self.queued(entry) {

@@ -29,14 +29,14 @@ fn row(space: &Space, found: &Found) -> String {
     )
 }
 
-fn look_through(spaces: Vec<Space>) {
+fn look_through(spaces: Vec<Space>, states_max: usize) {
     let mut failures = String::new();
     println!(
         "| {:34} | {:>10} | {:>11} | {:>5} | {:>7} |",
         "space", "states", "transitions", "depth", "seconds"
     );
     for space in spaces {
-        let found = search(&space, usize::MAX);
+        let found = search(&space, states_max);
         println!("{}", row(&space, &found));
         if let Some(broken) = &found.broken {
             failures += &format!("{}\n{}\n", broken.rule, tell(&space, &broken.acts));
@@ -47,29 +47,42 @@ fn look_through(spaces: Vec<Space>) {
 
 #[test]
 fn small_spaces_hold() {
-    look_through(spaces::small());
+    look_through(spaces::small(), usize::MAX);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn large_spaces_hold() {
-    look_through(spaces::large());
+    look_through(spaces::large(), 60_000_000);
 }
 
 #[test]
+fn every_rule_is_missed() {
+    let spaces = spaces::small();
+    let mut unmissed = String::new();
+    println!("| {:20} | {:30} | {:>5} | what broke |", "left out", "space", "depth");
+    for (slip, name) in Slip::ALL {
+        let space = spaces.iter().find(|space| space.name == name).expect("a small space");
+        let found = search(&Space { slip: Some(slip), ..space.clone() }, usize::MAX);
+        match found.broken {
+            Some(broken) => {
+                println!("| {:20} | {name:30} | {:5} | {} |", slip.name(), found.depth, broken.rule)
+            }
+            None => unmissed += &format!("{slip:?} in {name}\n"),
+        }
+    }
+    assert!(unmissed.is_empty(), "not missed:\n{unmissed}");
+}
+
+/// For whoever changes the spaces: which of them misses what, and how soon.
+#[test]
 #[ignore = "takes minutes"]
-fn every_slip_in_every_small_space() {
-    let wanted = std::env::var("SLIP").unwrap_or_default();
-    for slip in Slip::ALL.into_iter().filter(|slip| format!("{slip:?}").contains(&wanted)) {
+fn every_rule_in_every_small_space() {
+    for (slip, _) in Slip::ALL {
         for space in spaces::small() {
-            let space = Space { slip: Some(slip), ..space };
-            let found = std::panic::catch_unwind(|| search(&space, 1_000_000));
-            let Ok(found) = found else {
-                println!("{slip:?} {} panics", space.name);
-                continue;
-            };
+            let found = search(&Space { slip: Some(slip), ..space.clone() }, usize::MAX);
             if let Some(broken) = found.broken {
-                println!("{slip:?} {} {} {} {}", space.name, found.depth, found.states, broken.rule);
+                println!("{} {:?} {} {}", slip.name(), space.name, found.depth, broken.rule);
             }
         }
     }

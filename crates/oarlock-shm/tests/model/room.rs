@@ -4,6 +4,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::{Grant, Stage};
 use oarlock_shm::planted::Bug;
 
+use crate::check;
 use crate::daemon::Hub;
 use crate::state::{Change, Do, NOBODY, Small, Task};
 
@@ -98,6 +99,14 @@ impl Hub<'_> {
     pub fn room(&mut self, task: Task, what: Do, entry: u8) {
         match what {
             Do::Ask => {
+                // `a`: the mode wanted; `b`: that which is held. Lockspace::lock and convert: one request a lock.
+                let held = task.b.is_none() && self.state(entry).claims().is_some();
+                if (self.queued(entry) || held) && self.world.broken == 0 {
+                    self.world.broken = check::IN_FLIGHT;
+                    return;
+                }
+                self.world.node.wants[entry as usize] = task.a;
+                self.world.node.from[entry as usize] = task.b;
                 // Shadow::ask; comes_behind
                 let convert = self.world.node.from[entry as usize].is_some();
                 let behind = !convert && self.world.node.queued > 0;

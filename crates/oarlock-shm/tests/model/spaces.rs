@@ -73,27 +73,44 @@ pub enum Slip {
 }
 
 impl Slip {
-    pub const ALL: [Slip; 19] = [
-        Slip::Rule(Bug::CommitByStore),
-        Slip::Rule(Bug::NoCheckAfterLoad),
-        Slip::Rule(Bug::KeepTurn),
-        Slip::Rule(Bug::CountByOldMode),
-        Slip::Rule(Bug::NoShut),
-        Slip::Rule(Bug::NoGateReread),
-        Slip::Rule(Bug::NoSlotGeneration),
-        Slip::Rule(Bug::StaleNeed),
-        Slip::Rule(Bug::NoGateByFinder),
-        Slip::Rule(Bug::NoRestamp),
-        Slip::Rule(Bug::NoRecall),
-        Slip::Rule(Bug::EndKeepsTurn),
-        Slip::Rule(Bug::GrantByStore),
-        Slip::RestampOffered,
-        Slip::CancelByProgram,
-        Slip::AdoptShut,
-        Slip::WaitUnlooked,
-        Slip::WordBeforeEnding,
-        Slip::NoUserByNode,
+    /// Every one, and the small space that misses it soonest.
+    pub const ALL: [(Slip, &str); 19] = [
+        (Slip::Rule(Bug::CommitByStore), "taken over, two"),
+        (Slip::Rule(Bug::NoCheckAfterLoad), "two threads, one entry"),
+        (Slip::Rule(Bug::KeepTurn), "two threads, one entry"),
+        (Slip::Rule(Bug::CountByOldMode), "taken over, two"),
+        (Slip::Rule(Bug::NoShut), "taken over, two"),
+        (Slip::Rule(Bug::NoGateReread), "notices, two"),
+        (Slip::Rule(Bug::NoSlotGeneration), "slot reused, two"),
+        (Slip::Rule(Bug::StaleNeed), "owned lowered, two"),
+        (Slip::Rule(Bug::NoGateByFinder), "places, three"),
+        (Slip::Rule(Bug::NoRestamp), "taken over, handed over, two"),
+        (Slip::Rule(Bug::NoRecall), "hand-over, withdrawn, two"),
+        (Slip::Rule(Bug::EndKeepsTurn), "up and down, two"),
+        (Slip::Rule(Bug::GrantByStore), "hand-over, withdrawn, two"),
+        (Slip::RestampOffered, "taken over, handed over, two"),
+        (Slip::CancelByProgram, "up, withdrawn, two"),
+        (Slip::AdoptShut, "taken over, two"),
+        (Slip::WaitUnlooked, "an end and a death, two"),
+        (Slip::WordBeforeEnding, "taken over, two"),
+        (Slip::NoUserByNode, "slot bound, a death, two"),
     ];
+
+    /// As it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Slip::Rule(rule) => {
+                let named = Bug::NAMED.iter().find(|(_, bug)| *bug == rule);
+                named.map_or("a fence", |(name, _)| name)
+            }
+            Slip::RestampOffered => "restamp-offered",
+            Slip::CancelByProgram => "cancel-by-program",
+            Slip::AdoptShut => "adopt-shut",
+            Slip::WaitUnlooked => "wait-unlooked",
+            Slip::WordBeforeEnding => "word-before-ending",
+            Slip::NoUserByNode => "no-user-by-node",
+        }
+    }
 }
 
 /// A space.
@@ -226,6 +243,8 @@ pub fn small() -> Vec<Space> {
             heads: Some(EX),
             ..Space::new("hand-over, recalled, two").lives(EX_ONCE).lives(EX_ONCE)
         },
+        Space { offers: true, ..Space::new("hand-over, an end, two").lives(EX_ONCE).cut(EX_ONCE) },
+        Space { offers: true, ..Space::new("hand-over and up, two").lives(PR_UP_HASTY).lives(EX_IMPATIENT) },
         Space {
             offers: true,
             heads: Some(PR),
@@ -279,6 +298,13 @@ pub fn large() -> Vec<Space> {
             ..Space::new("taken over, handed over").lives(EX_ONCE).dies(EX_IMPATIENT)
         },
         Space { notices: true, ..Space::new("notices, three").lives(EX_TOLD).lives(PR_TOLD).lives(PR_TOLD) },
+        Space { takeovers: 1, ..Space::new("taken over, up and down").lives(PR_UP_HASTY).dies(EX_DOWN) },
+        Space { takeovers: 2, ..Space::new("taken over twice").lives(EX_ONCE).dies(EX_TRY) },
+        Space {
+            takeovers: 1,
+            offers: true,
+            ..Space::new("taken over, handed over, three").lives(EX_ONCE).lives(EX_ONCE).dies(EX_TRY)
+        },
         Space::new("twice, a death").lives(EX_TWICE).dies(EX_TWICE),
     ]
 }
