@@ -377,3 +377,18 @@ fn an_area_that_is_used_again_has_nothing_of_its_last_session() {
     assert_eq!(left.stage(), Some(EntryStage::Free));
     assert!(left.generation() > free.generation());
 }
+
+#[test]
+fn who_came_while_the_gate_was_open_is_told_when_it_is_set_again() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let caller = stage.session(1);
+    stage.hub.set_gate(slot);
+    assert!(stage.hub.notice(slot, EX, None).is_empty(), "nobody is here");
+    // Who waited gives up.
+    stage.hub.clear_gate(slot);
+    let hold = held(caller.acquire(spot, PR, &PARTY, true, 0));
+    stage.hub.set_gate(slot);
+    assert_eq!(stage.hub.notice(slot, EX, None).len(), 1, "it was told nothing yet");
+    assert_ne!(caller.told(hold), 0);
+}

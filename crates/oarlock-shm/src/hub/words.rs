@@ -54,7 +54,10 @@ impl Words for Hub {
     }
 
     fn clear_gate(&mut self, slot: Slot) {
-        self.place_mut(slot).gate = false;
+        let place = self.place_mut(slot);
+        place.gate = false;
+        // Who comes from now on does not ring, and was told nothing.
+        place.untell();
         let _ = self.update(slot, |word| word.gate().then(|| word.with_gate(false)));
     }
 
