@@ -14,6 +14,8 @@
 //! Start at [`Caller`] for what a program does and at [`Hub`] for what the node does about it. What lies where is
 //! agreed in `oarlock_layout::segment`. Why each order is as it is, what was proven and by what: `docs/design/shm.md`.
 //!
+//! `tests/loom.rs` and `tests/shuttle.rs` try orders; how they are run stands at their heads.
+//!
 //! There is no clock, no thread and no socket here. `unsafe` stands in `map` and `futex` and nowhere else.
 
 mod bells;
@@ -30,6 +32,8 @@ mod names;
 pub mod planted;
 mod search;
 mod sync;
+#[cfg(loom)]
+mod watch;
 
 pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Party, Taken, Ticket};
 pub use hub::Hub;

@@ -170,6 +170,20 @@ impl Memory {
         self[cell].load(FIELD)
     }
 
+    /// From here on so many threads race for this segment, and loom orders their accesses to these cells.
+    #[cfg(loom)]
+    pub fn race(&self, threads: usize, watched: impl IntoIterator<Item = usize>) {
+        watched.into_iter().for_each(|cell| self[cell].watch(threads));
+        crate::watch::race();
+    }
+
+    /// The race is over. Cells that were raced for and not watched: what was seen does not count before they are.
+    #[cfg(loom)]
+    pub fn rest(&self) -> Vec<usize> {
+        crate::watch::rest();
+        (0..self.len()).filter(|cell| self[*cell].was_raced_for()).collect()
+    }
+
     /// Sleeps until the low half of a cell is no longer `expected`, for `timeout` at most. May wake without reason.
     #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn sleep(&self, cell: usize, expected: u32, timeout: std::time::Duration) {

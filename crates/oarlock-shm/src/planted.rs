@@ -85,20 +85,33 @@ impl Bug {
     }
 }
 
-/// The bug that is planted in this process, 0 for none. Not a checker's atomic: it orders nothing.
-#[cfg(feature = "planted")]
+/// The bug that is planted, 0 for none: in this process, or in the one thread in which a checker of orders runs a model.
+/// Not a checker's atomic: it orders nothing.
+#[cfg(all(feature = "planted", not(any(loom, shuttle))))]
 static PLANTED: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+#[cfg(all(feature = "planted", any(loom, shuttle)))]
+std::thread_local! {
+    static PLANTED: core::cell::Cell<u8> = const { core::cell::Cell::new(0) };
+}
 
 /// Leaves a rule out from here on, everywhere in this process; none leaves out nothing.
 #[cfg(feature = "planted")]
 pub fn plant(bug: Option<Bug>) {
-    PLANTED.store(bug.map_or(0, Bug::code), core::sync::atomic::Ordering::Relaxed);
+    let code = bug.map_or(0, Bug::code);
+    #[cfg(not(any(loom, shuttle)))]
+    PLANTED.store(code, core::sync::atomic::Ordering::Relaxed);
+    #[cfg(any(loom, shuttle))]
+    PLANTED.set(code);
 }
 
 #[cfg(feature = "planted")]
 #[inline(always)]
 pub(crate) fn planted(bug: Bug) -> bool {
+    #[cfg(not(any(loom, shuttle)))]
     let code = PLANTED.load(core::sync::atomic::Ordering::Relaxed);
+    #[cfg(any(loom, shuttle))]
+    let code = PLANTED.get();
     code != 0 && code == bug.code()
 }
 

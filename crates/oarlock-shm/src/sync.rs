@@ -15,7 +15,7 @@
 use core::sync::atomic::Ordering;
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::AtomicU64;
+pub(crate) use crate::watch::AtomicU64;
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::atomic::AtomicU64;
 #[cfg(not(any(loom, shuttle)))]
@@ -62,7 +62,7 @@ pub(crate) fn fence(place: Place) {
         return;
     }
     #[cfg(loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
+    crate::watch::fence();
     #[cfg(not(loom))]
     core::sync::atomic::fence(Ordering::SeqCst);
 }
