@@ -116,7 +116,15 @@ impl Place {
 
     /// A word that callers left, with the node's own knowledge put back into it.
     fn own(&self, word: Grant) -> Grant {
-        let word = word.with_owned(self.owned).with_keep(self.keep).with_gate(self.gate || word.gate());
+        let mut word = word.with_owned(self.owned).with_keep(self.keep).with_gate(self.gate || word.gate());
+        if let Some(rare) = &self.rare {
+            // What stands in the node's own table is counted, or a foreign hand could have two of those granted.
+            for mode in Mode::ALL.into_iter().filter(|mode| rare.kept[*mode as usize] > 0) {
+                if word.count(mode) == 0 {
+                    word = word.with_own(mode).unwrap_or(word);
+                }
+            }
+        }
         if word.turn() == self.turn && !word.shut() { word } else { word.shut_for(self.turn).reopened() }
     }
 }
