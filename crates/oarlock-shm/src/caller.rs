@@ -606,6 +606,10 @@ impl<C: Clock> Caller<C> {
                 let slot = own[entry::SLOT].load(FIELD) as u32;
                 let generation = own[entry::SLOT_GENERATION].load(FIELD);
                 let Some(mode) = now.mode() else { return Answer::Lost };
+                if slot >= self.memory.geometry().slots {
+                    // Nobody who grants leaves it so.
+                    return Answer::Lost;
+                }
                 let state = now.to(Stage::Held, Some(mode), None);
                 Answer::Held(Hold { entry: ticket.entry, mode, spot: Spot { slot, generation }, state })
             }
