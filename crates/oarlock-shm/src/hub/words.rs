@@ -17,6 +17,9 @@ use crate::planted::{Bug, planted};
 use crate::search;
 use crate::sync::{FIELD, Place as At, SHOW, TAKE, fence};
 
+/// Bells of slots that bear no name, answered in vain in one call: whoever rings them must not keep others waiting.
+const MISSES_MAX: u32 = 256;
+
 impl Words for Hub {
     fn find(&self, name: &Name) -> Option<Slot> {
         self.find_slot(name)
@@ -203,10 +206,12 @@ impl Words for Hub {
     }
 
     fn poll_bell(&mut self) -> Option<Slot> {
-        loop {
+        let slots = self.places.len() as u32;
+        // None is then said with bells left, for which the node does not fall asleep.
+        for _ in 0..MISSES_MAX {
             let number = match self.rung.pop_front() {
                 Some(number) => number,
-                None => self.ears.next(&self.memory)?,
+                None => self.ears.next(&self.memory, slots)?,
             };
             if self.places.get(number as usize).is_some_and(Option::is_some) {
                 let slot = Slot(number);
@@ -216,6 +221,7 @@ impl Words for Hub {
                 return Some(slot);
             }
         }
+        None
     }
 
     fn poll_wake(&mut self) -> Option<Wake> {
