@@ -96,6 +96,14 @@ impl Areas {
         self.areas.iter().flatten().filter(|area| area.live).count() as u32
     }
 
+    /// An area that nobody can store in, and that is still said to have locks of its last session.
+    pub(super) fn lingering(&self) -> Option<(u32, SessionId)> {
+        let numbered = (0..).zip(&self.areas);
+        numbered.filter_map(|(number, area)| Some((number, area.as_ref()?))).find_map(|(number, area)| {
+            (!area.live && area.buried && area.ending > 0).then_some((number, area.session))
+        })
+    }
+
     /// The program of a session is gone.
     pub(super) fn bury(&mut self, session: SessionId) {
         if let Some(number) = self.number(session) {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use oarlock_layout::id::{SessionId, Slot};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::{area, entry, header, slot, tail};
-use oarlock_layout::segment::{Counts, Grant, Place as Seat, Stage, State, Tally, Wake};
+use oarlock_layout::segment::{Counts, Grant, Place as Seat, Stage, State, Tally, Wake, Words as _};
 
 use super::locks::{EXCHANGES_MAX, named};
 use super::{Hub, Place};
@@ -29,7 +29,13 @@ impl Hub {
     // ----- sessions -------------------------------------------------------------------------------------
 
     pub(super) fn attach_session(&mut self, session: SessionId, segment: u8) -> Option<Seat> {
-        let number = self.areas.take(session, segment)?;
+        let number = match self.areas.take(session, segment) {
+            Some(number) => number,
+            None => {
+                self.reclaim();
+                self.areas.take(session, segment)?
+            }
+        };
         // What the program of the last session claimed after that had ended, it claims no more: it is certainly gone.
         for entry in search::touched(&self.memory, number) {
             let cell = &self.cells((number, entry))[entry::STATE];
@@ -42,6 +48,19 @@ impl Hub {
         let session_word = word.load(FIELD).wrapping_add(1);
         word.store(session_word, SHOW);
         Some(Seat { area: number, session_word, epoch: self.memory[header::EPOCH].load(LOOK) })
+    }
+
+    /// The node has dropped all that it found of a session before it buried it. What is left in such an area is what a
+    /// foreign hand made of its entries meanwhile.
+    fn reclaim(&mut self) {
+        let Some((number, session)) = self.areas.lingering() else { return };
+        for lock in self.of_session(session) {
+            self.drop_lock(lock);
+        }
+        if let Some(area) = self.areas.get_mut(number) {
+            area.ending = 0;
+            self.areas.settle(number);
+        }
     }
 
     /// Ends a session: from here on nothing it does counts.
