@@ -305,7 +305,11 @@ fn restarted(story: &Story, sum: &Sum, (first, second): (u64, u64), report: &mut
 fn agree(sum: &Sum, counters: &Counters, probes: u64, report: &mut Report) {
     let era = sum.eras.last().expect("there is always one");
     for (name, counted, heard) in [
-        ("grants counted by daemons and by clients agree", counters["local_grants"], era.grants + probes),
+        (
+            "grants counted by daemons and by clients agree",
+            counters["local_grants"] + counters["fast_grants"],
+            era.grants + probes,
+        ),
         (
             "deadlock victims counted by daemons and by clients agree",
             counters["deadlock_victims"],

@@ -497,6 +497,7 @@ impl<C: Clock> Caller<C> {
             };
             if exchange_grant(word, now, then).is_ok() {
                 let knock = self.considered(own, hold.spot.slot, from, now, then);
+                add_one(&own[entry::GRANTS]);
                 let _ = exchange_state(&own[entry::STATE], lowering, held);
                 return Taken::Held { hold: Hold { mode: to, state: held, ..hold }, knock };
             }
@@ -567,6 +568,7 @@ impl<C: Clock> Caller<C> {
         if let Err(loss) = self.living() {
             return Taken::Lost(loss);
         }
+        add_one(&self.memory.own(self.area_line, hold.entry)[entry::GRANTS]);
         let knock = grant(&line[slot::WORD]).gate()
             && !planted(Bug::NoGateReread)
             && self.memory.ring(hold.spot.slot);

@@ -191,9 +191,7 @@ impl Shared {
     /// Changes the mode here, if that can be done here: nobody else's answer is needed, and nothing of it concerns the
     /// value block.
     pub(crate) fn convert(&mut self, to: Mode) -> Taken {
-        let taken = if self.hold.mode == to {
-            return Taken::Held { hold: self.hold, knock: false };
-        } else if self.hold.mode.covers(to) {
+        let taken = if self.hold.mode.covers(to) {
             self.segment.caller.lower(self.hold, to)
         } else if to.covers(self.hold.mode) {
             self.segment.caller.raise(self.hold, to)
@@ -202,7 +200,7 @@ impl Shared {
         };
         if let Taken::Held { hold, .. } = taken {
             // A way down is no new grant, and keeps its token: drawn before, it is still known; drawn later, it is no smaller.
-            if to.covers(self.hold.mode) {
+            if !self.hold.mode.covers(to) {
                 self.token = None;
             }
             self.hold = hold;

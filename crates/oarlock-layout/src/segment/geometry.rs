@@ -126,7 +126,7 @@ pub mod entry {
     pub const TRANSACTION: usize = 5;
     /// When it was granted, in nanoseconds.
     pub const SINCE: usize = 6;
-    /// Grants in this entry without the node; never falls while the area has one session.
+    /// Grants and changes of mode in this entry without the node; never falls while the area has one session.
     pub const GRANTS: usize = 7;
     /// Releases that let need fall below what is owned (C15, M9).
     pub const CONSIDERED: usize = 8;
