@@ -305,6 +305,11 @@ impl Lockspace {
 
     fn unlock(&mut self, now: Instant, words: &mut dyn Words, request: Unlock) {
         let lock = request.lock;
+        self.freshen(now, words, lock);
+        if self.waiting.contains_key(&lock) && words.entry(lock).is_none() && !words.refuse(lock) {
+            // A releaser has handed over to it since.
+            self.freshen(now, words, lock);
+        }
         if let Some(entry) = words.entry(lock) {
             let (shadow, mut ctx) = self.open(now, words, entry.slot);
             shadow.unlock(&mut ctx, lock, request.value, request.invalidate, false);

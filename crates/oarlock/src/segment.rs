@@ -200,7 +200,7 @@ impl Shared {
         };
         if let Taken::Held { hold, .. } = taken {
             // A way down is no new grant, and keeps its token: drawn before, it is still known; drawn later, it is no smaller.
-            if !self.hold.mode.covers(to) {
+            if !self.hold.mode.covers(to) || self.hold.mode == to {
                 self.token = None;
             }
             self.hold = hold;
