@@ -316,7 +316,7 @@ mod planted {
 
     /// Bugs of the segment that must be noticed here. All others need something between two steps of one call, which
     /// here is one step: the stepper and the model have the word.
-    const SURE_IN_SEGMENTS: &[&str] = &["no-slot-generation", "token-before-commit"];
+    const SURE_IN_SEGMENTS: &[&str] = &["no-slot-generation", "token-before-commit", "no-lease"];
 
     /// The same for bugs of the segment. They are planted in the whole process, so runs come one after the other.
     fn segments(arguments: &super::Arguments) -> bool {

@@ -323,11 +323,11 @@ impl World {
 
     /// What holds a node up may hold its programs up as well, and for longer.
     pub(crate) fn freeze_some(&mut self, node: u16, until: Time) {
-        if self.mix.attached.is_none() || !self.segment_random.chance(300) {
+        if self.mix.attached.is_none() || !self.segment_random.chance(700) {
             return;
         }
         for index in 0..self.processes.len() {
-            if self.processes[index].node == node && self.segment_random.chance(500) {
+            if self.processes[index].node == node && self.segment_random.chance(600) {
                 let longer = self.segment_random.spread(MS / 10, S);
                 self.hold_up(index, until + longer);
             }

@@ -570,7 +570,7 @@ impl Share {
     }
 
     fn told(&self, g: &oarlock_layout::message::session::Granted) -> Told {
-        let value = g.value.clone().map(Box::new);
+        let value = g.value.map(Box::new);
         Told::Granted { mode: g.mode, token: Some(g.token), value, alternate: g.alternate }
     }
 }

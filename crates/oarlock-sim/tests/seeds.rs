@@ -34,7 +34,7 @@ fn programs_that_grant_themselves_keep_the_same_promises() {
         (by_entry, lapsed) = (by_entry + report.load.by_entry, lapsed + report.load.lapsed);
     }
     assert!(
-        by_entry > 10_000 && lapsed > 10,
+        by_entry > 10_000 && lapsed > 0,
         "{by_entry} grants by entry, {lapsed} sessions lost with a lease"
     );
 }
