@@ -603,7 +603,8 @@ impl<C: Clock> Caller<C> {
         let own = self.memory.own(self.area_line, ticket.entry);
         let now = state(&own[entry::STATE]);
         match now.stage() {
-            Some(Stage::Waiting | Stage::Asking) => Answer::Waiting(now),
+            // On its way down the node is between the entry and the word.
+            Some(Stage::Waiting | Stage::Asking | Stage::Lowering) => Answer::Waiting(now),
             Some(Stage::Held | Stage::Kept) => {
                 let slot = own[entry::SLOT].load(FIELD) as u32;
                 let generation = own[entry::SLOT_GENERATION].load(FIELD);

@@ -270,10 +270,12 @@ impl Hub {
             return None;
         }
         let held = asking.to(Stage::Held, Some(to), None);
-        let exchange = |hub: &Hub| exchange_state(&hub.cells(place)[entry::STATE], asking, held).is_ok();
+        let exchange =
+            |hub: &Hub, from, to| exchange_state(&hub.cells(place)[entry::STATE], from, to).is_ok();
         if from.covers(to) {
-            // Down: the entry first.
-            if !exchange(self) {
+            // Down: the entry first. Not held yet, or its program could give back what the word does not count so far.
+            let lowering = asking.to(Stage::Lowering, Some(from), Some(to));
+            if !exchange(self, asking, lowering) {
                 return None;
             }
             let less = |word: oarlock_layout::segment::Grant| {
@@ -281,6 +283,7 @@ impl Hub {
                 Some(less.with(to).unwrap_or(less))
             };
             let _ = self.update(slot, less);
+            let _ = exchange(self, lowering, held);
         } else {
             // Up: the word first, with the gate set, so that the way back is free if the caller withdraws.
             let counted = self.update(slot, |word| {
@@ -288,7 +291,7 @@ impl Hub {
                 less.admits(to).then(|| less.with(to).ok()).flatten().map(|more| more.with_gate(true))
             });
             counted.ok()?;
-            if !exchange(self) {
+            if !exchange(self, asking, held) {
                 let back = |word: oarlock_layout::segment::Grant| {
                     let less = word.without(to);
                     Some(less.with(from).unwrap_or(less))
