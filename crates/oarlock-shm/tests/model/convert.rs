@@ -42,7 +42,7 @@ impl Step<'_> {
                 if self.exchange(lowering, hold).is_err() {
                     return self.go(At::Lowered);
                 }
-                self.believe(Some(from));
+                // Whoever asks to hold less acts under no more from then on.
                 self.go(At::Ask);
             }
             At::LowerExchange => {
@@ -62,7 +62,7 @@ impl Step<'_> {
                 let lowering = self.own();
                 let held = lowering.to(Stage::Held, Some(to), None);
                 let _ = self.exchange(lowering, held);
-                self.to_hold(held, to);
+                self.keep_hold(held, to);
                 self.next();
             }
             At::Lowered => {
@@ -70,7 +70,7 @@ impl Step<'_> {
                 if self.state() != held {
                     return self.lost();
                 }
-                self.to_hold(held, to);
+                self.keep_hold(held, to);
                 self.next();
             }
             _ => unreachable!("not of a way down"),
@@ -131,7 +131,7 @@ impl Step<'_> {
                 if self.exchange(raising, held).is_err() {
                     return self.go(At::Raised);
                 }
-                self.to_hold(held, to);
+                self.keep_hold(held, to);
                 self.go(At::RaisedEpoch);
             }
             At::RaisedEpoch => {
@@ -187,7 +187,7 @@ impl Step<'_> {
                     return self.lost();
                 }
                 let mode = now.mode().expect("a mode is held");
-                self.to_hold(now, mode);
+                self.keep_hold(now, mode);
                 self.believe(Some(mode));
                 self.world.answered &= !(1 << self.session);
                 self.next();

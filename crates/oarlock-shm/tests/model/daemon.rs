@@ -102,7 +102,7 @@ pub fn step(space: &Space, world: &mut World, event: Event) {
     let mut accessed = !matches!(event, Event::Goes(_));
     while let Some(task) = hub.top() {
         // A pass that is over is no access.
-        let access = !local(task.what) && !(passes(task.what) && task.mask == 0);
+        let access = !(local(task.what) || passes(task.what) && task.mask == 0);
         if access && accessed {
             return;
         }
@@ -394,6 +394,7 @@ impl Hub<'_> {
             | Do::ForgetOffer) => self.admit(task, what),
             what @ (Do::Convert
             | Do::ConvertDown
+            | Do::ConvertLowered
             | Do::ConvertCounted
             | Do::ConvertExchange
             | Do::ConvertFailed) => self.convert(task, what),
@@ -464,9 +465,8 @@ impl Hub<'_> {
     // ----- Hub::update ----------------------------------------------------------------------------------
 
     pub fn change(&mut self, task: Task) {
-        if task.what == Do::Load {
-            self.world.node.there = self.world.word;
-        } else if self.world.word != self.world.node.there {
+        if task.what == Do::Load || self.world.word != self.world.node.there {
+            // A failed exchange gives what it found.
             self.world.node.there = self.world.word;
         } else {
             // The exchange succeeds.

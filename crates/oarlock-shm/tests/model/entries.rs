@@ -98,10 +98,23 @@ impl Hub<'_> {
             Do::ConvertDown => {
                 let asking = task.state.get();
                 self.world.node.said = false;
-                if self.exchange(entry, asking, asking.to(Stage::Held, task.b, None)) {
-                    self.world.node.told = 0;
-                    self.push(Hub::update(Change::Down, task.a, task.b));
+                let down = Hub::update(Change::Down, task.a, task.b);
+                if self.slip(Slip::HeldBeforeWord) {
+                    if self.exchange(entry, asking, asking.to(Stage::Held, task.b, None)) {
+                        self.push(down);
+                    }
+                    return;
                 }
+                if self.exchange(entry, asking, asking.to(Stage::Lowering, task.a, task.b)) {
+                    self.then(&[down, Task { what: Do::ConvertLowered, ..task }]);
+                }
+            }
+            Do::ConvertLowered => {
+                let asking = task.state.get();
+                let lowering = asking.to(Stage::Lowering, task.a, task.b);
+                let _ = self.exchange(entry, lowering, asking.to(Stage::Held, task.b, None));
+                self.world.node.told = 0;
+                self.world.node.said = true;
             }
             Do::ConvertCounted => {
                 if self.world.node.said {

@@ -44,7 +44,7 @@ impl Small {
 }
 
 /// An entry of the segment.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub state: Small,
     /// Which slot it names: the one there is (0), or none.
@@ -154,7 +154,7 @@ pub enum Then {
 }
 
 /// A program.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caller {
     pub at: At,
     pub op: u8,
@@ -219,6 +219,7 @@ pub enum Do {
     ForgetOffer,
     Convert,
     ConvertDown,
+    ConvertLowered,
     ConvertCounted,
     ConvertExchange,
     ConvertFailed,
@@ -299,7 +300,7 @@ pub enum Do {
 }
 
 /// One thing to do. What its fields mean is said where it is done.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task {
     pub what: Do,
     pub entry: u8,
@@ -449,7 +450,7 @@ impl World {
             }
         }
         self.lower_turns();
-        if space.alike() {
+        if space.alike {
             self.sort(space);
         }
     }
@@ -689,6 +690,58 @@ impl World {
         }
         let place = self.inbox[session].iter().position(|m| *m == Message::None);
         self.inbox[session][place.expect("a program waits for its answers")] = message;
+    }
+}
+
+fn number(mode: Option<Mode>) -> u64 {
+    mode.map_or(7, |mode| mode as u64)
+}
+
+/// Bytes side by side: a hash of few cells is quicker than one of many fields.
+fn bytes(bytes: [u64; 8]) -> u64 {
+    bytes.into_iter().fold(0, |cell, byte| cell << 8 | byte)
+}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, hash: &mut H) {
+        let (state, told) = (u64::from(self.state.0), u64::from(self.told.0));
+        hash.write_u64(state << 32 | told << 16 | u64::from(self.slot) << 8 | u64::from(self.generation));
+    }
+}
+
+impl Hash for Caller {
+    fn hash<H: Hasher>(&self, hash: &mut H) {
+        hash.write_u64(self.now.0);
+        let flags = u64::from(self.bell) << 1 | u64::from(self.placed);
+        let modes = (self.less as u64) << 3 | self.mode as u64;
+        hash.write_u64(bytes([
+            self.at as u64,
+            self.op.into(),
+            self.then as u64,
+            self.spot.into(),
+            self.their.into(),
+            number(self.belief),
+            modes,
+            flags,
+        ]));
+        let (hold, own, theirs) = (u64::from(self.hold.0), u64::from(self.own.0), u64::from(self.theirs.0));
+        hash.write_u64(theirs << 32 | own << 16 | hold);
+    }
+}
+
+impl Hash for Task {
+    fn hash<H: Hasher>(&self, hash: &mut H) {
+        let modes = number(self.a) << 3 | number(self.b);
+        hash.write_u64(bytes([
+            self.what as u64,
+            self.entry.into(),
+            modes,
+            self.change as u64,
+            self.mask.into(),
+            self.note.into(),
+            u64::from(self.state.0) >> 8,
+            u64::from(self.state.0) & 0xff,
+        ]));
     }
 }
 

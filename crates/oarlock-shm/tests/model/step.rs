@@ -46,7 +46,7 @@ pub fn may(space: &Space, world: &World, number: usize) -> bool {
     match caller.at {
         At::End => false,
         At::Look => stage != Stage::Waiting,
-        At::LookConvert => stage != Stage::Asking,
+        At::LookConvert => !matches!(stage, Stage::Asking | Stage::Lowering),
         At::Hear => over || World::bit(world.answered, session),
         At::Told => {
             let told = world.entries[session].told;
@@ -223,7 +223,7 @@ impl Step<'_> {
         self.go(At::Release);
     }
 
-    pub fn to_hold(&mut self, state: State, mode: Mode) {
+    pub fn keep_hold(&mut self, state: State, mode: Mode) {
         let caller = &mut self.world.callers[self.number];
         caller.hold = state.into();
         caller.mode = mode;
@@ -411,7 +411,7 @@ impl Step<'_> {
                 } else if self.exchange(trying, held).is_err() {
                     return self.go(At::TurnedDown);
                 }
-                self.to_hold(held, mode);
+                self.keep_hold(held, mode);
                 self.go(At::Epoch);
             }
             _ => unreachable!("not of an acquire"),
@@ -535,7 +535,7 @@ impl Step<'_> {
                 let now = self.state();
                 match now.stage() {
                     Some(Stage::Held) => {
-                        self.to_hold(now, now.mode().expect("a mode is held"));
+                        self.keep_hold(now, now.mode().expect("a mode is held"));
                         self.world.callers[self.number].spot = self.world.entries[self.session].generation;
                         self.go(At::WakeEpoch);
                     }
@@ -572,7 +572,7 @@ impl Step<'_> {
                         self.go(At::WithdrawExchange);
                     }
                     Some(Stage::Held) => {
-                        self.to_hold(now, now.mode().expect("a mode is held"));
+                        self.keep_hold(now, now.mode().expect("a mode is held"));
                         self.release_and(Then::Stop);
                     }
                     _ => self.go(At::WithdrawSend),
