@@ -392,3 +392,25 @@ fn who_came_while_the_gate_was_open_is_told_when_it_is_set_again() {
     assert_eq!(stage.hub.notice(slot, EX, None).len(), 1, "it was told nothing yet");
     assert_ne!(caller.told(hold), 0);
 }
+
+#[test]
+fn a_lock_that_waits_anew_is_not_granted_for_the_one_that_was_handed_over() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let first = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: first.entry }.number());
+    stage.hub.offer(slot, Some((lock, PR)));
+    // The releaser grants it, it is given back, and its program asks for another mode in the same entry: all that before
+    // the node looks.
+    one.release(hold).unwrap();
+    let Answer::Held(hold) = two.look(first) else { panic!() };
+    two.release(hold).unwrap();
+    let again = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    assert_eq!(again.entry, first.entry);
+    assert!(!stage.admit(slot, 2, first, PR), "that one was granted");
+    assert!(matches!(two.look(again), Answer::Waiting(_)));
+    assert_eq!(stage.hub.taken(slot), Some(lock));
+    assert!(stage.admit(slot, 2, again, EX));
+}

@@ -174,6 +174,14 @@ impl Hub {
         if waiting.stage() != Some(Stage::Waiting) {
             return None;
         }
+        // A releaser may have granted what was asked for, and its program wait for something else in the same entry by now.
+        if self
+            .place(slot)
+            .offered()
+            .is_some_and(|(offered, state)| offered == claim.lock && state != waiting)
+        {
+            return None;
+        }
         let generation = self.place(slot).generation;
         let users = 1 << (place.0 % 64);
         self.memory.slot(slot.0)[slot::USERS].fetch_or(users, TAKE);
