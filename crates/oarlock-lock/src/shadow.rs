@@ -53,11 +53,16 @@ pub(crate) struct Shadow {
     reserved: Option<u64>,
     /// Whose turn it is to be stated.
     turn: Turn,
+    /// The request that could not be granted when its answer came, and how often.
+    vain: Option<(u64, u32)>,
     /// Somebody here has used the value block; and whether the master knows (R5).
     uses_value: bool,
     value_use: Carried<bool>,
     /// Sequence of the value block that the master has.
     value_known: Carried<u64>,
+    /// Sequence of the block when the master last learned that less than PW is owned. Who owns less has written nothing
+    /// since: a later one was made up by a program.
+    value_written: u64,
     /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
     pub(crate) forgetting: bool,
     idle_since: Option<oarlock_layout::time::Instant>,
@@ -74,6 +79,9 @@ enum Turn {
     /// It has begun: a question was asked for this entry, and nothing else is stated before the answer.
     Asked(u64),
 }
+
+/// So many answers in vain a request gets. One that keeps to the rules gets one: when its program withdraws it meanwhile.
+const VAIN_MAX: u32 = 8;
 
 /// What became of an attempt to grant.
 enum Verdict {
@@ -112,9 +120,11 @@ impl Shadow {
             attempts: 0,
             reserved: None,
             turn: Turn::Front,
+            vain: None,
             uses_value: false,
             value_use: Carried::default(),
             value_known: Carried::default(),
+            value_written: 0,
             forgetting: false,
             idle_since: None,
         }
@@ -125,6 +135,9 @@ impl Shadow {
     /// A new lock, or a convert that may have to wait (`from` is set). Flags are checked.
     pub(crate) fn ask(&mut self, ctx: &mut Context<'_>, mut entry: Waiting) {
         self.wake(ctx);
+        if self.made_up(&entry) {
+            return ctx.failed(entry.lock, Code::NoSuchLock);
+        }
         if ctx.planted.has(Bug::NlWithoutRecord) && entry.mode == Mode::NL && self.n == 0 {
             ctx.words.raise(self.slot, Mode::NL, Fence::default());
             (self.owned, self.told.held) = (Some(Mode::NL), Some(Mode::NL));
@@ -199,6 +212,11 @@ impl Shadow {
         }
         self.queues.push(entry);
         self.settle(ctx);
+    }
+
+    /// Does it convert from a mode that nobody here can have? Its program wrote that into its entry by itself.
+    pub(super) fn made_up(&self, entry: &Waiting) -> bool {
+        entry.from.is_some_and(|from| !self.owned.is_some_and(|owned| owned.covers(from)))
     }
 
     /// A change of mode that is granted whatever else waits: down, or to the same mode (C11).
@@ -368,9 +386,10 @@ impl Shadow {
     }
 
     /// Lowers `owned` to what is needed at this instant, or to `floor`. Only ever down, whatever `Words` claims.
-    fn lower(&mut self, ctx: &mut Context<'_>, floor: Option<Mode>) {
-        let claimed = ctx.words.lower(self.slot, floor).owned;
-        if let (Some(owned), Some(claimed)) = (self.owned, claimed)
+    /// Returns the word that was written: a later look may find that less is needed.
+    fn lower(&mut self, ctx: &mut Context<'_>, floor: Option<Mode>) -> Word {
+        let word = ctx.words.lower(self.slot, floor);
+        if let (Some(owned), Some(claimed)) = (self.owned, word.owned)
             && owned.covers(claimed)
         {
             self.owned = Some(claimed);
@@ -379,6 +398,7 @@ impl Shadow {
         if reserved.is_some_and(|e| self.kept_for(e).is_none()) {
             self.reserved = None;
         }
+        word
     }
 
     /// The decision point of C15: less is needed than before, and less than is owned. `before` is the word as

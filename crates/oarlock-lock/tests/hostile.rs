@@ -1,4 +1,5 @@
-//! Peers and programs that say anything: the inputs that fuzzing kept, and random ones.
+//! Peers and programs that say anything: the inputs that fuzzing kept, and random ones: a few, or as many as
+//! `OARLOCK_HOSTILE_SEEDS=N` says.
 
 mod feed;
 
@@ -19,8 +20,12 @@ fn every_input_of_the_corpus_is_survived() {
     assert!(played > 0, "the corpus is empty");
 }
 
+fn cases() -> u32 {
+    std::env::var("OARLOCK_HOSTILE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     /// A peer that holds a key may still lie: its misdeed is named, and nobody else suffers.
     #[test]
@@ -28,5 +33,13 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
     ) {
         feed::room(&bytes);
+    }
+
+    /// The same where counts lie in a segment, and a foreign hand writes there.
+    #[test]
+    fn whatever_a_segment_says_exclusion_holds_outside_of_it_and_nothing_panics(
+        bytes in proptest::collection::vec(any::<u8>(), 0..600),
+    ) {
+        feed::shared(&bytes);
     }
 }

@@ -5,7 +5,7 @@ use oarlock_layout::message::lock::{Kind, Want};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::Claim;
 
-use super::{Answer, Shadow, Verdict};
+use super::{Answer, Shadow, VAIN_MAX, Verdict};
 use crate::config::Order;
 use crate::context::Context;
 use crate::counters::How;
@@ -115,6 +115,10 @@ impl Shadow {
             if self.admit(ctx, entry, mode, index == 1) {
                 return Verdict::Granted;
             }
+            if answer.want.any() {
+                let before = self.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
+                self.vain = Some((entry.attempt, before + 1));
+            }
         }
         Verdict::Held
     }
@@ -134,7 +138,13 @@ impl Shadow {
             serial: entry.flags.contains(Flags::FRESH) && !have.serial && !entry.in_place(),
         };
         // No answer would lead to a grant, and the question be asked again without end.
-        if missing.any() && ctx.words.gone(entry.lock) { Want::default() } else { missing }
+        let vain = self.is_vain(entry) || ctx.words.gone(entry.lock);
+        if missing.any() && vain { Want::default() } else { missing }
+    }
+
+    /// Was this request answered often enough? What its entry says does not let it be granted.
+    pub(super) fn is_vain(&self, entry: &Waiting) -> bool {
+        self.vain.is_some_and(|(attempt, n)| attempt == entry.attempt && n >= VAIN_MAX)
     }
 
     pub(super) fn admit(

@@ -1,7 +1,10 @@
 //! What a shadow makes of its master's messages.
 
+use alloc::vec::Vec;
+
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
+use oarlock_layout::id::LockId;
 use oarlock_layout::limit::SERIAL_BITS;
 use oarlock_layout::message::lock::{Deny, ForgetAck, Grant, HeadNotice, Reason, Want};
 use oarlock_layout::token::Fence;
@@ -114,6 +117,14 @@ impl Shadow {
         // Whatever the block was, the resource may have gone and come back since (33).
         ctx.words.set_value(self.slot, Value::NEVER);
         ctx.words.disown(self.slot);
+        let made_up: Vec<LockId> =
+            self.queues.converts().filter(|e| self.made_up(e)).map(|e| e.lock).collect();
+        for lock in made_up {
+            if let Some(entry) = self.queues.remove(lock) {
+                self.retire(ctx, &entry);
+                ctx.failed(lock, Code::NoSuchLock);
+            }
+        }
         if self.queues.is_empty() {
             return Ok(true);
         }

@@ -47,8 +47,8 @@ impl Shadow {
         {
             // What is retained and what is wanted are not comparable (CW and PR), or a head holds back an
             // entry that needs less: a grant would take away what is still owned. So it goes first.
-            self.lower(ctx, None);
-            conv = self.conv(ctx, &ctx.words.look(self.slot));
+            let lowered = self.lower(ctx, None);
+            conv = self.conv(ctx, &lowered);
         }
         let want = self.want(ctx, word, conv.as_ref());
         let asks = |entry: &&Waiting| conv.is_none() && want.any() && !entry.waits_for_an_answer();
@@ -66,12 +66,15 @@ impl Shadow {
         };
         let value = ctx.words.value(self.slot);
         let owns_block = self.owned.is_some_and(Mode::writes_value);
-        let value_due = !owns_block && self.owned.is_some() && value.sequence > self.value_known.expected();
+        if self.told.held.is_some_and(Mode::writes_value) {
+            self.value_written = value.sequence;
+        }
+        let value_due = !owns_block && self.owned.is_some() && self.value_is_news(value.sequence);
         if !self.told.differs(self.owned, conv, busy, want) && !value_due {
             return;
         }
         self.n += 1;
-        let carries = value.sequence > self.value_known.expected();
+        let carries = self.value_is_news(value.sequence);
         if carries {
             self.value_known.carry(self.n, value.sequence);
         }
@@ -93,6 +96,11 @@ impl Shadow {
         ctx.send(self.master, &self.name, Body::Info(info));
     }
 
+    /// Is this block newer than what the master has, and can it have been written under what it granted?
+    fn value_is_news(&self, sequence: u64) -> bool {
+        sequence > self.value_known.expected() && sequence <= self.value_written
+    }
+
     /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
     /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
     pub(super) fn conv(&self, ctx: &Context<'_>, word: &Word) -> Option<Conv> {
@@ -100,7 +108,7 @@ impl Shadow {
     }
 
     fn conv_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting) -> Option<Conv> {
-        if first.in_place() {
+        if first.in_place() || self.is_vain(first) {
             return None;
         }
         let covered = self.owned.is_some_and(|owned| owned.covers(first.mode));
@@ -209,7 +217,7 @@ impl Shadow {
         self.forgetting = true;
         self.n += 1;
         let value = ctx.words.value(self.slot);
-        let newer = value.sequence > self.value_known.expected();
+        let newer = self.value_is_news(value.sequence);
         let forget = Forget { g: self.g, n: self.n, value: newer.then_some(value) };
         ctx.send(self.master, &self.name, Body::Forget(forget));
         false

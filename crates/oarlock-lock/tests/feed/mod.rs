@@ -3,31 +3,54 @@
 //! The bytes of an input choose what happens: messages of two peers with fields that are sometimes the expected
 //! ones and sometimes arbitrary, requests of local programs, time. Whatever comes, the room does not panic,
 //! names the misdeed or takes the message, and the locks that it granted stand beside each other.
+//!
+//! In the second form the counts lie in a segment: programs of two sessions wait in its entries, and a foreign hand
+//! writes into it before each look.
 
 // Used by the fuzz target and by an ordinary test.
 #![allow(dead_code)]
 
+#[path = "../../../oarlock-shm/tests/hand/mod.rs"]
+mod hand;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hand::Haunted;
 
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{
+    Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId,
+};
 use oarlock_layout::message::lock::{
     Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Packet, Reason, Want,
 };
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
+use oarlock_shm::{Caller, Clock, Hub, Memory, Party, Taken};
 
 const ME: NodeId = NodeId(0);
 const SPACE: SpaceId = SpaceId(0);
 const EPOCH: Epoch = Epoch(1);
 /// Few enough that everything meets on the same resources.
 const LOCKS: u8 = 6;
+/// Outputs of one step: each waiter may be answered, each peer told of each resource, a few times over.
+const OUTPUTS_MAX: usize = 2_000;
+
+/// The programs' clock stands still; their lease does not end.
+struct Still;
+
+impl Clock for Still {
+    fn coarse(&self) -> u64 {
+        1
+    }
+}
 
 /// The bytes that are left; zeros once there are none.
 struct Input<'a>(&'a [u8]);
@@ -100,7 +123,9 @@ struct Honest {
 
 struct Stage {
     room: Lockspace,
-    words: PlainWords,
+    words: Box<dyn Words>,
+    /// The segment behind `words`, and the programs of sessions 1 and 2 in it.
+    shared: Option<(Arc<Memory>, [Option<Caller<Still>>; 2])>,
     now: Instant,
     names: Vec<Name>,
     honest: BTreeMap<(NodeId, Name), Honest>,
@@ -109,14 +134,38 @@ struct Stage {
 /// Plays one input.
 pub(crate) fn room(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut stage = Stage::new(input.byte());
+    let choice = input.byte();
+    // A table that fills up at three resources.
+    let words = PlainWords::new(if choice & 4 == 0 { 64 } else { 3 });
+    let stage = Stage::new(choice, Box::new(words), None);
+    play(stage, input);
+}
+
+/// Plays one input over a segment.
+pub(crate) fn shared(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let choice = input.byte();
+    let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
+    let often = [0, 4, 40, 160][usize::from(choice >> 3) % 4];
+    let slots = if choice & 4 == 0 { 8 } else { 3 };
+    let memory = Memory::private(Geometry { slots, areas: 4, entries: 64 }, seed);
+    let mut hub = Hub::new(Arc::clone(&memory));
+    hub.renew(u64::MAX);
+    let words = Haunted::new(hub, seed, often);
+    let mut stage = Stage::new(choice, Box::new(words), Some((memory, [None, None])));
+    stage.attach(0);
+    stage.attach(1);
+    play(stage, input);
+}
+
+fn play(mut stage: Stage, mut input: Input<'_>) {
     while !input.0.is_empty() {
         match input.byte() % 8 {
             0..=3 => stage.message(&mut input),
             4..=6 => stage.request(&mut input),
             _ => {
                 stage.now += Duration::from_secs(u64::from(input.byte() % 16));
-                stage.room.handle_timeout(stage.now, &mut stage.words);
+                stage.room.handle_timeout(stage.now, stage.words.as_mut());
             }
         }
         stage.settle();
@@ -124,7 +173,11 @@ pub(crate) fn room(bytes: &[u8]) {
 }
 
 impl Stage {
-    fn new(choice: u8) -> Stage {
+    fn new(
+        choice: u8,
+        words: Box<dyn Words>,
+        shared: Option<(Arc<Memory>, [Option<Caller<Still>>; 2])>,
+    ) -> Stage {
         let member = |n| Member { node: NodeId(n), incarnation: Incarnation(1) };
         let view = View { epoch: EPOCH, members: vec![member(0), member(1), member(2)] };
         // Two resources mastered here, one at each peer.
@@ -139,9 +192,7 @@ impl Stage {
         let config = Config { order, retain: choice & 2 == 0, ..Config::native(SPACE, ME) };
         let mut room = Lockspace::new(config);
         room.handle_view(Instant(0), &view, Instant(0));
-        // A table that fills up at three resources.
-        let words = PlainWords::new(if choice & 4 == 0 { 64 } else { 3 });
-        Stage { room, words, now: Instant(0), names, honest: BTreeMap::new() }
+        Stage { room, words, shared, now: Instant(0), names, honest: BTreeMap::new() }
     }
 
     /// A peer says something.
@@ -221,21 +272,31 @@ impl Stage {
         let epoch = if input.byte() == 0xff { Epoch(2) } else { EPOCH };
         let packet = Packet { space: SPACE, epoch, name, body };
         // A named misdeed is an answer as good as any.
-        let _ = self.room.handle_message(self.now, &mut self.words, from, packet);
+        let _ = self.room.handle_message(self.now, self.words.as_mut(), from, packet);
     }
 
     /// A local program asks something.
     fn request(&mut self, input: &mut Input<'_>) {
         let number = input.byte() % LOCKS;
         let session = SessionId(1 + u32::from(number % 2));
-        let lock = LockId::new(session, u32::from(number));
+        if self.shared.is_some() && input.bit() {
+            return self.program(input, session);
+        }
+        let mut lock = LockId::new(session, u32::from(number));
+        let mut quiet = Flags::empty();
+        if self.shared.is_some() && input.bit() {
+            // An entry, whatever it says; now and then one that does not exist.
+            let entry = if input.byte() == 0xff { 1 << 27 } else { u32::from(number) };
+            lock = LockId::new(session, SharedHandle { segment: 0, entry }.number());
+            quiet = Flags::QUIET;
+        }
         let timeout = input.bit().then(|| Duration::from_secs(1 + input.number() % 8));
         let request = match input.byte() % 8 {
             0..=2 => Request::Lock(Lock {
                 lock,
                 name: self.names[usize::from(input.byte()) % self.names.len()].clone(),
                 mode: input.mode(),
-                flags: input.flags(),
+                flags: input.flags() | quiet,
                 timeout,
                 owner: OwnerId(1),
                 transaction: TransactionId(1),
@@ -251,12 +312,66 @@ impl Stage {
             6 => Request::Cancel(lock),
             _ => Request::End(session),
         };
-        self.room.handle_request(self.now, &mut self.words, request);
+        let ends = matches!(request, Request::End(_));
+        if ends {
+            self.words.end(session);
+        }
+        self.room.handle_request(self.now, self.words.as_mut(), request);
+        if ends && self.shared.is_some() {
+            self.words.bury(session);
+            self.attach(session.0 as usize - 1);
+        }
+    }
+
+    fn attach(&mut self, program: usize) {
+        let Some((memory, callers)) = &mut self.shared else { return };
+        let place = self.words.attach(SessionId(1 + program as u32), 0);
+        callers[program] = place.map(|place| Caller::new(Arc::clone(memory), place, Still));
+    }
+
+    /// A program that keeps to the rules takes a lock, or begins to wait for one, or a bell is answered.
+    fn program(&mut self, input: &mut Input<'_>, session: SessionId) {
+        let Some((_, callers)) = &self.shared else { return };
+        let Some(caller) = &callers[session.0 as usize - 1] else { return };
+        let name = &self.names[usize::from(input.byte()) % self.names.len()];
+        let (mode, hint) = (input.mode(), u32::from(input.byte() % LOCKS));
+        let found = caller.find(name.as_bytes());
+        let taken = match (found, input.byte() % 4) {
+            (Some(spot), 0 | 1) => caller.acquire(spot, mode, &Party::default(), true, hint),
+            (None, 0 | 1) | (_, 2) => caller.ask(mode, &Party::default(), hint),
+            _ => {
+                for _ in 0..8 {
+                    let Some(slot) = self.words.poll_bell() else { break };
+                    self.room.handle_bell(self.now, self.words.as_mut(), slot);
+                }
+                return;
+            }
+        };
+        match taken {
+            Taken::Held { hold, .. } if input.bit() => drop(caller.release(hold)),
+            Taken::Wait(ticket) => {
+                let handle = SharedHandle { segment: 0, entry: ticket.entry };
+                let request = Lock {
+                    lock: LockId::new(session, handle.number()),
+                    name: name.clone(),
+                    mode,
+                    flags: input.flags() | Flags::QUIET,
+                    timeout: None,
+                    owner: OwnerId(1),
+                    transaction: TransactionId(1),
+                };
+                self.room.handle_request(self.now, self.words.as_mut(), Request::Lock(request));
+            }
+            _ => {}
+        }
     }
 
     /// Drains the outputs, learns from them what an honest peer would know, and looks at what is granted.
     fn settle(&mut self) {
+        let mut outputs = 0;
         while let Some(output) = self.room.poll_output() {
+            outputs += 1;
+            assert!(outputs < OUTPUTS_MAX, "one step has {outputs} outputs");
             let Output::Send { to, packet } = output else { continue };
             assert_ne!(to, ME, "a message to itself");
             let honest = self.honest.entry((to, packet.name)).or_default();
@@ -274,7 +389,11 @@ impl Stage {
         }
         for name in &self.names {
             let Some(slot) = self.words.find(name) else { continue };
-            let entries = self.words.entries(slot);
+            let mut entries = self.words.entries(slot);
+            if self.shared.is_some() {
+                // What an entry says is a claim. Locks of the node's own table it never saw.
+                entries.retain(|entry| entry.claim.lock.entry().is_none());
+            }
             let owned = self.words.look(slot).owned;
             for (i, a) in entries.iter().enumerate() {
                 assert!(owned.is_some_and(|o| o.covers(a.mode)), "{a:?} is not covered by {owned:?}");

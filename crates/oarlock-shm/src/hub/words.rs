@@ -68,8 +68,16 @@ impl Words for Hub {
         let owned = self.place(slot).owned;
         let stale = planted(Bug::StaleNeed).then(|| self.word(slot).target(floor));
         let lowered = self.update(slot, |word| {
-            let target = stale.unwrap_or_else(|| word.target(floor));
-            owned.is_some_and(|owned| owned.covers(target)).then(|| word.with_owned(Some(target)))
+            let owned = owned?;
+            let target = match stale.unwrap_or_else(|| word.target(floor)) {
+                target if owned.covers(target) => target,
+                // Some counts are not to be believed: nobody was let into a mode that is not owned.
+                _ => {
+                    let held = Mode::ALL.into_iter().filter(|mode| word.count(*mode) > 0).chain(floor);
+                    held.filter(|mode| owned.covers(*mode)).fold(Mode::NL, Mode::join)
+                }
+            };
+            Some(word.with_owned(Some(target)))
         });
         let word = match lowered {
             Ok((_, word)) => {
