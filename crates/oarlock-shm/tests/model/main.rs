@@ -71,7 +71,8 @@ fn look_through(spaces: Vec<Space>, states_max: usize) {
             failures += &format!("{}: not every state was looked at\n", space.name);
         }
         if let Some(broken) = &found.broken {
-            failures += &format!("{}\n{}\n", broken.rule, tell(&space, &broken.acts));
+            println!("{}", tell(&space, &broken.acts));
+            failures += &format!("{}: {}\n", space.name, broken.rule);
         }
     }
     assert!(failures.is_empty(), "{failures}");

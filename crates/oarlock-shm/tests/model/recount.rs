@@ -222,7 +222,8 @@ impl Hub<'_> {
     pub fn restate(&mut self) {
         for number in 0..self.space.programs.len() {
             let session = self.space.programs[number].session;
-            if World::bit(self.world.over, session) {
+            // Whose answer is out already has nothing to ask.
+            if World::bit(self.world.over | self.world.answered, session) {
                 continue;
             }
             let caller = self.world.callers[number];
@@ -249,7 +250,7 @@ impl Hub<'_> {
             }
             // Whoever waits for an answer to a cancel, or asked for one, asks for it again.
             let cancels = (caller.at == At::Hear && waits) || (caller.at == At::LookConvert && caller.bell);
-            if cancels && !inbox.contains(&Message::Cancel) && !World::bit(self.world.answered, session) {
+            if cancels && !inbox.contains(&Message::Cancel) {
                 let free = inbox.iter().position(|m| *m == Message::None).expect("there is room");
                 inbox[free] = Message::Cancel;
             }

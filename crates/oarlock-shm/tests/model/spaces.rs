@@ -305,7 +305,7 @@ pub fn large() -> Vec<Space> {
         Space {
             takeovers: 1,
             offers: true,
-            ..Space::new("taken over, handed over").lives(EX_ONCE).dies(EX_IMPATIENT)
+            ..Space::new("taken over, withdrawn, two").lives(EX_ONCE).dies(EX_IMPATIENT)
         },
         Space { notices: true, ..Space::new("notices, three").lives(EX_TOLD).lives(PR_TOLD).lives(PR_TOLD) },
         Space { takeovers: 1, ..Space::new("taken over, up and down").lives(PR_UP_HASTY).dies(EX_DOWN) },
