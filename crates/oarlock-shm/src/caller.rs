@@ -686,8 +686,8 @@ impl<C: Clock> Caller<C> {
         } else {
             tail[tail::LOCAL].fetch_add(1, TAKE).wrapping_add(1)
         };
+        // No fence: whoever could see an older state than that of the next holder would draw before it.
         let fence = Fence::from_number(tail[tail::FENCE].load(LOOK));
-        crate::sync::fence(At::Commit);
         (self.holds(hold) && self.living().is_ok()).then_some(Token { fence, local })
     }
 

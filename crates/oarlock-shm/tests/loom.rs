@@ -4,9 +4,10 @@
 //!
 //! Each scenario is a few operations of one or two programs and of the node. All cells of the segment for which they race
 //! are atomics of loom (`src/watch.rs` says how they are found). A scenario must hold, and must fail with each of
-//! the rules left out that stand in its last line; every fence of `src/sync.rs` stands in one of them. Runs in which
-//! threads are preempted more often than a scenario says are left out; `LOOM_MAX_PREEMPTIONS` sets another number for
-//! all. `--nocapture` shows how many runs there were and what failed.
+//! the rules left out that stand in its last line; every fence of `src/sync.rs` stands in one of them.
+//!
+//! Where a scenario says how often threads are preempted at most, runs with more of that are left out.
+//! `OARLOCK_LOOM_MORE` is added to these numbers. `--nocapture` shows how many runs there were and what failed.
 
 #![cfg(all(loom, feature = "planted"))]
 
@@ -63,7 +64,7 @@ fn explore(bug: Option<Bug>, preemptions: Option<usize>, scenario: fn()) -> Resu
         GREW.set(false);
         RUNS.set(0);
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = builder.preemption_bound.or(preemptions);
+        builder.preemption_bound = preemptions.map(|preemptions| preemptions + more());
         builder.max_branches = 10_000;
         let run = move || {
             if GREW.get() {
@@ -79,6 +80,10 @@ fn explore(bug: Option<Bug>, preemptions: Option<usize>, scenario: fn()) -> Resu
         }
         return result.map(|()| RUNS.get()).map_err(text);
     }
+}
+
+fn more() -> usize {
+    std::env::var("OARLOCK_LOOM_MORE").map_or(0, |more| more.parse().expect("a number in OARLOCK_LOOM_MORE"))
 }
 
 fn text(payload: Box<dyn Any + Send>) -> String {
@@ -224,6 +229,44 @@ fn a_holder_is_told_what_is_wanted_or_rings() {
     check(Some(3), scenario, &[(COMMIT, UNHEARD), (GATE, UNHEARD), (Bug::NoGateReread, UNHEARD)]);
 }
 
+/// The gate is set by the program that finds somebody in its way, before the node hears of it.
+#[test]
+fn a_holder_in_the_way_of_one_who_waits_is_told_or_rings() {
+    let scenario = || {
+        let mut stage = Stage::new(1);
+        let (slot, spot) = stage.owned("r", EX);
+        let (one, two) = (stage.session(1), stage.session(2));
+        race(2, &stage);
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let waits = matches!(two.acquire(spot, EX, &PARTY, true, 0), Taken::Wait(_));
+        let told = stage.hub.notice(slot, EX, None);
+        let taken = caller.join().unwrap();
+        rest();
+        let heard = !told.is_empty() || stage.hub.poll_bell() == Some(slot);
+        assert!(!waits || hold_of(taken).is_none() || heard, "it {UNHEARD}");
+    };
+    check(Some(3), scenario, &[(COMMIT, UNHEARD), (GATE, UNHEARD), (Bug::NoGateReread, UNHEARD)]);
+}
+
+/// A search for deadlocks looks at holders and tells them nothing.
+#[test]
+fn a_holder_is_found_behind_the_gate_or_rings() {
+    let scenario = || {
+        let mut stage = Stage::new(1);
+        let (slot, spot) = stage.owned("r", EX);
+        let one = stage.session(1);
+        race(2, &stage);
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        stage.hub.set_gate(slot);
+        let found = stage.hub.entries(slot);
+        let taken = caller.join().unwrap();
+        rest();
+        let heard = !found.is_empty() || stage.hub.poll_bell() == Some(slot);
+        assert!(hold_of(taken).is_none() || heard, "it {UNHEARD}");
+    };
+    check(Some(3), scenario, &[(COMMIT, UNHEARD), (GATE, UNHEARD)]);
+}
+
 #[test]
 fn a_raised_lock_is_told_what_is_wanted_or_rings() {
     let scenario = || {
@@ -305,6 +348,42 @@ fn what_is_owned_is_never_lowered_below_what_is_held() {
         stage.at_rest(slot);
     };
     check(None, scenario, &[(Bug::StaleNeed, "does not own")]);
+}
+
+// ----- tokens ---------------------------------------------------------------------------------------------
+
+/// Its exchange and its looks at what it holds are ordered without a fence: who draws after the next holder has seen that
+/// it holds no more.
+#[test]
+fn a_token_that_is_drawn_is_older_than_those_of_later_holders() {
+    let scenario = || {
+        let mut stage = Stage::new(1);
+        let (_, spot) = stage.owned("r", EX);
+        let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
+        race(2, &stage);
+        let caller = spawn(move || {
+            hold_of(one.acquire(spot, EX, &PARTY, false, 0)).and_then(|hold| one.draw_token(hold))
+        });
+        stage.hub.end(SessionId(1));
+        for lock in stage.hub.of_session(SessionId(1)) {
+            stage.hub.drop(lock);
+        }
+        // Twice: a count that is turned back by one would only stand still.
+        let later = [0; 2].map(|_| {
+            let hold = hold_of(two.acquire(spot, EX, &PARTY, false, 0))?;
+            let token = two.draw_token(hold);
+            two.release(hold).unwrap();
+            token
+        });
+        let first = caller.join().unwrap();
+        rest();
+        let hold = held(three.acquire(spot, EX, &PARTY, false, 0));
+        let third = three.draw_token(hold);
+        let tokens: Vec<_> = [first].into_iter().chain(later).chain([third]).flatten().collect();
+        let grow = tokens.windows(2).all(|two| (two[0].fence, two[0].local) < (two[1].fence, two[1].local));
+        assert!(grow, "a token is not newer than that of an earlier holder: {tokens:?}");
+    };
+    check(Some(2), scenario, &[(Bug::TokenBeforeCommit, "not newer")]);
 }
 
 // ----- value blocks ---------------------------------------------------------------------------------------
