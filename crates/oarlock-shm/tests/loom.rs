@@ -647,6 +647,31 @@ fn a_way_down_during_a_recount_is_counted_by_what_came_of_it() {
     );
 }
 
+/// The program gives the lock back as soon as it sees the new mode.
+#[test]
+fn a_way_down_that_the_node_goes_leaves_no_count() {
+    let scenario = || {
+        let mut stage = Stage::new(1);
+        let (slot, spot) = stage.owned("r", EX);
+        let one = Arc::new(stage.session(1));
+        let hold = held(one.acquire(spot, PW, &PARTY, true, 0));
+        let ticket = one.ask_convert(hold, CW).unwrap();
+        let release = move |program: &stage::Program| match program.look(ticket) {
+            Answer::Held(hold) => program.release(hold).is_ok(),
+            other => panic!("{other:?}"),
+        };
+        race(2, &stage);
+        let program = Arc::clone(&one);
+        let caller = spawn(move || !matches!(program.look(ticket), Answer::Waiting(_)) && release(&program));
+        assert!(stage.hub.convert(lock_of(1, hold.entry), CW).is_some());
+        let released = caller.join().unwrap();
+        rest();
+        assert!(released || release(&one));
+        assert!(stage.at_rest(slot).is_empty());
+    };
+    check(None, scenario, &[]);
+}
+
 // ----- who waits ------------------------------------------------------------------------------------------
 
 #[test]
