@@ -1,4 +1,4 @@
-//! Three real daemons, each a process with a socket for programs and one for its peers.
+//! Real daemons, each a process with a socket for programs and one for its peers.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use oarlockd::host::key::{Secret, print};
 use crate::machine::{self, Cpus, pin};
 use crate::rounds::Failure;
 
-/// Nodes of the cluster. Clients sit at the first two, one on each CPU; the third only decides.
+/// Nodes of the usual cluster. Clients sit at the first two, one on each CPU; the third only decides.
 pub(crate) const NODES: usize = 3;
 /// Lockspace that keeps what it owns, as people use it.
 pub(crate) const RETAINING: &str = "default";
@@ -68,11 +68,21 @@ impl Cluster {
     /// Starts the daemons and waits until they serve. With `spin` their engines look for work before they
     /// sleep, as is the default; without, they sleep at once.
     pub(crate) fn start(cpus: Cpus, spin: bool) -> Result<Cluster, Failure> {
+        Cluster::of(cpus, NODES, "", spin)
+    }
+
+    /// One node that decides everything by itself, with room for so many resources that none is given up for another.
+    pub(crate) fn lone(cpus: Cpus, resources: u32) -> Result<Cluster, Failure> {
+        Cluster::of(cpus, 1, &format!("resources_max = {}\n", resources * 2), true)
+    }
+
+    /// As many nodes; `space` goes into the definition of the lockspace that retains.
+    fn of(cpus: Cpus, nodes: usize, space: &str, spin: bool) -> Result<Cluster, Failure> {
         let directory = tempfile::tempdir().map_err(|e| format!("a directory for the nodes: {e}"))?;
-        let metrics = configure(directory.path(), spin)?;
+        let metrics = configure(directory.path(), nodes, space, spin)?;
         let binary = binary()?;
         let mut cluster = Cluster { children: Vec::new(), metrics, directory };
-        for node in 0..NODES {
+        for node in 0..nodes {
             let at = cluster.directory.path().join(name(node));
             let log = fs::File::create(at.join("log")).map_err(|e| format!("a log: {e}"))?;
             let mut command = Command::new(&binary);
@@ -94,7 +104,7 @@ impl Cluster {
 
     fn wait_until_serving(&mut self) -> Result<(), Failure> {
         let end = Instant::now() + Duration::from_secs(20);
-        for node in 0..NODES {
+        for node in 0..self.children.len() {
             loop {
                 let serves = || -> oarlock::Result<()> {
                     let space = Client::connect(self.socket(node))?.space(RETAINING)?;
@@ -126,6 +136,11 @@ impl Cluster {
     pub(crate) fn space(&self, node: usize, space: &str) -> Result<oarlock::blocking::Space, Failure> {
         let open = || Client::connect(self.socket(node))?.space(space);
         open().map_err(|e| e.to_string())
+    }
+
+    /// The process of a node.
+    pub(crate) fn process(&self, node: usize) -> u32 {
+        self.children[node].id()
     }
 
     /// CPU seconds of all daemons so far.
@@ -180,16 +195,16 @@ fn name(node: usize) -> String {
 }
 
 /// Writes keys and configurations; returns where each node serves its metrics.
-fn configure(directory: &Path, spin: bool) -> Result<Vec<String>, Failure> {
+fn configure(directory: &Path, nodes: usize, space: &str, spin: bool) -> Result<Vec<String>, Failure> {
     let io = |e: std::io::Error| format!("preparing the nodes: {e}");
     let secret = directory.join("cluster.secret");
     Secret::generate().write_new(&secret).map_err(|e| e.to_string())?;
     // All held at once, or the same port would be given twice. They are free again when the daemons start.
     let any = ("127.0.0.1", 0);
     let udp: Vec<UdpSocket> =
-        (0..NODES).map(|_| UdpSocket::bind(any)).collect::<Result<_, _>>().map_err(io)?;
+        (0..nodes).map(|_| UdpSocket::bind(any)).collect::<Result<_, _>>().map_err(io)?;
     let tcp: Vec<TcpListener> =
-        (0..NODES).map(|_| TcpListener::bind(any)).collect::<Result<_, _>>().map_err(io)?;
+        (0..nodes).map(|_| TcpListener::bind(any)).collect::<Result<_, _>>().map_err(io)?;
     let mut members = String::new();
     for (node, socket) in udp.iter().enumerate() {
         fs::create_dir(directory.join(name(node))).map_err(io)?;
@@ -208,7 +223,7 @@ fn configure(directory: &Path, spin: bool) -> Result<Vec<String>, Failure> {
         let text = format!(
             "[node]\nname = \"{}\"\napi = \"{api}\"\nsocket = \"oarlock.sock\"\ndata_dir = \"data\"\n\
              key_file = \"node.key\"\nspin = {spin}\n\n[cluster]\nname = \"bench\"\n\
-             secret_file = \"../cluster.secret\"\n{members}\n[[space]]\nname = \"{RETAINING}\"\n\n\
+             secret_file = \"../cluster.secret\"\n{members}\n[[space]]\nname = \"{RETAINING}\"\n{space}\n\
              [[space]]\nname = \"{FORGETFUL}\"\nretain = false\n",
             name(node)
         );

@@ -5,11 +5,12 @@
 //!     │  runs contenders in turn                     rounds.rs   alternation, medians, spread
 //!     ├── anchor/   the machine: UDP, futex, cipher  machine.rs  CPUs, strangers
 //!     ├── peer/     other lock services              report.rs   JSON lines, table
-//!     └── hub.rs    our own nodes without daemons
+//!     ├── hub.rs    our own nodes without daemons
+//!     └── program.rs  programs beside this one
 //! ```
 //!
 //! A benchmark is no test: it fails only if something does not work at all, or if `--check-goals` asks it to.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod anchor;
 mod cluster;
@@ -17,6 +18,7 @@ mod goal;
 mod hub;
 mod machine;
 mod peer;
+mod program;
 mod pure;
 mod report;
 mod rounds;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use goal::{LOCK, Measurement, NET, Setting};
+use goal::{LOCAL, LOCK, Measurement, NET, Setting};
 use machine::Cpus;
 use report::Line;
 use rounds::Plan;
@@ -56,6 +58,8 @@ struct Args {
     /// The counted pairs are remote.
     #[arg(long, hide = true)]
     remote: bool,
+    #[command(flatten)]
+    told: program::Told,
     /// Exits with 1 if a must is missed.
     #[arg(long)]
     check_goals: bool,
@@ -63,6 +67,8 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum What {
+    /// Locks that programs grant themselves, in memory shared with their node.
+    Local,
     /// Locks, through nodes and daemons.
     Lock,
     /// Circuits and sealing.
@@ -70,12 +76,19 @@ enum What {
     /// Pairs in the nodes, for valgrind to count.
     #[value(hide = true)]
     Pairs,
+    /// A program beside this one.
+    #[value(hide = true)]
+    Program,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.what == What::Pairs {
-        return match goal::instructions::child(args.resources, args.remote) {
+    if let What::Pairs | What::Program = args.what {
+        let done = match args.what {
+            What::Pairs => goal::instructions::child(args.resources, args.remote),
+            _ => program::child(&args.told),
+        };
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("{why}");
@@ -93,7 +106,11 @@ fn main() -> ExitCode {
     };
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
     let setting = Setting { cpus, plan, quick: args.quick, peers: args.peers };
-    let measurements = if args.what == What::Lock { LOCK } else { NET };
+    let measurements = match args.what {
+        What::Local => LOCAL,
+        What::Lock => LOCK,
+        _ => NET,
+    };
     let (mut broken, mut missed) = (false, false);
     for measurement in measurements.iter().filter(|m| wanted(m, &args.goal)) {
         match (measurement.run)(&setting) {

@@ -1,8 +1,10 @@
 //! Anchors: what this machine can do at all, measured in the same rounds as what we do with it.
 
 pub(crate) mod flood;
+pub(crate) mod robust;
 pub(crate) mod rtt;
 pub(crate) mod seal;
+pub(crate) mod table;
 
 use std::net::UdpSocket;
 

@@ -18,8 +18,7 @@ const BATCH: usize = 512;
 
 /// Instructions of a pair with few and with many resources; nothing where valgrind is not installed.
 pub(crate) fn run(setting: &Setting) -> Result<Vec<Line>, Failure> {
-    if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
-        eprintln!("instructions of a pair: valgrind is not installed");
+    if !possible() {
         return Ok(Vec::new());
     }
     let few = 1_000;
@@ -43,8 +42,23 @@ pub(crate) fn run(setting: &Setting) -> Result<Vec<Line>, Failure> {
     Ok(vec![line, remote])
 }
 
-/// Runs this program under valgrind and has it counted once it is filled.
+/// Says so where instructions cannot be counted.
+pub(super) fn possible() -> bool {
+    let found = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("instructions of a pair: valgrind is not installed");
+    }
+    found
+}
+
 fn count(resources: u32, remote: bool) -> Result<f64, Failure> {
+    let mut arguments = vec!["pairs".into(), "--resources".into(), resources.to_string()];
+    arguments.extend(remote.then(|| "--remote".into()));
+    count_of(&arguments, PAIRS, READY)
+}
+
+/// Runs this program under valgrind and has it counted once it says that it is ready: instructions of a pair.
+pub(super) fn count_of(arguments: &[String], pairs: usize, ready: &str) -> Result<f64, Failure> {
     let me = std::env::current_exe().map_err(|e| format!("where this program is: {e}"))?;
     let directory = tempfile::tempdir().map_err(|e| format!("a directory: {e}"))?;
     let io = |e: std::io::Error| format!("valgrind: {e}");
@@ -52,8 +66,7 @@ fn count(resources: u32, remote: bool) -> Result<f64, Failure> {
         .args(["--tool=callgrind", "--instr-atstart=no"])
         .arg(format!("--callgrind-out-file={}", directory.path().join("out").display()))
         .arg(me)
-        .args(["pairs", "--resources", &resources.to_string()])
-        .args(remote.then_some("--remote"))
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -64,7 +77,7 @@ fn count(resources: u32, remote: bool) -> Result<f64, Failure> {
     let talk = || -> Result<(), Failure> {
         let mut line = String::new();
         BufReader::new(output.ok_or("its output was not piped")?).read_line(&mut line).map_err(io)?;
-        if line.trim() != READY {
+        if line.trim() != ready {
             return Err("the counted program did not get ready".into());
         }
         let control = Command::new("callgrind_control")
@@ -83,7 +96,7 @@ fn count(resources: u32, remote: bool) -> Result<f64, Failure> {
     let status = child.wait().map_err(io)?;
     talked.map_err(|why| format!("{why}\n{said}"))?;
     match super::command::collected(&said) {
-        Some(instructions) if status.success() => Ok(instructions / PAIRS as f64),
+        Some(instructions) if status.success() => Ok(instructions / pairs as f64),
         _ => Err(format!("{status}\n{said}")),
     }
 }

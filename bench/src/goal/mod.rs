@@ -2,8 +2,10 @@
 
 pub(crate) mod bulk;
 pub(crate) mod command;
+pub(crate) mod covered;
 pub(crate) mod flat;
 pub(crate) mod instructions;
+pub(crate) mod million;
 pub(crate) mod outstanding;
 pub(crate) mod programs;
 pub(crate) mod remote;
@@ -33,13 +35,22 @@ pub(crate) struct Measurement {
     pub(crate) run: fn(&Setting) -> Result<Vec<Line>, Failure>,
 }
 
+/// Locks that a program grants itself, in memory shared with its node.
+pub(crate) const LOCAL: &[Measurement] = &[
+    Measurement { goals: &[1], run: covered::handle },
+    Measurement { goals: &[2], run: covered::by_name },
+    Measurement { goals: &[3], run: covered::processes },
+    Measurement { goals: &[4], run: covered::hand_over },
+    Measurement { goals: &[9], run: programs::covered_pairs },
+    Measurement { goals: &[], run: million::run },
+];
+
 /// Locks: from one program to another through the nodes between them.
 pub(crate) const LOCK: &[Measurement] = &[
     Measurement { goals: &[5], run: remote::sleeping },
     Measurement { goals: &[6], run: programs::acquire },
     Measurement { goals: &[7], run: remote::spinning },
     Measurement { goals: &[8], run: programs::remote_pairs },
-    Measurement { goals: &[9], run: programs::covered_pairs },
     Measurement { goals: &[10], run: outstanding::run },
     Measurement { goals: &[11], run: programs::contended },
     // Reported without a goal's number.
