@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::memory::Memory;
 use crate::planted::{Bug, planted};
-use crate::sync::{FIELD, LOOK, Place, fence};
+use crate::sync::{AtomicU64, FIELD, LOOK, Place, fence};
 
 /// A slot, as it is at one time: with the generation it is a resource, not just a place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -103,6 +103,17 @@ impl Cut {
     }
 }
 
+/// Do cells begin with these bytes, and fill up the last one with zeros?
+#[inline]
+fn same(bytes: &[u8], cells: &[AtomicU64]) -> bool {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut pairs = whole.iter().zip(cells);
+    pairs.all(|(chunk, cell)| cell.load(FIELD) == u64::from_le_bytes(*chunk))
+        && (rest.is_empty() || cells[whole.len()].load(FIELD) == u64::from_le_bytes(last))
+}
+
 impl Memory {
     /// The slot of a name, if the index knows it.
     #[inline]
@@ -111,7 +122,6 @@ impl Memory {
             return None;
         }
         let hash = hash(name, self[header::SEED].load(FIELD));
-        let cut = Cut::new(name);
         let level =
             (self[header::INDEX].load(LOOK) as u32).clamp(Geometry::INDEX_LEVEL_MIN, self.firsts.level_max);
         let (first, mask) = (self.index_level(level), (1u32 << level) - 1);
@@ -126,7 +136,7 @@ impl Memory {
             if entry >> 24 != index::fingerprint(hash) || slot >= self.geometry().slots {
                 continue;
             }
-            if let Some(generation) = self.bears(slot, hash, &cut) {
+            if let Some(generation) = self.bears(slot, hash, name) {
                 return Some(Spot { slot, generation });
             }
         }
@@ -135,28 +145,29 @@ impl Memory {
 
     /// The generation in which a slot bears this name; none if it bears another.
     #[inline]
-    fn bears(&self, number: u32, hash: u64, cut: &Cut) -> Option<u64> {
+    fn bears(&self, number: u32, hash: u64, name: &[u8]) -> Option<u64> {
         let line = self.slot(number);
         let generation = line[slot::GENERATION].load(LOOK);
-        if generation & 1 == 0 || untagged(line[slot::TAG].load(FIELD)) != tag(hash, cut.length) {
+        if generation & 1 == 0 || untagged(line[slot::TAG].load(FIELD)) != tag(hash, name.len()) {
             return None;
         }
-        let name = &line[slot::NAME..];
-        let inline = if cut.length <= INLINE_BYTES { INLINE_BYTES } else { INLINE_LONG_BYTES } / 8;
-        if (0..inline).any(|cell| name[cell].load(FIELD) != cut.cells[cell]) {
+        let cells = &line[slot::NAME..];
+        let (inside, outside) = match name.len() {
+            0..=INLINE_BYTES => (name, &[][..]),
+            _ => name.split_at(INLINE_LONG_BYTES),
+        };
+        if !same(inside, cells) {
             return None;
         }
-        let outside = cut.outside();
         if !outside.is_empty() {
-            let first = u32::try_from(name[inline].load(FIELD)).ok()?;
-            if first.checked_add(cut.granules())? > self.geometry().granules() {
+            let first = u32::try_from(cells[INLINE_LONG_BYTES / 8].load(FIELD)).ok()?;
+            let granules = outside.len().div_ceil(GRANULE_CELLS * 8) as u32;
+            if first.checked_add(granules)? > self.geometry().granules() {
                 return None;
             }
-            for (granule, cells) in outside.chunks(GRANULE_CELLS).enumerate() {
-                let there = self.granule(first + granule as u32);
-                if cells.iter().zip(there).any(|(bits, cell)| cell.load(FIELD) != *bits) {
-                    return None;
-                }
+            let mut there = (first..).map(|granule| self.granule(granule));
+            if !outside.chunks(GRANULE_CELLS * 8).all(|part| there.next().is_some_and(|it| same(part, it))) {
+                return None;
             }
         }
         fence(Place::Name);
