@@ -175,7 +175,7 @@ impl LockRequest {
     /// [`Kind::Busy`](crate::Kind::Busy) with [`no_queue`](Self::no_queue), [`Kind::TimedOut`](crate::Kind)
     /// with [`timeout`](Self::timeout), and whatever ends the session.
     pub fn acquire(self) -> Result<Guard> {
-        acquire(&self.wish)
+        acquire(self.wish)
     }
 
     /// Takes the lock if this node can grant it by itself, in one exchange with the local daemon and no
@@ -187,16 +187,16 @@ impl LockRequest {
     /// `acquire()` with `no_queue()` asks.
     pub fn try_acquire(mut self) -> Result<Guard> {
         self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
-        acquire(&self.wish)
+        acquire(self.wish)
     }
 }
 
-fn acquire(wish: &Wish) -> Result<Guard> {
+fn acquire(wish: Wish) -> Result<Guard> {
     Ok(Guard { held: wait_for_lock(wish)? })
 }
 
 /// Asks and waits in this thread.
-pub(crate) fn wait_for_lock(wish: &Wish) -> Result<Held> {
+pub(crate) fn wait_for_lock(wish: Wish) -> Result<Held> {
     let pending = match wish.begin(true)? {
         Begun::Held(held) => return Ok(held),
         Begun::Waits(pending) if pending.looks => return pending.wait_at_entry(),
@@ -337,11 +337,17 @@ impl Handle {
     ///
     /// # Errors
     /// As for [`LockRequest::acquire`].
-    #[inline]
+    #[inline(always)]
     pub fn acquire(&self) -> Result<HandleGuard<'_>> {
-        if let Some(here) = self.opened.take(self.mode) {
-            return Ok(HandleGuard { taking: Taking::Here(here) });
+        match self.opened.take(self.mode) {
+            Some(here) => Ok(HandleGuard { taking: Taking::Here(here) }),
+            None => self.ask(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask(&self) -> Result<HandleGuard<'_>> {
         let request = LockRequest { wish: self.opened.wish(self.mode, false) };
         Ok(HandleGuard { taking: Taking::there(request.acquire())? })
     }
@@ -350,11 +356,17 @@ impl Handle {
     ///
     /// # Errors
     /// As for [`LockRequest::try_acquire`].
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<HandleGuard<'_>> {
-        if let Some(here) = self.opened.take(self.mode) {
-            return Ok(HandleGuard { taking: Taking::Here(here) });
+        match self.opened.take(self.mode) {
+            Some(here) => Ok(HandleGuard { taking: Taking::Here(here) }),
+            None => self.ask_to_try(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask_to_try(&self) -> Result<HandleGuard<'_>> {
         let request = LockRequest { wish: self.opened.wish(self.mode, true) };
         Ok(HandleGuard { taking: Taking::there(request.try_acquire())? })
     }

@@ -265,7 +265,7 @@ impl LockRequest {
     /// `acquire()` with `no_queue()` asks.
     pub fn try_acquire(mut self) -> Result<Guard> {
         self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
-        Ok(Guard { held: wait_for_lock(&self.wish)? })
+        Ok(Guard { held: wait_for_lock(self.wish)? })
     }
 }
 

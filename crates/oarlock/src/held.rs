@@ -36,14 +36,14 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn new(
-        space: &SpaceRef,
+        space: SpaceRef,
         handle: u32,
-        name: &Name,
+        name: Name,
         flags: Flags,
         shared: Option<Shared>,
     ) -> Held {
         let shared = shared.map(Mutex::new);
-        Held { space: Arc::clone(space), handle, name: name.clone(), flags, shared }
+        Held { space, handle, name, flags, shared }
     }
 
     /// The same, held in an entry.
@@ -294,15 +294,17 @@ impl Held {
     /// Gives back what is held in an entry. True if that is done, or left to an answer that is on its way; false if the
     /// node must be asked, because there is no entry, or because a value is to be written that cannot be written here.
     fn release_here(&mut self) -> std::result::Result<bool, Error> {
-        let handle = self.handle;
-        if self.shared().is_none() {
-            return Ok(false);
-        }
-        let lost =
-            || Error::new(Code::Lost, format!("the lock on {} is lost", self.subject()), segment::say(None));
-        let Some(shared) = &self.shared else { return Ok(false) };
-        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (handle, subject) = (self.handle, Subject { space: &self.space.name, name: &self.name });
+        let lost = || Error::new(Code::Lost, format!("the lock on {subject} is lost"), segment::say(None));
         let session = &self.space.session;
+        // Nobody else has it: nothing needs to be locked.
+        let Some(shared) = &mut self.shared else { return Ok(false) };
+        let shared = shared.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ticket) = shared.asked
+            && !session.look(|table| table.asks_about(handle))
+        {
+            take_up(shared, ticket, None);
+        }
         if shared.asked.is_some() {
             if session.change(|table, _| table.leave_to_answer(handle)) {
                 return Ok(true);

@@ -75,6 +75,12 @@ impl SpaceFound {
     pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
         self.segment.get()?.as_ref().filter(|segment| !segment.is_over())
     }
+
+    /// Wakes the node: it sleeps, and somebody has rung.
+    #[cold]
+    pub(crate) fn knock(&self) {
+        self.session.request(&Request::Knock);
+    }
 }
 
 /// A lookup or question under way; withdrawn when it is dropped.
@@ -191,7 +197,7 @@ impl Wish {
 
     /// Takes the lock in this process, or asks for it. `looks`: whoever waits looks at the lock's entry, and needs no
     /// message about the grant.
-    pub(crate) fn begin(&self, looks: bool) -> Result<Begun> {
+    pub(crate) fn begin(self, looks: bool) -> Result<Begun> {
         let mode = self.manner.mode;
         let name = match &self.name {
             Ok(name) => name,
@@ -220,12 +226,18 @@ impl Wish {
             Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, name, flags),
             _ => Sharing::Not,
         };
-        let held = |handle, shared| Held::new(&self.space, handle, name, flags, shared);
-        match begun {
+        let begun = match begun {
             Sharing::Held(shared) => {
+                // What is known of the lock so far moves on; nothing of it is counted anew.
                 let handle = shared.segment.handle(shared.hold.entry);
-                Ok(Begun::Held(held(handle, Some(shared))))
+                let name = self.name.expect("looked at above");
+                return Ok(Begun::Held(Held::new(self.space, handle, name, flags, Some(shared))));
             }
+            other => other,
+        };
+        let held = |handle, shared| Held::new(self.space.clone(), handle, name.clone(), flags, shared);
+        match begun {
+            Sharing::Held(_) => unreachable!("returned above"),
             Sharing::Waits(segment, ticket) => {
                 let handle = segment.handle(ticket.entry);
                 session
