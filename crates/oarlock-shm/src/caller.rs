@@ -124,6 +124,28 @@ pub enum Taken {
     Lost(Loss),
 }
 
+/// An attempt that did not get the lock, before anything was made of it.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Missed {
+    entry: u32,
+    state: State,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// The node has taken the attempt back.
+    TurnedDown,
+    /// Somebody is in the way, and the entry is to wait.
+    Waits,
+    Busy,
+    NotOwned,
+    Moved,
+    NoRoom,
+    Lost(Loss),
+}
+
 /// What became of a waiting lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -192,9 +214,32 @@ impl<C: Clock> Caller<C> {
     /// `hint` spreads threads over entries.
     #[inline(always)]
     pub fn acquire(&self, spot: Spot, mode: Mode, party: &Party, wait: bool, hint: u32) -> Taken {
+        match self.attempt(spot, mode, party, wait, hint) {
+            Ok((hold, knock)) => Taken::Held { hold, knock },
+            Err(missed) => self.missed(missed, mode, wait),
+        }
+    }
+
+    /// The first part of [`acquire`](Caller::acquire): the lock, and whether to knock at the node; or what
+    /// [`missed`](Caller::missed) makes an answer of.
+    ///
+    /// Apart, because an outcome that a function writes into memory is read back from there in other pieces than it was
+    /// written in, and that costs as much as an exchange.
+    #[inline(always)]
+    pub fn attempt(
+        &self,
+        spot: Spot,
+        mode: Mode,
+        party: &Party,
+        wait: bool,
+        hint: u32,
+    ) -> Result<(Hold, bool), Missed> {
         let line = self.memory.slot(spot.slot);
         let vital = self.vital();
-        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else { return Taken::NoRoom };
+        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else {
+            return Err(Missed { entry: 0, state: State(0), how: How::NoRoom });
+        };
+        let missed = |how| Err(Missed { entry: number, state: trying, how });
         let word = &line[slot::WORD];
         let users = 1 << (self.place.area % 64);
         let values = party.flags.contains(Flags::VALBLK);
@@ -205,15 +250,15 @@ impl<C: Clock> Caller<C> {
                 continue;
             }
             if state(&own[entry::STATE]) != trying && !planted(Bug::NoCheckAfterLoad) {
-                return self.turned_down(own, number, trying, mode, wait);
+                return missed(How::TurnedDown);
             }
             if line[slot::GENERATION].load(LOOK) != spot.generation && !planted(Bug::NoSlotGeneration) {
                 self.free(own, trying);
-                return Taken::Moved;
+                return missed(How::Moved);
             }
             if vital.session.load(LOOK) != self.place.session_word {
                 self.free(own, trying);
-                return Taken::Lost(Loss::Session);
+                return missed(How::Lost(Loss::Session));
             }
             let readable = !values
                 || (line[slot::TAG].load(LOOK) & VALUE_READY != 0 && now.owned().is_some_and(readable_under));
@@ -221,18 +266,18 @@ impl<C: Clock> Caller<C> {
                 if !wait {
                     self.free(own, trying);
                     let covered = now.covers(mode) && readable;
-                    return if covered { Taken::Busy } else { Taken::NotOwned };
+                    return missed(if covered { How::Busy } else { How::NotOwned });
                 }
                 // Who finds somebody in the way sets the gate in the word that it judged: its place counts from here.
                 let gate = now.gate() || now.shut() || planted(Bug::NoGateByFinder);
                 if !gate && exchange_grant(word, now, now.with_gate(true)).is_err() {
                     continue;
                 }
-                return self.wait(own, number, trying, mode);
+                return missed(How::Waits);
             }
             let Ok(then) = now.with(mode) else {
                 self.free(own, trying);
-                return Taken::NoRoom;
+                return missed(How::NoRoom);
             };
             if planted(Bug::TokenBeforeCommit) {
                 let local = &self.memory.tail(spot.slot)[tail::LOCAL];
@@ -247,31 +292,57 @@ impl<C: Clock> Caller<C> {
             own[entry::STATE].store(held.0, SHOW);
         } else if exchange_state(&own[entry::STATE], trying, held).is_err() {
             // The node has taken the attempt back and left it out of its count: the word is not ours to touch.
-            return self.turned_down(own, number, trying, mode, wait);
+            return missed(How::TurnedDown);
         }
-        self.committed(own, line, vital, Hold { entry: number, mode, spot, state: held })
+        match self.committed(own, line, vital, spot, mode, number, held) {
+            Ok(knock) => Ok((Hold { entry: number, mode, spot, state: held }, knock)),
+            Err(how) => missed(how),
+        }
     }
 
-    /// The looks that come after a commit: what was granted counts only if nothing has ended meanwhile.
+    /// What an attempt comes to that did not get the lock.
+    #[cold]
+    pub fn missed(&self, missed: Missed, mode: Mode, wait: bool) -> Taken {
+        let Missed { entry, state, how } = missed;
+        let own = self.memory.own(self.area_line, entry);
+        match how {
+            How::TurnedDown => self.turned_down(own, entry, state, mode, wait),
+            How::Waits => self.wait(own, entry, state, mode),
+            How::Busy => Taken::Busy,
+            How::NotOwned => Taken::NotOwned,
+            How::Moved => Taken::Moved,
+            How::NoRoom => Taken::NoRoom,
+            How::Lost(loss) => Taken::Lost(loss),
+        }
+    }
+
+    /// The looks that come after a commit: what was granted counts only if nothing has ended meanwhile. True: knock.
+    #[expect(clippy::too_many_arguments, reason = "a hold that is passed as one may end up in memory")]
     #[inline(always)]
-    fn committed(&self, own: Own<'_>, line: &Line, vital: Vital<'_>, hold: Hold) -> Taken {
+    fn committed(
+        &self,
+        own: Own<'_>,
+        line: &Line,
+        vital: Vital<'_>,
+        spot: Spot,
+        mode: Mode,
+        number: u32,
+        held: State,
+    ) -> Result<bool, How> {
         fence_after_exchange(At::Commit);
         let now = self.clock.coarse();
         if let Err(loss) = self.living_at(vital, now) {
-            self.give_back(hold.entry, hold.mode, hold.spot.slot, hold.spot.generation, hold.state);
-            return Taken::Lost(loss);
+            self.give_back(number, mode, spot.slot, spot.generation, held);
+            return Err(How::Lost(loss));
         }
-        if line[slot::GENERATION].load(LOOK) != hold.spot.generation && !planted(Bug::NoSlotGeneration) {
-            self.give_back(hold.entry, hold.mode, hold.spot.slot, hold.spot.generation, hold.state);
-            return Taken::Moved;
+        if line[slot::GENERATION].load(LOOK) != spot.generation && !planted(Bug::NoSlotGeneration) {
+            self.give_back(number, mode, spot.slot, spot.generation, held);
+            return Err(How::Moved);
         }
         own[entry::SINCE].store(now, FIELD);
         add_one(&own[entry::GRANTS]);
         // Whoever came between the word and the commit has been told nothing yet (M5).
-        let knock = grant(&line[slot::WORD]).gate()
-            && !planted(Bug::NoGateReread)
-            && self.memory.ring(hold.spot.slot);
-        Taken::Held { hold, knock }
+        Ok(grant(&line[slot::WORD]).gate() && !planted(Bug::NoGateReread) && self.memory.ring(spot.slot))
     }
 
     /// Takes its parts one by one: a hold whose address is taken lives in memory, and reading back there what was just

@@ -35,7 +35,7 @@ mod sync;
 #[cfg(loom)]
 mod watch;
 
-pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Party, Taken, Ticket};
+pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Missed, Party, Taken, Ticket};
 pub use hub::Hub;
 #[cfg(not(any(loom, shuttle)))]
 pub use map::Birthmark;

@@ -1,13 +1,12 @@
 //! Resources that are locked again and again: the name is looked up once.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use oarlock_layout::flags::Flags;
-use oarlock_layout::message::session::Request;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Token;
-use oarlock_shm::{Hold, Party, Spot, Taken};
+use oarlock_shm::{Hold, Missed, Party, Spot, Taken};
 
 use crate::error::Result;
 use crate::segment::{self, Segment};
@@ -16,6 +15,8 @@ use crate::wish::{SpaceRef, Wish};
 /// A name, and where it was found.
 pub(crate) struct Opened {
     pub(crate) wish: Wish,
+    /// Where this process can grant itself, once that is known.
+    segment: OnceLock<Arc<Segment>>,
     /// Slot and generation in one, so that they are of one look; zero if it was not found yet.
     spot: AtomicU64,
 }
@@ -24,14 +25,17 @@ const SLOT_BITS: u32 = 24;
 
 impl Opened {
     pub(crate) fn new(space: &SpaceRef, name: &[u8]) -> Opened {
-        Opened { wish: Wish::new(space, name), spot: AtomicU64::new(0) }
+        Opened { wish: Wish::new(space, name), segment: OnceLock::new(), spot: AtomicU64::new(0) }
     }
 
     /// Takes the lock in this process, if nobody needs to be asked.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, mode: Mode) -> Option<Here<'_>> {
-        let segment = self.wish.space.segment()?;
-        if self.wish.space.session.check_process(String::new).is_err() {
+        let segment = match self.segment.get() {
+            Some(segment) => &**segment,
+            None => self.attached()?,
+        };
+        if !segment.is_mine() {
             return None;
         }
         let bits = self.spot.load(Ordering::Relaxed);
@@ -39,25 +43,33 @@ impl Opened {
             0 => self.find(segment)?,
             bits => Spot { slot: bits as u32 & ((1 << SLOT_BITS) - 1), generation: bits >> SLOT_BITS },
         };
-        match segment.caller.acquire(spot, mode, &Party::default(), false, segment::hint()) {
-            Taken::Held { hold, knock: false } => Some(Here::new(&self.wish.space, segment, hold)),
-            other => self.otherwise(segment, other),
+        match segment.caller.attempt(spot, mode, &Party::default(), false, segment::hint()) {
+            Ok((hold, knock)) => {
+                if knock {
+                    self.wish.space.knock();
+                }
+                Some(Here { space: &self.wish.space, segment, hold, token: OnceLock::new() })
+            }
+            Err(missed) => {
+                self.missed(segment, missed, mode);
+                None
+            }
+        }
+    }
+
+    /// Whoever is asked then answers everything else.
+    #[cold]
+    #[inline(never)]
+    fn missed(&self, segment: &Segment, missed: Missed, mode: Mode) {
+        if let Taken::Moved = segment.caller.missed(missed, mode, false) {
+            self.spot.store(0, Ordering::Relaxed);
         }
     }
 
     #[cold]
-    fn otherwise<'a>(&'a self, segment: &'a Segment, taken: Taken) -> Option<Here<'a>> {
-        match taken {
-            Taken::Held { hold, .. } => {
-                self.wish.space.session.request(&Request::Knock);
-                Some(Here::new(&self.wish.space, segment, hold))
-            }
-            Taken::Moved => {
-                self.spot.store(0, Ordering::Relaxed);
-                None
-            }
-            _ => None,
-        }
+    fn attached(&self) -> Option<&Segment> {
+        let segment = self.wish.space.segment()?;
+        Some(self.segment.get_or_init(|| Arc::clone(segment)))
     }
 
     #[cold]
@@ -88,13 +100,6 @@ pub(crate) struct Here<'a> {
     token: OnceLock<Token>,
 }
 
-impl<'a> Here<'a> {
-    #[inline(always)]
-    fn new(space: &'a SpaceRef, segment: &'a Segment, hold: Hold) -> Here<'a> {
-        Here { space, segment, hold, token: OnceLock::new() }
-    }
-}
-
 impl Here<'_> {
     #[inline(always)]
     pub(crate) fn mode(&self) -> Mode {
@@ -116,21 +121,16 @@ impl Here<'_> {
             .filter(|mode| told & (1 << *mode as u8) != 0 && !mode.compatible(self.hold.mode))
             .reduce(Mode::join)
     }
-
-    #[cold]
-    fn knock(&self) {
-        self.space.session.request(&Request::Knock);
-    }
 }
 
 impl Drop for Here<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.space.session.check_process(String::new).is_err() {
+        if !self.segment.is_mine() {
             return;
         }
         if let Ok(true) = self.segment.caller.release(self.hold) {
-            self.knock();
+            self.space.knock();
         }
     }
 }

@@ -22,7 +22,7 @@ use oarlock_layout::message::session::Attached;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
-use oarlock_shm::{Answer, Caller, Clock, Hold, Loss, Memory, Taken, Ticket};
+use oarlock_shm::{Answer, Birthmark, Caller, Clock, Hold, Loss, Memory, Taken, Ticket};
 
 /// Where a lockspace's segment will be once the node has answered; none in it: there is none to be had.
 pub(crate) type Cell = OnceLock<Option<Arc<Segment>>>;
@@ -38,6 +38,8 @@ pub(crate) struct Segment {
     number: u8,
     /// The session is over: its guards count as lost, and nothing more is granted, whatever the lease would allow.
     over: AtomicBool,
+    /// As the session has one; here it is nearer.
+    birthmark: Birthmark,
     /// How many looks are worth it before sleeping: what lately was enough, more or less.
     spins: AtomicU32,
 }
@@ -76,8 +78,9 @@ impl Segment {
             return None;
         }
         let caller = Caller::new(memory, attached.place, Coarse);
-        let (number, spins) = (attached.segment, AtomicU32::new(SPINS_MAX / 4));
-        Some(Arc::new(Segment { caller, number, over: AtomicBool::new(false), spins }))
+        let (birthmark, spins) = (Birthmark::new().ok()?, AtomicU32::new(SPINS_MAX / 4));
+        let over = AtomicBool::new(false);
+        Some(Arc::new(Segment { caller, number: attached.segment, over, birthmark, spins }))
     }
 
     /// Nothing more is granted here.
@@ -89,6 +92,12 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Is this the process that attached it, and no fork?
+    #[inline(always)]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.birthmark.is_mine()
     }
 
     /// The number by which the node knows a lock in this entry.

@@ -156,16 +156,19 @@ impl Session {
     }
 
     /// Refuses the forks of the process that opened the session.
+    #[inline(always)]
     pub(crate) fn check_process(&self, what: impl FnOnce() -> String) -> Result<()> {
-        if !self.forked() {
-            return Ok(());
-        }
+        if self.forked() { self.refuse_fork(what()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refuse_fork(&self, what: String) -> Result<()> {
         let why = format!(
             "the session belongs to process {}, and this is its fork {}",
             self.pid,
             std::process::id()
         );
-        Err(Error::new(Code::SessionForked, what(), why))
+        Err(Error::new(Code::SessionForked, what, why))
     }
 }
 
