@@ -24,6 +24,7 @@ mod recount;
 mod words;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -78,8 +79,8 @@ struct Place {
     /// Every lock here that blocks one of these modes (a bit each) has been told so.
     told: u8,
     value_ready: bool,
-    /// First granule of a long name.
-    granule: Option<u32>,
+    /// First granule of a long name, counted from one.
+    granule: Option<NonZeroU32>,
     rare: Option<Box<Rare>>,
 }
 
@@ -240,7 +241,7 @@ impl Hub {
             keep: true,
             told: 0,
             value_ready: false,
-            granule,
+            granule: granule.and_then(|first| NonZeroU32::new(first + 1)),
             rare: None,
         };
         self.places[number as usize] = Some(place);
@@ -273,7 +274,7 @@ impl Hub {
         let hash = self.hash(&place.name);
         self.names.find_entry(hash, |number| *number == slot.0).expect("a bound slot has a name").remove();
         self.directory.remove(&self.memory, hash, slot.0);
-        self.directory.free_name(place.name.as_bytes(), place.granule);
+        self.directory.free_name(place.name.as_bytes(), place.granule.map(|first| first.get() - 1));
         self.free.push(slot.0);
         true
     }
