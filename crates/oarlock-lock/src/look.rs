@@ -32,13 +32,15 @@ impl Lockspace {
             }
             At::All | At::Waiting => {
                 let all = *at == At::All;
-                for shadow in self.shadows().filter(|s| all || !s.queues.is_empty() || s.head.is_some()) {
+                for shadow in
+                    self.shadows().filter(|s| all || !s.rare.queues.is_empty() || s.rare.head.is_some())
+                {
                     shadow_rows(&mut rows, now, words, shadow);
                     if rows.len() > ROWS_MAX {
                         break;
                     }
                 }
-                for master in self.masters().filter(|m| all || m.head.is_some()) {
+                for master in self.masters().filter(|m| all || m.rare.head.is_some()) {
                     if rows.len() > 2 * ROWS_MAX {
                         break;
                     }
@@ -62,13 +64,14 @@ fn micros(now: Instant, since: Instant) -> u64 {
 }
 
 fn shadow_rows(rows: &mut Vec<Row>, now: Instant, words: &dyn Words, shadow: &Shadow) {
-    let row = |what| Row { name: shadow.name.clone(), what };
+    let name = words.name(shadow.slot);
+    let row = |what| Row { name: name.clone(), what };
     rows.push(row(What::Shadow(ShadowRow {
         owned: shadow.owned,
         need: words.look(shadow.slot).counts.need(),
         told_held: shadow.told.held,
-        told_conv: shadow.told.conv.map(|conv| conv.mode),
-        head: shadow.head,
+        told_conv: shadow.rare.wish.conv.map(|conv| conv.mode),
+        head: shadow.rare.head,
         n: shadow.n,
         g: shadow.g,
         a: shadow.a,
@@ -85,7 +88,7 @@ fn shadow_rows(rows: &mut Vec<Row>, now: Instant, words: &dyn Words, shadow: &Sh
             fast: entry.fast,
         })));
     }
-    for entry in shadow.queues.iter() {
+    for entry in shadow.rare.queues.iter() {
         rows.push(row(What::Waiter(Waiter {
             party: party(entry.lock, entry.owner, entry.transaction),
             wanted: entry.mode,
@@ -100,21 +103,21 @@ fn master_rows(rows: &mut Vec<Row>, master: &Master) {
     let name: &Name = &master.name;
     let row = |what| Row { name: name.clone(), what };
     rows.push(row(What::Master(MasterRow {
-        head: master.head.map(|(_, head)| head),
-        converting: master.converting.iter().copied().collect(),
-        waiting: master.waiting.iter().copied().collect(),
-        value: master.value.sequence,
-        value_valid: master.value.valid,
+        head: master.rare.head.map(|(_, head)| head),
+        converting: master.rare.converting.iter().copied().collect(),
+        waiting: master.rare.waiting.iter().copied().collect(),
+        value: master.rare.value.sequence,
+        value_valid: master.rare.value.valid,
         openers: master.records.values().fold(0, |sum: u32, rec| sum.saturating_add(rec.openers)),
     })));
     for (node, rec) in &master.records {
         rows.push(row(What::Record(RecordRow {
             node: *node,
             held: rec.held,
-            conv: rec.conv.map(|conv| conv.mode),
+            conv: rec.rare.conv.map(|conv| conv.mode),
             g: rec.g,
             a: rec.a,
-            busy: rec.busy,
+            busy: rec.rare.busy,
         })));
     }
 }

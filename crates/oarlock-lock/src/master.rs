@@ -4,7 +4,7 @@
 //! what became of the head. What is believed of the shadows is kept mutually compatible at every instant;
 //! since each believed mode covers what the shadow really owns, that is exclusion (3.4 rule 9, I1).
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use oarlock_layout::flags::Flags;
@@ -21,42 +21,76 @@ use crate::config::Order;
 use crate::context::Context;
 use crate::output::Violation;
 use crate::planted::Bug;
+use crate::records::Records;
+use crate::seldom::{Nothing, Seldom};
 
 /// A resource at its master.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Master {
     pub(crate) name: Name,
-    pub(crate) records: BTreeMap<NodeId, Record>,
+    pub(crate) records: Records,
+    /// Heads are numbered, tries and recalls included.
+    numbers: u64,
+    pub(crate) rare: Seldom<Busy>,
+}
+
+/// What a master has while nobody waits and no block was ever written: nothing.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Busy {
     /// Shadows that state a convert, then those that state a new request: one list, in order (C8, R3).
     pub(crate) converting: VecDeque<NodeId>,
     pub(crate) waiting: VecDeque<NodeId>,
-    /// Heads are numbered, tries and recalls included.
-    numbers: u64,
     pub(crate) head: Option<(NodeId, Head)>,
     /// The newest block known here. A shadow that owns PW or EX may have a newer one (R5).
     pub(crate) value: Value,
     recall: Option<Recall>,
 }
 
+impl Nothing for Busy {
+    fn nothing() -> &'static Busy {
+        static NOTHING: Busy = Busy {
+            converting: VecDeque::new(),
+            waiting: VecDeque::new(),
+            head: None,
+            value: Value::NEVER,
+            recall: None,
+        };
+        &NOTHING
+    }
+}
+
 /// What the master knows of one shadow.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) held: Option<Mode>,
-    pub(crate) conv: Option<Conv>,
+    pub(crate) uses_value: bool,
+    pub(crate) want: Want,
+    pub(crate) openers: u32,
     /// Raised with each change of the master's own accord (C6).
     pub(crate) g: u64,
     /// Last statement heard (R10).
     pub(crate) a: u64,
+    pub(crate) rare: Seldom<Asking>,
+}
+
+/// What is known of a shadow that waits, keeps others waiting or uses the value block.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Asking {
+    pub(crate) conv: Option<Conv>,
     /// The head as last sent to it.
     pub(crate) told: Option<Head>,
-    pub(crate) openers: u32,
-    pub(crate) uses_value: bool,
     pub(crate) busy: u64,
     /// Sequence of the block that the shadow is known to have.
     value_known: u64,
-    pub(crate) want: Want,
     /// Number of the recall whose answer its question for the value waits for.
     recall: u64,
+}
+
+impl Nothing for Asking {
+    fn nothing() -> &'static Asking {
+        static NOTHING: Asking = Asking { conv: None, told: None, busy: 0, value_known: 0, recall: 0 };
+        &NOTHING
+    }
 }
 
 /// A question to the owner of PW or EX for its block, in the form of a head that gives way at once (R5 e).
@@ -76,22 +110,13 @@ pub(crate) enum Decision {
 
 impl Master {
     pub(crate) fn new(name: Name) -> Master {
-        Master {
-            name,
-            records: BTreeMap::new(),
-            converting: VecDeque::new(),
-            waiting: VecDeque::new(),
-            numbers: 0,
-            head: None,
-            value: Value::NEVER,
-            recall: None,
-        }
+        Master { name, records: Records::default(), numbers: 0, rare: Seldom::default() }
     }
 
     /// A shadow's statement (3.6 rule 1).
     pub(crate) fn info(&mut self, ctx: &mut Context<'_>, from: NodeId, info: Info) -> Result<(), Violation> {
         let known = self.records.contains_key(&from);
-        let rec = self.records.entry(from).or_default();
+        let rec = self.records.get_or_default(from);
         let checked = Self::check(rec, known, &info);
         if let Err(violation) = checked {
             if !known {
@@ -112,15 +137,15 @@ impl Master {
         rec.held = info.held;
         rec.openers = info.openers;
         rec.uses_value |= info.uses_value;
-        rec.busy = info.busy;
+        rec.rare.busy = info.busy;
         // A recall answers the statement that it was made for: a later one may stand for a request that came
         // after a write which the answer does not know.
-        rec.recall = 0;
+        rec.rare.recall = 0;
         rec.want = info.want;
         if let Some(value) = info.value {
-            rec.value_known = rec.value_known.max(value.sequence);
-            if value.sequence > self.value.sequence {
-                self.value = value;
+            rec.rare.value_known = rec.rare.value_known.max(value.sequence);
+            if value.sequence > self.rare.value.sequence {
+                self.rare.value = value;
             }
         }
         let mut decided = Vec::new();
@@ -181,8 +206,8 @@ impl Master {
             if !rec.held.is_some_and(Mode::writes_value) {
                 return Err(Violation::ValueWithoutRight);
             }
-            if value.sequence > self.value.sequence {
-                self.value = value;
+            if value.sequence > self.rare.value.sequence {
+                self.rare.value = value;
             }
         }
         self.records.remove(&from);
@@ -199,23 +224,23 @@ impl Master {
 
     /// Is some shadow being asked for its block?
     pub(crate) fn recalling(&self) -> bool {
-        self.recall.is_some()
+        self.rare.recall.is_some()
     }
 
     // ----- queues ---------------------------------------------------------------------------------------
 
     fn leave(&mut self, node: NodeId) {
-        self.converting.retain(|n| *n != node);
-        self.waiting.retain(|n| *n != node);
+        self.rare.converting.retain(|n| *n != node);
+        self.rare.waiting.retain(|n| *n != node);
     }
 
     /// Who is first: converts before newcomers.
     fn first(&self) -> Option<NodeId> {
-        self.converting.front().or(self.waiting.front()).copied()
+        self.rare.converting.front().or(self.rare.waiting.front()).copied()
     }
 
     fn conv(&self, node: NodeId) -> Conv {
-        self.records[&node].conv.expect("a queued shadow has stated a wish")
+        self.records[&node].rare.conv.expect("a queued shadow has stated a wish")
     }
 
     /// Puts a wish in its place, or answers it at once.
@@ -227,8 +252,8 @@ impl Master {
         decided: &mut Vec<(NodeId, Decision)>,
     ) {
         let rec = self.records.get_mut(&node).expect("a record");
-        let old = rec.conv;
-        rec.conv = conv;
+        let old = rec.rare.conv;
+        rec.rare.conv = conv;
         let Some(conv) = conv else {
             self.leave(node);
             return;
@@ -237,7 +262,7 @@ impl Master {
             // A statement whose kind changes goes to the tail of its new queue (R3).
             self.leave(node);
         }
-        let queued = self.converting.contains(&node) || self.waiting.contains(&node);
+        let queued = self.rare.converting.contains(&node) || self.rare.waiting.contains(&node);
         let strict = ctx.config.order == Order::Strict;
         let expedited = conv.kind == Kind::New && conv.flags.contains(Flags::EXPEDITE);
         // In strict order a convert that fits is granted in place, past every queue, unless it said
@@ -262,7 +287,7 @@ impl Master {
         }
         if !queued || headed {
             let behind = match conv.kind {
-                Kind::Convert => !self.converting.is_empty(),
+                Kind::Convert => !self.rare.converting.is_empty(),
                 Kind::New => self.first().is_some(),
             };
             let hasty = ctx.planted.has(Bug::TryByRetention) && self.fits(ctx, node, conv).is_none();
@@ -271,8 +296,8 @@ impl Master {
                 return;
             }
             let queue = match conv.kind {
-                Kind::Convert => &mut self.converting,
-                Kind::New => &mut self.waiting,
+                Kind::Convert => &mut self.rare.converting,
+                Kind::New => &mut self.rare.waiting,
             };
             if conv.flags.contains(Flags::HEADQUE) {
                 queue.push_front(node);
@@ -293,11 +318,11 @@ impl Master {
         if conv.flags.intersects(Flags::NOQUEUE | Flags::NODLCKWT) {
             return false;
         }
-        let place = self.converting.iter().position(|n| *n == node);
+        let place = self.rare.converting.iter().position(|n| *n == node);
         let Some(place) = place else { return false };
         let waits = |n: &NodeId| !self.conv(*n).flags.contains(Flags::NOQUEUE);
-        let ahead = self.converting.iter().take(place).filter(|n| waits(n));
-        let mut behind = self.converting.iter().skip(place + 1).filter(|n| waits(n));
+        let ahead = self.rare.converting.iter().take(place).filter(|n| waits(n));
+        let mut behind = self.rare.converting.iter().skip(place + 1).filter(|n| waits(n));
         ahead.map(|n| self.conv(*n)).any(|other| !other.mode.compatible(held))
             || (conv.flags.contains(Flags::HEADQUE)
                 && behind.any(|n| self.conv(*n).from.is_some_and(|held| !held.compatible(conv.mode))))
@@ -309,7 +334,7 @@ impl Master {
         self.leave(node);
         let rec = self.records.get_mut(&node).expect("a record");
         // The questions that came with it are over as well.
-        (rec.conv, rec.want, rec.recall) = (None, Want::default(), 0);
+        (rec.rare.conv, rec.want, rec.rare.recall) = (None, Want::default(), 0);
         rec.g += 1;
         decided.push((node, Decision::Denied { attempt, reason }));
     }
@@ -347,7 +372,7 @@ impl Master {
         self.leave(node);
         let rec = self.records.get_mut(&node).expect("a record");
         rec.held = Some(mode);
-        rec.conv = None;
+        rec.rare.conv = None;
         rec.g += 1;
         true
     }
@@ -360,11 +385,11 @@ impl Master {
         }
         self.number_head();
         // A try at the head is over as soon as one holder is really busy (R2).
-        while let Some((node, head)) = self.head.filter(|(_, head)| head.attempt != 0) {
+        while let Some((node, head)) = self.rare.head.filter(|(_, head)| head.attempt != 0) {
             let conv = self.conv(node);
             let busy = self.records.iter().any(|(other, rec)| {
                 *other != node
-                    && rec.busy == head.number
+                    && rec.rare.busy == head.number
                     && rec.held.is_some_and(|held| !held.compatible(conv.mode))
             });
             if !busy {
@@ -390,9 +415,10 @@ impl Master {
         }
         // A try waits for answers, not for others: behind somebody it is over.
         let behind: Vec<NodeId> = self
+            .rare
             .converting
             .iter()
-            .chain(&self.waiting)
+            .chain(&self.rare.waiting)
             .skip(1)
             .filter(|n| self.conv(**n).flags.contains(Flags::NOQUEUE))
             .copied()
@@ -403,7 +429,8 @@ impl Master {
         if !any {
             return;
         }
-        let rest: Vec<NodeId> = self.converting.iter().chain(&self.waiting).skip(1).copied().collect();
+        let rest: Vec<NodeId> =
+            self.rare.converting.iter().chain(&self.rare.waiting).skip(1).copied().collect();
         for node in rest {
             let conv = self.conv(node);
             let may = ctx.config.order == Order::Passover || conv.flags.contains(Flags::NOORDER);
@@ -438,38 +465,39 @@ impl Master {
     /// Answers what shadows asked besides modes: a serial at once, the newest block after a recall if some
     /// other shadow may have a newer one.
     fn answer(&mut self, ctx: &Context<'_>, decided: &mut Vec<(NodeId, Decision)>) {
-        if let Some(recall) = self.recall {
+        if let Some(recall) = self.rare.recall {
             let rec = self.records.get(&recall.holder);
-            let open = rec.is_some_and(|r| r.busy != recall.number && r.held.is_some_and(Mode::writes_value));
+            let open =
+                rec.is_some_and(|r| r.rare.busy != recall.number && r.held.is_some_and(Mode::writes_value));
             if !open {
-                self.recall = None;
-                for rec in self.records.values_mut().filter(|rec| rec.recall == recall.number) {
+                self.rare.recall = None;
+                for rec in self.records.values_mut().filter(|rec| rec.rare.recall == recall.number) {
                     // Its question is as good as the block that has just come.
-                    rec.recall = u64::MAX;
+                    rec.rare.recall = u64::MAX;
                 }
             }
         }
         // A question that comes with a wish is answered with it: asked alone it would be asked again and
         // again while the wish waits.
         let alone = ctx.planted.has(Bug::AnswerAlone);
-        let asks = |rec: &Record| rec.want.any() && rec.held.is_some() && (rec.conv.is_none() || alone);
+        let asks = |rec: &Record| rec.want.any() && rec.held.is_some() && (rec.rare.conv.is_none() || alone);
         let asking: Vec<NodeId> =
             self.records.iter().filter(|(_, rec)| asks(rec)).map(|(node, _)| *node).collect();
         for node in asking {
             let writer = self.writer(node);
             let told = decided.iter().any(|(n, _)| *n == node);
             let rec = self.records.get_mut(&node).expect("a record");
-            let answerable = !rec.want.value || writer.is_none() || rec.recall == u64::MAX;
+            let answerable = !rec.want.value || writer.is_none() || rec.rare.recall == u64::MAX;
             if answerable {
                 // A grant of this run says it all.
                 if !told && *ctx.serial < SERIAL_MAX {
                     rec.g += 1;
                     decided.push((node, Decision::Answered));
                 }
-            } else if let (None, Some(holder)) = (self.recall, writer) {
+            } else if let (None, Some(holder)) = (self.rare.recall, writer) {
                 self.numbers += 1;
-                rec.recall = self.numbers;
-                self.recall = Some(Recall { holder, number: self.numbers });
+                rec.rare.recall = self.numbers;
+                self.rare.recall = Some(Recall { holder, number: self.numbers });
             }
         }
     }
@@ -477,11 +505,14 @@ impl Master {
     /// Gives the first waiter a number if it is another one, or wants something else, than before.
     fn number_head(&mut self) {
         let now = self.first().map(|node| (node, self.conv(node)));
+        if now.is_none() && self.rare.head.is_none() {
+            return;
+        }
         let is = |head: &Head, conv: &Conv| {
             let attempt = if conv.flags.contains(Flags::NOQUEUE) { conv.attempt } else { 0 };
             head.mode == conv.mode && head.kind == conv.kind && head.attempt == attempt
         };
-        self.head = match (now, self.head) {
+        self.rare.head = match (now, self.rare.head) {
             (None, _) => None,
             (Some((node, conv)), Some((old, head))) if node == old && is(&head, &conv) => Some((old, head)),
             (Some((node, conv)), _) => {
@@ -504,7 +535,7 @@ impl Master {
 
     /// The head as far as it concerns `node` (C12; R3: in strict order it concerns everybody who holds).
     fn head_for(&self, ctx: &Context<'_>, node: NodeId) -> Option<Head> {
-        if let Some(recall) = self.recall.filter(|recall| recall.holder == node) {
+        if let Some(recall) = self.rare.recall.filter(|recall| recall.holder == node) {
             return Some(Head {
                 number: recall.number,
                 mode: Mode::PR,
@@ -514,7 +545,7 @@ impl Master {
                 demand: false,
             });
         }
-        let (owner, head) = self.head?;
+        let (owner, head) = self.rare.head?;
         let held = self.records[&node].held?;
         let concerned = match ctx.config.order {
             Order::Strict => held != Mode::NL,
@@ -545,15 +576,15 @@ impl Master {
             let answered = matches!(decision, Decision::Answered);
             // A grant of PR or more has no other writer beside it; a grant of CR or NL may have one, and
             // then only a recall makes the block current.
-            let current = writer.is_none() || rec.recall == u64::MAX;
+            let current = writer.is_none() || rec.rare.recall == u64::MAX;
             rec.want.serial = false;
             if current {
                 rec.want.value = false;
-                rec.recall = 0;
+                rec.rare.recall = 0;
             }
-            rec.told = head;
-            let newer = self.value.sequence > rec.value_known || ctx.planted.has(Bug::OldBlock);
-            rec.value_known = rec.value_known.max(self.value.sequence);
+            rec.rare.told = head;
+            let newer = self.rare.value.sequence > rec.rare.value_known || ctx.planted.has(Bug::OldBlock);
+            rec.rare.value_known = rec.rare.value_known.max(self.rare.value.sequence);
             let mode = rec.held.expect("whoever is granted or answered holds something");
             let grant = Grant {
                 g,
@@ -561,11 +592,11 @@ impl Master {
                 mode,
                 serial: next_serial(ctx),
                 alternate: matches!(decision, Decision::Granted { alternate: true }),
-                queued: answered && rec.conv.is_some(),
+                queued: answered && rec.rare.conv.is_some(),
                 current,
                 head,
                 openers,
-                value: newer.then_some(self.value),
+                value: newer.then_some(self.rare.value),
             };
             ctx.send(node, &self.name, Body::Grant(grant));
         }
@@ -574,16 +605,18 @@ impl Master {
             let head = self.head_for(ctx, node);
             let openers = self.openers_elsewhere(node);
             let rec = self.records.get_mut(&node).expect("a record");
-            if rec.told.map(|h| h.number) == head.map(|h| h.number) {
+            if rec.rare.told.map(|h| h.number) == head.map(|h| h.number) {
                 continue;
             }
             if head.is_none() && ctx.planted.has(Bug::ForgetHeadGone) {
                 continue;
             }
-            rec.told = head;
+            rec.rare.told = head;
             let notice = HeadNotice { g: rec.g, a: rec.a, head, openers };
             ctx.send(node, &self.name, Body::Head(notice));
         }
+        self.records.values_mut().for_each(|rec| rec.rare.tidy());
+        self.rare.tidy();
     }
 }
 

@@ -56,7 +56,7 @@ impl<'a> ShadowProbe<'a> {
 
     /// The wish that the master was last told.
     pub fn told_conv(self) -> Option<Conv> {
-        self.0.told.conv
+        self.0.rare.wish.conv
     }
 
     /// The questions that the master was last asked.
@@ -76,7 +76,7 @@ impl<'a> ShadowProbe<'a> {
 
     /// The head as last told.
     pub fn head(self) -> Option<Head> {
-        self.0.head
+        self.0.rare.head
     }
 
     /// A `Forget` is under way.
@@ -86,7 +86,7 @@ impl<'a> ShadowProbe<'a> {
 
     /// Those who wait here, converts first.
     pub fn waiting(self) -> impl Iterator<Item = WaitingProbe<'a>> {
-        self.0.queues.iter().map(WaitingProbe)
+        self.0.rare.queues.iter().map(WaitingProbe)
     }
 }
 
@@ -130,17 +130,17 @@ impl WaitingProbe<'_> {
 impl<'a> MasterProbe<'a> {
     /// The first waiter, and what was announced of it.
     pub fn head(self) -> Option<(NodeId, Head)> {
-        self.0.head
+        self.0.rare.head
     }
 
     /// Those who wait, converts first.
     pub fn queue(self) -> impl Iterator<Item = NodeId> {
-        self.0.converting.iter().chain(&self.0.waiting).copied()
+        self.0.rare.converting.iter().chain(&self.0.rare.waiting).copied()
     }
 
     /// The newest block known here.
     pub fn value(self) -> Value {
-        self.0.value
+        self.0.rare.value
     }
 
     /// A shadow is being asked for its block.
@@ -167,7 +167,7 @@ impl RecordProbe<'_> {
 
     /// Its wish.
     pub fn conv(self) -> Option<Conv> {
-        self.0.conv
+        self.0.rare.conv
     }
 
     /// Its questions.
@@ -182,7 +182,7 @@ impl RecordProbe<'_> {
 
     /// The head as last told it.
     pub fn told(self) -> Option<Head> {
-        self.0.told
+        self.0.rare.told
     }
 
     /// Has anybody there used the value block (R5)?

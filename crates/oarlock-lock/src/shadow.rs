@@ -10,7 +10,6 @@ use oarlock_layout::id::{LockId, NodeId, Slot};
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::lock::{Head, Kind, Want};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::name::Name;
 use oarlock_layout::segment::Word;
 use oarlock_layout::token::Fence;
 
@@ -18,7 +17,8 @@ use crate::config::Order;
 use crate::context::Context;
 use crate::output::Output;
 use crate::planted::Bug;
-use crate::statement::{Carried, Told};
+use crate::seldom::{Nothing, Seldom};
+use crate::statement::{Carried, Told, Wish};
 use crate::value::{Effect, effect};
 use crate::waiting::{Queues, Waiting};
 
@@ -30,10 +30,15 @@ mod stating;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Shadow {
     pub(crate) slot: Slot,
-    pub(crate) name: Name,
     pub(crate) master: NodeId,
     /// Owned now. The private copy is the truth; what `Words` says is a claim.
     pub(crate) owned: Option<Mode>,
+    /// Somebody here has used the value block.
+    uses_value: bool,
+    /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
+    pub(crate) forgetting: bool,
+    /// Locks on this resource at other nodes, as last heard (C16).
+    elsewhere: u32,
     pub(crate) told: Told,
     /// Last statement sent, last change heard, last statement that the master said it heard (R10).
     pub(crate) n: u64,
@@ -43,11 +48,17 @@ pub(crate) struct Shadow {
     /// says it *heard* may have been discarded.
     base: u64,
     applied: u64,
-    pub(crate) head: Option<Head>,
-    /// Locks on this resource at other nodes, as last heard (C16).
-    elsewhere: u32,
-    pub(crate) queues: Queues,
     attempts: u64,
+    pub(crate) rare: Seldom<Rare>,
+}
+
+/// What a shadow has at rest: nothing.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Rare {
+    /// What the master was told of those who wait.
+    pub(crate) wish: Wish,
+    pub(crate) head: Option<Head>,
+    pub(crate) queues: Queues,
     /// The waiting entry for which the master has granted what is owned: its place is before every head
     /// announced since, even while local holders still keep it waiting.
     reserved: Option<u64>,
@@ -55,17 +66,32 @@ pub(crate) struct Shadow {
     turn: Turn,
     /// The request that could not be granted when its answer came, and how often.
     vain: Option<(u64, u32)>,
-    /// Somebody here has used the value block; and whether the master knows (R5).
-    uses_value: bool,
+    /// Does the master know that the value block is used here (R5)?
     value_use: Carried<bool>,
     /// Sequence of the value block that the master has.
     value_known: Carried<u64>,
     /// Sequence of the block when the master last learned that less than PW is owned. Who owns less has written nothing
     /// since: a later one was made up by a program.
     value_written: u64,
-    /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
-    pub(crate) forgetting: bool,
     idle_since: Option<oarlock_layout::time::Instant>,
+}
+
+impl Nothing for Rare {
+    fn nothing() -> &'static Rare {
+        static NOTHING: Rare = Rare {
+            wish: Wish { conv: None, busy: 0 },
+            head: None,
+            queues: Queues::NONE,
+            reserved: None,
+            turn: Turn::Front,
+            vain: None,
+            value_use: Carried::new(false),
+            value_known: Carried::new(0),
+            value_written: 0,
+            idle_since: None,
+        };
+        &NOTHING
+    }
 }
 
 /// Those who wait for an answer stand in front of all others, and take turns with whoever waits behind them.
@@ -102,31 +128,29 @@ struct Answer {
 }
 
 impl Shadow {
-    pub(crate) fn new(slot: Slot, name: Name, master: NodeId) -> Shadow {
+    pub(crate) fn new(slot: Slot, master: NodeId) -> Shadow {
         Shadow {
             slot,
-            name,
             master,
             owned: None,
+            uses_value: false,
+            forgetting: false,
+            elsewhere: 0,
             told: Told::default(),
             n: 0,
             g: 0,
             a: 0,
             base: 0,
             applied: 0,
-            head: None,
-            elsewhere: 0,
-            queues: Queues::default(),
             attempts: 0,
-            reserved: None,
-            turn: Turn::Front,
-            vain: None,
-            uses_value: false,
-            value_use: Carried::default(),
-            value_known: Carried::default(),
-            value_written: 0,
-            forgetting: false,
-            idle_since: None,
+            rare: Seldom::default(),
+        }
+    }
+
+    /// The master has answered what was asked for.
+    fn answered(&mut self) {
+        if self.rare.wish.conv.is_some() {
+            self.rare.wish.conv = None;
         }
     }
 
@@ -189,18 +213,18 @@ impl Shadow {
                 }
             }
         }
-        if self.queues.conversion_deadlock(&entry) && fits_here && !entry.flags.contains(Flags::QUECVT) {
+        if self.rare.queues.conversion_deadlock(&entry) && fits_here && !entry.flags.contains(Flags::QUECVT) {
             // In strict order a convert looks at granted modes only: if it fits at the master as well it passes
             // those it would wait for (9). If it does not, it is the victim (50, 53).
             entry.flags |= Flags::NOQUEUE;
             entry.victim = true;
-        } else if self.queues.conversion_deadlock(&entry) {
+        } else if self.rare.queues.conversion_deadlock(&entry) {
             ctx.counters.deadlock_victims += 1;
             ctx.failed(entry.lock, Code::Deadlock);
             self.settle(ctx);
             return;
         }
-        if self.queues.len() >= oarlock_layout::limit::WAITERS_MAX {
+        if self.rare.queues.len() >= oarlock_layout::limit::WAITERS_MAX {
             ctx.failed(entry.lock, Code::TooManyWaiters);
             return;
         }
@@ -210,7 +234,7 @@ impl Shadow {
         if let Some(deadline) = entry.deadline {
             ctx.deadlines.insert((deadline, entry.lock));
         }
-        self.queues.push(entry);
+        self.rare.queues.push(entry);
         self.settle(ctx);
     }
 
@@ -252,7 +276,7 @@ impl Shadow {
             return self.settle(ctx);
         };
         if ctx.waiting.contains_key(&lock)
-            && let Some(waiting) = self.queues.remove(lock)
+            && let Some(waiting) = self.rare.queues.remove(lock)
         {
             self.retire(ctx, &waiting);
         }
@@ -278,10 +302,10 @@ impl Shadow {
             self.take_up(ctx);
             return self.settle(ctx);
         }
-        let Some(entry) = self.queues.remove(lock) else { return };
+        let Some(entry) = self.rare.queues.remove(lock) else { return };
         if ctx.planted.has(Bug::CancelAndGrant) {
             // The loser of the race is told as well as the winner.
-            self.queues.push(entry.clone());
+            self.rare.queues.push(entry.clone());
         } else {
             self.retire(ctx, &entry);
         }
@@ -293,8 +317,8 @@ impl Shadow {
 
     /// Takes a request that left a queue off the books.
     fn retire(&mut self, ctx: &mut Context<'_>, entry: &Waiting) {
-        if self.reserved == Some(entry.attempt) {
-            self.reserved = None;
+        if self.rare.reserved == Some(entry.attempt) {
+            self.rare.reserved = None;
         }
         ctx.waiting.remove(&entry.lock);
         if let Some(deadline) = entry.deadline {
@@ -318,18 +342,18 @@ impl Shadow {
             return self.offer(ctx);
         }
         // Before anything is looked at: a caller that gives something back after that look must ring.
-        if !self.queues.is_empty() || self.head.is_some() {
+        if !self.rare.queues.is_empty() || self.rare.head.is_some() {
             ctx.words.set_gate(self.slot);
         }
         self.scan(ctx, Answer::default());
         self.give_way(ctx);
         self.notify_all(ctx);
-        if self.queues.is_empty() && self.head.is_none() && self.owned.is_some() {
+        if self.rare.queues.is_empty() && self.rare.head.is_none() && self.owned.is_some() {
             ctx.words.clear_gate(self.slot);
         } else {
             ctx.words.set_gate(self.slot);
         }
-        ctx.words.set_value_ready(self.slot, self.value_use.sure());
+        ctx.words.set_value_ready(self.slot, self.rare.value_use.sure());
         self.offer(ctx);
         let word = ctx.words.look(self.slot);
         self.state(ctx, &word);
@@ -342,13 +366,13 @@ impl Shadow {
     /// Without the second half a convert behind a local reader and a newcomer elsewhere would play ball for
     /// ever: the convert is granted first, gives way, and asks again.
     fn give_way(&mut self, ctx: &mut Context<'_>) {
-        let Some(head) = self.head else { return };
+        let Some(head) = self.rare.head else { return };
         if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) && !ctx.planted.has(Bug::KeepRetained)
         {
             ctx.words.set_gate(self.slot);
             let floor = self.ahead(head).filter_map(|e| self.kept_for(e)).reduce(Mode::join);
             let floor = floor.filter(|_| !ctx.planted.has(Bug::PlayBall));
-            let anybody = || self.queues.iter().filter_map(|e| self.kept_for(e)).reduce(Mode::join);
+            let anybody = || self.rare.queues.iter().filter_map(|e| self.kept_for(e)).reduce(Mode::join);
             let floor = if ctx.planted.has(Bug::KeepForAll) { anybody() } else { floor };
             self.lower(ctx, floor);
         }
@@ -356,8 +380,12 @@ impl Shadow {
 
     /// The waiting entries that come before the head: converts, or the one that the master has granted.
     fn ahead(&self, head: Head) -> impl Iterator<Item = &Waiting> {
-        let among = if self.reserved.is_some() { self.queues.len() } else { self.queues.converts().count() };
-        self.queues.iter().take(among).filter(move |e| self.before_head(e, head))
+        let among = if self.rare.reserved.is_some() {
+            self.rare.queues.len()
+        } else {
+            self.rare.queues.converts().count()
+        };
+        self.rare.queues.iter().take(among).filter(move |e| self.before_head(e, head))
     }
 
     /// Does a waiting entry come before the head: because the master has granted its mode already, or because
@@ -375,8 +403,8 @@ impl Shadow {
     fn is_reserved(&self, entry: &Waiting) -> bool {
         let next = |first: &Waiting| first.attempt == entry.attempt;
         entry.attempt != 0
-            && self.reserved == Some(entry.attempt)
-            && (entry.waits_for_an_answer() || self.queues.first_waiter().is_some_and(next))
+            && self.rare.reserved == Some(entry.attempt)
+            && (entry.waits_for_an_answer() || self.rare.queues.first_waiter().is_some_and(next))
     }
 
     /// The mode that must stay owned for a waiting entry, if it is owned.
@@ -394,9 +422,10 @@ impl Shadow {
         {
             self.owned = Some(claimed);
         }
-        let reserved = self.reserved.and_then(|attempt| self.queues.iter().find(|e| e.attempt == attempt));
+        let reserved =
+            self.rare.reserved.and_then(|attempt| self.rare.queues.iter().find(|e| e.attempt == attempt));
         if reserved.is_some_and(|e| self.kept_for(e).is_none()) {
-            self.reserved = None;
+            self.rare.reserved = None;
         }
         word
     }
@@ -407,7 +436,7 @@ impl Shadow {
         let Some(owned) = self.owned else { return };
         let need = ctx.words.look(self.slot).counts.need().unwrap_or(Mode::NL);
         let was = before.counts.need().unwrap_or(Mode::NL);
-        if need == owned || self.forgetting || !self.queues.is_empty() {
+        if need == owned || self.forgetting || !self.rare.queues.is_empty() {
             return;
         }
         if was != owned && ctx.config.retain {
@@ -434,7 +463,8 @@ impl Shadow {
         self.settle(ctx);
         let word = ctx.words.look(self.slot);
         let Some(owned) = self.owned else { return };
-        if self.forgetting || !self.queues.is_empty() || word.counts.need().unwrap_or(Mode::NL) == owned {
+        if self.forgetting || !self.rare.queues.is_empty() || word.counts.need().unwrap_or(Mode::NL) == owned
+        {
             return;
         }
         ctx.counters.proactive_considered += 1;
@@ -442,19 +472,19 @@ impl Shadow {
     }
 
     fn openers_here(&self, word: &Word) -> u32 {
-        word.counts.total() + self.queues.len() as u32
+        word.counts.total() + self.rare.queues.len() as u32
     }
 
     /// Tells holders what waits behind them (57-59). Only what is news to them goes out.
     fn notify_all(&self, ctx: &mut Context<'_>) {
-        if let Some(head) = self.head
+        if let Some(head) = self.rare.head
             && head.notify
             && !ctx.planted.has(Bug::NoNotice)
         {
             self.notify(ctx, head.mode, None);
         }
         for mode in Mode::ALL {
-            if let Some(but) = self.queues.wanted(mode) {
+            if let Some(but) = self.rare.queues.wanted(mode) {
                 self.notify(ctx, mode, but);
             }
         }

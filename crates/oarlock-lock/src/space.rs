@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::counters::{Counters, How};
 use crate::master::Master;
+use crate::masters::Masters;
 use crate::output::{Output, Violation};
 use crate::planted::{Bug, Planted};
 use crate::request::{Convert, Lock, Request, Unlock, alternate};
@@ -46,7 +47,7 @@ pub struct Lockspace {
     grants_from: Instant,
     /// By slot of `Words`: a shadow lives exactly as long as its slot is bound.
     shadows: Vec<Option<Shadow>>,
-    masters: BTreeMap<Name, Master>,
+    masters: Masters,
     serial: u64,
     waiting: BTreeMap<LockId, Slot>,
     deadlines: BTreeSet<(Instant, LockId)>,
@@ -77,7 +78,7 @@ impl Lockspace {
             view: View::default(),
             grants_from: Instant(0),
             shadows: Vec::new(),
-            masters: BTreeMap::new(),
+            masters: Masters::default(),
             serial: 0,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -88,6 +89,11 @@ impl Lockspace {
             counters: Counters::default(),
             lease_wait: false,
         }
+    }
+
+    /// The same with a seed for its hashes, so that nobody outside can choose names that collide.
+    pub fn with_seed(config: Config, seed: u64) -> Lockspace {
+        Lockspace { masters: Masters::with_seed(seed), ..Lockspace::new(config) }
     }
 
     /// The same with one rule left out, to try checkers on.
@@ -168,7 +174,8 @@ impl Lockspace {
         }
         if self.lease_wait && now >= self.grants_from {
             self.lease_wait = false;
-            let names: Vec<Name> = self.masters.keys().cloned().collect();
+            let mut names: Vec<Name> = self.masters.values().map(|master| master.name.clone()).collect();
+            names.sort_unstable();
             for name in names {
                 let (_, masters, mut ctx) = self.split(now, words);
                 if let Some(master) = masters.get_mut(&name) {
@@ -371,11 +378,11 @@ impl Lockspace {
                 if master != self.config.me {
                     return Err(Violation::NotMaster);
                 }
-                if self.planted.has(Bug::SerialPerResource) && !self.masters.contains_key(&name) {
+                if self.planted.has(Bug::SerialPerResource) && self.masters.get(&name).is_none() {
                     self.serial = 0;
                 }
                 let (_, masters, mut ctx) = self.split(now, words);
-                let master = masters.entry(name.clone()).or_insert_with(|| Master::new(name.clone()));
+                let master = masters.get_or_new(&name);
                 let result = match body {
                     Body::Info(info) => master.info(&mut ctx, from, info),
                     Body::Forget(forget) => master.forget(&mut ctx, from, forget),
@@ -454,7 +461,7 @@ impl Lockspace {
             self.shadows.resize(index + 1, None);
         }
         assert!(self.shadows[index].is_none(), "slot {slot:?} has a shadow already");
-        self.shadows[index] = Some(Shadow::new(slot, name.clone(), self.master_of(name)));
+        self.shadows[index] = Some(Shadow::new(slot, self.master_of(name)));
         Ok(slot)
     }
 
@@ -511,7 +518,7 @@ impl Lockspace {
         &'a mut self,
         now: Instant,
         words: &'a mut dyn Words,
-    ) -> (&'a mut Vec<Option<Shadow>>, &'a mut BTreeMap<Name, Master>, Context<'a>) {
+    ) -> (&'a mut Vec<Option<Shadow>>, &'a mut Masters, Context<'a>) {
         let ctx = Context {
             now,
             words,

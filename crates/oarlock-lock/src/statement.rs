@@ -7,11 +7,16 @@ use oarlock_layout::mode::Mode;
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Told {
     pub(crate) held: Option<Mode>,
-    pub(crate) conv: Option<Conv>,
-    pub(crate) busy: u64,
     pub(crate) want: Want,
     /// A statement is known to be discarded: whatever is true must be said again.
     pub(crate) unsure: bool,
+}
+
+/// What was told of those who wait, here and elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) conv: Option<Conv>,
+    pub(crate) busy: u64,
 }
 
 impl Told {
@@ -19,11 +24,11 @@ impl Told {
     ///
     /// That something is no longer busy or wanted is not news: the first follows from `held` or from the head
     /// having gone, the second costs an answer that nobody needs.
-    pub(crate) fn differs(&self, held: Option<Mode>, conv: Option<Conv>, busy: u64, want: Want) -> bool {
+    pub(crate) fn differs(&self, held: Option<Mode>, want: Want, told: Wish, wish: Wish) -> bool {
         self.unsure
             || self.held != held
-            || self.conv != conv
-            || (busy != 0 && busy != self.busy)
+            || told.conv != wish.conv
+            || (wish.busy != 0 && wish.busy != told.busy)
             || (want.value && !self.want.value)
             || (want.serial && !self.want.serial)
     }
@@ -38,6 +43,13 @@ impl Told {
 pub(crate) struct Carried<T> {
     sure: T,
     flying: Option<(u64, T)>,
+}
+
+impl<T> Carried<T> {
+    /// The master knows this much.
+    pub(crate) const fn new(sure: T) -> Carried<T> {
+        Carried { sure, flying: None }
+    }
 }
 
 impl<T: Copy + Default> Carried<T> {
@@ -89,12 +101,13 @@ mod tests {
 
     #[test]
     fn only_news_is_said() {
-        let told = Told { held: Some(Mode::PR), busy: 4, ..Told::default() };
-        let same = |busy, want| told.differs(Some(Mode::PR), None, busy, want);
+        let told = Told { held: Some(Mode::PR), ..Told::default() };
+        let wish = |busy| Wish { conv: None, busy };
+        let same = |busy, want| told.differs(Some(Mode::PR), want, wish(4), wish(busy));
         assert!(!same(4, Want::default()));
         assert!(!same(0, Want::default()), "no longer busy is not news");
         assert!(same(5, Want::default()));
         assert!(same(4, Want { serial: true, value: false }));
-        assert!(told.differs(Some(Mode::CR), None, 4, Want::default()));
+        assert!(told.differs(Some(Mode::CR), Want::default(), wish(4), wish(4)));
     }
 }

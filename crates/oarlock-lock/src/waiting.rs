@@ -86,6 +86,9 @@ struct Wishes {
 }
 
 impl Wishes {
+    const NONE: Wishes =
+        Wishes { converts_told: [0; 6], waits_told: [0; 6], waits_taking: [0; 6], waits_without_order: 0 };
+
     fn count(&mut self, entry: &Waiting, change: impl Fn(&mut u32)) {
         let convert = entry.kind() == Kind::Convert;
         let told = if convert { &mut self.converts_told } else { &mut self.waits_told };
@@ -102,6 +105,14 @@ impl Wishes {
 }
 
 impl Queues {
+    /// Nobody waits.
+    pub(crate) const NONE: Queues = Queues {
+        front: VecDeque::new(),
+        converts: VecDeque::new(),
+        waits: VecDeque::new(),
+        wishes: Wishes::NONE,
+    };
+
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_empty() && !self.has_waiters()
     }

@@ -175,10 +175,10 @@ impl Node {
                 #[cfg(feature = "planted")]
                 let locks = match config.bug.and_then(crate::planted::Bug::of_room) {
                     Some(bug) => Lockspace::with_bug(lock_config, bug),
-                    None => Lockspace::new(lock_config),
+                    None => Lockspace::with_seed(lock_config, config.seed),
                 };
                 #[cfg(not(feature = "planted"))]
-                let locks = Lockspace::new(lock_config);
+                let locks = Lockspace::with_seed(lock_config, config.seed);
                 Space { locks, words }
             })
             .collect();

@@ -39,14 +39,14 @@ impl Shadow {
         } else {
             (true, true)
         };
-        let converts = if converts { self.queues.converts().count() } else { 0 };
+        let converts = if converts { self.rare.queues.converts().count() } else { 0 };
         let waits = if waits { usize::MAX } else { converts };
-        self.queues.iter().take(converts.max(waits))
+        self.rare.queues.iter().take(converts.max(waits))
     }
 
     /// May `entry` be granted although somebody elsewhere is first in the master's queue (C13, R3)?
     pub(super) fn passes_head(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
-        let Some(head) = self.head else { return true };
+        let Some(head) = self.rare.head else { return true };
         if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(ctx, entry) {
             return true;
         }
@@ -116,8 +116,8 @@ impl Shadow {
                 return Verdict::Granted;
             }
             if answer.want.any() {
-                let before = self.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
-                self.vain = Some((entry.attempt, before + 1));
+                let before = self.rare.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
+                self.rare.vain = Some((entry.attempt, before + 1));
             }
         }
         Verdict::Held
@@ -128,7 +128,7 @@ impl Shadow {
         let owned = self.owned.unwrap_or(Mode::NL);
         let silent = ctx.planted.has(Bug::SilentUse);
         let value = entry.flags.contains(Flags::VALBLK)
-            && (!(self.value_use.sure() || have.value || silent)
+            && (!(self.rare.value_use.sure() || have.value || silent)
                 // On the way down from CR the block is not read, but whether it is to be believed is said (32).
                 || (effect(entry.from, mode) != Effect::Write
                     && !readable_under(owned)
@@ -144,7 +144,7 @@ impl Shadow {
 
     /// Was this request answered often enough? What its entry says does not let it be granted.
     pub(super) fn is_vain(&self, entry: &Waiting) -> bool {
-        self.vain.is_some_and(|(attempt, n)| attempt == entry.attempt && n >= VAIN_MAX)
+        self.rare.vain.is_some_and(|(attempt, n)| attempt == entry.attempt && n >= VAIN_MAX)
     }
 
     pub(super) fn admit(
@@ -204,7 +204,10 @@ impl Shadow {
     pub(crate) fn take_up(&mut self, ctx: &mut Context<'_>) {
         let Some(lock) = ctx.words.taken(self.slot) else { return };
         // Not there any more if its session ended or it withdrew in between.
-        let Some(entry) = self.queues.remove(lock) else { return };
+        if self.rare.queues.is_empty() {
+            return;
+        }
+        let Some(entry) = self.rare.queues.remove(lock) else { return };
         self.retire(ctx, &entry);
         ctx.counters.local_grants += 1;
         ctx.counters.grants[How::Local as usize] += 1;
@@ -223,28 +226,31 @@ impl Shadow {
     /// and who needs nothing that only the node can give.
     pub(super) fn offer(&mut self, ctx: &mut Context<'_>) {
         let slow = Flags::VALBLK | Flags::FRESH | Flags::ALTPR | Flags::ALTCW;
-        let next = self.queues.only_newcomers().filter(|entry| {
+        let next = self.rare.queues.only_newcomers().filter(|entry| {
             entry.flags.contains(Flags::QUIET)
                 && !entry.flags.intersects(slow)
                 && self.owned.is_some_and(|owned| owned.covers(entry.mode))
         });
         let offered = next.map(|entry| (entry.lock, entry.mode));
-        let offered = offered.filter(|_| self.head.is_none() && !self.forgetting);
+        let offered = offered.filter(|_| self.rare.head.is_none() && !self.forgetting);
         ctx.words.offer(self.slot, offered);
     }
 
     /// Grants from the queues in order (C9, C10, R1). Returns whether anything was granted.
     pub(super) fn scan(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
+        if self.rare.queues.is_empty() {
+            return false;
+        }
         let mut any = self.scan_front(ctx, answer);
         // The list is scanned from the front until somebody does not fit.
-        let tried = self.queues.first_try();
+        let tried = self.rare.queues.first_try();
         let passes = |entry: &Waiting| tried.is_some_and(|tried| tried < entry.attempt);
-        while let Some(entry) = self.queues.first_waiter().cloned() {
+        while let Some(entry) = self.rare.queues.first_waiter().cloned() {
             if passes(&entry) || !matches!(self.attempt(ctx, &entry, answer), Verdict::Granted) {
                 break;
             }
             any = true;
-            self.queues.pop_waiter();
+            self.rare.queues.pop_waiter();
             self.retire(ctx, &entry);
         }
         // Past those that do not fit: only in a scan that granted its head, so that an entry is passed over
@@ -254,7 +260,7 @@ impl Shadow {
         }
         let strict = ctx.config.order == Order::Strict;
         let how = core::mem::replace(&mut ctx.how, How::Passover);
-        let mut queues = core::mem::take(&mut self.queues);
+        let mut queues = core::mem::take(&mut self.rare.queues);
         let shared = core::cell::RefCell::new(&mut *ctx);
         let (slot, owned) = (self.slot, self.owned);
         queues.offer_rest(
@@ -275,7 +281,7 @@ impl Shadow {
                 granted
             },
         );
-        self.queues = queues;
+        self.rare.queues = queues;
         ctx.how = how;
         // Whoever was granted may be in the way of a try.
         self.scan_front(ctx, answer);
@@ -286,7 +292,7 @@ impl Shadow {
     /// soon as somebody here is in its way. A try holds up those that came later (R2), a change in place nobody.
     fn scan_front(&mut self, ctx: &mut Context<'_>, answer: Answer) -> bool {
         let mut any = false;
-        let mut queues = core::mem::take(&mut self.queues);
+        let mut queues = core::mem::take(&mut self.rare.queues);
         queues.offer_front(&mut |entry| {
             let verdict = self.attempt(ctx, entry, answer);
             let granted = matches!(verdict, Verdict::Granted);
@@ -300,7 +306,7 @@ impl Shadow {
             }
             over
         });
-        self.queues = queues;
+        self.rare.queues = queues;
         any
     }
 }

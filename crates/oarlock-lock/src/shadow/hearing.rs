@@ -21,41 +21,42 @@ impl Shadow {
         self.change(ctx, m.g, m.a)?;
         ctx.counters.grant_received += 1;
         self.forgetting = false;
-        let asked = self.told.conv.map(|conv| conv.attempt);
+        let asked = self.rare.wish.conv.map(|conv| conv.attempt);
         let wanted = m.queued
             || self.told.want.any()
-            || asked.is_some_and(|attempt| self.queues.iter().any(|e| e.attempt == attempt));
+            || asked.is_some_and(|attempt| self.rare.queues.iter().any(|e| e.attempt == attempt));
         if !wanted {
             ctx.counters.grant_unwanted += 1;
             if ctx.planted.has(Bug::DropUnwantedGrant) {
-                self.told.conv = None;
+                self.answered();
                 return Ok(());
             }
         }
         self.owned = Some(m.mode);
         ctx.words.raise(self.slot, m.mode, fence);
         if let Some(value) = m.value {
-            self.value_known.learn(value.sequence);
+            self.rare.value_known.learn(value.sequence);
             if value.sequence > ctx.words.value(self.slot).sequence || ctx.planted.has(Bug::OldBlock) {
                 ctx.words.set_value(self.slot, value);
             }
         }
         self.told.held = Some(m.mode);
         if !m.queued && !ctx.planted.has(Bug::KeepTold) {
-            self.told.conv = None;
+            self.answered();
         }
         self.told.want.serial = false;
         self.told.want.value &= !m.current;
         self.elsewhere = m.openers;
         if !m.queued && !ctx.planted.has(Bug::HeadFirst) {
-            self.reserved = asked.filter(|attempt| self.queues.iter().any(|e| e.attempt == *attempt));
+            self.rare.reserved =
+                asked.filter(|attempt| self.rare.queues.iter().any(|e| e.attempt == *attempt));
         }
         // The waiting local request first, then the head that came along: otherwise ownership would travel
         // without any program ever running (X8).
-        self.head = if ctx.planted.has(Bug::HeadFirst) { m.head } else { None };
+        self.rare.head = if ctx.planted.has(Bug::HeadFirst) { m.head } else { None };
         let answer = Answer { want: Want { value: m.current, serial: true }, alternate: m.alternate };
         self.scan(ctx, answer);
-        self.head = m.head;
+        self.rare.head = m.head;
         self.settle(ctx);
         if !wanted {
             // Ownership that nobody asked for any more goes through the same decision as a release.
@@ -70,8 +71,9 @@ impl Shadow {
         self.change(ctx, m.g, m.a)?;
         self.forgetting = false;
         // The questions that came with the wish were refused with it; whoever still has one asks again.
-        (self.told.conv, self.told.want) = (None, Want::default());
-        let denied = self.queues.iter().find(|e| e.attempt == m.attempt).map(|e| (e.lock, e.refusal()));
+        self.answered();
+        self.told.want = Want::default();
+        let denied = self.rare.queues.iter().find(|e| e.attempt == m.attempt).map(|e| (e.lock, e.refusal()));
         if let Some((lock, refusal)) = denied {
             let code = match m.reason {
                 Reason::Busy => refusal,
@@ -95,7 +97,7 @@ impl Shadow {
         if m.head.is_none() {
             ctx.counters.head_cleared += 1;
         }
-        self.head = m.head;
+        self.rare.head = m.head;
         if !self.forgetting {
             self.settle(ctx);
         }
@@ -107,25 +109,28 @@ impl Shadow {
         if !self.forgetting || m.n != self.n || m.g != self.g {
             return Err(Violation::NoRecord);
         }
-        let empty = Shadow::new(self.slot, self.name.clone(), self.master);
-        let old = core::mem::replace(self, empty);
-        self.queues = old.queues;
+        let mut old = core::mem::replace(self, Shadow::new(self.slot, self.master));
+        if !old.rare.queues.is_empty() {
+            self.rare.queues = core::mem::take(&mut old.rare.queues);
+        }
         self.attempts = old.attempts;
         // Statements are counted anew, and nothing was asked yet.
-        self.queues.ask_anew();
-        self.uses_value = self.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
+        if !self.rare.queues.is_empty() {
+            self.rare.queues.ask_anew();
+        }
+        self.uses_value = self.rare.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
         // Whatever the block was, the resource may have gone and come back since (33).
         ctx.words.set_value(self.slot, Value::NEVER);
         ctx.words.disown(self.slot);
         let made_up: Vec<LockId> =
-            self.queues.converts().filter(|e| self.made_up(e)).map(|e| e.lock).collect();
+            self.rare.queues.converts().filter(|e| self.made_up(e)).map(|e| e.lock).collect();
         for lock in made_up {
-            if let Some(entry) = self.queues.remove(lock) {
+            if let Some(entry) = self.rare.queues.remove(lock) {
                 self.retire(ctx, &entry);
                 ctx.failed(lock, Code::NoSuchLock);
             }
         }
-        if self.queues.is_empty() {
+        if self.rare.queues.is_empty() {
             return Ok(true);
         }
         self.settle(ctx);
@@ -156,10 +161,10 @@ impl Shadow {
             self.applied = a;
         }
         self.base = self.n;
-        self.turn = Turn::Behind;
+        self.rare.turn = Turn::Behind;
         self.told.unsure |= a < self.n && !ctx.planted.has(Bug::KeepTold);
-        self.value_use.settle(a);
-        self.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });
+        self.rare.value_use.settle(a);
+        self.rare.value_known.settle(if ctx.planted.has(Bug::LoseStaleValue) { self.n } else { a });
         Ok(())
     }
 

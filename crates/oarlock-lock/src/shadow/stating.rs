@@ -8,7 +8,7 @@ use oarlock_layout::segment::Word;
 use super::{Shadow, Turn};
 use crate::context::Context;
 use crate::planted::Bug;
-use crate::statement::Told;
+use crate::statement::{Told, Wish};
 use crate::value::{Effect, effect, readable_under};
 use crate::waiting::Waiting;
 
@@ -20,19 +20,23 @@ impl Shadow {
         };
         // Programs that ask for answers one after the other would keep a waiter of their node from ever being
         // heard, although nobody may be in its way. So it is stated in between, if only for a moment.
-        let behind = match core::mem::take(&mut self.turn) {
+        let turn = self.rare.turn;
+        if turn != Turn::Front {
+            self.rare.turn = Turn::Front;
+        }
+        let behind = match turn {
             Turn::Front => None,
-            Turn::Behind => self.queues.held_up(),
-            Turn::Asked(attempt) => self.queues.held_up().filter(|entry| entry.attempt == attempt),
+            Turn::Behind => self.rare.queues.held_up(),
+            Turn::Asked(attempt) => self.rare.queues.held_up().filter(|entry| entry.attempt == attempt),
         };
         if let Some(entry) = behind.cloned() {
             let conv = self.conv_of(ctx, word, &entry);
             let want = self.want_of(ctx, word, &entry, None);
-            if conv.is_none() && want.any() && self.queues.first().is_some_and(Waiting::is_try) {
+            if conv.is_none() && want.any() && self.rare.queues.first().is_some_and(Waiting::is_try) {
                 // It waits for an answer itself, which a refused try does not bring. The block may have to be
                 // asked for elsewhere, and a question that is taken back is never answered: so the try waits.
                 self.say(ctx, word, None, want);
-                self.turn = Turn::Asked(entry.attempt);
+                self.rare.turn = Turn::Asked(entry.attempt);
                 return;
             }
             if conv.is_some()
@@ -52,36 +56,41 @@ impl Shadow {
         }
         let want = self.want(ctx, word, conv.as_ref());
         let asks = |entry: &&Waiting| conv.is_none() && want.any() && !entry.waits_for_an_answer();
-        if let Some(first) = self.queues.first().filter(asks) {
-            self.turn = Turn::Asked(first.attempt);
+        if let Some(first) = self.rare.queues.first().filter(asks) {
+            self.rare.turn = Turn::Asked(first.attempt);
         }
         self.say(ctx, word, conv, want);
     }
 
     /// Says it, unless the master knows.
     fn say(&mut self, ctx: &mut Context<'_>, word: &Word, conv: Option<Conv>, want: Want) {
-        let busy = match self.head {
+        let busy = match self.rare.head {
             Some(head) if self.owned.is_some_and(|owned| !owned.compatible(head.mode)) => head.number,
             _ => 0,
         };
+        let wish = Wish { conv, busy };
         let value = ctx.words.value(self.slot);
         let owns_block = self.owned.is_some_and(Mode::writes_value);
-        if self.told.held.is_some_and(Mode::writes_value) {
-            self.value_written = value.sequence;
+        let written = self.told.held.is_some_and(Mode::writes_value);
+        if written && self.rare.value_written != value.sequence {
+            self.rare.value_written = value.sequence;
         }
         let value_due = !owns_block && self.owned.is_some() && self.value_is_news(value.sequence);
-        if !self.told.differs(self.owned, conv, busy, want) && !value_due {
+        if !self.told.differs(self.owned, want, self.rare.wish, wish) && !value_due {
             return;
         }
         self.n += 1;
         let carries = self.value_is_news(value.sequence);
         if carries {
-            self.value_known.carry(self.n, value.sequence);
+            self.rare.value_known.carry(self.n, value.sequence);
         }
-        if self.uses_value && !self.value_use.expected() && !ctx.planted.has(Bug::SilentUse) {
-            self.value_use.carry(self.n, true);
+        if self.uses_value && !self.rare.value_use.expected() && !ctx.planted.has(Bug::SilentUse) {
+            self.rare.value_use.carry(self.n, true);
         }
-        self.told = Told { held: self.owned, conv, busy, want, unsure: false };
+        self.told = Told { held: self.owned, want, unsure: false };
+        if self.rare.wish != wish {
+            self.rare.wish = wish;
+        }
         let info = Info {
             n: self.n,
             g: self.g,
@@ -93,18 +102,18 @@ impl Shadow {
             want,
             value: carries.then_some(value),
         };
-        ctx.send(self.master, &self.name, Body::Info(info));
+        ctx.send(self.master, &ctx.words.name(self.slot), Body::Info(info));
     }
 
     /// Is this block newer than what the master has, and can it have been written under what it granted?
     fn value_is_news(&self, sequence: u64) -> bool {
-        sequence > self.value_known.expected() && sequence <= self.value_written
+        sequence > self.rare.value_known.expected() && sequence <= self.rare.value_written
     }
 
     /// The wish to state: the first request that cannot be served from here (rule 5). One that is covered
     /// but held back by a head is stated too: otherwise it would have no place in the master's queue.
     pub(super) fn conv(&self, ctx: &Context<'_>, word: &Word) -> Option<Conv> {
-        self.conv_of(ctx, word, self.queues.first()?)
+        self.conv_of(ctx, word, self.rare.queues.first()?)
     }
 
     fn conv_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting) -> Option<Conv> {
@@ -135,7 +144,7 @@ impl Shadow {
     }
 
     pub(super) fn want(&self, ctx: &Context<'_>, word: &Word, conv: Option<&Conv>) -> Want {
-        self.queues.first().map_or(Want::default(), |first| self.want_of(ctx, word, first, conv))
+        self.rare.queues.first().map_or(Want::default(), |first| self.want_of(ctx, word, first, conv))
     }
 
     fn want_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting, conv: Option<&Conv>) -> Want {
@@ -161,9 +170,9 @@ impl Shadow {
     /// Nobody here has or wants a lock, and the master knows everything.
     pub(super) fn unused(&self, word: &Word) -> bool {
         word.counts.total() == 0
-            && self.queues.is_empty()
+            && self.rare.queues.is_empty()
             && !self.told.unsure
-            && self.told.conv.is_none()
+            && self.rare.wish.conv.is_none()
             && !self.told.want.any()
             && self.told.held == self.owned
     }
@@ -171,24 +180,26 @@ impl Shadow {
     /// Keeps the book of shadows that may be forgotten later.
     pub(super) fn rest(&mut self, ctx: &mut Context<'_>, word: &Word) {
         let idle = self.unused(word) && matches!(self.owned, None | Some(Mode::NL));
-        match (idle, self.idle_since) {
+        match (idle, self.rare.idle_since) {
             (true, None) => {
-                self.idle_since = Some(ctx.now);
+                self.rare.idle_since = Some(ctx.now);
                 ctx.idle.insert((ctx.now, self.slot));
             }
             (false, Some(_)) => self.wake(ctx),
             _ => {}
         }
+        self.rare.tidy();
     }
 
     /// Comes up for being forgotten once more.
     pub(crate) fn rest_anew(&mut self, ctx: &mut Context<'_>) {
-        self.idle_since = Some(ctx.now);
+        self.rare.idle_since = Some(ctx.now);
         ctx.idle.insert((ctx.now, self.slot));
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<'_>) {
-        if let Some(since) = self.idle_since.take() {
+        if let Some(since) = self.rare.idle_since {
+            self.rare.idle_since = None;
             ctx.idle.remove(&(since, self.slot));
         }
     }
@@ -219,7 +230,7 @@ impl Shadow {
         let value = ctx.words.value(self.slot);
         let newer = self.value_is_news(value.sequence);
         let forget = Forget { g: self.g, n: self.n, value: newer.then_some(value) };
-        ctx.send(self.master, &self.name, Body::Forget(forget));
+        ctx.send(self.master, &ctx.words.name(self.slot), Body::Forget(forget));
         false
     }
 
