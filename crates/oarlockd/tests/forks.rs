@@ -63,9 +63,9 @@ fn fast(solo: &Solo, space: &Space, name: &str) -> Guard {
 
 /// How many locks programs have granted themselves.
 fn grants(solo: &Solo) -> u64 {
-    let said = solo.run(&["metrics"]).expect(0, &[]);
-    let line = said.out.lines().find(|line| line.contains("how=\"fast\""));
-    line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).expect("a counter") as u64
+    let status = solo.run(&["status", "-o", "json"]).expect(0, &[]).json();
+    let grants = |of: &serde_json::Value| of["fast_grants"].as_u64().expect("a counter");
+    status["spaces"].as_array().expect("lockspaces").iter().map(grants).sum()
 }
 
 fn is_free(space: &Space, name: &str) -> bool {
