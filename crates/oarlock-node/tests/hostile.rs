@@ -1,4 +1,5 @@
-//! Programs that send anything: the inputs that fuzzing kept, and random ones.
+//! Programs that send anything: the inputs that fuzzing kept, and random ones: a few, or as many as
+//! `OARLOCK_HOSTILE_SEEDS=N` says.
 
 mod feed;
 
@@ -20,9 +21,20 @@ fn every_input_of_the_corpus_is_survived() {
 /// The same from bytes that nobody chose, a fixed thousand of them.
 #[test]
 fn a_thousand_careless_programs_are_survived() {
+    random(1_000, feed::node);
+}
+
+/// And with a segment into which they and others write.
+#[test]
+fn programs_that_write_into_a_segment_are_survived() {
+    let seeds = std::env::var("OARLOCK_HOSTILE_SEEDS").ok().and_then(|n| n.parse().ok());
+    random(seeds.unwrap_or(3_000), feed::shared);
+}
+
+fn random(count: usize, play: fn(&[u8])) {
     let mut state = 0x0a51_0c4b_u64;
-    for length in 0..1_000 {
-        let bytes: Vec<u8> = (0..length)
+    for length in 0..count {
+        let bytes: Vec<u8> = (0..length % 1_000)
             .map(|_| {
                 state ^= state << 13;
                 state ^= state >> 7;
@@ -30,6 +42,6 @@ fn a_thousand_careless_programs_are_survived() {
                 state as u8
             })
             .collect();
-        feed::node(&bytes);
+        play(&bytes);
     }
 }

@@ -3,23 +3,33 @@
 //! The bytes of an input open sessions, send them packets (well-formed ones with odd fields, or bare bytes), close
 //! them, and let time pass. The node is a cluster of one, so that every request is decided at once. Whatever
 //! comes, it does not panic, what it says can be decoded, and no request has two answers.
+//!
+//! In the second form the lockspace has a segment: programs attach to it, more often than they may, ask about entries
+//! that say anything or do not exist, and a foreign hand writes into it before each look of the node.
 
 // Used by the fuzz target and by an ordinary test.
 #![allow(dead_code)]
 
+#[path = "../../../oarlock-shm/tests/hand/mod.rs"]
+mod hand;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{
+    Epoch, Incarnation, NodeId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId,
+};
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_shm::{Caller, Clock, Hub, Memory, Party, Taken};
 use seal::ChecksumSeal;
 
 #[path = "../../../oarlock-sim/src/seal.rs"]
@@ -64,9 +74,19 @@ impl<'a> Input<'a> {
     }
 }
 
+/// The programs' clock stands still; their lease does not end.
+struct Still;
+
+impl Clock for Still {
+    fn coarse(&self) -> u64 {
+        1
+    }
+}
+
 /// One program's session.
 #[derive(Default)]
 struct Program {
+    caller: Option<Caller<Still>>,
     /// Requests of locks that were sent.
     asked: u64,
     /// Answers to them.
@@ -80,12 +100,31 @@ struct Stage {
     next: u32,
     open: BTreeMap<u8, SessionId>,
     programs: BTreeMap<SessionId, Program>,
+    /// The segment of the lockspace.
+    memory: Option<Arc<Memory>>,
 }
 
 /// Plays one input.
 pub(crate) fn node(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut stage = Stage::new(input.byte());
+    let stage = Stage::new(input.byte(), Box::new(PlainWords::new(4)), None);
+    play(stage, input);
+}
+
+/// Plays one input where the lockspace has a segment.
+pub(crate) fn shared(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let choice = input.byte();
+    let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
+    let often = [0, 4, 40, 160][usize::from(choice >> 2) % 4];
+    let memory = Memory::private(Geometry { slots: 4, areas: 6, entries: 64 }, seed);
+    let mut hub = Hub::new(Arc::clone(&memory));
+    hub.renew(u64::MAX);
+    let stage = Stage::new(choice, Box::new(hand::Haunted::new(hub, seed, often)), Some(memory));
+    play(stage, input);
+}
+
+fn play(mut stage: Stage, mut input: Input<'_>) {
     stage.settle();
     while !input.0.is_empty() {
         let place = input.byte() % SESSIONS;
@@ -95,6 +134,17 @@ pub(crate) fn node(bytes: &[u8]) {
                 stage.now += Duration::from_millis(100 * u64::from(input.byte()));
                 stage.node.handle_timeout(stage.now);
             }
+            3 if stage.memory.is_some() => {
+                // All bells, a few at a time; a node that is about to sleep; a lease that was lost.
+                stage.node.handle_bells(stage.now);
+                if stage.node.fall_asleep() {
+                    stage.node.wake_up();
+                }
+                if input.byte() == 0xff {
+                    stage.node.handle_lease_lost(stage.now);
+                }
+            }
+            4 | 5 if stage.memory.is_some() => stage.program(place, &mut input),
             2 => {
                 let count = usize::from(input.byte());
                 let packet = input.bytes(count);
@@ -112,7 +162,7 @@ pub(crate) fn node(bytes: &[u8]) {
 }
 
 impl Stage {
-    fn new(choice: u8) -> Stage {
+    fn new(choice: u8, words: Box<dyn Words + Send>, memory: Option<Arc<Memory>>) -> Stage {
         let seal = ChecksumSeal::new(1, 77, 1);
         let order = if choice & 1 == 0 { Order::Passover } else { Order::Strict };
         let config = Config {
@@ -141,9 +191,8 @@ impl Stage {
             bug: None,
         };
         let now = Instant::from_millis(1_000);
-        let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(4))];
-        let node = Node::new(now, config, Box::new(seal), words);
-        Stage { node, now, next: 0, open: BTreeMap::new(), programs: BTreeMap::new() }
+        let node = Node::new(now, config, Box::new(seal), vec![words]);
+        Stage { node, now, next: 0, open: BTreeMap::new(), programs: BTreeMap::new(), memory }
     }
 
     /// The session at a place, greeted when it is new.
@@ -168,6 +217,40 @@ impl Stage {
         if let Some(session) = self.open.remove(&place) {
             self.programs.remove(&session);
             self.node.handle_session_closed(self.now, session);
+            if session.0.is_multiple_of(2) {
+                self.node.handle_opener_ended(session);
+            }
+        }
+    }
+
+    /// A program that keeps to the rules takes a lock in the segment, or begins to wait for one.
+    fn program(&mut self, place: u8, input: &mut Input<'_>) {
+        let session = self.session(place);
+        let name = [b'a' + input.byte() % 6];
+        let (mode, hint) = (input.mode(), u32::from(input.byte() % HANDLES));
+        let Some(caller) = self.programs.get(&session).and_then(|program| program.caller.as_ref()) else {
+            return;
+        };
+        let taken = match caller.find(&name) {
+            Some(spot) => caller.acquire(spot, mode, &Party::default(), true, hint),
+            None => caller.ask(mode, &Party::default(), hint),
+        };
+        match taken {
+            Taken::Held { hold, .. } if input.bit() => drop(caller.release(hold)),
+            Taken::Wait(ticket) => {
+                let request = Request::Lock(LockRequest {
+                    handle: SharedHandle { segment: 0, entry: ticket.entry }.number(),
+                    space: SpaceId(0),
+                    name: Name::new(&name).expect("one byte"),
+                    mode,
+                    flags: input.flags() | Flags::QUIET,
+                    timeout_ms: 0,
+                    owner: OwnerId(1),
+                    transaction: TransactionId(1),
+                });
+                self.send(place, &request.to_bytes(), true);
+            }
+            _ => {}
         }
     }
 
@@ -186,7 +269,19 @@ impl Stage {
     }
 
     fn request(&mut self, input: &mut Input<'_>) -> Request {
-        let handle = u32::from(input.byte() % HANDLES);
+        let mut handle = u32::from(input.byte() % HANDLES);
+        if self.memory.is_some() {
+            match input.byte() % 16 {
+                0..=6 => handle = SharedHandle { segment: 0, entry: handle }.number(),
+                // No such segment, no such entry.
+                7 => handle = SharedHandle { segment: 1 + (handle % 7) as u8, entry: handle }.number(),
+                8 => handle = SharedHandle { segment: 0, entry: 64 + handle * 1_000 }.number(),
+                9 | 10 => return Request::Attach { request: 3, space: SpaceId(u16::from(handle == 3)) },
+                11 if handle == 0 => return Request::Detach,
+                12 => return Request::Knock,
+                _ => {}
+            }
+        }
         let timeout_ms = u32::from(input.byte()) * 10;
         match input.byte() % 8 {
             0..=2 => Request::Lock(LockRequest {
@@ -230,9 +325,18 @@ impl Stage {
                 | Output::Asked { .. }
                 | Output::Looked { .. }
                 | Output::Event(_)
-                | Output::Hint { .. }
-                | Output::Attached { .. }
-                | Output::Wake { .. } => {}
+                | Output::Hint { .. } => {}
+                Output::Attached { session, attached, .. } => {
+                    let memory = self.memory.as_ref().expect("there is a segment");
+                    if let Some(program) = self.programs.get_mut(&session) {
+                        assert!(program.caller.is_none(), "it has a place already");
+                        program.caller = Some(Caller::new(Arc::clone(memory), attached.place, Still));
+                    }
+                }
+                Output::Wake { wake, .. } => {
+                    let geometry = self.memory.as_ref().expect("there is a segment").geometry();
+                    assert!(wake.area < geometry.areas && wake.entry < geometry.entries, "{wake:?}");
+                }
             }
         }
     }
