@@ -11,7 +11,7 @@
 #![allow(dead_code)]
 
 #[path = "../../../oarlock-shm/tests/hand/mod.rs"]
-mod hand;
+pub(crate) mod hand;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

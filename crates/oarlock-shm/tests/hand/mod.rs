@@ -158,12 +158,14 @@ pub(crate) struct Haunted {
     pub(crate) hand: Hand,
     /// Out of 256 looks, so many are preceded by a write.
     often: u64,
+    /// What the hand does right before (true) and right after the node lowers what it owns.
+    pub(crate) at_lower: Option<fn(&Memory, Slot, bool)>,
 }
 
 impl Haunted {
     pub(crate) fn new(hub: Hub, seed: u64, often: u64) -> Haunted {
         let hand = Hand::new(hub.memory(), seed);
-        Haunted { hub, hand, often }
+        Haunted { hub, hand, often, at_lower: None }
     }
 
     fn hub(&self) -> &Hub {
@@ -205,7 +207,11 @@ impl Words for Haunted {
         self.hub_mut().clear_gate(slot);
     }
     fn lower(&mut self, slot: Slot, floor: Option<Mode>) -> Word {
-        self.hub_mut().lower(slot, floor)
+        let at_lower = self.at_lower.unwrap_or(|_, _, _| {});
+        at_lower(self.hub.memory(), slot, true);
+        let word = self.hub_mut().lower(slot, floor);
+        at_lower(self.hub.memory(), slot, false);
+        word
     }
     fn raise(&mut self, slot: Slot, owned: Mode, fence: Fence) {
         self.hub_mut().raise(slot, owned, fence);
