@@ -116,7 +116,8 @@ impl Shadow {
                 return Verdict::Granted;
             }
             if answer.want.any() {
-                let before = self.rare.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
+                let before =
+                    self.rare.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
                 self.rare.vain = Some((entry.attempt, before + 1));
             }
         }
