@@ -414,3 +414,19 @@ fn a_lock_that_waits_anew_is_not_granted_for_the_one_that_was_handed_over() {
     assert_eq!(stage.hub.taken(slot), Some(lock));
     assert!(stage.admit(slot, 2, again, EX));
 }
+
+#[test]
+fn a_refused_change_of_mode_does_not_hide_that_the_lock_was_handed_over() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    stage.hub.offer(slot, Some((lock, PR)));
+    one.release(hold).unwrap();
+    let Answer::Held(hold) = two.look(ticket) else { panic!() };
+    two.ask_convert(hold, CW).unwrap();
+    assert!(stage.hub.refuse(lock));
+    assert_eq!(stage.hub.taken(slot), Some(lock), "its request waits for an answer still");
+}

@@ -511,7 +511,9 @@ impl Hub {
             };
             if exchange_state(&self.cells(place)[entry::STATE], now, to).is_ok() {
                 let (slot, _) = named(self.cells(place));
-                if self.places.get(slot as usize).is_some_and(Option::is_some) {
+                // One that asks for another mode was granted before, perhaps by a releaser of whom nobody has heard.
+                let waited = now.stage() == Some(Stage::Waiting);
+                if waited && self.places.get(slot as usize).is_some_and(Option::is_some) {
                     self.forget_offer(Slot(slot), lock);
                 }
                 self.wakes.push_back(Wake { area: place.0, entry: place.1 });
