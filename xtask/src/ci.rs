@@ -77,16 +77,20 @@ const fn part(name: &'static str, seconds: u64, run: fn(&Context) -> Outcome) ->
 const PARTS: &[Part] = &[
     part("format", 5, format),
     part("tidy", 5, tidy::part),
-    Part { gate: true, ..part("build", 240, build) },
-    part("clippy", 110, clippy),
+    Part { gate: true, ..part("build", 220, build) },
+    part("clippy", 105, clippy),
     part("purity", 20, purity::part),
-    part("tests", 240, testing::workspace),
-    part("documentation", 50, documentation),
-    Part { night: "all sizes of the table in docs/testing.md", ..part("explorer", 150, testing::explorer) },
-    Part { night: "20,000 seeds instead of 600", ..part("seeds", 190, runs::seeds) },
-    part("planted bugs", 90, runs::planted),
+    part("tests", 220, testing::workspace),
+    part("documentation", 45, documentation),
+    Part { night: "all sizes of the table in docs/testing.md", ..part("explorer", 140, testing::explorer) },
+    Part {
+        night: "one preemption more, 100,000 long runs",
+        ..part("interleavings", 100, testing::interleavings)
+    },
+    Part { night: "20,000 seeds instead of 600", ..part("seeds", 180, runs::seeds) },
+    part("planted bugs", 85, runs::planted),
     Part { night: "10 minutes of load instead of 2", ..part("chaos", 240, runs::chaos) },
-    Part { night: "10 minutes a target instead of 4 s", ..part("fuzz", 140, fuzz::part) },
+    Part { night: "10 minutes a target instead of 4 s", ..part("fuzz", 130, fuzz::part) },
 ];
 
 fn format(context: &Context) -> Outcome {

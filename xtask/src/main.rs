@@ -36,6 +36,7 @@ usage: cargo xtask TASK
             (--ids prints which code and tests name each mechanism id)
   fuzz      fuzz targets: [--seconds N] [--merge] [--planted] [TARGET...]
   layout    writes docs/layout.md from the sources of oarlock-layout
+  interleave the shared segment under loom and shuttle
   purity    pure crates build without std, from an allow-list of dependencies
 ";
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::command(&context, &args[1..]),
         "layout" => layout::write(&context),
         "purity" => purity::check(&context),
+        "interleave" => testing::interleave(&context),
         other => match Front::find(other) {
             Some(front) => front.run(&context, &args[1..]),
             None => {

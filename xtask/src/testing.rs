@@ -1,7 +1,7 @@
 //! Runs tests and counts them by the lines that the standard harness prints.
 
 use crate::ci::Outcome;
-use crate::context::{Context, Volume, watch};
+use crate::context::{Context, Failure, Volume, watch};
 
 /// All tests of the workspace, documentation examples included.
 pub(crate) fn workspace(context: &Context) -> Outcome {
@@ -24,6 +24,31 @@ pub(crate) fn explorer(context: &Context) -> Outcome {
         error = watch(&mut command, |line| count.see(line)).err().or(error);
     }
     count.outcome(error)
+}
+
+/// The segment under checkers of orders: all orders of small runs, and random ones of long runs. Each builds the crate
+/// anew, with other atomics, into a directory of its own.
+pub(crate) fn interleavings(context: &Context) -> Outcome {
+    let mut count = Count::default();
+    let mut error = None;
+    for checker in ["loom", "shuttle"] {
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
+        command.args(["--test", checker]);
+        command.env("RUSTFLAGS", format!("--cfg {checker}"));
+        command.env("CARGO_TARGET_DIR", context.root.join("target").join(checker));
+        if context.volume == Volume::Night {
+            command.env("OARLOCK_LOOM_MORE", "1").env("OARLOCK_SHUTTLE_RUNS", "100000");
+        }
+        error = watch(&mut command, |line| count.see(line)).err().or(error);
+    }
+    count.outcome(error)
+}
+
+/// The same as a task.
+pub(crate) fn interleave(context: &Context) -> Result<String, Failure> {
+    let outcome = interleavings(context);
+    if outcome.failed > 0 { Err(outcome.note) } else { Ok(format!("{} passed", outcome.passed)) }
 }
 
 /// Sums of the lines `test result: …`.
