@@ -430,3 +430,24 @@ fn a_refused_change_of_mode_does_not_hide_that_the_lock_was_handed_over() {
     assert!(stage.hub.refuse(lock));
     assert_eq!(stage.hub.taken(slot), Some(lock), "its request waits for an answer still");
 }
+
+#[test]
+fn a_lock_that_waits_anew_is_not_refused_for_the_one_that_was_handed_over() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let first = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: first.entry }.number());
+    stage.hub.offer(slot, Some((lock, PR)));
+    one.release(hold).unwrap();
+    let Answer::Held(hold) = two.look(first) else { panic!() };
+    two.release(hold).unwrap();
+    let again = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    assert_eq!(again.entry, first.entry);
+    assert!(!stage.hub.refuse(lock), "it was granted");
+    assert!(matches!(two.look(again), Answer::Waiting(_)));
+    assert_eq!(stage.hub.taken(slot), Some(lock));
+    assert!(stage.hub.refuse(lock));
+    assert_eq!(two.look(again), Answer::Refused);
+}

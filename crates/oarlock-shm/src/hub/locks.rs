@@ -493,21 +493,25 @@ impl Hub {
         (!waits).then_some(lock)
     }
 
+    /// Has a releaser granted what this lock waited for, and nobody has told of it?
+    fn handed_over(&self, place: (u32, u32), lock: LockId) -> bool {
+        let (slot, _) = named(self.cells(place));
+        let bound = self.places.get(slot as usize).is_some_and(Option::is_some);
+        bound && self.was_taken(Slot(slot)) == Some(lock)
+    }
+
     pub(super) fn refuse_lock(&mut self, lock: LockId) -> bool {
         let Some(place) = self.entry_of(lock) else { return true };
         for _ in 0..EXCHANGES_MAX {
             let now = state(&self.cells(place)[entry::STATE]);
             let to = match now.stage() {
+                // What waits there by now is something else.
+                Some(Stage::Waiting) if self.handed_over(place, lock) => return false,
                 Some(Stage::Waiting) => now.to(Stage::Refused, now.mode(), None),
                 Some(Stage::Asking) => now.to(Stage::Held, now.mode(), None),
                 // Withdrawn by its program already, or never asked for.
                 Some(Stage::Cancelled) | None => return true,
-                Some(_) => {
-                    let (slot, _) = named(self.cells(place));
-                    let bound = self.places.get(slot as usize).is_some_and(Option::is_some);
-                    let handed = bound && self.was_taken(Slot(slot)) == Some(lock);
-                    return !handed;
-                }
+                Some(_) => return !self.handed_over(place, lock),
             };
             if exchange_state(&self.cells(place)[entry::STATE], now, to).is_ok() {
                 let (slot, _) = named(self.cells(place));
