@@ -121,11 +121,14 @@ struct Honest {
     attempt: u64,
 }
 
+/// A segment, and the programs of two sessions in it.
+type Shared = (Arc<Memory>, [Option<Caller<Still>>; 2]);
+
 struct Stage {
     room: Lockspace,
     words: Box<dyn Words>,
     /// The segment behind `words`, and the programs of sessions 1 and 2 in it.
-    shared: Option<(Arc<Memory>, [Option<Caller<Still>>; 2])>,
+    shared: Option<Shared>,
     now: Instant,
     names: Vec<Name>,
     honest: BTreeMap<(NodeId, Name), Honest>,
@@ -173,11 +176,7 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
 }
 
 impl Stage {
-    fn new(
-        choice: u8,
-        words: Box<dyn Words>,
-        shared: Option<(Arc<Memory>, [Option<Caller<Still>>; 2])>,
-    ) -> Stage {
+    fn new(choice: u8, words: Box<dyn Words>, shared: Option<Shared>) -> Stage {
         let member = |n| Member { node: NodeId(n), incarnation: Incarnation(1) };
         let view = View { epoch: EPOCH, members: vec![member(0), member(1), member(2)] };
         // Two resources mastered here, one at each peer.
