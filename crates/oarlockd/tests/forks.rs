@@ -18,7 +18,9 @@ use oarlock::{Kind, Mode};
 use support::solo::Solo;
 use support::{Held, signal, until};
 
-const TESTS: [(&str, fn(&Solo)); 7] = [
+type Test = (&'static str, fn(&Solo));
+
+const TESTS: [Test; 7] = [
     ("a_fork_has_no_part_in_what_its_parent_granted_itself", a_fork_has_no_part),
     ("locks_end_with_the_process_that_took_them_though_a_fork_keeps_the_socket", a_fork_keeps_the_socket),
     ("an_executed_program_has_neither_socket_nor_segment", exec_closes),
