@@ -310,11 +310,6 @@ pub fn large() -> Vec<Space> {
         Space { notices: true, ..Space::new("notices, three").lives(EX_TOLD).lives(PR_TOLD).lives(PR_TOLD) },
         Space { takeovers: 1, ..Space::new("taken over, up and down").lives(PR_UP_HASTY).dies(EX_DOWN) },
         Space { takeovers: 2, ..Space::new("taken over twice").lives(EX_ONCE).dies(EX_TRY) },
-        Space {
-            takeovers: 1,
-            offers: true,
-            ..Space::new("taken over, handed over, three").lives(EX_ONCE).lives(EX_ONCE).dies(EX_TRY)
-        },
         Space::new("twice, a death").lives(EX_TWICE).dies(EX_TWICE),
     ]
 }
