@@ -92,7 +92,11 @@ fn work(space: &Space, board: &Board, me: u64, until: Instant) -> u64 {
             0 | 1 => lock.acquire().map(|guard| {
                 board.write(resource, me, pause);
                 writes += 1;
-                if pause & 64 != 0 { guard.release() } else { Ok(drop(guard)) }
+                if pause & 64 != 0 {
+                    return guard.release();
+                }
+                drop(guard);
+                Ok(())
             }),
             2 => lock.mode(Mode::PR).acquire().map(|guard| {
                 board.read(resource, pause);
@@ -133,7 +137,8 @@ fn work(space: &Space, board: &Board, me: u64, until: Instant) -> u64 {
             _ => handles[resource as usize].acquire().map(|guard| {
                 board.write(resource, me, pause);
                 writes += 1;
-                Ok(drop(guard))
+                drop(guard);
+                Ok(())
             }),
         };
         match granted {
@@ -422,7 +427,7 @@ fn tokens_grow_with_each_exclusive_grant_whoever_gives_it() {
     for _ in 0..200 {
         let space = [&one, &two, &there, &asks][next(&mut random) as usize % 4];
         let guard = space.lock("x").acquire().unwrap();
-        if next(&mut random) % 3 > 0 {
+        if !next(&mut random).is_multiple_of(3) {
             let token = guard.token();
             assert!(token > last, "{token:?} after {last:?}");
             last = token;
