@@ -357,7 +357,8 @@ fn counted(told: &Told) -> Result<(), Failure> {
         }
         Ok(())
     };
-    pairs(1).map_err(|e| e.to_string())?;
+    // Once over all: that a session uses a slot is noted there the first time.
+    pairs(PAIRS_COUNTED).map_err(|e| e.to_string())?;
     println!("{READY}");
     let mut go = String::new();
     std::io::stdin().read_line(&mut go).map_err(|e| e.to_string())?;
