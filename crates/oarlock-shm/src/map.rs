@@ -37,6 +37,20 @@ fn kernel(what: &'static str) -> impl Fn(rustix::io::Errno) -> MapError {
 }
 
 impl Map {
+    /// Empties cells and gives their memory back, as far as they fill whole pages; for everybody who maps them.
+    pub(crate) fn forget(&self, cells: std::ops::Range<usize>) {
+        let bytes = (cells.start * 8).next_multiple_of(PAGE_BYTES)..(cells.end * 8) & !(PAGE_BYTES - 1);
+        if bytes.is_empty() || bytes.end > self.len() * LINE_BYTES {
+            return;
+        }
+        // SAFETY: the range lies within the mapping, which lives as long as `self`. What is there are atomic cells, and all
+        // of them zero is as good as any other content. Where the kernel refuses, they stay as they are.
+        let _ = unsafe {
+            let first = self.first.as_ptr().cast::<u8>().add(bytes.start);
+            rustix::mm::madvise(first.cast(), bytes.len(), Advice::LinuxRemove)
+        };
+    }
+
     /// A new memfd of so many lines: sparse, sealed, closed in programs that are executed.
     pub(crate) fn create(name: &str, lines: usize) -> Result<(Map, OwnedFd), MapError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -142,6 +156,20 @@ mod tests {
     use super::*;
     use rustix::fd::AsFd;
     use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn what_is_forgotten_is_empty_for_everybody_and_nothing_else_is() {
+        let page = PAGE_BYTES / 8;
+        let (one, fd) = Map::create("test", 4 * page / 8).unwrap();
+        let two = Map::open(fd.as_fd()).unwrap();
+        let (one, two) = (one, two.as_flattened());
+        one.as_flattened().iter().for_each(|cell| cell.store(7, Relaxed));
+        one.forget(100..3 * page + 100);
+        let zero: Vec<usize> = (0..4 * page).filter(|cell| two[*cell].load(Relaxed) == 0).collect();
+        assert_eq!(zero, Vec::from_iter(page..3 * page));
+        one.forget(3 * page..5 * page);
+        assert_eq!(two[4 * page - 1].load(Relaxed), 7, "beyond the end");
+    }
 
     #[test]
     fn two_mappings_see_one_memory_and_nobody_can_cut_it_short() {

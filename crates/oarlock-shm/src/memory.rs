@@ -160,6 +160,14 @@ impl Memory {
         Arc::new(Memory { cells, geometry: self.geometry, firsts: self.firsts })
     }
 
+    /// Gives back the memory of an index level that is used no more. Who still looks there finds nothing, and asks the node.
+    pub(crate) fn forget_index_level(&self, level: u32) {
+        #[cfg(not(any(loom, shuttle)))]
+        self.cells.forget(self.geometry.index(level)..self.geometry.index(level + 1));
+        #[cfg(any(loom, shuttle))]
+        let _ = level;
+    }
+
     /// Overwrites a cell, as a program that does not keep to the rules can.
     pub fn scribble(&self, cell: usize, bits: u64) {
         self[cell].store(bits, FIELD);

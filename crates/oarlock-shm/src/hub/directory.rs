@@ -103,8 +103,10 @@ impl Directory {
         }
         self.growing = Some((level, end));
         if end == slots {
+            let old = self.level;
             (self.level, self.growing) = (level, None);
             memory[header::INDEX].store(level.into(), SHOW);
+            memory.forget_index_level(old);
         }
     }
 
