@@ -413,6 +413,7 @@ mod tests {
         assert!(said.contains(MARKS[1]), "the loop did not come to its end: {said}");
     }
 
+    /// M14: what is claimed of the fast path beside its time.
     #[test]
     fn strace_sees_no_system_call_in_the_inner_loop() {
         let directory = tempfile::tempdir().unwrap();

@@ -120,6 +120,7 @@ const GATE: Bug = Bug::Fence(Place::Gate);
 
 const UNTOLD: &str = "is believed, and nobody is told that it is lost";
 
+/// M2.
 #[test]
 fn a_grant_is_told_lost_or_finds_the_epoch_turned() {
     let scenario = || {

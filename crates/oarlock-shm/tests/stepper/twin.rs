@@ -1,4 +1,4 @@
-//! A program stands still after each instruction of an operation. Meanwhile something else happens, somebody else is
+//! M3: A program stands still after each instruction of an operation. Meanwhile something else happens, somebody else is
 //! granted the lock, and then it goes on to the end.
 //!
 //! What it does after it stood still depends on what it has read until then, so a stop counts once for all instructions
