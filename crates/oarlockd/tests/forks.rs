@@ -225,7 +225,8 @@ fn a_daemonised_program(solo: &Solo) {
 }
 
 fn threads(solo: &Solo) {
-    const THREADS: u32 = 8;
+    // More than there are entries that threads prefer, so that some meet.
+    const THREADS: u32 = 24;
     const NAMES: u32 = 3;
     let space = space(solo);
     // For each name: whether somebody writes, and how many read.
