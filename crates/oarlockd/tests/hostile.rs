@@ -22,8 +22,10 @@ use hand::Hand;
 use oarlock::blocking::{Client, Space};
 use oarlock::{Kind, Mode};
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::SpaceId;
-use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
+use oarlock_layout::message::session::{Attached, LockRequest, Reply, Request, VERSION};
+use oarlock_layout::name::Name;
 use oarlock_layout::segment::geometry::{entry, header, slot};
 use oarlock_layout::segment::{Stage, State};
 use oarlock_shm::Memory;
@@ -195,9 +197,21 @@ fn program_that_keeps_to_no_rule() {
                 }
                 (0..20_000).for_each(|_| hand.write());
                 // Also by message, about entries that say anything.
-                for n in 0..4u32 {
+                for n in 0..8u32 {
                     let handle = 1 << 31 | hand.dice.below(64) as u32;
                     let value = (n == 0).then_some([n as u8; 64]);
+                    let name = format!("r{}", hand.dice.below(300));
+                    let lock = LockRequest {
+                        handle,
+                        space: SpaceId(0),
+                        name: Name::new(name.as_bytes()).unwrap(),
+                        mode: hand.dice.mode(),
+                        flags: if n % 2 == 0 { Flags::QUIET } else { Flags::NOQUEUE },
+                        timeout_ms: 5,
+                        owner: OwnerId(0),
+                        transaction: TransactionId(0),
+                    };
+                    let _ = door::send(&line, &Request::Lock(lock).to_bytes());
                     let _ =
                         door::send(&line, &Request::Unlock { handle, value, invalidate: false }.to_bytes());
                     let _ = door::send(&line, &Request::Cancel { handle }.to_bytes());
