@@ -20,6 +20,10 @@ use crate::event::Event;
 use crate::node::{Node, Output, Space};
 use crate::text;
 
+/// Places that one process may leave behind without a word that it touches them no more. Every search for the locks of a
+/// resource looks at them too.
+const LEFT_MAX: usize = 8;
+
 impl Node {
     pub(crate) fn reply(&mut self, session: SessionId, reply: &Reply) {
         self.outputs.push_back(Output::Reply { session, packet: reply.to_bytes() });
@@ -153,6 +157,9 @@ impl Node {
             Some((Code::UnknownSpace, format!("there is no lockspace number {space}")))
         } else if known.attached.contains(&space) {
             Some((Code::InFlight, "the session has a place in that segment already".into()))
+        } else if known.pid != 0 && self.left.values().filter(|pid| **pid == known.pid).count() >= LEFT_MAX {
+            let text = format!("the process left {LEFT_MAX} places behind that wait for its end");
+            Some((Code::NoSegment, text))
         } else if number >= SharedHandle::SEGMENTS_MAX || known.detached {
             let max = SharedHandle::SEGMENTS_MAX;
             Some((Code::NoSegment, format!("a session has a place in {max} segments at most")))

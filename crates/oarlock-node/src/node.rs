@@ -1,7 +1,7 @@
 //! The hall.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -110,6 +110,8 @@ pub struct Node {
     pub(crate) hearing: Hearing,
     pub(crate) spaces: Vec<Space>,
     pub(crate) sessions: Sessions,
+    /// Sessions that left places in segments which wait for the end of their process, and that process.
+    pub(crate) left: BTreeMap<SessionId, u32>,
     pub(crate) questions: Questions,
     /// Lock messages of the view that is about to be served here: a peer may hear of the commit earlier.
     pub(crate) early: Early,
@@ -190,6 +192,7 @@ impl Node {
             hearing: Hearing::new(),
             spaces,
             sessions: Sessions::default(),
+            left: BTreeMap::new(),
             questions: Questions::default(),
             early: Early::default(),
             ended: false,
@@ -244,6 +247,9 @@ impl Node {
     /// A program hung up or died: its locks go, as by force (35, 36).
     pub fn handle_session_closed(&mut self, now: Instant, session: SessionId) {
         let Some(ended) = self.sessions.close(session) else { return };
+        if !ended.attached.is_empty() && !ended.detached {
+            self.left.insert(session, ended.pid);
+        }
         // First nothing that it does in a segment counts any more (M12).
         for space in &ended.attached {
             self.spaces[space.0 as usize].words.end(session);
@@ -267,12 +273,14 @@ impl Node {
 
     /// The program of an [`Output::Attached`] hung up before it was told: nobody has anything to store in its place there.
     pub fn handle_not_attached(&mut self, session: SessionId, space: SpaceId) {
+        self.left.remove(&session);
         self.spaces[space.0 as usize].words.bury(session);
     }
 
     /// The process that opened a session that is closed has ended for certain: what it may have been about to store in
     /// a segment cannot come any more.
     pub fn handle_opener_ended(&mut self, session: SessionId) {
+        self.left.remove(&session);
         for Space { words, .. } in &mut self.spaces {
             words.bury(session);
         }

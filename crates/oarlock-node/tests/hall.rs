@@ -12,9 +12,10 @@ use oarlock_layout::message::look::{At, What};
 use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::segment::{Geometry, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_shm::{Hub, Memory};
 use seal::ChecksumSeal;
 
 #[path = "../../oarlock-sim/src/seal.rs"]
@@ -89,7 +90,8 @@ impl Cluster {
             #[cfg(feature = "planted")]
             bug: None,
         };
-        let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(100))];
+        let geometry = Geometry { slots: 100, areas: 16, entries: 64 };
+        let words: Vec<Box<dyn Words + Send>> = vec![Box::new(Hub::new(Memory::private(geometry, n as u64)))];
         self.nodes[n] = Some(Node::new(self.now, config, Box::new(seal(n)), words));
     }
 
@@ -354,4 +356,36 @@ fn a_covered_lock_sends_no_message_between_nodes() {
     }
     assert_eq!(sent(&mut cluster), before);
     assert_eq!(cluster.replies[&a].len(), 2 * 1_000, "each was granted and released");
+}
+
+/// A process that comes and goes without its last word leaves few places behind: every search looks at those too.
+#[test]
+fn places_that_wait_for_the_end_of_their_process_are_few() {
+    let mut cluster = Cluster::new(1);
+    cluster.settle();
+    let attach = |cluster: &mut Cluster, number: u32, pid: u32| {
+        let (now, session) = (cluster.now, SessionId(number));
+        let node = cluster.node(0);
+        node.handle_session_opened(now, session, pid);
+        let hello = Request::Hello { version: VERSION, label: "program".into() };
+        node.handle_session_packet(now, session, &hello.to_bytes());
+        node.handle_session_packet(
+            now,
+            session,
+            &Request::Attach { request: 1, space: SpaceId(0) }.to_bytes(),
+        );
+        cluster.settle();
+        let denied = |reply: &Reply| matches!(reply, Reply::Denied { .. });
+        let refused = cluster.replies.get(&(0, session)).is_some_and(|replies| replies.iter().any(denied));
+        cluster.node(0).handle_session_closed(now, session);
+        cluster.settle();
+        !refused
+    };
+    for number in 1..=8 {
+        assert!(attach(&mut cluster, number, 7));
+    }
+    assert!(!attach(&mut cluster, 9, 7), "it has left enough");
+    assert!(attach(&mut cluster, 10, 8), "another may");
+    cluster.node(0).handle_opener_ended(SessionId(3));
+    assert!(attach(&mut cluster, 11, 7));
 }
