@@ -451,3 +451,24 @@ fn a_lock_that_waits_anew_is_not_refused_for_the_one_that_was_handed_over() {
     assert!(stage.hub.refuse(lock));
     assert_eq!(two.look(again), Answer::Refused);
 }
+
+#[test]
+fn whoever_takes_a_segment_over_never_shows_a_word_that_counts_too_little() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (dead, _also_dead, living) = (stage.session(1), stage.session(2), stage.session(3));
+    held(living.acquire(spot, EX, &PARTY, true, 0));
+    waits(dead.acquire(spot, EX, &PARTY, true, 0));
+    // One died in an attempt: as soon as its area is looked at, the word is counted anew. The holder's comes later.
+    let memory = stage.hub.memory().copy();
+    let geometry = memory.geometry();
+    let waiting = State(memory.peek(geometry.entry(1, 0)));
+    memory.scribble(geometry.entry(1, 0), waiting.to(EntryStage::Trying, Some(EX), None).0);
+    let look = |dead| {
+        assert_eq!(Grant(memory.peek(geometry.slot(slot.0))).count(EX), 1, "at area {dead}");
+        SessionId(100 + dead)
+    };
+    let name = |_| Some(Name::new(b"r").unwrap());
+    let hub = Hub::adopt(Arc::clone(&memory), &[(0, SessionId(1_001), 0), (3, SessionId(3), 0)], look, name);
+    assert_eq!(hub.look(slot).counts.0, [0, 0, 0, 0, 0, 1]);
+}

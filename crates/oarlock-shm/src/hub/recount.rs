@@ -245,6 +245,7 @@ impl Hub {
         hub.adopt_slots(name_of);
         // What the other run had begun with a word and not yet with its entry leaves no trace: all are counted anew.
         let all: BTreeSet<u32> = (0..hub.places.len() as u32).collect();
+        let mut ended = Vec::new();
         for number in 0..hub.memory.geometry().areas {
             let used = hub.memory.area(number)[area::SESSION].load(LOOK) != 0;
             let live = alive.iter().find(|(area, ..)| *area == number);
@@ -255,8 +256,12 @@ impl Hub {
                 live.map_or((dead(number), 0), |(_, session, segment)| (*session, *segment));
             hub.areas.adopt(number, session, segment);
             if live.is_none() {
-                hub.end_session(session);
+                ended.push(session);
             }
+        }
+        // Not before every area is known: the end of a session counts anew, and must miss no holder.
+        for session in ended {
+            hub.end_session(session);
         }
         hub.recount(&all);
         hub
