@@ -472,3 +472,65 @@ fn whoever_takes_a_segment_over_never_shows_a_word_that_counts_too_little() {
     let hub = Hub::adopt(Arc::clone(&memory), &[(0, SessionId(1_001), 0), (3, SessionId(3), 0)], look, name);
     assert_eq!(hub.look(slot).counts.0, [0, 0, 0, 0, 0, 1]);
 }
+
+#[test]
+fn a_change_of_mode_down_is_not_answered_before_the_word_says_so() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let caller = stage.session(1);
+    let ticket = caller.ask_convert(held(caller.acquire(spot, EX, &PARTY, true, 0)), PR).unwrap();
+    // As the node leaves the entry while it changes the word: who released PR now would find none counted.
+    let memory = Arc::clone(stage.hub.memory());
+    let cell = memory.geometry().entry(1, 0);
+    let asking = State(memory.peek(cell));
+    memory.scribble(cell, asking.to(EntryStage::Lowering, Some(EX), Some(PR)).0);
+    assert!(matches!(caller.look(ticket), Answer::Waiting(_)));
+    memory.scribble(cell, asking.0);
+    let lock = LockId::new(SessionId(1), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    assert!(stage.hub.convert(lock, PR).is_some());
+    let Answer::Held(hold) = caller.look(ticket) else { panic!() };
+    assert_eq!((hold.mode, stage.counts(slot)), (PR, [0, 0, 0, 1, 0, 0]));
+    caller.release(hold).unwrap();
+    assert_eq!(stage.counts(slot), [0; 6]);
+}
+
+/// Two was handed over to, has given the lock back, and waits with another one in the same entry; the node has not heard.
+fn handed_over_and_gone() -> (Stage, Slot, Spot, Caller<TestClock>, Ticket, LockId) {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
+    stage.hub.set_gate(slot);
+    stage.hub.offer(slot, Some((lock, EX)));
+    one.release(hold).unwrap();
+    let Answer::Held(hold) = two.look(ticket) else { panic!() };
+    two.release(hold).unwrap();
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    (stage, slot, spot, two, ticket, lock)
+}
+
+#[test]
+fn a_lock_that_was_handed_over_is_not_granted_to_the_next_in_its_entry() {
+    let (mut stage, slot, _, two, ticket, lock) = handed_over_and_gone();
+    assert!(!stage.admit(slot, 2, ticket, EX), "it waits for PR, and its request has not come yet");
+    assert!(!stage.hub.refuse(lock), "what is refused was granted, and another waits");
+    assert!(matches!(two.look(ticket), Answer::Waiting(_)));
+    assert_eq!(stage.hub.taken(slot), Some(lock));
+    assert!(stage.admit(slot, 2, ticket, PR));
+    assert_eq!(stage.counts(slot), [0, 0, 0, 1, 0, 0]);
+}
+
+#[test]
+fn a_recount_does_not_offer_the_next_in_the_entry_of_a_lock_that_was_handed_over() {
+    let (mut stage, slot, spot, _two, _, lock) = handed_over_and_gone();
+    let three = stage.session(3);
+    waits(three.acquire(spot, PR, &PARTY, true, 0));
+    let memory = Arc::clone(stage.hub.memory());
+    let cell = memory.geometry().entry(3, 0);
+    let waiting = State(memory.peek(cell));
+    memory.scribble(cell, waiting.to(EntryStage::Trying, Some(PR), None).0);
+    stage.hub.end(SessionId(3));
+    assert_eq!(stage.hub.taken(slot), Some(lock), "the node hears that it was granted");
+}

@@ -184,7 +184,7 @@ impl Hub {
                     continue;
                 }
                 if restamps {
-                    self.offer_anew(slot, place, to);
+                    self.offer_anew(slot, place, now, to);
                     // Whoever granted it may have died before it woke it.
                     self.wakes.push_back(Wake { area: place.0, entry: place.1 });
                 }
@@ -215,9 +215,10 @@ impl Hub {
         now.stage() == Some(Stage::Waiting) && !planted(Bug::NoRestamp)
     }
 
-    fn offer_anew(&mut self, slot: Slot, place: (u32, u32), state: State) {
+    fn offer_anew(&mut self, slot: Slot, place: (u32, u32), was: State, state: State) {
         let lock = self.lock_of(place).expect("an area in use");
-        if self.place(slot).offered().is_none_or(|(offered, _)| offered != lock) {
+        // Another state: that lock was handed over, and what waits here now is a later one.
+        if self.place(slot).offered() != Some((lock, was)) {
             return;
         }
         self.place_mut(slot).rare().offered = Some((lock, state));
