@@ -340,7 +340,12 @@ impl Lockspace {
     fn withdraw(&mut self, now: Instant, words: &mut dyn Words, lock: LockId, code: Code) {
         if let Some(slot) = self.waiting.get(&lock).copied() {
             let (shadow, mut ctx) = self.open(now, words, slot);
-            shadow.withdraw(&mut ctx, lock, Some(code));
+            if ctx.waiting.contains_key(&lock) {
+                shadow.withdraw(&mut ctx, lock, Some(code));
+            } else {
+                // It was handed over, and what waits in its entry now may be the next one, by the same number.
+                shadow.settle(&mut ctx);
+            }
         }
     }
 
