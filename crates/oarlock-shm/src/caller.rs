@@ -714,7 +714,7 @@ impl<C: Clock> Caller<C> {
             let now = state(&own[entry::STATE]);
             let to = match now.stage() {
                 Some(Stage::Waiting) => now.to(Stage::Cancelled, now.mode(), None),
-                Some(Stage::Held) if ticket.state.stage() == Some(Stage::Waiting) => {
+                Some(Stage::Held | Stage::Kept) if ticket.state.stage() == Some(Stage::Waiting) => {
                     return match self.look(ticket) {
                         Answer::Held(hold) => Some(hold),
                         _ => None,
