@@ -35,7 +35,8 @@ impl Opened {
             Some(segment) => &**segment,
             None => self.attached()?,
         };
-        if !segment.is_mine() {
+        // Whoever asks the node hears why.
+        if !segment.is_mine() || segment.is_over() {
             return None;
         }
         let bits = self.spot.load(Ordering::Relaxed);
@@ -111,7 +112,9 @@ impl Here<'_> {
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.segment.caller.living().is_err() || !self.segment.caller.holds(self.hold)
+        self.segment.is_over()
+            || self.segment.caller.living().is_err()
+            || !self.segment.caller.holds(self.hold)
     }
 
     pub(crate) fn blocks(&self) -> Option<Mode> {
