@@ -363,6 +363,8 @@ impl Conversion<'_> {
     pub async fn convert(self) -> Result<()> {
         let held = self.held;
         let handle = held.handle;
+        // Before the table's mutex: in a fork a thread that is not here may have locked it.
+        held.session().check_process(|| format!("cannot convert {}", held.subject()))?;
         when(held.session(), held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
         let Some(pending) = held.begin_convert(&self.manner)? else { return Ok(()) };
         let answer = when(held.session(), held.place(), |t, e| t.collect(handle, e)).await;
