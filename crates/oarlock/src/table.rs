@@ -653,7 +653,9 @@ impl Table {
 
     /// Nothing of the session touches a segment any more.
     pub(crate) fn detach(&mut self) -> bool {
-        let attached = self.segments().next().is_some();
+        // One that is still on its way will not be mapped any more.
+        let attached = self.segments().next().is_some() || !self.attaching.is_empty();
+        self.attaching.clear();
         self.shared.clear();
         self.cells.clear();
         attached

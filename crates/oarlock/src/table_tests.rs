@@ -397,3 +397,15 @@ fn a_grant_shows_what_the_daemon_said() {
     assert_eq!(grant, Grant { mode: Mode::PR, token, value, alternate: true });
     assert_eq!(bench.table.grant(handle), grant);
 }
+
+/// M12: the node keeps a place until it hears that nothing touches it, also one whose segment came too late to be mapped.
+#[test]
+fn a_place_that_was_asked_for_is_given_back_though_its_segment_has_not_come() {
+    let mut table = Table::default();
+    assert!(!table.detach());
+    let (cell, request) = table.segment(SpaceId(0), 7);
+    let Some(Request::Attach { request, .. }) = request else { panic!("{request:?}") };
+    assert!(table.detach());
+    table.attached(request, |_| panic!("it is not to be mapped any more"));
+    assert!(cell.get().is_none());
+}

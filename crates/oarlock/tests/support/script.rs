@@ -85,6 +85,8 @@ impl Peer {
                     let why = Failure { code: Code::NoSegment, text: "none here".into() };
                     self.say(Reply::Denied { request, why });
                 }
+                // It had not heard yet that there is none.
+                Some(Request::Detach) => {}
                 other => return other,
             }
         }
