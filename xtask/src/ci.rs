@@ -104,7 +104,7 @@ fn build(context: &Context) -> Outcome {
 fn clippy(context: &Context) -> Outcome {
     // Once as released, once with the switches for planted bugs, which only test builds have; the explorer is
     // left out of `--all-targets` because `cargo test` leaves it out.
-    let kinds: [&[&str]; 3] = [
+    let kinds: [&[&str]; 4] = [
         &["--workspace", "--all-targets"],
         // Only the crates that have the switches: to the others a planted node is another type.
         &[
@@ -119,6 +119,7 @@ fn clippy(context: &Context) -> Outcome {
             "oarlock-sim/planted",
         ],
         &["--package", "oarlock-lock", "--features", "planted", "--test", "explore"],
+        &["--package", "oarlock-shm", "--features", "planted", "--all-targets"],
     ];
     for kind in kinds {
         let mut command = context.cargo();

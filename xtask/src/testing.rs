@@ -27,7 +27,7 @@ pub(crate) fn explorer(context: &Context) -> Outcome {
 }
 
 /// The segment under checkers of orders: all orders of small runs, and random ones of long runs. Each builds the crate
-/// anew, with other atomics, into a directory of its own.
+/// anew, with other atomics, into a directory of its own. And the stepper with each rule left out.
 pub(crate) fn interleavings(context: &Context) -> Outcome {
     let mut count = Count::default();
     let mut error = None;
@@ -42,6 +42,11 @@ pub(crate) fn interleavings(context: &Context) -> Outcome {
         }
         error = watch(&mut command, |line| count.see(line)).err().or(error);
     }
+    // Deaths and pauses after each instruction: every rule that is left out must be noticed there as well.
+    let mut command = context.cargo();
+    command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
+    command.args(["--test", "stepper", "--", "a_rule_left_out"]);
+    error = watch(&mut command, |line| count.see(line)).err().or(error);
     count.outcome(error)
 }
 
