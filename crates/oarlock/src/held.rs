@@ -106,7 +106,7 @@ impl Held {
     pub(crate) fn grant(&self) -> Grant {
         if let Some(mut shared) = self.shared() {
             let (mode, token) = (shared.hold.mode, shared.token());
-            return Grant { mode, token, value: shared.value, alternate: false };
+            return Grant { mode, token, value: shared.value, alternate: shared.alternate };
         }
         match self.session().check_process(String::new) {
             Ok(()) => self.session().look(|table| table.grant(self.handle)),
@@ -306,10 +306,8 @@ impl Held {
             take_up(shared, ticket, None);
         }
         if shared.asked.is_some() {
-            if session.change(|table, _| table.leave_to_answer(handle)) {
-                return Ok(true);
-            }
-            return Err(lost());
+            // Its answer comes first.
+            return Ok(false);
         }
         if !shared.write() {
             return Ok(false);
@@ -358,7 +356,14 @@ impl Held {
             self.session().change(|table, effects| table.begin_unlock(handle, awaited, effects));
             return Ok(());
         };
-        let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) = shared.asked {
+            let staged = shared.staged;
+            if self.session().look_into(|table| table.leave_to_answer(handle, awaited, staged)) {
+                return Ok(());
+            }
+            take_up(&mut shared, asked, None);
+        }
         let staged = shared.staged;
         let ticket = shared.segment.caller.ticket(shared.hold);
         self.session().change(|table, effects| {
@@ -403,6 +408,11 @@ fn take_up(shared: &mut Shared, ticket: Ticket, grant: Option<Grant>) {
     shared.asked = None;
     if let Found::Held(hold) = shared.segment.caller.look(ticket) {
         let changed = hold.mode != shared.hold.mode;
+        let from = shared.hold.mode;
+        if (changed || grant.is_some()) && from.writes_value() && from.covers(hold.mode) {
+            // It was carried along, whether anybody waited for the answer or not.
+            shared.written();
+        }
         if changed || grant.is_some() {
             shared.shown = 0;
         }
@@ -414,6 +424,7 @@ fn take_up(shared: &mut Shared, ticket: Ticket, grant: Option<Grant>) {
     }
     if let Some(grant) = grant {
         shared.value = grant.value.or(shared.value);
+        shared.alternate = grant.alternate;
     }
 }
 
@@ -444,10 +455,6 @@ impl PendingConvert<'_> {
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             held.session().change(|table, effects: &mut Effects| table.end_shared(held.handle, effects));
             take_up(&mut shared, ticket, answer.as_ref().ok().copied());
-            if answer.is_ok() && shared.staged.is_some() && !shared.hold.mode.writes_value() {
-                // It was carried with the conversion.
-                shared.staged = None;
-            }
         }
         let what = || format!("{} was not granted on {}", self.mode, held.subject());
         answer.map(|_| ()).map_err(|failure| Error::from_failure(what(), failure))

@@ -150,11 +150,23 @@ pub(crate) struct Shared {
     pub(crate) asked: Option<Ticket>,
     /// What the lock was asked for with.
     pub(crate) flags: Flags,
+    /// The last change of mode got its second choice.
+    pub(crate) alternate: bool,
 }
 
 impl Shared {
     pub(crate) fn new(segment: Arc<Segment>, hold: Hold, flags: Flags) -> Shared {
-        Shared { segment, hold, token: None, value: None, staged: None, shown: 0, asked: None, flags }
+        Shared {
+            segment,
+            hold,
+            token: None,
+            value: None,
+            staged: None,
+            shown: 0,
+            asked: None,
+            flags,
+            alternate: false,
+        }
     }
 
     /// The token of this grant. Zero if the lock was lost before anybody asked for it: such a token is refused wherever
@@ -188,13 +200,18 @@ impl Shared {
         let Some(staged) = self.staged else { return true };
         let written = self.segment.caller.write_value(self.hold, staged);
         if written {
-            self.staged = None;
-            self.value = match staged {
-                Some(bytes) => Some(self.value.unwrap_or_default().written(bytes)),
-                None => self.value.map(|value| value.invalidated()),
-            };
+            self.written();
         }
         written
+    }
+
+    /// What was put aside is in the block.
+    pub(crate) fn written(&mut self) {
+        match self.staged.take() {
+            Some(Some(bytes)) => self.value = Some(self.value.unwrap_or_default().written(bytes)),
+            Some(None) => self.value = self.value.map(|value| value.invalidated()),
+            None => {}
+        }
     }
 
     /// Changes the mode here, if that can be done here: nobody else's answer is needed, and nothing of it concerns the
@@ -213,6 +230,7 @@ impl Shared {
                 self.token = None;
             }
             self.hold = hold;
+            self.alternate = false;
             self.shown = 0;
         }
         taken

@@ -79,6 +79,9 @@ pub(crate) struct Carried {
     pub(crate) invalidate: bool,
 }
 
+/// What a release writes: nothing, a block, or that the block is not to be believed.
+pub(crate) type Staged = Option<Option<[u8; VALUE_BYTES]>>;
+
 /// Where a waiter registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
@@ -235,13 +238,14 @@ impl Table {
         self.ended.is_none() && self.shared.contains_key(&handle)
     }
 
-    /// The guard of a lock in an entry goes while something is asked about it: what the answer leaves is given back.
-    /// False if the answer is there.
-    pub(crate) fn leave_to_answer(&mut self, handle: u32) -> bool {
+    /// The guard of a lock in an entry goes while something is asked about it: what the answer leaves is given back then,
+    /// with what is to be written. `awaited`: somebody will collect that answer. False if the first answer is there.
+    pub(crate) fn leave_to_answer(&mut self, handle: u32, awaited: bool, staged: Staged) -> bool {
         match self.shared.get_mut(&handle) {
             Some(entry) if self.ended.is_none() => {
                 entry.guard = false;
-                entry.awaited = false;
+                entry.awaited = awaited;
+                (entry.staged, entry.invalidate) = (staged.flatten(), staged == Some(None));
                 true
             }
             _ => false,
@@ -478,7 +482,11 @@ impl Entry {
     /// Gives the lock back.
     fn unlock(&mut self, handle: u32, effects: &mut Effects) {
         self.stage = Stage::Releasing;
-        let writes = self.grant.mode.writes_value();
+        let mode = match &self.shared {
+            Some(shared) => shared.hold().map_or(Mode::NL, |hold| hold.mode),
+            None => self.grant.mode,
+        };
+        let writes = mode.writes_value();
         effects.send.push(Request::Unlock {
             handle,
             value: self.staged.filter(|_| writes),
@@ -672,7 +680,9 @@ impl Table {
         match entry.stage {
             Stage::Asked => {}
             Stage::Converting(carried) => {
-                if let Some(bytes) = carried.value {
+                // What a lock in an entry had before is known to its guard.
+                let told = entry.shared.is_none();
+                if let Some(bytes) = carried.value.filter(|_| told) {
                     entry.grant.value = Some(entry.grant.value.unwrap_or_default().written(bytes));
                 }
                 if carried.invalidate {
@@ -699,7 +709,9 @@ impl Table {
 
     /// A lock in an entry of which nobody awaits anything any more goes its own way.
     fn settled(&mut self, handle: u32, effects: &mut Effects) {
-        let over = |entry: &Entry| entry.shared.is_some() && !entry.awaited && entry.answer.is_none();
+        let over = |entry: &Entry| {
+            entry.shared.is_some() && entry.stage == Stage::Held && !entry.awaited && entry.answer.is_none()
+        };
         if self.entry(handle).is_some_and(over) {
             self.forget(handle, effects);
         }
@@ -748,8 +760,10 @@ impl Entry {
     fn settle(&mut self, handle: u32, answer: Result<(), Failure>, effects: &mut Effects) {
         if !self.guard {
             match &self.shared {
-                Some(shared) => shared.give_back(shared.hold(), effects),
-                None => self.unlock(handle, effects),
+                Some(shared) if !self.awaited && self.staged.is_none() && !self.invalidate => {
+                    shared.give_back(shared.hold(), effects);
+                }
+                _ => self.unlock(handle, effects),
             }
             return;
         }

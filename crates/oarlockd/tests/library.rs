@@ -231,3 +231,115 @@ fn an_unknown_lockspace_is_refused_with_a_suggestion() {
     assert_eq!(error.kind(), Kind::UnknownSpace);
     assert!(error.why().contains("default"), "{error}");
 }
+
+// ----- changes of mode that nobody waits for, of locks in a segment ------------------------------------------------
+
+/// A session of futures that has its segment.
+async fn shared_space(dev: &Dev, node: char) -> oarlock::Space {
+    let client = oarlock::Client::connect(dev.socket(node)).await.unwrap();
+    let space = client.space("default").await.unwrap();
+    space.lock("warm").acquire().await.unwrap().release().await.unwrap();
+    space
+}
+
+fn read(space: &Space, name: &str) -> u8 {
+    let guard = space.lock(name).mode(Mode::PR).value_block().acquire().unwrap();
+    guard.value().filter(|value| value.valid).map_or(0, |value| value.bytes[0])
+}
+
+/// While the node stands still no answer can come; it goes on a little later.
+fn stand_still(dev: &Dev) -> impl FnOnce() -> std::thread::JoinHandle<()> + use<> {
+    let pid = dev.pid('a');
+    signal(pid, "STOP");
+    move || {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            signal(pid, "CONT");
+        })
+    }
+}
+
+/// 29, 31: what was put aside is written by the release, also by one that finds a withdrawn change of mode under way;
+/// and the release is done only then.
+#[test]
+fn a_release_behind_a_withdrawn_change_of_mode_writes_the_value() {
+    let dev = Dev::start();
+    let other = space(&dev, 'a');
+    run(async {
+        let space = shared_space(&dev, 'a').await;
+        for drops in [false, true] {
+            let reader = other.lock("x").mode(Mode::CR).acquire().unwrap();
+            let guard = space.lock("x").mode(Mode::PW).value_block().acquire().await.unwrap();
+            let value = 1 + u8::from(drops);
+            guard.set_value(&[value]).unwrap();
+            let go_on = stand_still(&dev);
+            assert!(poll_now(Box::pin(guard.convert(Mode::EX)).as_mut()).await.is_pending());
+            let going = go_on();
+            if drops {
+                drop(guard);
+            } else {
+                guard.release().await.unwrap();
+            }
+            going.join().unwrap();
+            drop(reader);
+            assert_eq!(read(&other, "x"), value, "dropped: {drops}");
+        }
+    });
+}
+
+/// 29: it was written on the way down, and is not written a second time over what others wrote since.
+#[test]
+fn a_value_that_went_with_a_dropped_change_of_mode_is_not_written_again() {
+    let dev = Dev::start();
+    let other = space(&dev, 'a');
+    run(async {
+        let space = shared_space(&dev, 'a').await;
+        let guard = space.lock("x").value_block().acquire().await.unwrap();
+        guard.set_value(&[1]).unwrap();
+        let go_on = stand_still(&dev);
+        assert!(poll_now(Box::pin(guard.convert(Mode::NL)).as_mut()).await.is_pending());
+        go_on().join().unwrap();
+        until("the way down is granted", || guard.mode() == Mode::NL);
+        assert_eq!(guard.value().map(|value| (value.sequence, value.bytes[0])), Some((1, 1)));
+        let writer = other.lock("x").value_block().acquire().unwrap();
+        writer.set_value(&[2]).unwrap();
+        writer.release().unwrap();
+        guard.convert(Mode::EX).await.unwrap();
+        guard.release().await.unwrap();
+        assert_eq!(read(&other, "x"), 2);
+    });
+}
+
+/// 29, 31, ALTPR: a lock in a segment shows what one in the node's table shows.
+#[test]
+fn what_a_change_of_mode_did_is_shown_alike_with_and_without_a_segment() {
+    let dev = Dev::start();
+    let seen = |shared: bool| {
+        let client = Client::builder().shared_memory(shared).connect(dev.socket('a')).unwrap();
+        let space = client.space("default").unwrap();
+        space.lock("warm").acquire().unwrap().release().unwrap();
+        let name = format!("{shared}");
+        let mut seen = Vec::new();
+        let guard = space.lock(&name).value_block().acquire().unwrap();
+        for mode in [Mode::PW, Mode::PR, Mode::EX, Mode::NL, Mode::EX] {
+            if guard.mode().covers(Mode::PW) {
+                guard.set_value(&[7]).unwrap();
+            }
+            guard.convert(mode).unwrap();
+            seen.push(guard.value().map(|value| (value.sequence, value.valid, value.bytes[0])));
+        }
+        guard.invalidate_value().unwrap();
+        guard.convert(Mode::CR).unwrap();
+        seen.push(guard.value().map(|value| (value.sequence, value.valid, value.bytes[0])));
+        drop(guard);
+        let name = format!("{shared} too");
+        let (reader, guard) = (space.lock(&name).mode(Mode::PR), space.lock(&name).mode(Mode::NL));
+        let (reader, guard) = (reader.acquire().unwrap(), guard.acquire().unwrap());
+        guard.conversion(Mode::EX).alternate(Mode::PR).convert().unwrap();
+        drop(reader);
+        (seen, guard.mode(), guard.is_alternate())
+    };
+    let there = seen(false);
+    assert_eq!((there.1, there.2), (Mode::PR, true));
+    assert_eq!(seen(true), there);
+}
