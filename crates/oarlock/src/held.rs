@@ -453,8 +453,12 @@ impl PendingConvert<'_> {
         let held = self.held;
         if let (Some(ticket), Some(shared)) = (self.ticket, &held.shared) {
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            held.session().change(|table, effects: &mut Effects| table.end_shared(held.handle, effects));
+            let mut woken = Effects::default();
+            held.session().look_into(|table| table.end_shared(held.handle, &mut woken));
             take_up(&mut shared, ticket, answer.as_ref().ok().copied());
+            // Whoever is woken may be here at once, and wants this lock's mutex.
+            drop(shared);
+            held.session().change(|_, effects| effects.wake = woken.wake);
         }
         let what = || format!("{} was not granted on {}", self.mode, held.subject());
         answer.map(|_| ()).map_err(|failure| Error::from_failure(what(), failure))

@@ -448,6 +448,10 @@ impl Table {
         if SharedHandle::of(handle).is_some() {
             if let Some(mut entry) = self.shared.remove(&handle) {
                 entry.wakers.take(effects);
+                // What came while something was asked was not shown.
+                if let Some(watch) = self.watches.get_mut(&handle) {
+                    watch.take(effects);
+                }
                 if let Some(shared) = entry.shared
                     && self.ended.is_none()
                 {

@@ -343,3 +343,42 @@ fn what_a_change_of_mode_did_is_shown_alike_with_and_without_a_segment() {
     assert_eq!((there.1, there.2), (Mode::PR, true));
     assert_eq!(seen(true), there);
 }
+
+/// 57: what others want is not forgotten over a change of mode that came to nothing. Packets keep coming meanwhile, so that
+/// nobody looks only because it was quiet for a while.
+#[test]
+fn a_notice_that_came_during_a_refused_change_of_mode_is_shown_after_it() {
+    let dev = Dev::start();
+    let (other, third) = (space(&dev, 'a'), space(&dev, 'a'));
+    let client = run(oarlock::Client::connect(dev.socket('a'))).unwrap();
+    let space = run(client.space("default")).unwrap();
+    run(run(space.lock("warm").acquire()).unwrap().release()).unwrap();
+    let reader = other.lock("x").mode(Mode::PR).acquire().unwrap();
+    let guard = run(space.lock("x").mode(Mode::PR).acquire()).unwrap();
+    let told = std::sync::atomic::AtomicBool::new(false);
+    let seen = || told.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let change = guard.conversion(Mode::EX).timeout(Duration::from_millis(400));
+            assert_eq!(run(change.convert()).unwrap_err().kind(), Kind::TimedOut);
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        scope.spawn(|| third.lock("x").acquire().unwrap().release().unwrap());
+        scope.spawn(|| {
+            assert_eq!(run(guard.blocking()).unwrap(), Mode::EX);
+            told.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut rounds = 0;
+        while !seen() && rounds < 60 {
+            run(client.space("none")).map(drop).unwrap_err();
+            std::thread::sleep(Duration::from_millis(50));
+            rounds += 1;
+        }
+        let in_time = seen();
+        // Now it may be found by whoever looks.
+        until("told", seen);
+        run(guard.convert(Mode::NL)).unwrap();
+        reader.release().unwrap();
+        assert!(in_time, "not told in {rounds} rounds");
+    });
+}
