@@ -53,6 +53,8 @@ pub(crate) struct Session {
     birthmark: Birthmark,
     /// Locks may be granted in this process (the default).
     sharing: bool,
+    /// When whoever reads is to look next, by this program's clock. Packets that keep coming do not put it off.
+    look_due: AtomicU64,
     keys: AtomicU64,
 }
 
@@ -105,6 +107,7 @@ impl Session {
             pid: std::process::id(),
             birthmark,
             sharing,
+            look_due: AtomicU64::new(0),
             keys: AtomicU64::new(0),
         }))
     }
@@ -278,8 +281,21 @@ impl Session {
     /// lease of the node has passed, of which a node that stands still sends no word (L1).
     fn read_for_a_while(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
         loop {
-            let look = Instant::now() + LOOK;
             let sharing = self.look(|table| table.segments().next().is_some());
+            let mut left = Duration::ZERO;
+            if sharing {
+                let now = segment::monotonic();
+                left = Duration::from_nanos(self.look_due.load(Ordering::Relaxed).saturating_sub(now));
+                if left.is_zero() {
+                    if let Some(loss) = self.look_around() {
+                        self.end(Code::Lost, segment::say(Some(loss)).into());
+                        return Some(false);
+                    }
+                    self.look_due.store(now + LOOK.as_nanos() as u64, Ordering::Relaxed);
+                    left = LOOK;
+                }
+            }
+            let look = Instant::now() + left;
             let (slice, last) = match patience {
                 Patience::Endless if sharing => (Patience::Until(look), false),
                 Patience::Until(until) if sharing && until > look => (Patience::Until(look), false),
@@ -289,15 +305,15 @@ impl Session {
             if progress.is_some() || last {
                 return progress;
             }
-            let lost = self.change(|table, effects| {
-                table.look_again(effects);
-                table.segments().find_map(|segment| segment.caller.living().err())
-            });
-            if let Some(loss) = lost {
-                self.end(Code::Lost, segment::say(Some(loss)).into());
-                return Some(false);
-            }
         }
+    }
+
+    /// Everybody who waits for news looks again. Why nothing is granted any more, if that is so.
+    fn look_around(self: &Arc<Self>) -> Option<Loss> {
+        self.change(|table, effects| {
+            table.look_again(effects);
+            table.segments().find_map(|segment| segment.caller.living().err())
+        })
     }
 
     /// Waits for one packet and takes it up. None: nothing came in time; false: the session is over.
