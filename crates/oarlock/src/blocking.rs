@@ -178,7 +178,7 @@ impl LockRequest {
         acquire(self.wish)
     }
 
-    /// Takes the lock if this node can grant it by itself, in one exchange with the local daemon and no
+    /// Takes the lock if this node can grant it by itself, in this process or in one exchange with the local daemon, and no
     /// message between nodes.
     ///
     /// # Errors

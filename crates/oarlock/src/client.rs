@@ -243,7 +243,7 @@ impl LockRequest {
         Ok(Guard { held: pending.finish(answer)? })
     }
 
-    /// Takes the lock if this node can grant it by itself: one exchange with the local daemon, never a
+    /// Takes the lock if this node can grant it by itself: in this process, or by one exchange with the local daemon, never a
     /// message between nodes. Not a future, because there is nothing worth waiting for.
     ///
     /// ```no_run

@@ -204,7 +204,7 @@ macro_rules! guard_methods {
             self.held.value()
         }
 
-        /// Writes up to 64 bytes, filled up with zeros, into the resource's value block. They are sent
+        /// Writes up to 64 bytes, filled up with zeros, into the resource's value block. They are written
         /// when the lock is released, or converted down from PW or EX.
         ///
         /// # Errors
