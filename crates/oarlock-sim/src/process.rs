@@ -3,6 +3,8 @@
 //! It never waits for two things in an order that could make a deadlock it cannot get out of: all it waits
 //! for has a patience, after which it cancels.
 
+use std::collections::VecDeque;
+
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
@@ -78,6 +80,8 @@ pub(crate) struct Process {
     pub share: Share,
     /// It stands still until then.
     pub frozen_until: Time,
+    /// What came while it did.
+    pub unread: VecDeque<Vec<u8>>,
     /// The earliest thought, and look at its entries, that is already in the queue.
     pub thinks_at: Time,
     pub looks_at: Time,
@@ -106,6 +110,7 @@ impl Process {
             socket: Socket::default(),
             share: Share::default(),
             frozen_until: 0,
+            unread: VecDeque::new(),
             thinks_at: Time::MAX,
             looks_at: Time::MAX,
         }
@@ -120,6 +125,7 @@ impl Process {
         self.next_lock = now + random.below(20 * MS);
         self.slots_max = if self.anchor { ANCHORED as usize } else { random.between(1, 3) as usize };
         (self.socket, self.share, self.frozen_until) = (Socket::new(now), Share::default(), 0);
+        self.unread.clear();
         (self.thinks_at, self.looks_at) = (Time::MAX, Time::MAX);
     }
 

@@ -315,7 +315,7 @@ impl World {
         self.hold_up(index, now + length);
     }
 
-    /// What was put off already stays in order: nobody goes on earlier than he would have.
+    /// Nobody goes on earlier than he would have.
     fn hold_up(&mut self, index: usize, until: Time) {
         let until = until.min(self.plan.polite - 10 * MS);
         self.processes[index].frozen_until = self.processes[index].frozen_until.max(until);

@@ -56,6 +56,11 @@ pub(crate) enum Happening {
         client: Client,
         bytes: Vec<u8>,
     },
+    /// A program that stood still may go on.
+    Thaw {
+        process: usize,
+        client: Client,
+    },
     /// A program is given a place in a segment.
     Attached {
         process: usize,
@@ -332,7 +337,8 @@ impl World {
         match happening {
             Happening::Input { node, run, input } => self.input(node, run, input),
             Happening::Timer { node, run } => self.timer(node, run),
-            Happening::Reply { process, client, bytes } => self.reply(process, client, &bytes),
+            Happening::Reply { process, client, bytes } => self.reply(process, client, bytes),
+            Happening::Thaw { process, client } => self.thaw(process, client),
             Happening::Think { process, client } => self.think(process, client),
             Happening::Attached { process, client, space, attached } => {
                 self.attached(process, client, space, &attached);
@@ -691,16 +697,37 @@ impl World {
         self.schedule(index);
     }
 
-    fn reply(&mut self, index: usize, client: Client, bytes: &[u8]) {
+    fn reply(&mut self, index: usize, client: Client, bytes: Vec<u8>) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         if process.client != client || !process.alive {
             return;
         }
-        if now < process.frozen_until {
-            let (at, bytes) = (process.frozen_until, bytes.to_vec());
-            return self.queue.push(at, Happening::Reply { process: index, client, bytes });
+        if now < process.frozen_until || !process.unread.is_empty() {
+            // However often it is held up, it reads in the order in which its node wrote.
+            if process.unread.is_empty() {
+                self.queue.push(process.frozen_until, Happening::Thaw { process: index, client });
+            }
+            return process.unread.push_back(bytes);
         }
+        self.hear(index, &bytes);
+    }
+
+    /// A program that stood still reads what came meanwhile.
+    fn thaw(&mut self, index: usize, client: Client) {
+        let process = &mut self.processes[index];
+        if self.queue.now() < process.frozen_until {
+            return self.queue.push(process.frozen_until, Happening::Thaw { process: index, client });
+        }
+        while self.processes[index].client == client && self.processes[index].alive {
+            let Some(bytes) = self.processes[index].unread.pop_front() else { return };
+            self.hear(index, &bytes);
+        }
+    }
+
+    fn hear(&mut self, index: usize, bytes: &[u8]) {
+        let process = &mut self.processes[index];
+        let client = process.client;
         let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
         if matches!(reply, Reply::Welcome { .. } | Reply::Denied { .. }) {
             return;
