@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode;
-use oarlock_layout::segment::geometry::{HOT_ENTRIES, area, entry, header, slot, tail};
+use oarlock_layout::segment::geometry::{area, entry, header, slot, tail};
 use oarlock_layout::segment::{Grant, Place, Stage, State};
 use oarlock_layout::token::{Fence, Token};
 
@@ -28,7 +28,7 @@ use crate::cells::{Own, exchange_grant, exchange_state, grant, state};
 use crate::memory::{Line, Memory};
 use crate::names::{Spot, VALUE_READY};
 use crate::planted::{Bug, planted};
-use crate::search;
+use crate::search::{self, First};
 use crate::sync::{AtomicU64, FIELD, LOOK, Place as At, SHOW, TAKE, fence_after_exchange};
 
 /// CLOCK_MONOTONIC_COARSE, in nanoseconds.
@@ -211,10 +211,10 @@ impl<C: Clock> Caller<C> {
     // ----- acquire --------------------------------------------------------------------------------------
 
     /// Takes a lock. `wait`: if it cannot be had at once, the entry is left waiting and the node is to be asked.
-    /// `hint` spreads threads over entries.
+    /// `first` is the entry to try first.
     #[inline(always)]
-    pub fn acquire(&self, spot: Spot, mode: Mode, party: &Party, wait: bool, hint: u32) -> Taken {
-        match self.attempt(spot, mode, party, wait, hint) {
+    pub fn acquire(&self, spot: Spot, mode: Mode, party: &Party, wait: bool, first: First) -> Taken {
+        match self.attempt(spot, mode, party, wait, first) {
             Ok((hold, knock)) => Taken::Held { hold, knock },
             Err(missed) => self.missed(missed, mode, wait),
         }
@@ -232,11 +232,11 @@ impl<C: Clock> Caller<C> {
         mode: Mode,
         party: &Party,
         wait: bool,
-        hint: u32,
+        first: First,
     ) -> Result<(Hold, bool), Missed> {
         let line = self.memory.slot(spot.slot);
         let vital = self.vital();
-        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else {
+        let Some((own, number, trying)) = self.claim(spot, mode, party, first) else {
             return Err(Missed { entry: 0, state: State(0), how: How::NoRoom });
         };
         let missed = |how| Err(Missed { entry: number, state: trying, how });
@@ -354,9 +354,9 @@ impl<C: Clock> Caller<C> {
     }
 
     /// Asks the node for a lock on a resource that has no slot yet: an entry that waits.
-    pub fn ask(&self, mode: Mode, party: &Party, hint: u32) -> Taken {
+    pub fn ask(&self, mode: Mode, party: &Party, first: First) -> Taken {
         let spot = Spot { slot: u32::MAX, generation: 0 };
-        let Some((own, number, trying)) = self.claim(spot, mode, party, hint) else { return Taken::NoRoom };
+        let Some((own, number, trying)) = self.claim(spot, mode, party, first) else { return Taken::NoRoom };
         // Nobody would answer.
         if self.vital().session.load(LOOK) != self.place.session_word {
             self.free(own, trying);
@@ -367,14 +367,22 @@ impl<C: Clock> Caller<C> {
 
     /// Takes an entry and writes down what it is about.
     #[inline(always)]
-    fn claim(&self, spot: Spot, mode: Mode, party: &Party, hint: u32) -> Option<(Own<'_>, u32, State)> {
-        // The first entry of this thread is nearly always free, and hot.
-        let first = hint % HOT_ENTRIES;
-        let own = self.memory.own(self.area_line, first);
-        match self.try_claim(own, first, spot, mode, party) {
-            Some(trying) => Some((own, first, trying)),
-            None => self.claim_another(spot, mode, party, hint),
+    fn claim(&self, spot: Spot, mode: Mode, party: &Party, first: First) -> Option<(Own<'_>, u32, State)> {
+        // The entry of this thread is nearly always free, and hot.
+        if let Some(number) = first.own() {
+            let own = self.memory.own(self.area_line, number);
+            let free = state(&own[entry::STATE]);
+            if free.stage() == Some(Stage::Free) {
+                // A free entry changes by nobody but who takes it, and that is this thread alone. Whoever sees the word
+                // that counts this attempt sees this store.
+                let trying = free.to(Stage::Trying, Some(mode), None);
+                search::touch(&self.memory, self.place.area, number);
+                own[entry::STATE].store(trying.0, SHOW);
+                describe(own, spot, party);
+                return Some((own, number, trying));
+            }
         }
+        self.claim_another(spot, mode, party, first)
     }
 
     #[cold]
@@ -383,9 +391,9 @@ impl<C: Clock> Caller<C> {
         spot: Spot,
         mode: Mode,
         party: &Party,
-        hint: u32,
+        first: First,
     ) -> Option<(Own<'_>, u32, State)> {
-        search::reach(self.memory.geometry(), spot.slot, hint).find_map(|number| {
+        search::reach(self.memory.geometry(), spot.slot, first).find_map(|number| {
             let own = self.memory.own(self.area_line, number);
             self.try_claim(own, number, spot, mode, party).map(|trying| (own, number, trying))
         })
@@ -400,11 +408,7 @@ impl<C: Clock> Caller<C> {
         let trying = free.to(Stage::Trying, Some(mode), None);
         search::touch(&self.memory, self.place.area, number);
         exchange_state(&own[entry::STATE], free, trying).ok()?;
-        let slot_and_flags = u64::from(spot.slot) | u64::from(party.flags.bits()) << 32;
-        set(&own[entry::SLOT], slot_and_flags);
-        set(&own[entry::SLOT_GENERATION], spot.generation);
-        set(&own[entry::OWNER], party.owner);
-        set(&own[entry::TRANSACTION], party.transaction);
+        describe(own, spot, party);
         Some(trying)
     }
 
@@ -795,6 +799,16 @@ impl<C: Clock> Caller<C> {
         let cell = self.memory.geometry().entry(self.place.area, ticket.entry) + entry::STATE;
         self.memory.sleep(cell, seen.futex(), timeout);
     }
+}
+
+/// What an entry that has been taken is about.
+#[inline(always)]
+fn describe(own: Own<'_>, spot: Spot, party: &Party) {
+    let slot_and_flags = u64::from(spot.slot) | u64::from(party.flags.bits()) << 32;
+    set(&own[entry::SLOT], slot_and_flags);
+    set(&own[entry::SLOT_GENERATION], spot.generation);
+    set(&own[entry::OWNER], party.owner);
+    set(&own[entry::TRANSACTION], party.transaction);
 }
 
 /// Writes a cell unless it reads so already: a thread mostly takes the same lock again, and what it stores has to leave

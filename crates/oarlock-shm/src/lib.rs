@@ -41,3 +41,4 @@ pub use hub::Hub;
 pub use map::Birthmark;
 pub use memory::{MapError, Memory};
 pub use names::Spot;
+pub use search::First;

@@ -1,7 +1,7 @@
 //! Where an entry may lie: a search that is bounded from the slot to its entries, and from a page to its locks (M4).
 
 use oarlock_layout::segment::Geometry;
-use oarlock_layout::segment::geometry::{ENTRIES_PER_PAGE, HOT_ENTRIES, WINDOW, area};
+use oarlock_layout::segment::geometry::{ENTRIES_PER_PAGE, HOT_ENTRIES, SEATS, WINDOW, area};
 
 use crate::memory::Memory;
 use crate::sync::{FIELD, LOOK};
@@ -13,9 +13,38 @@ fn window(geometry: Geometry, slot: u32) -> u32 {
     HOT_ENTRIES + ((spread * u64::from(places)) >> 32) as u32
 }
 
-/// The entries that a lock on a slot may take, in the order to try them.
-pub(crate) fn reach(geometry: Geometry, slot: u32, hint: u32) -> impl Iterator<Item = u32> {
-    let hot = (0..HOT_ENTRIES).map(move |n| hint.wrapping_add(n) % HOT_ENTRIES);
+/// Which entry a thread tries first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct First(u32);
+
+impl First {
+    /// The seat of this thread: while it has it, no other thread of this program says so, be it on any segment. Taking it
+    /// costs no exchange.
+    ///
+    /// # Panics
+    /// If there is no such seat; there are [`SEATS`].
+    pub const fn seat(number: u32) -> First {
+        assert!(number < SEATS, "no such seat");
+        First(number)
+    }
+
+    /// One that all threads share; different numbers spread them.
+    pub const fn shared(number: u32) -> First {
+        First(number | 1 << 31)
+    }
+
+    /// The entry that is nobody else's.
+    #[inline(always)]
+    pub(crate) const fn own(self) -> Option<u32> {
+        if self.0 < SEATS { Some(self.0) } else { None }
+    }
+}
+
+/// The entries that any thread may take for a lock on a slot, in the order to try them.
+pub(crate) fn reach(geometry: Geometry, slot: u32, first: First) -> impl Iterator<Item = u32> {
+    const SHARED: u32 = HOT_ENTRIES - SEATS;
+    let start = first.0 & !(1 << 31);
+    let hot = (0..SHARED).map(move |n| SEATS + start.wrapping_add(n) % SHARED);
     let first = window(geometry, slot);
     hot.chain(first..first + WINDOW)
 }
@@ -65,9 +94,9 @@ mod tests {
         for entries in [64, 96, 1 << 14] {
             let geometry = Geometry { slots: 1000, areas: 1, entries };
             for slot in (0..1000).chain([u32::MAX]) {
-                let reach: Vec<u32> = reach(geometry, slot, slot).collect();
-                assert_eq!(reach.len(), (HOT_ENTRIES + WINDOW) as usize);
-                assert!(reach.iter().all(|entry| *entry < entries));
+                let reach: Vec<u32> = reach(geometry, slot, First::shared(slot)).collect();
+                assert_eq!(reach.len(), (HOT_ENTRIES - SEATS + WINDOW) as usize);
+                assert!(reach.iter().all(|entry| (SEATS..entries).contains(entry)));
             }
         }
     }

@@ -10,7 +10,7 @@ use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Claim, Geometry, Grant, Stage as EntryStage, State, Words};
 use oarlock_layout::token::Fence;
-use oarlock_shm::{Answer, Caller, Clock, Hold, Hub, Loss, Memory, Party, Spot, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hold, Hub, Loss, Memory, Party, Spot, Taken, Ticket};
 
 #[derive(Clone, Default)]
 struct TestClock(Arc<AtomicU64>);
@@ -86,7 +86,7 @@ fn a_lock_that_the_node_owns_is_taken_and_given_back_by_the_caller() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let caller = stage.session(1);
-    let hold = held(caller.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(caller.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert_eq!(stage.counts(slot), [0, 0, 0, 0, 0, 1]);
     let entries = stage.hub.entries(slot);
     assert_eq!((entries.len(), entries[0].mode, entries[0].fast), (1, EX, true));
@@ -103,13 +103,13 @@ fn who_does_not_wait_hears_why_and_leaves_no_trace() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", PR);
     let (one, two) = (stage.session(1), stage.session(2));
-    assert_eq!(one.acquire(spot, EX, &PARTY, false, 0), Taken::NotOwned);
+    assert_eq!(one.acquire(spot, EX, &PARTY, false, First::seat(0)), Taken::NotOwned);
     stage.hub.raise(slot, EX, Fence::new(Epoch(1), 2));
-    let hold = held(one.acquire(spot, EX, &PARTY, false, 0));
-    assert_eq!(two.acquire(spot, PR, &PARTY, false, 0), Taken::Busy);
+    let hold = held(one.acquire(spot, EX, &PARTY, false, First::seat(0)));
+    assert_eq!(two.acquire(spot, PR, &PARTY, false, First::seat(0)), Taken::Busy);
     assert!(!stage.hub.look(slot).gate);
     one.release(hold).unwrap();
-    held(two.acquire(spot, PR, &PARTY, false, 0));
+    held(two.acquire(spot, PR, &PARTY, false, First::seat(0)));
 }
 
 /// M10: who finds somebody in the way sets the gate. M4: the node finds its entry from the slot.
@@ -118,10 +118,10 @@ fn a_waiter_sets_the_gate_and_the_releaser_rings() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert!(stage.hub.look(slot).gate);
-    waits(three.acquire(spot, NL, &PARTY, true, 0));
+    waits(three.acquire(spot, NL, &PARTY, true, First::seat(0)));
     assert!(!stage.admit(slot, 2, ticket, EX));
     assert!(stage.hub.fall_asleep());
     assert_eq!(one.release(hold), Ok(true), "the node sleeps");
@@ -143,8 +143,8 @@ fn a_releaser_hands_over_to_the_waiter_that_was_offered() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
     stage.hub.set_gate(slot);
     stage.hub.offer(slot, Some((lock, PR)));
@@ -167,14 +167,14 @@ fn a_cancelled_wait_is_not_granted_and_a_granted_one_not_cancelled() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert_eq!(two.withdraw(ticket), None);
     one.release(hold).unwrap();
     assert!(!stage.admit(slot, 2, ticket, EX), "it was withdrawn");
     assert_eq!(stage.counts(slot), [0; 6]);
     two.close(ticket.entry);
-    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert!(stage.admit(slot, 2, ticket, EX));
     let hold = two.withdraw(ticket).expect("the grant was quicker");
     two.release(hold).unwrap();
@@ -186,9 +186,9 @@ fn conversions_move_counts_and_the_strange_pair_asks() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
     let hold = held(one.lower(hold, PR));
-    let other = held(two.acquire(spot, PR, &PARTY, true, 0));
+    let other = held(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     assert_eq!(stage.counts(slot), [0, 0, 0, 2, 0, 0]);
     assert_eq!(one.raise(hold, EX), Taken::Busy);
     two.release(other).unwrap();
@@ -206,20 +206,20 @@ fn the_lease_the_epoch_and_the_session_end_belief() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, PR, &PARTY, true, First::seat(0)));
     stage.clock.0.store(LEASE, Ordering::Relaxed);
-    assert_eq!(one.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Lease));
+    assert_eq!(one.acquire(spot, PR, &PARTY, true, First::seat(0)), Taken::Lost(Loss::Lease));
     assert_eq!(one.draw_token(hold), None);
     stage.clock.0.store(0, Ordering::Relaxed);
     stage.hub.end(SessionId(1));
-    assert_eq!(one.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Session));
+    assert_eq!(one.acquire(spot, PR, &PARTY, true, First::seat(0)), Taken::Lost(Loss::Session));
     assert!(one.release(hold).is_err() && !one.holds(hold));
     let locks = stage.hub.of_session(SessionId(1));
     assert_eq!((locks.len(), stage.counts(slot)), (1, [0, 0, 0, 1, 0, 0]));
     assert_eq!(stage.hub.drop(locks[0]).unwrap().mode, PR);
     assert_eq!(stage.counts(slot), [0; 6]);
     stage.hub.turn_epoch();
-    assert_eq!(two.acquire(spot, PR, &PARTY, true, 0), Taken::Lost(Loss::Epoch));
+    assert_eq!(two.acquire(spot, PR, &PARTY, true, First::seat(0)), Taken::Lost(Loss::Epoch));
     assert_eq!(stage.counts(slot), [0; 6], "what was taken is given back");
 }
 
@@ -231,11 +231,11 @@ fn a_slot_that_changed_hands_is_not_taken_for_the_old_name() {
     let caller = stage.session(1);
     assert!(stage.hub.evict(slot));
     assert_eq!(caller.find(b"old"), None);
-    assert_eq!(caller.acquire(spot, EX, &PARTY, true, 0), Taken::Moved);
+    assert_eq!(caller.acquire(spot, EX, &PARTY, true, First::seat(0)), Taken::Moved);
     let (again, new) = stage.owned("new", EX);
     assert_eq!(again, slot);
-    assert_eq!(caller.acquire(spot, EX, &PARTY, true, 0), Taken::Moved);
-    let hold = held(caller.acquire(new, EX, &PARTY, true, 0));
+    assert_eq!(caller.acquire(spot, EX, &PARTY, true, First::seat(0)), Taken::Moved);
+    let hold = held(caller.acquire(new, EX, &PARTY, true, First::seat(0)));
     assert!(!stage.hub.evict(slot));
     caller.release(hold).unwrap();
 }
@@ -245,12 +245,12 @@ fn a_full_count_is_kept_by_the_node() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let first = stage.session(500);
-    let writer = held(first.acquire(spot, EX, &PARTY, true, 0));
+    let writer = held(first.acquire(spot, EX, &PARTY, true, First::seat(0)));
     let callers: Vec<_> = (1..=60).map(|n| (n, stage.session(n))).collect();
     let mut tickets = Vec::new();
     for (n, caller) in &callers {
         for hint in 0..20 {
-            tickets.push((*n, caller, waits(caller.acquire(spot, PR, &PARTY, true, hint))));
+            tickets.push((*n, caller, waits(caller.acquire(spot, PR, &PARTY, true, First::shared(hint)))));
         }
     }
     first.release(writer).unwrap();
@@ -279,12 +279,16 @@ fn values_pass_from_writer_to_reader() {
     let (slot, spot) = stage.owned("r", EX);
     let party = Party { flags: Flags::VALBLK, ..PARTY };
     let (one, two) = (stage.session(1), stage.session(2));
-    assert_eq!(one.acquire(spot, EX, &party, false, 0), Taken::NotOwned, "the master must know first");
+    assert_eq!(
+        one.acquire(spot, EX, &party, false, First::seat(0)),
+        Taken::NotOwned,
+        "the master must know first"
+    );
     stage.hub.set_value_ready(slot, true);
-    let hold = held(one.acquire(spot, EX, &party, true, 0));
+    let hold = held(one.acquire(spot, EX, &party, true, First::seat(0)));
     assert!(one.write_value(hold, Some([7; VALUE_BYTES])));
     one.release(hold).unwrap();
-    let hold = held(two.acquire(spot, PR, &party, true, 0));
+    let hold = held(two.acquire(spot, PR, &party, true, First::seat(0)));
     assert_eq!(two.value(hold).unwrap().bytes, [7; VALUE_BYTES]);
     assert_eq!(stage.hub.value(slot).sequence, 1);
     assert!(!two.write_value(hold, Some([8; VALUE_BYTES])), "PR does not write");
@@ -295,7 +299,7 @@ fn a_change_of_mode_that_was_asked_for_stays_asked_until_the_node_answers() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let caller = stage.session(1);
-    let hold = held(caller.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(caller.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let ticket = caller.ask_convert(hold, EX).unwrap();
     assert_eq!(caller.withdraw(ticket), None);
     assert!(matches!(caller.look(ticket), Answer::Waiting(_)), "its program does not take the old mode back");
@@ -313,8 +317,8 @@ fn whoever_takes_a_segment_over_counts_anew() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    held(one.acquire(spot, PR, &PARTY, true, 0));
-    held(two.acquire(spot, CR, &PARTY, true, 0));
+    held(one.acquire(spot, PR, &PARTY, true, First::seat(0)));
+    held(two.acquire(spot, CR, &PARTY, true, First::seat(0)));
     // A count that no entry stands for: its owner died between the word and its entry, and the node with it.
     let memory = stage.hub.memory().copy();
     let word = memory.geometry().slot(slot.0);
@@ -336,9 +340,9 @@ fn a_recount_moves_every_waiter_on_and_wakes_it() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
-    waits(three.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    waits(three.acquire(spot, EX, &PARTY, true, First::seat(0)));
     // Nobody is offered. The third dies in an attempt: its entry says so, and the word may count it or not.
     let geometry = stage.hub.memory().geometry();
     let cell = geometry.entry(3, 0);
@@ -359,8 +363,8 @@ fn who_asks_after_its_session_ended_does_not_wait_for_an_answer() {
     let mut stage = Stage::new();
     let caller = stage.session(1);
     stage.hub.end(SessionId(1));
-    assert_eq!(caller.ask(EX, &PARTY, 0), Taken::Lost(Loss::Session));
-    assert_eq!(caller.ask(EX, &PARTY, 0), Taken::Lost(Loss::Session), "and leaves no trace");
+    assert_eq!(caller.ask(EX, &PARTY, First::seat(0)), Taken::Lost(Loss::Session));
+    assert_eq!(caller.ask(EX, &PARTY, First::seat(0)), Taken::Lost(Loss::Session), "and leaves no trace");
 }
 
 #[test]
@@ -368,7 +372,7 @@ fn an_area_that_is_used_again_has_nothing_of_its_last_session() {
     let mut stage = Stage::new();
     let first = stage.hub.attach(SessionId(1), 0).unwrap();
     let caller = Caller::new(Arc::clone(stage.hub.memory()), first, stage.clock.clone());
-    assert_eq!(waits(caller.ask(EX, &PARTY, 0)).entry, 0);
+    assert_eq!(waits(caller.ask(EX, &PARTY, First::seat(0))).entry, 0);
     stage.hub.end(SessionId(1));
     // Its program has not seen that yet, takes the entry once more, and is killed.
     let cell = stage.hub.memory().geometry().entry(first.area, 0);
@@ -391,7 +395,7 @@ fn who_came_while_the_gate_was_open_is_told_when_it_is_set_again() {
     assert!(stage.hub.notice(slot, EX, None).is_empty(), "nobody is here");
     // Who waited gives up.
     stage.hub.clear_gate(slot);
-    let hold = held(caller.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(caller.acquire(spot, PR, &PARTY, true, First::seat(0)));
     stage.hub.set_gate(slot);
     assert_eq!(stage.hub.notice(slot, EX, None).len(), 1, "it was told nothing yet");
     assert_ne!(caller.told(hold), 0);
@@ -402,8 +406,8 @@ fn a_lock_that_waits_anew_is_not_granted_for_the_one_that_was_handed_over() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let first = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let first = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: first.entry }.number());
     stage.hub.offer(slot, Some((lock, PR)));
     // The releaser grants it, it is given back, and its program asks for another mode in the same entry: all that before
@@ -411,7 +415,7 @@ fn a_lock_that_waits_anew_is_not_granted_for_the_one_that_was_handed_over() {
     one.release(hold).unwrap();
     let Answer::Held(hold) = two.look(first) else { panic!() };
     two.release(hold).unwrap();
-    let again = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let again = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert_eq!(again.entry, first.entry);
     assert!(!stage.admit(slot, 2, first, PR), "that one was granted");
     assert!(matches!(two.look(again), Answer::Waiting(_)));
@@ -424,8 +428,8 @@ fn a_refused_change_of_mode_does_not_hide_that_the_lock_was_handed_over() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
     stage.hub.offer(slot, Some((lock, PR)));
     one.release(hold).unwrap();
@@ -440,14 +444,14 @@ fn a_lock_that_waits_anew_is_not_refused_for_the_one_that_was_handed_over() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let first = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let first = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: first.entry }.number());
     stage.hub.offer(slot, Some((lock, PR)));
     one.release(hold).unwrap();
     let Answer::Held(hold) = two.look(first) else { panic!() };
     two.release(hold).unwrap();
-    let again = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let again = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     assert_eq!(again.entry, first.entry);
     assert!(!stage.hub.refuse(lock), "it was granted");
     assert!(matches!(two.look(again), Answer::Waiting(_)));
@@ -461,8 +465,8 @@ fn whoever_takes_a_segment_over_never_shows_a_word_that_counts_too_little() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (dead, _also_dead, living) = (stage.session(1), stage.session(2), stage.session(3));
-    held(living.acquire(spot, EX, &PARTY, true, 0));
-    waits(dead.acquire(spot, EX, &PARTY, true, 0));
+    held(living.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    waits(dead.acquire(spot, EX, &PARTY, true, First::seat(0)));
     // One died in an attempt: as soon as its area is looked at, the word is counted anew. The holder's comes later.
     let memory = stage.hub.memory().copy();
     let geometry = memory.geometry();
@@ -482,7 +486,8 @@ fn a_change_of_mode_down_is_not_answered_before_the_word_says_so() {
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let caller = stage.session(1);
-    let ticket = caller.ask_convert(held(caller.acquire(spot, EX, &PARTY, true, 0)), PR).unwrap();
+    let ticket =
+        caller.ask_convert(held(caller.acquire(spot, EX, &PARTY, true, First::seat(0))), PR).unwrap();
     // As the node leaves the entry while it changes the word: who released PR now would find none counted.
     let memory = Arc::clone(stage.hub.memory());
     let cell = memory.geometry().entry(1, 0);
@@ -503,15 +508,15 @@ fn handed_over_and_gone() -> (Stage, Slot, Spot, Caller<TestClock>, Ticket, Lock
     let mut stage = Stage::new();
     let (slot, spot) = stage.owned("r", EX);
     let (one, two) = (stage.session(1), stage.session(2));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
     let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: ticket.entry }.number());
     stage.hub.set_gate(slot);
     stage.hub.offer(slot, Some((lock, EX)));
     one.release(hold).unwrap();
     let Answer::Held(hold) = two.look(ticket) else { panic!() };
     two.release(hold).unwrap();
-    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     (stage, slot, spot, two, ticket, lock)
 }
 
@@ -530,7 +535,7 @@ fn a_lock_that_was_handed_over_is_not_granted_to_the_next_in_its_entry() {
 fn a_recount_does_not_offer_the_next_in_the_entry_of_a_lock_that_was_handed_over() {
     let (mut stage, slot, spot, _two, _, lock) = handed_over_and_gone();
     let three = stage.session(3);
-    waits(three.acquire(spot, PR, &PARTY, true, 0));
+    waits(three.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let memory = Arc::clone(stage.hub.memory());
     let cell = memory.geometry().entry(3, 0);
     let waiting = State(memory.peek(cell));

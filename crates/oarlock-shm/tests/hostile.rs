@@ -20,7 +20,7 @@ use oarlock_layout::segment::geometry::entry;
 use oarlock_layout::segment::{Claim, Geometry, Words};
 use oarlock_layout::token::Fence;
 use oarlock_layout::value::Value;
-use oarlock_shm::{Answer, Caller, Clock, Hold, Hub, Memory, Party, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hold, Hub, Memory, Party, Taken, Ticket};
 
 const GEOMETRY: Geometry = Geometry { slots: 12, areas: 6, entries: 64 };
 /// No single call needs as long, on any machine and whoever else runs there.
@@ -281,7 +281,8 @@ impl Stage {
             return;
         }
         let number = self.below(self.callers.len() as u64) as usize;
-        let (mode, hint) = (self.mode(), self.below(8) as u32);
+        let (mode, first) = (self.mode(), self.below(8) as u32);
+        let first = if first < 4 { First::seat(first) } else { First::shared(first) };
         let name = self.name();
         let party = Party {
             flags: if self.below(2) == 0 { Flags::VALBLK } else { Flags::empty() },
@@ -290,8 +291,8 @@ impl Stage {
         let wait = self.below(2) == 0;
         let caller = &self.callers[number];
         let taken = match self.below(10) {
-            0..=3 => caller.find(name.as_bytes()).map(|spot| caller.acquire(spot, mode, &party, wait, hint)),
-            4 => Some(caller.ask(mode, &party, hint)),
+            0..=3 => caller.find(name.as_bytes()).map(|spot| caller.acquire(spot, mode, &party, wait, first)),
+            4 => Some(caller.ask(mode, &party, first)),
             _ => None,
         };
         match taken {
@@ -434,7 +435,9 @@ fn places_whose_entries_lie_are_not_lost() {
         hub.clear_gate(slot);
         let caller = Caller::new(Arc::clone(&memory), place, Still);
         let spot = caller.find(name.as_bytes()).unwrap();
-        let Taken::Held { hold, .. } = caller.acquire(spot, Mode::PR, &Party::default(), false, 0) else {
+        let Taken::Held { hold, .. } =
+            caller.acquire(spot, Mode::PR, &Party::default(), false, First::seat(0))
+        else {
             panic!("it is free");
         };
         hub.end(session);

@@ -26,7 +26,7 @@ use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::segment::Words;
 use oarlock_layout::value::Value;
 use oarlock_shm::planted::{Bug, Place, plant};
-use oarlock_shm::{Answer, Memory, Taken};
+use oarlock_shm::{Answer, First, Memory, Taken};
 use stage::{PARTY, Stage, held, hold_of, lock_of, waits};
 
 // ----- exploring ----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ fn a_grant_is_told_lost_or_finds_the_epoch_turned() {
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         stage.hub.turn_epoch();
         let told = stage.hub.entries(slot);
         let taken = caller.join().unwrap();
@@ -145,8 +145,8 @@ fn a_grant_by_a_releaser_is_told_lost_or_finds_the_epoch_turned() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, two) = (stage.session(1), stage.session(2));
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-        let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+        let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
         let lock = lock_of(2, ticket.entry);
         stage.hub.set_gate(slot);
         stage.hub.offer(slot, Some((lock, EX)));
@@ -176,7 +176,7 @@ fn a_grant_is_taken_over_by_the_node_or_finds_its_session_ended() {
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         stage.hub.end(SessionId(1));
         let left = stage.hub.of_session(SessionId(1));
         let taken = caller.join().unwrap();
@@ -194,7 +194,7 @@ fn a_release_leaves_no_count_when_its_session_ends() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         race(2, &stage);
         let caller = spawn(move || one.release(hold).is_ok());
         stage.hub.end(SessionId(1));
@@ -219,7 +219,7 @@ fn a_holder_is_told_what_is_wanted_or_rings() {
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.hub.set_gate(slot);
         let told = stage.hub.notice(slot, EX, None);
         let taken = caller.join().unwrap();
@@ -238,8 +238,8 @@ fn a_holder_in_the_way_of_one_who_waits_is_told_or_rings() {
         let (slot, spot) = stage.owned("r", EX);
         let (one, two) = (stage.session(1), stage.session(2));
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
-        let waits = matches!(two.acquire(spot, EX, &PARTY, true, 0), Taken::Wait(_));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
+        let waits = matches!(two.acquire(spot, EX, &PARTY, true, First::seat(0)), Taken::Wait(_));
         let told = stage.hub.notice(slot, EX, None);
         let taken = caller.join().unwrap();
         rest();
@@ -257,7 +257,7 @@ fn a_holder_is_found_behind_the_gate_or_rings() {
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.hub.set_gate(slot);
         let found = stage.hub.entries(slot);
         let taken = caller.join().unwrap();
@@ -274,7 +274,7 @@ fn a_raised_lock_is_told_what_is_wanted_or_rings() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
-        let hold = held(one.acquire(spot, CR, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, CR, &PARTY, true, First::seat(0)));
         race(2, &stage);
         let caller = spawn(move || one.raise(hold, PW));
         stage.hub.set_gate(slot);
@@ -297,7 +297,7 @@ fn who_rings_knocks_at_a_node_that_sleeps() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         stage.hub.set_gate(slot);
         race(2, &stage);
         let caller = spawn(move || one.release(hold));
@@ -316,10 +316,10 @@ fn who_finds_somebody_in_the_way_is_rung_for() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, two) = (stage.session(1), stage.session(2));
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         race(2, &stage);
         let releaser = spawn(move || one.release(hold).is_ok());
-        let taken = two.acquire(spot, EX, &PARTY, true, 0);
+        let taken = two.acquire(spot, EX, &PARTY, true, First::seat(0));
         assert!(releaser.join().unwrap());
         rest();
         let rung = stage.hub.poll_bell() == Some(slot);
@@ -341,7 +341,7 @@ fn what_is_owned_is_never_lowered_below_what_is_held() {
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
         let lowered = stage.hub.lower(slot, None).owned.unwrap();
         let taken = caller.join().unwrap();
         rest();
@@ -363,7 +363,8 @@ fn a_token_that_is_drawn_is_older_than_those_of_later_holders() {
         let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
         race(2, &stage);
         let caller = spawn(move || {
-            hold_of(one.acquire(spot, EX, &PARTY, false, 0)).and_then(|hold| one.draw_token(hold))
+            hold_of(one.acquire(spot, EX, &PARTY, false, First::seat(0)))
+                .and_then(|hold| one.draw_token(hold))
         });
         stage.hub.end(SessionId(1));
         for lock in stage.hub.of_session(SessionId(1)) {
@@ -371,14 +372,14 @@ fn a_token_that_is_drawn_is_older_than_those_of_later_holders() {
         }
         // Twice: a count that is turned back by one would only stand still.
         let later = [0; 2].map(|_| {
-            let hold = hold_of(two.acquire(spot, EX, &PARTY, false, 0))?;
+            let hold = hold_of(two.acquire(spot, EX, &PARTY, false, First::seat(0)))?;
             let token = two.draw_token(hold);
             two.release(hold).unwrap();
             token
         });
         let first = caller.join().unwrap();
         rest();
-        let hold = held(three.acquire(spot, EX, &PARTY, false, 0));
+        let hold = held(three.acquire(spot, EX, &PARTY, false, First::seat(0)));
         let third = three.draw_token(hold);
         let tokens: Vec<_> = [first].into_iter().chain(later).chain([third]).flatten().collect();
         let grow = tokens.windows(2).all(|two| (two[0].fence, two[0].local) < (two[1].fence, two[1].local));
@@ -403,8 +404,8 @@ fn a_value_that_a_program_writes_is_read_whole() {
         let (slot, spot) = stage.owned("r", EX);
         stage.hub.set_value_ready(slot, true);
         let (one, two) = (stage.session(1), stage.session(2));
-        let writer = held(one.acquire(spot, PW, &PARTY, true, 0));
-        let reader = held(two.acquire(spot, CR, &PARTY, true, 0));
+        let writer = held(one.acquire(spot, PW, &PARTY, true, First::seat(0)));
+        let reader = held(two.acquire(spot, CR, &PARTY, true, First::seat(0)));
         assert!(one.write_value(writer, Some(bytes(1))));
         race(2, &stage);
         let caller = spawn(move || (2..4).all(|n| one.write_value(writer, Some(bytes(n)))));
@@ -423,7 +424,7 @@ fn a_value_that_the_node_writes_is_read_whole() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
-        let reader = held(one.acquire(spot, CR, &PARTY, true, 0));
+        let reader = held(one.acquire(spot, CR, &PARTY, true, First::seat(0)));
         let value = |n| Value { sequence: n, valid: true, bytes: bytes(n as u8) };
         stage.hub.set_value(slot, value(1));
         race(2, &stage);
@@ -450,10 +451,10 @@ fn a_grant_sees_the_value_that_the_last_holder_wrote() {
         let (slot, spot) = stage.owned("r", EX);
         stage.hub.set_value_ready(slot, true);
         let (one, two) = (stage.session(1), stage.session(2));
-        let writer = held(one.acquire(spot, EX, &PARTY, true, 0));
+        let writer = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         race(2, &stage);
         let caller = spawn(move || one.write_value(writer, Some(bytes(1))) && one.release(writer).is_ok());
-        let taken = two.acquire(spot, PR, &PARTY, false, 0);
+        let taken = two.acquire(spot, PR, &PARTY, false, First::seat(0));
         let read = hold_of(taken).and_then(|hold| two.value(hold));
         assert!(caller.join().unwrap());
         rest();
@@ -518,7 +519,7 @@ fn a_handle_of_an_evicted_name_takes_nothing_of_the_next() {
         let (slot, spot) = stage.owned("a", EX);
         let one = stage.session(1);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         let evicted = stage.hub.evict(slot);
         if evicted {
             stage.owned("b", EX);
@@ -537,10 +538,10 @@ fn a_claim_is_seen_by_the_node_although_it_forgets_who_used_the_slot() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = stage.session(1);
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         assert_eq!(one.release(hold), Ok(false));
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, EX, &PARTY, true, First::seat(0)));
         assert!(stage.hub.used(slot));
         let taken = caller.join().unwrap();
         rest();
@@ -559,11 +560,11 @@ fn an_attempt_during_a_recount_is_counted_or_taken_back() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, three) = (stage.session(1), stage.session(3));
-        let theirs = held(three.acquire(spot, PR, &PARTY, true, 0));
+        let theirs = held(three.acquire(spot, PR, &PARTY, true, First::seat(0)));
         // Its exchange had not come: the word that is published is the one that was there before.
         stage.die_trying(3, theirs, false);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.hub.end(SessionId(3));
         let hold = hold_of(caller.join().unwrap());
         rest();
@@ -578,12 +579,13 @@ fn two_who_exclude_each_other_do_not_both_hold_after_a_recount() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
-        let theirs = held(three.acquire(spot, PR, &PARTY, true, 0));
+        let theirs = held(three.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.die_trying(3, theirs, true);
         race(2, &stage);
-        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, 0));
+        let caller = spawn(move || one.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.hub.end(SessionId(3));
-        let other = hold_of(two.acquire(spot, EX, &PARTY, false, 0)).map(|hold| lock_of(2, hold.entry));
+        let other =
+            hold_of(two.acquire(spot, EX, &PARTY, false, First::seat(0))).map(|hold| lock_of(2, hold.entry));
         let taken = hold_of(caller.join().unwrap()).map(|hold| lock_of(1, hold.entry));
         rest();
         let believed: Vec<LockId> = taken.into_iter().chain(other).collect();
@@ -599,8 +601,8 @@ fn a_release_during_a_recount_is_counted_once() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, three) = (stage.session(1), stage.session(3));
-        let mine = held(one.acquire(spot, PR, &PARTY, true, 0));
-        let theirs = held(three.acquire(spot, PR, &PARTY, true, 0));
+        let mine = held(one.acquire(spot, PR, &PARTY, true, First::seat(0)));
+        let theirs = held(three.acquire(spot, PR, &PARTY, true, First::seat(0)));
         stage.die_trying(3, theirs, true);
         race(2, &stage);
         let caller = spawn(move || one.release(mine).is_ok());
@@ -616,8 +618,8 @@ fn conversion_during_a_recount(from: Mode, to: Mode) {
     let mut stage = Stage::new(1);
     let (slot, spot) = stage.owned("r", EX);
     let (one, three) = (stage.session(1), stage.session(3));
-    let mine = held(one.acquire(spot, from, &PARTY, true, 0));
-    let theirs = held(three.acquire(spot, NL, &PARTY, true, 0));
+    let mine = held(one.acquire(spot, from, &PARTY, true, First::seat(0)));
+    let theirs = held(three.acquire(spot, NL, &PARTY, true, First::seat(0)));
     stage.die_trying(3, theirs, true);
     race(2, &stage);
     let caller = spawn(move || {
@@ -655,7 +657,7 @@ fn a_way_down_that_the_node_goes_leaves_no_count() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let one = Arc::new(stage.session(1));
-        let hold = held(one.acquire(spot, PW, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, PW, &PARTY, true, First::seat(0)));
         let ticket = one.ask_convert(hold, CW).unwrap();
         let release = move |program: &stage::Program| match program.look(ticket) {
             Answer::Held(hold) => program.release(hold).is_ok(),
@@ -681,8 +683,8 @@ fn a_waiter_is_granted_or_withdrawn_and_not_both() {
         let mut stage = Stage::new(1);
         let (slot, spot) = stage.owned("r", EX);
         let (one, two) = (stage.session(1), stage.session(2));
-        let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-        let ticket = waits(two.acquire(spot, EX, &PARTY, true, 0));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+        let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
         one.release(hold).unwrap();
         let lock = lock_of(2, ticket.entry);
         race(2, &stage);
@@ -702,11 +704,11 @@ fn hand_over<R>(withdraws: bool, node: impl FnOnce(&mut Stage, Slot, LockId) -> 
     let mut stage = Stage::new(1);
     let (slot, spot) = stage.owned("r", EX);
     let three = stage.session(3);
-    let theirs = held(three.acquire(spot, NL, &PARTY, true, 0));
+    let theirs = held(three.acquire(spot, NL, &PARTY, true, First::seat(0)));
     stage.die_trying(3, theirs, false);
     let (one, two) = (stage.session(1), Arc::new(stage.session(2)));
-    let hold = held(one.acquire(spot, EX, &PARTY, true, 0));
-    let ticket = waits(two.acquire(spot, PR, &PARTY, true, 0));
+    let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
     let lock = lock_of(2, ticket.entry);
     stage.hub.set_gate(slot);
     stage.hub.offer(slot, Some((lock, PR)));

@@ -20,7 +20,7 @@ use oarlock_layout::id::{LockId, SessionId, Slot};
 use oarlock_layout::mode::Mode::{self, EX};
 use oarlock_layout::segment::Words;
 use oarlock_shm::planted::{Bug, plant};
-use oarlock_shm::{Answer, Hold, Spot, Taken, Ticket};
+use oarlock_shm::{Answer, First, Hold, Spot, Taken, Ticket};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread::{spawn, yield_now};
@@ -96,7 +96,7 @@ impl Life {
     fn live(self) {
         for _ in 0..OPERATIONS {
             let mode = any_mode();
-            let hold = match self.program.acquire(self.spot, mode, &PARTY, true, 0) {
+            let hold = match self.program.acquire(self.spot, mode, &PARTY, true, First::seat(0)) {
                 Taken::Held { hold, .. } => Some(hold),
                 Taken::Wait(ticket) => self.wait(ticket, mode),
                 Taken::Lost(_) => break,

@@ -19,7 +19,7 @@ use oarlock_layout::message::session::{Attached, Reply, Request};
 use oarlock_layout::mode::{Mode, join_option};
 use oarlock_layout::name::Name;
 use oarlock_layout::token::Token;
-use oarlock_shm::{Answer, Caller, Clock, Hold, Memory, Party, Spot, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hold, Memory, Party, Spot, Taken, Ticket};
 
 use crate::history::{Ask, Block, Told};
 use crate::host;
@@ -229,16 +229,18 @@ impl Share {
         let manner = Flags::NOBAST | Flags::NODLCKWT | Flags::NODLCKBLK | Flags::VALBLK;
         let party = Party { owner: 0, transaction: 0, flags: wish.flags & manner };
         let wait = !wish.flags.contains(Flags::LOCAL);
-        let hint = random.below(4) as u32;
+        // One at a time its threads think, so that a seat is never two threads' at once.
+        let first = random.below(4) as u32;
+        let first = if first == 0 { First::shared(0) } else { First::seat(first) };
         let believed = seat.spots.get(wish.name).copied().filter(|_| random.chance(700));
         let mut spot = believed.or_else(|| seat.caller.find(wish.name.as_bytes()));
         let taken = loop {
             let taken = match spot {
                 // The fence grows only if the master is asked.
                 Some(spot) if !wish.flags.contains(Flags::FRESH) => {
-                    seat.caller.acquire(spot, wish.mode, &party, wait, hint)
+                    seat.caller.acquire(spot, wish.mode, &party, wait, first)
                 }
-                _ if wait => seat.caller.ask(wish.mode, &party, hint),
+                _ if wait => seat.caller.ask(wish.mode, &party, first),
                 _ => Taken::NotOwned,
             };
             if taken != Taken::Moved {

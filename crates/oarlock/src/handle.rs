@@ -44,7 +44,7 @@ impl Opened {
             0 => self.find(segment)?,
             bits => Spot { slot: bits as u32 & ((1 << SLOT_BITS) - 1), generation: bits >> SLOT_BITS },
         };
-        match segment.caller.attempt(spot, mode, &Party::default(), false, segment::hint()) {
+        match segment.caller.attempt(spot, mode, &Party::default(), false, segment::first()) {
             Ok((hold, knock)) => {
                 if knock {
                     self.wish.space.knock();

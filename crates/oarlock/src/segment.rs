@@ -10,6 +10,7 @@
 //! A lock that waits here is known to the node by the number of its entry. It is in the session's table only while
 //! something is asked of the node about it.
 
+use std::cell::Cell as Local;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,9 +21,10 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::SharedHandle;
 use oarlock_layout::message::session::Attached;
 use oarlock_layout::mode::Mode;
+use oarlock_layout::segment::geometry::SEATS;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
-use oarlock_shm::{Answer, Birthmark, Caller, Clock, Hold, Loss, Memory, Taken, Ticket};
+use oarlock_shm::{Answer, Birthmark, Caller, Clock, First, Hold, Loss, Memory, Taken, Ticket};
 
 /// Where a lockspace's segment will be once the node has answered; none in it: there is none to be had.
 pub(crate) type Cell = OnceLock<Option<Arc<Segment>>>;
@@ -125,14 +127,61 @@ impl Segment {
     }
 }
 
-/// Which entry this thread tries first: threads that use the same one would only get into each other's way.
-#[inline]
-pub(crate) fn hint() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Which entry this thread tries first: its seat, as long as there are any.
+#[inline(always)]
+pub(crate) fn first() -> First {
     thread_local! {
-        static HINT: u32 = NEXT.fetch_add(1, Ordering::Relaxed);
+        static FIRST: Local<Option<First>> = const { Local::new(None) };
+        static SEAT: Seat = const { Seat(Local::new(None)) };
     }
-    HINT.with(|hint| *hint)
+
+    #[cold]
+    #[inline(never)]
+    fn choose() -> First {
+        let first = match SEAT.try_with(Seat::take) {
+            Ok(Some(number)) => First::seat(number),
+            // Also while the thread ends, when its seat may be another's already.
+            _ => First::shared(SPREAD.fetch_add(1, Ordering::Relaxed) & 0xffff),
+        };
+        FIRST.set(Some(first));
+        first
+    }
+
+    /// Seats of threads, one bit each.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    static SPREAD: AtomicU32 = AtomicU32::new(0);
+
+    /// This thread's seat; given back when the thread ends.
+    struct Seat(Local<Option<u32>>);
+
+    impl Seat {
+        fn take(&self) -> Option<u32> {
+            let free = |taken: u32| (0..SEATS).find(|seat| taken >> seat & 1 == 0);
+            let mut taken = TAKEN.load(Ordering::Relaxed);
+            while let Some(seat) = free(taken) {
+                match TAKEN.compare_exchange(taken, taken | 1 << seat, Ordering::Acquire, Ordering::Relaxed) {
+                    Ok(_) => {
+                        self.0.set(Some(seat));
+                        return Some(seat);
+                    }
+                    Err(now) => taken = now,
+                }
+            }
+            None
+        }
+    }
+
+    impl Drop for Seat {
+        fn drop(&mut self) {
+            if let Some(seat) = self.0.take() {
+                // What this thread takes after this it takes from those that all share.
+                FIRST.set(Some(First::shared(seat)));
+                TAKEN.fetch_and(!(1 << seat), Ordering::Release);
+            }
+        }
+    }
+
+    FIRST.get().unwrap_or_else(choose)
 }
 
 /// A lock held in an entry.

@@ -293,9 +293,9 @@ impl Wish {
         let caller = &segment.caller;
         for _ in 0..FINDS_MAX {
             let taken = match caller.find(name.as_bytes()) {
-                Some(spot) => caller.acquire(spot, mode, &party, !tries, segment::hint()),
+                Some(spot) => caller.acquire(spot, mode, &party, !tries, segment::first()),
                 None if tries => Taken::NotOwned,
-                None => caller.ask(mode, &party, segment::hint()),
+                None => caller.ask(mode, &party, segment::first()),
             };
             return match taken {
                 Taken::Held { hold, knock } => {

@@ -46,6 +46,8 @@ pub const INLINE_LONG_BYTES: usize = 24;
 pub const ENTRIES_PER_PAGE: usize = 512 / ENTRY_CELLS;
 /// Entries that may name any slot. The rest is found from the slot: a bounded search either way (M4).
 pub const HOT_ENTRIES: u32 = 16;
+/// Those of them that belong to one thread of their program each, which takes them without asking the others.
+pub const SEATS: u32 = 8;
 /// How far from its place by hash an entry may lie.
 pub const WINDOW: u32 = 32;
 /// Longest search in the index before a name counts as not there.

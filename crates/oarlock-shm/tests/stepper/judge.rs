@@ -7,7 +7,7 @@ use oarlock_layout::mode::Mode::{self, EX};
 use oarlock_layout::segment::geometry::{entry, header, slot};
 use oarlock_layout::segment::{Counts, Stage, State, Words};
 use oarlock_layout::token::Fence;
-use oarlock_shm::{Answer, Caller, Hub, Memory, Spot, Taken};
+use oarlock_shm::{Answer, Caller, First, Hub, Memory, Spot, Taken};
 
 use crate::slate::{Slate, Watch};
 use crate::stage::{BESIDE, Cast, NAME, SURVIVOR, THIRD, claim, lock, whole, word};
@@ -222,7 +222,7 @@ pub(crate) fn free_for_all(
     hub.offer(slot, None);
     hub.clear_gate(slot);
     let before = word(hub.memory(), slot.0);
-    let hold = match caller.acquire(spot, EX, &oarlock_shm::Party::default(), false, 0) {
+    let hold = match caller.acquire(spot, EX, &oarlock_shm::Party::default(), false, First::seat(0)) {
         Taken::Held { hold, .. } => hold,
         other => return Err(format!("it should be free, and is {other:?}: {before:?}")),
     };

@@ -19,7 +19,7 @@ use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::segment::{Place, Words};
 use oarlock_layout::token::Fence;
 use oarlock_layout::value::Value;
-use oarlock_shm::{Answer, Caller, Hold, Hub, Memory, Party, Spot, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, First, Hold, Hub, Memory, Party, Spot, Taken, Ticket};
 
 use crate::judge;
 use crate::slate::{KILLS, Slate, Watch};
@@ -104,8 +104,9 @@ impl Program<'_> {
         let mode = [NL, CR, CW, PR, PW, EX, EX, PR][self.chance.below(8) as usize];
         let wait = self.chance.below(12) == 0;
         let party = Party { flags: Flags::VALBLK, ..Party::default() };
-        let hint = self.chance.below(3) as u32;
-        let hold = match self.caller.acquire(spots[resource], mode, &party, wait, hint) {
+        let first = self.chance.below(3) as u32;
+        let first = if first == 0 { First::shared(0) } else { First::seat(first) };
+        let hold = match self.caller.acquire(spots[resource], mode, &party, wait, first) {
             Taken::Held { hold, .. } => hold,
             Taken::Wait(ticket) => match self.wait(resource, mode, ticket) {
                 Some(hold) => hold,

@@ -8,7 +8,7 @@ use oarlock_layout::id::SessionId;
 use oarlock_layout::mode::Mode::{CR, EX, PR};
 use oarlock_layout::segment::geometry::{AREA_HEAD_CELLS, ENTRY_CELLS, slot};
 use oarlock_layout::segment::{Stage, State, Words};
-use oarlock_shm::{Memory, Spot, Taken};
+use oarlock_shm::{First, Memory, Spot, Taken};
 
 use crate::death::{Duty, node};
 use crate::judge;
@@ -170,7 +170,7 @@ fn act(act: Act, cast: &Cast, memory: &std::sync::Arc<Memory>, slate: &Slate) ->
         }
         Act::Third => {
             let third = cast.caller(memory, slate, THIRD, false);
-            match third.acquire(cast.spot, CR, &oarlock_shm::Party::default(), false, 0) {
+            match third.acquire(cast.spot, CR, &oarlock_shm::Party::default(), false, First::seat(0)) {
                 Taken::Held { hold, .. } => (Have::Hold(hold), Belief::default()),
                 _ => (Have::Nothing, Belief::default()),
             }

@@ -12,7 +12,7 @@ use oarlock_layout::segment::geometry::{entry, slot};
 use oarlock_layout::segment::{Claim, Geometry, Grant, Place, Stage as At, State, Words};
 use oarlock_layout::token::Fence;
 use oarlock_layout::value::Value;
-use oarlock_shm::{Answer, Caller, Hold, Hub, Memory, Party, Spot, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, First, Hold, Hub, Memory, Party, Spot, Taken, Ticket};
 
 use crate::slate::{Belief, Slate, Watch};
 
@@ -213,12 +213,13 @@ impl World {
         let party = party(scene);
         // Somebody was here before, and has gone.
         let third = caller(THIRD);
-        let gone = held(third.acquire(spot, NL, &Party::default(), true, 0));
+        let gone = held(third.acquire(spot, NL, &Party::default(), true, First::seat(0)));
         third.release(gone).expect("it is held");
-        let hold = scene.holds.map(|mode| held(subject.acquire(spot, mode, &party, true, 0)));
-        let kept = scene.beside.map(|mode| held(survivor.acquire(spot, mode, &party, true, 0)));
-        let ticket = scene.waits.map(|mode| waits(subject.acquire(spot, mode, &party, true, 0)));
-        let behind = scene.behind.map(|mode| waits(survivor.acquire(spot, mode, &party, true, 1)));
+        let hold = scene.holds.map(|mode| held(subject.acquire(spot, mode, &party, true, First::seat(0))));
+        let kept = scene.beside.map(|mode| held(survivor.acquire(spot, mode, &party, true, First::seat(0))));
+        let ticket = scene.waits.map(|mode| waits(subject.acquire(spot, mode, &party, true, First::seat(0))));
+        let behind =
+            scene.behind.map(|mode| waits(survivor.acquire(spot, mode, &party, true, First::seat(1))));
         if ticket.is_some() || behind.is_some() {
             hub.set_gate(slot);
         }
@@ -352,9 +353,12 @@ impl Cast {
         };
         match self.scene.op {
             Op::Find => (Have::Nothing, Belief { found: caller.find(NAME), ..nothing }),
-            Op::Acquire(mode, wait) => taken(caller.acquire(self.spot, mode, &party, wait, 0), None),
+            Op::Acquire(mode, wait) => {
+                taken(caller.acquire(self.spot, mode, &party, wait, First::seat(0)), None)
+            }
             Op::Draw(mode) => {
-                let (have, belief) = taken(caller.acquire(self.spot, mode, &party, true, 0), None);
+                let (have, belief) =
+                    taken(caller.acquire(self.spot, mode, &party, true, First::seat(0)), None);
                 let Have::Hold(hold) = have else { return (have, belief) };
                 let token = caller.draw_token(hold).map(|token| token.local);
                 (have, Belief { token, ..belief })

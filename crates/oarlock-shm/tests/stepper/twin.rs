@@ -9,7 +9,7 @@ use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::segment::geometry::{BUFFER_CELLS, header, slot, tail};
 use oarlock_layout::segment::{Place, Stage, State, Words};
 use oarlock_layout::token::Fence;
-use oarlock_shm::{Answer, Hold, Party, Spot, Taken};
+use oarlock_shm::{Answer, First, Hold, Party, Spot, Taken};
 
 use crate::death::{adopt, asked};
 use crate::judge;
@@ -336,9 +336,9 @@ pub(crate) fn decide(world: &mut World) {
 fn third_gets(world: &mut World, facts: &mut Facts, mode: Mode, who: u32) -> Option<Hold> {
     let caller = world.caller(who);
     let party = Party::default();
-    let hold = match caller.acquire(facts.spot, mode, &party, false, 0) {
+    let hold = match caller.acquire(facts.spot, mode, &party, false, First::seat(0)) {
         Taken::Held { hold, .. } => Some(hold),
-        _ if world.word().gate() => match caller.acquire(facts.spot, mode, &party, true, 0) {
+        _ if world.word().gate() => match caller.acquire(facts.spot, mode, &party, true, First::seat(0)) {
             Taken::Wait(ticket) => {
                 world.hub.admit(world.cast.slot, mode, claim(who, ticket.entry));
                 match caller.look(ticket) {
