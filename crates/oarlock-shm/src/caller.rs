@@ -466,34 +466,32 @@ impl<C: Clock> Caller<C> {
         let word = &self.memory.slot(hold.spot.slot)[slot::WORD];
         let mut from = hold.mode;
         let lowering = hold.state.to(Stage::Lowering, Some(from), None);
+        // Seen before the entry says that the lock goes down: if it is the same afterwards, nobody has settled the entry
+        // in between, since that turns the word.
+        let mut now = grant(word);
         if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
             return self.release_kept(own, hold.spot.slot, hold.state);
         }
         let (before, after) = loop {
-            let now = grant(word);
-            if state(&own[entry::STATE]) != lowering {
-                return Ok(self.finished(own));
-            }
             if now.shut() && !planted(Bug::NoShut) {
                 return Ok(self.hand_to_the_node(own, hold.spot.slot, lowering));
             }
             let less = now.without(from);
-            if now.gate()
-                && let Some(passed) = self.pass_on(hold.spot.slot, word, now, less)
-            {
-                match passed {
-                    Passed::Over(after) => {
-                        add_one(&own[entry::HANDED_OVER]);
-                        break (now, after);
-                    }
-                    // The word counts the waiter's mode, and the waiter has gone: that is what is given back now.
-                    Passed::Nowhere(mode) => from = mode,
-                    Passed::Retry => {}
+            let passed = if now.gate() { self.pass_on(hold.spot.slot, word, now, less) } else { None };
+            match passed {
+                Some(Passed::Over(after)) => {
+                    add_one(&own[entry::HANDED_OVER]);
+                    break (now, after);
                 }
-                continue;
+                // The word counts the waiter's mode, and the waiter has gone: that is what is given back now.
+                Some(Passed::Nowhere(mode)) => from = mode,
+                Some(Passed::Retry) => {}
+                None if exchange_grant(word, now, less).is_ok() => break (now, less),
+                None => {}
             }
-            if exchange_grant(word, now, less).is_ok() {
-                break (now, less);
+            now = grant(word);
+            if state(&own[entry::STATE]) != lowering {
+                return Ok(self.finished(own));
             }
         };
         // The entry names the slot until after the bell, so that a death in between is seen.

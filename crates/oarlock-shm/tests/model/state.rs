@@ -99,6 +99,7 @@ pub enum At {
     Close,
     // release
     Told,
+    LastWord,
     Release,
     LessWord,
     LessOwn,

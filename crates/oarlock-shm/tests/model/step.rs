@@ -220,7 +220,7 @@ impl Step<'_> {
     /// `released`: what a release is part of.
     pub fn release_and(&mut self, then: Then) {
         self.world.callers[self.number].then = then;
-        self.go(At::Release);
+        self.go(At::LastWord);
     }
 
     pub fn keep_hold(&mut self, state: State, mode: Mode) {
@@ -274,6 +274,7 @@ impl Step<'_> {
             | At::Close
             | At::UnlockSend) => self.waiting(at),
             at @ (At::Told
+            | At::LastWord
             | At::Release
             | At::LessWord
             | At::LessOwn
@@ -624,7 +625,11 @@ impl Step<'_> {
 
     pub fn release(&mut self, at: At) {
         match at {
-            At::Told | At::Release => {
+            At::Told | At::LastWord => {
+                self.world.callers[self.number].now = self.world.word;
+                self.go(At::Release);
+            }
+            At::Release => {
                 self.believe(None);
                 let hold = self.hold();
                 let mode = self.world.callers[self.number].mode;
@@ -632,11 +637,12 @@ impl Step<'_> {
                 self.world.callers[self.number].hold = Small::NONE;
                 if self.exchange(hold, lowering).is_err() {
                     // release_kept: nothing is kept in the node's own table here.
+                    self.forget_word();
                     return self.lost();
                 }
                 self.world.callers[self.number].less = mode;
                 self.set_own(lowering);
-                self.go(At::LessWord);
+                self.less_or_hand();
             }
             At::LessWord => {
                 self.world.callers[self.number].now = self.world.word;
@@ -647,12 +653,7 @@ impl Step<'_> {
                     self.forget_word();
                     return self.go(At::Finished);
                 }
-                let now = self.now();
-                if now.shut() && !self.bug(Bug::NoShut) {
-                    self.forget_word();
-                    return self.go(At::Hand);
-                }
-                self.go(if now.gate() { At::Offered } else { At::Less });
+                self.less_or_hand();
             }
             At::Hand => {
                 // hand_to_the_node
@@ -700,6 +701,15 @@ impl Step<'_> {
             }
             _ => unreachable!("not of a release"),
         }
+    }
+
+    fn less_or_hand(&mut self) {
+        let now = self.now();
+        if now.shut() && !self.bug(Bug::NoShut) {
+            self.forget_word();
+            return self.go(At::Hand);
+        }
+        self.go(if now.gate() { At::Offered } else { At::Less });
     }
 
     pub fn released(&mut self) {

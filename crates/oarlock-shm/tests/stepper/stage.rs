@@ -77,7 +77,19 @@ pub(crate) struct Scene {
     /// The survivor is offered to releasers.
     pub(crate) offered: bool,
     pub(crate) values: bool,
+    /// Threads of the subject take the same entries.
+    pub(crate) shared: bool,
 }
+
+impl Scene {
+    /// Where the subject looks first.
+    fn first(self) -> First {
+        if self.shared { AMONG_THREADS } else { First::seat(0) }
+    }
+}
+
+/// Where threads look that have no seat.
+pub(crate) const AMONG_THREADS: First = First::shared(0);
 
 const BARE: Scene = Scene {
     name: "",
@@ -90,6 +102,7 @@ const BARE: Scene = Scene {
     behind: None,
     offered: false,
     values: false,
+    shared: false,
 };
 
 const fn scene(name: &'static str, op: Op) -> Scene {
@@ -101,9 +114,10 @@ const fn with(name: &'static str, op: Op, holds: Mode) -> Scene {
 }
 
 /// Every operation, in the places where it goes different ways.
-pub(crate) const SCENES: [Scene; 27] = [
+pub(crate) const SCENES: [Scene; 28] = [
     scene("find", Op::Find),
     scene("acquire-ex", Op::Acquire(EX, true)),
+    Scene { shared: true, ..scene("acquire-ex-among-threads", Op::Acquire(EX, true)) },
     Scene { beside: Some(PR), ..scene("acquire-pr-beside-pr", Op::Acquire(PR, true)) },
     Scene { beside: Some(PR), ..scene("acquire-ex-and-wait", Op::Acquire(EX, true)) },
     Scene { beside: Some(PR), ..scene("acquire-ex-or-not", Op::Acquire(EX, false)) },
@@ -354,7 +368,7 @@ impl Cast {
         match self.scene.op {
             Op::Find => (Have::Nothing, Belief { found: caller.find(NAME), ..nothing }),
             Op::Acquire(mode, wait) => {
-                taken(caller.acquire(self.spot, mode, &party, wait, First::seat(0)), None)
+                taken(caller.acquire(self.spot, mode, &party, wait, self.scene.first()), None)
             }
             Op::Draw(mode) => {
                 let (have, belief) =

@@ -336,9 +336,11 @@ pub(crate) fn decide(world: &mut World) {
 fn third_gets(world: &mut World, facts: &mut Facts, mode: Mode, who: u32) -> Option<Hold> {
     let caller = world.caller(who);
     let party = Party::default();
-    let hold = match caller.acquire(facts.spot, mode, &party, false, First::seat(0)) {
+    // Another thread of the subject has another seat, or none.
+    let first = if who == SUBJECT { AMONG_THREADS } else { First::seat(0) };
+    let hold = match caller.acquire(facts.spot, mode, &party, false, first) {
         Taken::Held { hold, .. } => Some(hold),
-        _ if world.word().gate() => match caller.acquire(facts.spot, mode, &party, true, First::seat(0)) {
+        _ if world.word().gate() => match caller.acquire(facts.spot, mode, &party, true, first) {
             Taken::Wait(ticket) => {
                 world.hub.admit(world.cast.slot, mode, claim(who, ticket.entry));
                 match caller.look(ticket) {
