@@ -144,6 +144,7 @@ pub struct Space {
 impl Space {
     /// A lock on the resource of this name: 1 to 255 bytes of any value. Nothing is sent before
     /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
+    #[inline]
     pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
         LockRequest { wish: Wish::new(&self.space, name.as_ref()) }
     }
@@ -174,6 +175,7 @@ impl LockRequest {
     /// # Errors
     /// [`Kind::Busy`](crate::Kind::Busy) with [`no_queue`](Self::no_queue), [`Kind::TimedOut`](crate::Kind)
     /// with [`timeout`](Self::timeout), and whatever ends the session.
+    #[inline]
     pub fn acquire(self) -> Result<Guard> {
         acquire(self.wish)
     }
@@ -185,17 +187,25 @@ impl LockRequest {
     /// [`Kind::Busy`](crate::Kind::Busy): a local holder is in the way, or others wait for it.
     /// [`Kind::NotOwned`](crate::Kind::NotOwned): this node cannot tell without asking;
     /// `acquire()` with `no_queue()` asks.
+    #[inline]
     pub fn try_acquire(mut self) -> Result<Guard> {
         self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
         acquire(self.wish)
     }
 }
 
+#[inline(always)]
 fn acquire(wish: Wish) -> Result<Guard> {
-    Ok(Guard { held: wait_for_lock(wish)? })
+    let held = match wish.take() {
+        Some(shared) => wish.held(shared),
+        None => wait_for_lock(wish)?,
+    };
+    Ok(Guard { held })
 }
 
 /// Asks and waits in this thread.
+#[cold]
+#[inline(never)]
 pub(crate) fn wait_for_lock(wish: Wish) -> Result<Held> {
     let pending = match wish.begin(true)? {
         Begun::Held(held) => return Ok(held),

@@ -189,6 +189,7 @@ pub struct Space {
 impl Space {
     /// A lock on the resource of this name: 1 to 255 bytes of any value. Nothing is sent before
     /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
+    #[inline]
     pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
         LockRequest { wish: Wish::new(&self.space, name.as_ref()) }
     }
@@ -234,6 +235,9 @@ impl LockRequest {
     /// [`Kind::Busy`](crate::Kind::Busy) with [`no_queue`](Self::no_queue), [`Kind::TimedOut`](crate::Kind)
     /// with [`timeout`](Self::timeout), and whatever ends the session.
     pub async fn acquire(self) -> Result<Guard> {
+        if let Some(shared) = self.wish.take() {
+            return Ok(Guard { held: self.wish.held(shared) });
+        }
         let pending = match self.wish.begin(false)? {
             Begun::Held(held) => return Ok(Guard { held }),
             Begun::Waits(pending) => pending,
@@ -265,7 +269,11 @@ impl LockRequest {
     /// `acquire()` with `no_queue()` asks.
     pub fn try_acquire(mut self) -> Result<Guard> {
         self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
-        Ok(Guard { held: wait_for_lock(self.wish)? })
+        let held = match self.wish.take() {
+            Some(shared) => self.wish.held(shared),
+            None => wait_for_lock(self.wish)?,
+        };
+        Ok(Guard { held })
     }
 }
 

@@ -75,7 +75,7 @@ impl Opened {
 
     #[cold]
     fn find(&self, segment: &Segment) -> Option<Spot> {
-        let spot = segment.caller.find(self.wish.name.as_ref().ok()?.as_bytes())?;
+        let spot = segment.caller.find(&self.wish.name)?;
         if spot.slot < 1 << SLOT_BITS && spot.generation < 1 << (64 - SLOT_BITS) {
             self.spot.store(spot.generation << SLOT_BITS | u64::from(spot.slot), Ordering::Relaxed);
         }

@@ -11,34 +11,34 @@ use oarlock_layout::id::LockId;
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::session::{ConvertRequest, Failure, Request};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::name::Name;
 use oarlock_layout::segment::MANNER;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
 use oarlock_shm::{Answer as Found, Loss, Taken, Ticket};
 
 use crate::error::{Error, Result};
-use crate::segment::{self, Shared};
+use crate::segment::{self, Segment, Shared};
 use crate::session::Owner;
 use crate::table::{Carried, Grant, Place, Table};
 use crate::wakers::Effects;
-use crate::wish::{Manner, SpaceRef, Subject};
+use crate::wish::{Bytes, Manner, SpaceRef, Subject};
 
 /// A lock that is held. Dropping it gives the lock back.
 pub(crate) struct Held {
     space: SpaceRef,
     pub(crate) handle: u32,
-    name: Name,
+    name: Bytes,
     pub(crate) flags: Flags,
     /// If it is held in an entry.
     shared: Option<Mutex<Shared>>,
 }
 
 impl Held {
+    #[inline(always)]
     pub(crate) fn new(
         space: SpaceRef,
         handle: u32,
-        name: Name,
+        name: Bytes,
         flags: Flags,
         shared: Option<Shared>,
     ) -> Held {
@@ -96,7 +96,7 @@ impl Held {
         if let Some(ticket) = shared.asked
             && !self.session().look(|table| table.asks_about(self.handle))
         {
-            take_up(&mut shared, ticket, None);
+            take_up(&mut shared, self.space.place(), ticket, None);
         }
         Some(shared)
     }
@@ -105,8 +105,8 @@ impl Held {
     /// thread that is not here to unlock it.
     pub(crate) fn grant(&self) -> Grant {
         if let Some(mut shared) = self.shared() {
-            let (mode, token) = (shared.hold.mode, shared.token());
-            return Grant { mode, token, value: shared.value, alternate: shared.alternate };
+            let (mode, token) = (shared.hold.mode, shared.token(self.space.place()));
+            return Grant { mode, token, value: shared.value(), alternate: shared.alternate };
         }
         match self.session().check_process(String::new) {
             Ok(()) => self.session().look(|table| table.grant(self.handle)),
@@ -128,7 +128,7 @@ impl Held {
 
     pub(crate) fn value(&self) -> Option<Value> {
         match self.shared() {
-            Some(shared) => shared.value,
+            Some(shared) => shared.value(),
             None => self.grant().value,
         }
     }
@@ -151,7 +151,7 @@ impl Held {
                 block
             });
             match self.shared() {
-                Some(mut shared) => shared.staged = Some(block),
+                Some(mut shared) => shared.block_mut().staged = Some(block),
                 None => self.session().change(|table, _| table.stage(self.handle, block)),
             }
             return Ok(());
@@ -165,7 +165,7 @@ impl Held {
         if let Err(error) = self.session().check_process(what) {
             return Some(error);
         }
-        if let Some(loss) = self.shared().and_then(|shared| shared.check().err()) {
+        if let Some(loss) = self.shared().and_then(|shared| shared.check(self.space.place()).err()) {
             self.session().lose(loss);
         }
         let ended = self.session().look(|table| table.ended().cloned())?;
@@ -191,7 +191,7 @@ impl Held {
     }
 
     fn fresh(&self, shared: &mut Shared) -> Option<Mode> {
-        if shared.asked.is_some() { None } else { shared.news() }
+        if shared.asked.is_some() { None } else { shared.news(self.space.place()) }
     }
 
     /// The same under the table's mutex, for those who wait: none in it when the session has ended.
@@ -265,7 +265,7 @@ impl Held {
         let plain =
             (flags - Flags::NOQUEUE).is_empty() && !self.uses_value() && !shared.flags.intersects(MANNER);
         if plain {
-            match shared.convert(mode) {
+            match shared.convert(self.space.place(), mode) {
                 Taken::Held { knock, .. } => return Here::Done { knock },
                 Taken::Lost(loss) => return Here::Lost(Some(loss)),
                 _ => {}
@@ -273,12 +273,13 @@ impl Held {
         }
         let from = shared.hold.mode;
         let leaves = from.writes_value() && from.covers(mode);
-        let staged = shared.staged.filter(|_| leaves);
+        let staged = shared.staged().filter(|_| leaves);
         let carried = Carried { from, value: staged.flatten(), invalidate: staged == Some(None) };
-        let Ok(ticket) = shared.segment.caller.ask_convert(shared.hold, mode) else {
+        let segment = self.space.place();
+        let Ok(ticket) = segment.caller.ask_convert(shared.hold, mode) else {
             return Here::Lost(None);
         };
-        let (handle, segment) = (self.handle, &shared.segment);
+        let handle = self.handle;
         let asked =
             self.session().look_into(|t| t.ask_about_shared(handle, segment, ticket, Some(carried), true));
         if let Err(failure) = asked {
@@ -303,23 +304,23 @@ impl Held {
         if let Some(ticket) = shared.asked
             && !session.look(|table| table.asks_about(handle))
         {
-            take_up(shared, ticket, None);
+            take_up(shared, self.space.place(), ticket, None);
         }
         if shared.asked.is_some() {
             // Its answer comes first.
             return Ok(false);
         }
-        if !shared.write() {
+        if !shared.write(self.space.place()) {
             return Ok(false);
         }
-        if shared.release(session) { Ok(true) } else { Err(lost()) }
+        if shared.release(&self.space) { Ok(true) } else { Err(lost()) }
     }
 
     /// Gives the lock back. Some: an answer will come that somebody should collect.
     pub(crate) fn begin_release(mut self) -> Result<Option<PendingRelease>> {
         self.session().check_process(|| format!("cannot release {}", self.subject()))?;
         // What it did under a lock that was gone it should hear of.
-        let lost = self.shared().and_then(|shared| shared.segment.caller.living().err());
+        let lost = self.shared().and_then(|_| self.space.place().caller.living().err());
         if let Some(loss) = lost {
             self.session().lose(Some(loss));
         }
@@ -358,16 +359,16 @@ impl Held {
         };
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asked) = shared.asked {
-            let staged = shared.staged;
+            let staged = shared.staged();
             if self.session().look_into(|table| table.leave_to_answer(handle, awaited, staged)) {
                 return Ok(());
             }
-            take_up(&mut shared, asked, None);
+            take_up(&mut shared, self.space.place(), asked, None);
         }
-        let staged = shared.staged;
-        let ticket = shared.segment.caller.ticket(shared.hold);
+        let (staged, segment) = (shared.staged(), self.space.place());
+        let ticket = segment.caller.ticket(shared.hold);
         self.session().change(|table, effects| {
-            table.ask_about_shared(handle, &shared.segment, ticket, None, false)?;
+            table.ask_about_shared(handle, segment, ticket, None, false)?;
             table.await_shared(handle, awaited);
             let (value, invalidate) = (staged.flatten(), staged == Some(None));
             effects.send.push(Request::Unlock { handle, value, invalidate });
@@ -377,7 +378,31 @@ impl Held {
 }
 
 impl Drop for Held {
+    #[inline(always)]
     fn drop(&mut self) {
+        if !self.let_go() {
+            self.leave();
+        }
+    }
+}
+
+impl Held {
+    /// Gives back what nothing else is to be said about. False if there is more to do.
+    #[inline(always)]
+    fn let_go(&mut self) -> bool {
+        let Some(shared) = &mut self.shared else { return false };
+        let shared = shared.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let segment = self.space.place();
+        if self.handle == 0 || shared.asked.is_some() || shared.staged().is_some() || !segment.is_mine() {
+            return false;
+        }
+        shared.release(&self.space);
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self) {
         // In a fork of the process that took it, the lock is not ours to give back.
         if self.handle == 0 || self.session().check_process(String::new).is_err() {
             return;
@@ -391,11 +416,12 @@ impl Drop for Held {
 
 impl Shared {
     /// Gives it back; false if it was gone.
-    pub(crate) fn release(&self, session: &Arc<Owner>) -> bool {
-        match self.segment.caller.release(self.hold) {
+    #[inline(always)]
+    pub(crate) fn release(&self, space: &SpaceRef) -> bool {
+        match space.place().caller.release(self.hold) {
             Ok(false) => true,
             Ok(true) => {
-                session.request(&Request::Knock);
+                space.knock();
                 true
             }
             Err(_) => false,
@@ -404,9 +430,9 @@ impl Shared {
 }
 
 /// What an answered change of mode has left in the entry.
-fn take_up(shared: &mut Shared, ticket: Ticket, grant: Option<Grant>) {
+fn take_up(shared: &mut Shared, segment: &Segment, ticket: Ticket, grant: Option<Grant>) {
     shared.asked = None;
-    if let Found::Held(hold) = shared.segment.caller.look(ticket) {
+    if let Found::Held(hold) = segment.caller.look(ticket) {
         let changed = hold.mode != shared.hold.mode;
         let from = shared.hold.mode;
         if (changed || grant.is_some()) && from.writes_value() && from.covers(hold.mode) {
@@ -423,7 +449,9 @@ fn take_up(shared: &mut Shared, ticket: Ticket, grant: Option<Grant>) {
         shared.hold = hold;
     }
     if let Some(grant) = grant {
-        shared.value = grant.value.or(shared.value);
+        if grant.value.is_some() {
+            shared.block_mut().value = grant.value;
+        }
         shared.alternate = grant.alternate;
     }
 }
@@ -455,7 +483,7 @@ impl PendingConvert<'_> {
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let mut woken = Effects::default();
             held.session().look_into(|table| table.end_shared(held.handle, &mut woken));
-            take_up(&mut shared, ticket, answer.as_ref().ok().copied());
+            take_up(&mut shared, held.space.place(), ticket, answer.as_ref().ok().copied());
             // Whoever is woken may be here at once, and wants this lock's mutex.
             drop(shared);
             held.session().change(|_, effects| effects.wake = woken.wake);

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::table::Staged;
 use nix::time::{ClockId, clock_gettime};
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::SharedHandle;
@@ -186,13 +187,11 @@ pub(crate) fn first() -> First {
 
 /// A lock held in an entry.
 pub(crate) struct Shared {
-    pub(crate) segment: Arc<Segment>,
     pub(crate) hold: Hold,
     /// Drawn when it is first asked for, or told by the node.
     pub(crate) token: Option<Token>,
-    pub(crate) value: Option<Value>,
-    /// Goes out with the release, or with a way down from PW or EX; none in it: the block is marked as not to be believed.
-    pub(crate) staged: Option<Option<[u8; oarlock_layout::limit::VALUE_BYTES]>>,
+    /// Apart, because few locks have one, and what is held moves.
+    block: Option<Box<Block>>,
     /// Modes that others want and the holder was told of, a bit each.
     pub(crate) shown: u8,
     /// A change of mode was asked of the node, and nobody has taken up its answer.
@@ -203,51 +202,63 @@ pub(crate) struct Shared {
     pub(crate) alternate: bool,
 }
 
+/// What concerns the value block.
+#[derive(Default)]
+pub(crate) struct Block {
+    /// As the grant showed it, or as it was written since.
+    pub(crate) value: Option<Value>,
+    /// Goes out with the release, or with a way down from PW or EX.
+    pub(crate) staged: Staged,
+}
+
 impl Shared {
-    pub(crate) fn new(segment: Arc<Segment>, hold: Hold, flags: Flags) -> Shared {
-        Shared {
-            segment,
-            hold,
-            token: None,
-            value: None,
-            staged: None,
-            shown: 0,
-            asked: None,
-            flags,
-            alternate: false,
-        }
+    #[inline(always)]
+    pub(crate) fn new(hold: Hold, flags: Flags) -> Shared {
+        Shared { hold, token: None, block: None, shown: 0, asked: None, flags, alternate: false }
+    }
+
+    /// The value, if it is known.
+    pub(crate) fn value(&self) -> Option<Value> {
+        self.block.as_ref()?.value
+    }
+
+    /// What is to be written.
+    pub(crate) fn staged(&self) -> Staged {
+        self.block.as_ref()?.staged
+    }
+
+    pub(crate) fn block_mut(&mut self) -> &mut Block {
+        self.block.get_or_insert_default()
     }
 
     /// The token of this grant. Zero if the lock was lost before anybody asked for it: such a token is refused wherever
     /// tokens are looked at.
-    pub(crate) fn token(&mut self) -> Token {
+    pub(crate) fn token(&mut self, segment: &Segment) -> Token {
         if self.token.is_none() {
-            self.token = self.segment.caller.draw_token(self.hold);
+            self.token = segment.caller.draw_token(self.hold);
         }
         self.token.unwrap_or_default()
     }
 
     /// What others want and the holder was not told of.
-    pub(crate) fn news(&mut self) -> Option<Mode> {
-        let wanted = self.segment.caller.told(self.hold) & !self.shown;
+    pub(crate) fn news(&mut self, segment: &Segment) -> Option<Mode> {
+        let wanted = segment.caller.told(self.hold) & !self.shown;
         self.shown |= wanted;
         let conflicting = |mode: &Mode| wanted & (1 << *mode as u8) != 0 && !mode.compatible(self.hold.mode);
         Mode::ALL.into_iter().filter(conflicting).reduce(Mode::join)
     }
 
     /// Is it held still, as far as can be known here?
-    pub(crate) fn check(&self) -> Result<(), Option<Loss>> {
-        self.segment.caller.living().map_err(Some)?;
-        if self.asked.is_some() || self.segment.caller.holds(self.hold) { Ok(()) } else { Err(None) }
+    pub(crate) fn check(&self, segment: &Segment) -> Result<(), Option<Loss>> {
+        segment.caller.living().map_err(Some)?;
+        if self.asked.is_some() || segment.caller.holds(self.hold) { Ok(()) } else { Err(None) }
     }
 
     /// Writes what was put aside. False: the node has to do it.
-    pub(crate) fn write(&mut self) -> bool {
-        if !self.hold.mode.writes_value() {
-            return true;
-        }
-        let Some(staged) = self.staged else { return true };
-        let written = self.segment.caller.write_value(self.hold, staged);
+    #[inline(always)]
+    pub(crate) fn write(&mut self, segment: &Segment) -> bool {
+        let Some(staged) = self.staged().filter(|_| self.hold.mode.writes_value()) else { return true };
+        let written = segment.caller.write_value(self.hold, staged);
         if written {
             self.written();
         }
@@ -256,20 +267,21 @@ impl Shared {
 
     /// What was put aside is in the block.
     pub(crate) fn written(&mut self) {
-        match self.staged.take() {
-            Some(Some(bytes)) => self.value = Some(self.value.unwrap_or_default().written(bytes)),
-            Some(None) => self.value = self.value.map(|value| value.invalidated()),
+        let Some(block) = &mut self.block else { return };
+        match block.staged.take() {
+            Some(Some(bytes)) => block.value = Some(block.value.unwrap_or_default().written(bytes)),
+            Some(None) => block.value = block.value.map(|value| value.invalidated()),
             None => {}
         }
     }
 
     /// Changes the mode here, if that can be done here: nobody else's answer is needed, and nothing of it concerns the
     /// value block.
-    pub(crate) fn convert(&mut self, to: Mode) -> Taken {
+    pub(crate) fn convert(&mut self, segment: &Segment, to: Mode) -> Taken {
         let taken = if self.hold.mode.covers(to) {
-            self.segment.caller.lower(self.hold, to)
+            segment.caller.lower(self.hold, to)
         } else if to.covers(self.hold.mode) {
-            self.segment.caller.raise(self.hold, to)
+            segment.caller.raise(self.hold, to)
         } else {
             return Taken::NotOwned;
         };

@@ -10,9 +10,10 @@ use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
 use oarlock_layout::limit::LABEL_BYTES_MAX;
 use oarlock_layout::message::session::{Failure, LockRequest, Request};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::name::Name;
+use oarlock_layout::name::{Escaped, Name};
 use oarlock_layout::segment::MANNER;
 use oarlock_shm::{Answer as Found, Loss, Party, Taken, Ticket};
+use smallvec::SmallVec;
 
 use crate::calls::Answer;
 use crate::error::{Error, Result};
@@ -76,6 +77,12 @@ impl SpaceFound {
         self.segment.get()?.as_ref().filter(|segment| !segment.is_over())
     }
 
+    /// The same for a lock that is held there, whether it has ended or not.
+    #[inline(always)]
+    pub(crate) fn place(&self) -> &Arc<Segment> {
+        self.segment.get().and_then(Option::as_ref).expect("a lock in an entry has a segment")
+    }
+
     /// Wakes the node: it sleeps, and somebody has rung.
     #[cold]
     pub(crate) fn knock(&self) {
@@ -125,12 +132,12 @@ impl Drop for PendingCall {
 /// What a lock protects, for messages.
 pub(crate) struct Subject<'a> {
     pub(crate) space: &'a str,
-    pub(crate) name: &'a Name,
+    pub(crate) name: &'a [u8],
 }
 
 impl fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.name)?;
+        write!(f, "\"{}\"", Escaped(self.name))?;
         if self.space != DEFAULT_SPACE { write!(f, " in \"{}\"", self.space) } else { Ok(()) }
     }
 }
@@ -174,39 +181,74 @@ impl Manner {
     }
 }
 
+/// The bytes of a name. Most names fit without memory of their own.
+pub(crate) type Bytes = SmallVec<[u8; 40]>;
+
 /// A new lock, as asked for.
 #[derive(Clone)]
 pub(crate) struct Wish {
     pub(crate) space: SpaceRef,
-    pub(crate) name: Result<Name, (usize, String)>,
+    pub(crate) name: Bytes,
     pub(crate) manner: Manner,
     pub(crate) owner: u64,
     pub(crate) transaction: u64,
 }
 
 impl Wish {
+    #[inline(always)]
     pub(crate) fn new(space: &SpaceRef, name: &[u8]) -> Wish {
         Wish {
             space: space.clone(),
-            name: Name::new(name).map_err(|error| (name.len(), error.to_string())),
+            name: Bytes::from_slice(name),
             manner: Manner::new(Mode::EX),
             owner: 0,
             transaction: 0,
         }
     }
 
+    /// Takes the lock in this process if nothing is in the way; [`begin`](Wish::begin) then does everything else.
+    #[inline(always)]
+    pub(crate) fn take(&self) -> Option<Shared> {
+        let flags = self.manner.flags;
+        if flags.intersects(BY_THE_NODE | Flags::VALBLK) || self.manner.alternate.is_some() {
+            return None;
+        }
+        let segment = self.space.segment().filter(|segment| segment.is_mine())?;
+        let spot = segment.caller.find(&self.name)?;
+        let (mode, party) = (self.manner.mode, self.party(flags));
+        match segment.caller.attempt(spot, mode, &party, false, segment::first()) {
+            Ok((hold, knock)) => {
+                if knock {
+                    self.space.knock();
+                }
+                Some(Shared::new(hold, flags))
+            }
+            Err(missed) => {
+                let _ = segment.caller.missed(missed, mode, false);
+                None
+            }
+        }
+    }
+
+    /// What is known of the lock so far moves on; nothing of it is counted anew.
+    #[inline(always)]
+    pub(crate) fn held(self, shared: Shared) -> Held {
+        let handle = self.space.place().handle(shared.hold.entry);
+        Held::new(self.space, handle, self.name, shared.flags, Some(shared))
+    }
+
     /// Takes the lock in this process, or asks for it. `looks`: whoever waits looks at the lock's entry, and needs no
     /// message about the grant.
     pub(crate) fn begin(self, looks: bool) -> Result<Begun> {
         let mode = self.manner.mode;
-        let name = match &self.name {
-            Ok(name) => name,
-            Err((length, why)) => {
-                let what = format!("cannot lock a name of {length} bytes");
-                return Err(Error::new(Code::BadName, what, why));
-            }
-        };
-        let what = || format!("cannot lock {} in {mode}", Subject { space: &self.space.name, name });
+        let name = Name::new(&self.name).map_err(|error| {
+            Error::new(
+                Code::BadName,
+                format!("cannot lock a name of {} bytes", self.name.len()),
+                error.to_string(),
+            )
+        })?;
+        let what = || format!("cannot lock {} in {mode}", self.subject());
         let session = &self.space.session;
         session.check_process(what)?;
         let (flags, timeout_ms) = self.manner.resolve(what)?;
@@ -223,19 +265,14 @@ impl Wish {
             })
         };
         let begun = match self.space.segment() {
-            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, name, flags),
+            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, flags),
             _ => Sharing::Not,
         };
         let begun = match begun {
-            Sharing::Held(shared) => {
-                // What is known of the lock so far moves on; nothing of it is counted anew.
-                let handle = shared.segment.handle(shared.hold.entry);
-                let name = self.name.expect("looked at above");
-                return Ok(Begun::Held(Held::new(self.space, handle, name, flags, Some(shared))));
-            }
+            Sharing::Held(shared) => return Ok(Begun::Held(self.held(shared))),
             other => other,
         };
-        let held = |handle, shared| Held::new(self.space.clone(), handle, name.clone(), flags, shared);
+        let held = |handle, shared| Held::new(self.space.clone(), handle, self.name.clone(), flags, shared);
         match begun {
             Sharing::Held(_) => unreachable!("returned above"),
             Sharing::Waits(segment, ticket) => {
@@ -258,7 +295,7 @@ impl Wish {
                         "this node does not own enough of the resource to answer without asking another node"
                     }
                 };
-                Err(Error::new(code, format!("{mode} was not granted on {}", self.subject(name)), why))
+                Err(Error::new(code, format!("{mode} was not granted on {}", self.subject()), why))
             }
             Sharing::Lost(loss) => {
                 session.lose(Some(loss));
@@ -276,23 +313,24 @@ impl Wish {
         }
     }
 
-    fn subject<'a>(&'a self, name: &'a Name) -> Subject<'a> {
-        Subject { space: &self.space.name, name }
+    fn subject(&self) -> Subject<'_> {
+        Subject { space: &self.space.name, name: &self.name }
     }
 
-    pub(crate) fn party(&self, flags: Flags) -> Party {
+    #[inline(always)]
+    fn party(&self, flags: Flags) -> Party {
         let flags = flags & (MANNER | Flags::VALBLK);
         Party { owner: self.owner, transaction: self.transaction, flags }
     }
 
     /// Tries it in this process.
-    fn share<'a>(&self, segment: &'a Arc<Segment>, name: &Name, flags: Flags) -> Sharing<'a> {
+    fn share<'a>(&self, segment: &'a Arc<Segment>, flags: Flags) -> Sharing<'a> {
         let mode = self.manner.mode;
         let tries = flags.contains(Flags::NOQUEUE);
         let party = self.party(flags);
         let caller = &segment.caller;
         for _ in 0..FINDS_MAX {
-            let taken = match caller.find(name.as_bytes()) {
+            let taken = match caller.find(&self.name) {
                 Some(spot) => caller.acquire(spot, mode, &party, !tries, segment::first()),
                 None if tries => Taken::NotOwned,
                 None => caller.ask(mode, &party, segment::first()),
@@ -302,14 +340,14 @@ impl Wish {
                     if knock {
                         self.space.session.request(&Request::Knock);
                     }
-                    let mut shared = Shared::new(Arc::clone(segment), hold, flags);
+                    let mut shared = Shared::new(hold, flags);
                     if flags.contains(Flags::VALBLK) {
-                        shared.value = caller.value(hold);
-                        if shared.value.is_none() {
+                        let Some(value) = caller.value(hold) else {
                             // Written too often to be read here.
-                            shared.release(&self.space.session);
+                            shared.release(&self.space);
                             return Sharing::Not;
-                        }
+                        };
+                        shared.block_mut().value = Some(value);
                     }
                     Sharing::Held(shared)
                 }
@@ -331,7 +369,6 @@ const BY_THE_NODE: Flags = Flags::FRESH.union(Flags::ALTPR).union(Flags::ALTCW);
 const FINDS_MAX: u32 = 4;
 
 /// What came of an attempt in this process.
-#[expect(clippy::large_enum_variant, reason = "the large one is the frequent one, and moves once")]
 enum Sharing<'a> {
     Held(Shared),
     Waits(&'a Arc<Segment>, Ticket),
@@ -406,9 +443,9 @@ impl PendingLock {
                 }
                 let held = self.held.take().expect("taken only here");
                 session.change(|table, effects| table.end_shared(held.handle, effects));
-                let mut shared = Shared::new(segment, hold, held.flags);
+                let mut shared = Shared::new(hold, held.flags);
                 if held.flags.contains(Flags::VALBLK) {
-                    shared.value = shared.segment.caller.value(hold);
+                    shared.block_mut().value = segment.caller.value(hold);
                 }
                 Ok(held.with(shared))
             }
@@ -431,8 +468,11 @@ impl PendingLock {
                 let session = Arc::clone(held.session());
                 session.change(|table, effects| table.end_shared(held.handle, effects));
                 if let Found::Held(hold) = found {
-                    let mut shared = Shared::new(Arc::clone(segment), hold, held.flags);
-                    (shared.token, shared.value) = (Some(grant.token), grant.value);
+                    let mut shared = Shared::new(hold, held.flags);
+                    shared.token = Some(grant.token);
+                    if grant.value.is_some() {
+                        shared.block_mut().value = grant.value;
+                    }
                     return Ok(held.with(shared));
                 }
                 session.lose(None);

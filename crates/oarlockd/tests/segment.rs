@@ -17,7 +17,7 @@ use oarlock_layout::id::{OwnerId, SharedHandle, SpaceId, TransactionId};
 use oarlock_layout::message::session::{Attached, Failure, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use oarlock_shm::{Answer, Caller, Clock, Hold, Loss, Memory, Party, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hold, Loss, Memory, Party, Taken, Ticket};
 use oarlockd::host::{clock, door};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::time::{ClockId, clock_gettime};
@@ -134,7 +134,7 @@ impl Program {
 
     fn take(&self, name: &str, wait: bool) -> Taken {
         let spot = self.caller.find(name.as_bytes()).expect("the node has a slot for it");
-        self.caller.acquire(spot, Mode::EX, &Party::default(), wait, 0)
+        self.caller.acquire(spot, Mode::EX, &Party::default(), wait, First::seat(0))
     }
 
     #[track_caller]
