@@ -17,6 +17,7 @@ use oarlock::blocking::{Client, Space};
 use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::anchor::wake::Cells;
 use crate::cluster::RETAINING;
 use crate::machine::pin;
 use crate::rounds::Failure;
@@ -31,6 +32,8 @@ pub(crate) enum Role {
     /// Takes one lock again and again, and holds it for a moment. It tells when it got it and when it began to give it
     /// back, by the clock that all processes share.
     Turns,
+    /// Wakes another such program and is woken by it, on a word of a file.
+    Woken,
     /// Holds locks until it dies.
     Holds,
     /// Takes and gives back one lock, between two lines on its standard error.
@@ -47,13 +50,13 @@ pub(crate) struct Told {
     /// What to do.
     #[arg(long, hide = true)]
     role: Option<Role>,
-    /// The node's socket; for flock a directory.
+    /// The node's socket; for flock a directory, for wake-ups a file.
     #[arg(long, hide = true, default_value = ".")]
     at: PathBuf,
     /// What its names begin with.
     #[arg(long, hide = true, default_value = "")]
     key: String,
-    /// Threads, locks or pairs.
+    /// Threads, locks or pairs; of two who wake each other, which one.
     #[arg(long, hide = true, default_value_t = 1)]
     count: u32,
     /// How long a lock is held.
@@ -170,6 +173,7 @@ pub(crate) fn child(told: &Told) -> Result<(), Failure> {
         Role::Own => own(told),
         Role::Flock => flocks(told),
         Role::Turns => turns(told),
+        Role::Woken => woken(told),
         Role::Holds => holds(told),
         Role::Marked => marked(told),
         Role::Sealed => sealed(told),
@@ -286,6 +290,11 @@ fn turns(told: &Told) -> Result<(), Failure> {
         }
         Ok(times)
     })
+}
+
+fn woken(told: &Told) -> Result<(), Failure> {
+    let cells = Cells::of(&told.at)?;
+    rounds(|window| cells.play(told.count, Duration::from_micros(told.hold_us), window))
 }
 
 fn holds(told: &Told) -> Result<(), Failure> {

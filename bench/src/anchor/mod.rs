@@ -5,6 +5,7 @@ pub(crate) mod robust;
 pub(crate) mod rtt;
 pub(crate) mod seal;
 pub(crate) mod table;
+pub(crate) mod wake;
 
 use std::net::UdpSocket;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -151,53 +151,6 @@ pub(crate) fn futex(cpus: Cpus, window: Duration) -> Result<Vec<f64>, Failure> {
     })
 }
 
-/// One wake-up of a thread that sleeps on a word, from the store to the return: median and 99th percentile in
-/// microseconds. Each sleeps for `pause` before it wakes the other, as a holder of a lock does that works meanwhile.
-pub(crate) fn wake(places: Cpus, pause: Duration, window: Duration) -> Result<Vec<f64>, Failure> {
-    const STOP: u32 = u32::MAX;
-    let word = AtomicU32::new(0);
-    let stamp = AtomicU64::new(0);
-    // As processes do it, without the help that threads of one have.
-    let flags = futex::Flags::empty();
-    let (word, stamp) = (&word, &stamp);
-    let end = Instant::now() + window;
-    // Whose turn it is stands in the low bit.
-    let player = move |me: u32, cpu: usize| {
-        pin(cpu);
-        let mut times = Times::default();
-        loop {
-            let mut slept = false;
-            let now = loop {
-                let now = word.load(Ordering::SeqCst);
-                if now == STOP || now & 1 == me {
-                    break now;
-                }
-                slept |= futex::wait(word, flags, now, None).is_ok();
-            };
-            if slept {
-                let stamped = stamp.load(Ordering::SeqCst);
-                times.push(Duration::from_nanos(crate::program::monotonic().saturating_sub(stamped)));
-            }
-            let next = if now == STOP || Instant::now() >= end { STOP } else { now + 1 };
-            if now != STOP {
-                thread::sleep(pause);
-                stamp.store(crate::program::monotonic(), Ordering::SeqCst);
-                word.store(next, Ordering::SeqCst);
-                futex::wake(word, flags, 1).map_err(|e| format!("futex: {e}"))?;
-            }
-            if next == STOP {
-                return Ok::<Times, Failure>(times);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(move || player(1, places.1));
-        let mut times = scope.spawn(move || player(0, places.0)).join().expect("no panic")?;
-        times.extend(other.join().expect("no panic")?);
-        times.percentiles().map(Vec::from)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,10 +159,7 @@ mod tests {
     fn every_round_trip_takes_time_and_ends() {
         let cpus = Cpus::find().unwrap();
         let window = Duration::from_millis(20);
-        let wake = wake(cpus, Duration::from_micros(50), window);
-        for times in
-            [udp(cpus, Wait::Sleep, window), udp(cpus, Wait::Spin, window), futex(cpus, window), wake]
-        {
+        for times in [udp(cpus, Wait::Sleep, window), udp(cpus, Wait::Spin, window), futex(cpus, window)] {
             let times = times.unwrap();
             assert!(times[0] > 0.1 && times[1] >= times[0], "{times:?}");
         }

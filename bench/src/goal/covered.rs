@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::Setting;
 use crate::anchor::robust::{self, timed};
-use crate::anchor::rtt;
 use crate::anchor::table::{Table, shuffled};
+use crate::anchor::wake::{self, Cells};
 use crate::cluster::{Cluster, RETAINING};
 use crate::machine::{Cpus, pin};
 use crate::program::{Program, Role};
@@ -174,6 +174,20 @@ pub(crate) fn hand_over(setting: &Setting) -> Result<Vec<Line>, Failure> {
     let mut apart = two("bench/4/across", across, HOLD)?;
     let mut together = two("bench/4/beside", beside, HOLD)?;
     let mut awake = two("bench/4/awake", across, HOLD_SHORT)?;
+    let directory = tempfile::tempdir().map_err(|e| format!("a directory: {e}"))?;
+    let words = |file: &str, places: Cpus| -> Result<(Cells, [Program; 2]), Failure> {
+        let file = directory.path().join(file);
+        let told = |me, cpu| Role::Woken.told(&file, "", me).hold(HOLD).on(cpu).start();
+        Ok((Cells::of(&file)?, [told(0, places.0)?, told(1, places.1)?]))
+    };
+    let mut words_apart = words("apart", across)?;
+    let mut words_together = words("together", beside)?;
+    let woken = |(cells, programs): &mut (Cells, [Program; 2])| {
+        cells.begin();
+        programs.iter_mut().try_for_each(|program| program.go(window))?;
+        let [a, b] = programs;
+        wake::percentiles(&[a.counted()?, b.counted()?])
+    };
     let run = |programs: &mut [Program; 2]| {
         programs.iter_mut().try_for_each(|program| program.go(window))?;
         let [a, b] = programs;
@@ -186,9 +200,9 @@ pub(crate) fn hand_over(setting: &Setting) -> Result<Vec<Line>, Failure> {
         &setting.plan,
         &mut [
             Contender::new("two CPUs", || run(&mut apart)),
-            Contender::new("a wake-up between two CPUs", || rtt::wake(across, HOLD, window)),
+            Contender::new("a wake-up between two CPUs", || woken(&mut words_apart)),
             Contender::new("one CPU", || run(&mut together)),
-            Contender::new("a wake-up on one CPU", || rtt::wake(beside, HOLD, window)),
+            Contender::new("a wake-up on one CPU", || woken(&mut words_together)),
             Contender::new("two CPUs, short holds", || run(&mut awake)),
         ],
     )?;
@@ -196,7 +210,7 @@ pub(crate) fn hand_over(setting: &Setting) -> Result<Vec<Line>, Failure> {
         Line::new(name, "us", table.metric(ours, 0).median, &table)
             .goal(4)
             .against(
-                "one futex wake-up",
+                "one futex wake-up of another process",
                 Some(table.metric(anchor, 0).median),
                 Some(table.ratio((ours, 0), (anchor, 0))),
             )
