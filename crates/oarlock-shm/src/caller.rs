@@ -472,6 +472,7 @@ impl<C: Clock> Caller<C> {
         if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
             return self.release_kept(own, hold.spot.slot, hold.state);
         }
+        let mut waiter = None;
         let (before, after) = loop {
             if now.shut() && !planted(Bug::NoShut) {
                 return Ok(self.hand_to_the_node(own, hold.spot.slot, lowering));
@@ -479,8 +480,9 @@ impl<C: Clock> Caller<C> {
             let less = now.without(from);
             let passed = if now.gate() { self.pass_on(hold.spot.slot, word, now, less) } else { None };
             match passed {
-                Some(Passed::Over(after)) => {
+                Some(Passed::Over(after, to)) => {
                     add_one(&own[entry::HANDED_OVER]);
+                    waiter = Some(to);
                     break (now, after);
                 }
                 // The word counts the waiter's mode, and the waiter has gone: that is what is given back now.
@@ -498,6 +500,13 @@ impl<C: Clock> Caller<C> {
         let knock = self.considered(own, hold.spot.slot, from, before, after);
         // Whatever the node made of it meanwhile, nobody else lets this entry go while its program lives.
         own[entry::STATE].store(lowering.freed().0, SHOW);
+        // After the bell: the waiter finds that it has been rung, and need not knock before it goes on.
+        #[cfg(not(any(loom, shuttle)))]
+        if let Some((area, number)) = waiter {
+            self.wake_waiter(area, number);
+        }
+        #[cfg(any(loom, shuttle))]
+        let _ = waiter;
         Ok(knock)
     }
 
@@ -794,8 +803,9 @@ impl<C: Clock> Caller<C> {
     /// Sleeps until a waiting entry changes, for `timeout` at most.
     #[cfg(not(any(loom, shuttle)))]
     pub fn sleep(&self, ticket: Ticket, seen: State, timeout: std::time::Duration) {
-        let cell = self.memory.geometry().entry(self.place.area, ticket.entry) + entry::STATE;
-        self.memory.sleep(cell, seen.futex(), timeout);
+        let first = self.memory.geometry().entry(self.place.area, ticket.entry);
+        self.memory[first + entry::SLEEPS_ON].store(rustix::thread::sched_getcpu() as u64, FIELD);
+        self.memory.sleep(first + entry::STATE, seen.futex(), timeout);
     }
 }
 
@@ -833,8 +843,8 @@ fn add_one(cell: &AtomicU64) {
 
 /// What came of an attempt to hand over.
 enum Passed {
-    /// The waiter holds, and the word says so.
-    Over(Grant),
+    /// The waiter in this area and entry holds, and the word says so.
+    Over(Grant, (u32, u32)),
     /// The word counts this mode for a waiter who has gone.
     Nowhere(Mode),
     /// The word moved.
@@ -864,9 +874,19 @@ impl<C> Caller<C> {
         if exchange_state(&theirs[entry::STATE], waiting, held).is_err() {
             return Some(Passed::Nowhere(mode));
         }
-        #[cfg(not(any(loom, shuttle)))]
-        self.memory.wake(self.memory.geometry().entry(area, number) + entry::STATE);
-        Some(Passed::Over(then))
+        Some(Passed::Over(then, (area, number)))
+    }
+
+    /// Wakes whoever sleeps on an entry. If it sleeps on this processor, it goes on before this thread does.
+    #[cfg(not(any(loom, shuttle)))]
+    #[cold]
+    fn wake_waiter(&self, area: u32, number: u32) {
+        let first = self.memory.geometry().entry(area, number);
+        if self.memory.wake(first + entry::STATE)
+            && self.memory[first + entry::SLEEPS_ON].load(FIELD) == rustix::thread::sched_getcpu() as u64
+        {
+            rustix::thread::sched_yield();
+        }
     }
 }
 

@@ -25,9 +25,9 @@ pub(crate) fn wait(cell: &AtomicU64, expected: u32, timeout: Duration) {
     let _ = futex::wait(half(cell), futex::Flags::empty(), expected, Some(&timeout));
 }
 
-/// Wakes everybody who sleeps on the cell.
-pub(crate) fn wake(cell: &AtomicU64) {
-    let _ = futex::wake(half(cell), futex::Flags::empty(), u32::MAX >> 1);
+/// Wakes everybody who sleeps on the cell. Did anybody?
+pub(crate) fn wake(cell: &AtomicU64) -> bool {
+    futex::wake(half(cell), futex::Flags::empty(), u32::MAX >> 1).is_ok_and(|woken| woken != 0)
 }
 
 #[cfg(test)]

@@ -200,8 +200,8 @@ impl Memory {
 
     /// Wakes whoever sleeps on a cell.
     #[cfg(not(any(loom, shuttle)))]
-    pub fn wake(&self, cell: usize) {
-        crate::futex::wake(&self[cell]);
+    pub fn wake(&self, cell: usize) -> bool {
+        crate::futex::wake(&self[cell])
     }
 }
 

@@ -134,6 +134,8 @@ pub mod entry {
     pub const CONSIDERED: usize = 8;
     /// Releases that handed over to a waiter.
     pub const HANDED_OVER: usize = 9;
+    /// On which processor its owner went to sleep.
+    pub const SLEEPS_ON: usize = 10;
 }
 
 /// How large a segment is.
