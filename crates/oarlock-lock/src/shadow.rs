@@ -4,6 +4,8 @@
 //! master was told. Everything that can change any of them ends in [`Shadow::settle`], which applies the
 //! rules in one fixed order: grant, give way to the head, notify, state.
 
+use alloc::collections::BTreeMap;
+
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, Slot};
@@ -64,8 +66,9 @@ pub(crate) struct Rare {
     reserved: Option<u64>,
     /// Whose turn it is to be stated.
     turn: Turn,
-    /// The request that could not be granted when its answer came, and how often.
-    vain: Option<(u64, u32)>,
+    /// Requests that could not be granted when their answer came, and how often. Of each its own: two that take turns
+    /// would otherwise start anew each time.
+    vain: BTreeMap<u64, u32>,
     /// Does the master know that the value block is used here (R5)?
     value_use: Carried<bool>,
     /// Sequence of the value block that the master has.
@@ -84,7 +87,7 @@ impl Nothing for Rare {
             queues: Queues::NONE,
             reserved: None,
             turn: Turn::Front,
-            vain: None,
+            vain: BTreeMap::new(),
             value_use: Carried::new(false),
             value_known: Carried::new(0),
             value_written: 0,
@@ -319,6 +322,9 @@ impl Shadow {
     fn retire(&mut self, ctx: &mut Context<'_>, entry: &Waiting) {
         if self.rare.reserved == Some(entry.attempt) {
             self.rare.reserved = None;
+        }
+        if !self.rare.vain.is_empty() {
+            self.rare.vain.remove(&entry.attempt);
         }
         ctx.waiting.remove(&entry.lock);
         if let Some(deadline) = entry.deadline {

@@ -424,6 +424,14 @@ impl Lockspace {
     /// Messages between the master and the shadow of this node, in order, until there are none. A master and a
     /// shadow that answer each other for ever would hang the node, which nobody outside could tell from a lost
     /// one: that is our own mistake, and it ends here.
+    ///
+    /// No content of a segment brings either of the two about. The numbers, modes and fences of these messages are
+    /// the node's own, and so is the name of a slot. Of what is read from `words` they carry: counts, as need, which
+    /// only what was lowered by them in the same exchange has to cover; the sequence of a value block, which counts
+    /// no further than it had come when the right to write was last stated; the mode of a convert, which must be one
+    /// that is owned. Messages go round only for a request that got its answer and could not be granted, because its
+    /// entry says something else or a count came and went: so many answers in vain, then it asks no more, and only
+    /// the first two in front and the first waiter behind them are tried with an answer.
     fn drain_inside(&mut self, now: Instant, words: &mut dyn Words) {
         let me = self.config.me;
         let mut left = INSIDE_MIN + INSIDE_EACH * (self.waiting.len() + self.inside.len());

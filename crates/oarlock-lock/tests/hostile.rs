@@ -10,14 +10,16 @@ use std::sync::Arc;
 
 use feed::hand::Haunted;
 use oarlock_layout::code::Code;
+use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{
     Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SharedHandle, Slot, SpaceId, TransactionId,
 };
+use oarlock_layout::message::lock::{Body, Conv, Info, Kind, Packet, Want};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::geometry::{entry, slot};
-use oarlock_layout::segment::{Geometry, Grant, Stage, State, Words};
+use oarlock_layout::segment::{Geometry, Grant, Place, Stage, State, Words};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Output, Request, Unlock};
@@ -68,11 +70,18 @@ struct Alone {
 
 impl Alone {
     fn new() -> Alone {
+        Alone::among(1)
+    }
+
+    /// The master of [`name`], with others beside it.
+    fn among(nodes: u16) -> Alone {
         let mut hub = Hub::new(Memory::private(Geometry { slots: 4, areas: 2, entries: 64 }, 1));
         hub.renew(u64::MAX);
         let mut room = Lockspace::new(Config::native(SpaceId(0), NodeId(0)));
-        let member = Member { node: NodeId(0), incarnation: Incarnation(1) };
-        room.handle_view(Instant(0), &View { epoch: Epoch(1), members: vec![member] }, Instant(0));
+        let member = |n| Member { node: NodeId(n), incarnation: Incarnation(1) };
+        let view = View { epoch: Epoch(1), members: (0..nodes).map(member).collect() };
+        assert_eq!(directory::master(SpaceId(0), name().as_bytes(), view.nodes()), Some(NodeId(0)));
+        room.handle_view(Instant(0), &view, Instant(0));
         Alone { room, words: Haunted::new(hub, 1, 0) }
     }
 
@@ -89,6 +98,23 @@ impl Alone {
         std::iter::from_fn(|| self.room.poll_output()).collect()
     }
 
+    /// The node beside it says something.
+    fn hear(&mut self, info: Info) -> Vec<Output> {
+        let packet = Packet { space: SpaceId(0), epoch: Epoch(1), name: name(), body: Body::Info(info) };
+        self.room.handle_message(Instant(0), &mut self.words, NodeId(1), packet).expect("an honest node");
+        std::iter::from_fn(|| self.room.poll_output()).collect()
+    }
+
+    /// An entry of session 2 reads otherwise from now on.
+    fn lie(&self, place: Place, number: u32, stage: Stage, mode: Mode) {
+        let (memory, slot) = (self.memory(), self.memory().geometry().slot(self.slot().0));
+        let of = memory.geometry().entry(place.area, number);
+        memory.scribble(slot + slot::USERS, u64::MAX);
+        memory.scribble(of + entry::SLOT, self.slot().0.into());
+        memory.scribble(of + entry::SLOT_GENERATION, memory.peek(slot + slot::GENERATION));
+        memory.scribble(of + entry::STATE, State::new(1, stage, Some(mode), Some(mode)).0);
+    }
+
     fn lock(&mut self, number: u32, mode: Mode, flags: Flags) -> Vec<Output> {
         self.ask(Request::Lock(Lock {
             lock: LockId::new(SessionId(1), number),
@@ -100,6 +126,11 @@ impl Alone {
             transaction: TransactionId(0),
         }))
     }
+}
+
+/// A lock of session 2 in its entry.
+fn in_entry(entry: u32) -> LockId {
+    LockId::new(SessionId(2), SharedHandle { segment: 0, entry }.number())
 }
 
 fn name() -> Name {
@@ -131,15 +162,62 @@ fn a_convert_from_what_is_not_owned_is_refused() {
     let said = alone.lock(1, Mode::NL, Flags::LOCAL);
     assert!(matches!(said[..], [Output::Failed { code: Code::NotOwned, .. }]), "{said:?}");
     let place = alone.words.attach(SessionId(2), 0).expect("a place");
-    let (memory, number) = (alone.memory(), alone.slot().0);
-    let (of, at) = (memory.geometry().entry(place.area, 0), memory.geometry().slot(number));
-    memory.scribble(at + slot::USERS, u64::MAX);
-    memory.scribble(of + entry::SLOT, number.into());
-    memory.scribble(of + entry::SLOT_GENERATION, memory.peek(at + slot::GENERATION));
-    memory.scribble(of + entry::STATE, State::new(1, Stage::Asking, Some(Mode::NL), Some(Mode::NL)).0);
-    let lock = LockId::new(SessionId(2), SharedHandle { segment: 0, entry: 0 }.number());
+    alone.lie(place, 0, Stage::Asking, Mode::NL);
+    let lock = in_entry(0);
     let flags = Flags::VALBLK;
     let said =
         alone.ask(Request::Convert(Convert { lock, mode: Mode::NL, flags, timeout: None, value: None }));
     assert!(matches!(said[..], [Output::Failed { code: Code::NoSuchLock, .. }]), "{said:?}");
+}
+
+/// Two requests whose entries say that they wait, each for what the other one asked: both are answered, and neither can be
+/// granted. Their node must not ask itself for the next answers without end.
+#[test]
+fn requests_that_no_answer_helps_are_not_asked_for_by_turns() {
+    let mut alone = Alone::among(2);
+    let writes = Conv {
+        mode: Mode::PW,
+        alternate: None,
+        kind: Kind::New,
+        from: None,
+        attempt: 1,
+        flags: Flags::empty(),
+        demand: false,
+    };
+    alone.hear(Info { n: 1, conv: Some(writes), ..info() });
+    let place = alone.words.attach(SessionId(2), 0).expect("a place");
+    let lock = |lock, flags| {
+        let (owner, transaction) = (OwnerId(0), TransactionId(0));
+        Request::Lock(Lock { lock, name: name(), mode: Mode::CR, flags, timeout: None, owner, transaction })
+    };
+    alone.lock(1, Mode::CR, Flags::empty());
+    alone.lie(place, 0, Stage::Asking, Mode::CR);
+    // The block has to be asked for at the other node: until then both wait.
+    let (mode, flags) = (Mode::CR, Flags::VALBLK);
+    let convert = Convert { lock: in_entry(0), mode, flags, timeout: None, value: None };
+    alone.ask(Request::Convert(convert));
+    alone.lie(place, 1, Stage::Waiting, Mode::CR);
+    alone.ask(lock(in_entry(1), Flags::FRESH | Flags::QUIET));
+    assert_eq!(alone.room.sizes().2, 2, "both wait");
+    alone.lie(place, 0, Stage::Waiting, Mode::CR);
+    alone.lie(place, 1, Stage::Asking, Mode::CR);
+    alone.hear(Info { n: 2, g: 1, held: Some(Mode::NL), ..info() });
+    // Whoever comes with the truth is served.
+    alone.ask(Request::End(SessionId(2)));
+    let said = alone.lock(2, Mode::CR, Flags::VALBLK | Flags::FRESH);
+    assert!(matches!(said[..], [Output::Granted(ref granted)] if granted.mode == Mode::CR), "{said:?}");
+}
+
+fn info() -> Info {
+    Info {
+        n: 0,
+        g: 0,
+        held: None,
+        conv: None,
+        busy: 0,
+        openers: 1,
+        uses_value: false,
+        want: Want::default(),
+        value: None,
+    }
 }

@@ -116,9 +116,7 @@ impl Shadow {
                 return Verdict::Granted;
             }
             if answer.want.any() {
-                let before =
-                    self.rare.vain.filter(|(attempt, _)| *attempt == entry.attempt).map_or(0, |(_, n)| n);
-                self.rare.vain = Some((entry.attempt, before + 1));
+                *self.rare.vain.entry(entry.attempt).or_default() += 1;
             }
         }
         Verdict::Held
@@ -145,7 +143,7 @@ impl Shadow {
 
     /// Was this request answered often enough? What its entry says does not let it be granted.
     pub(super) fn is_vain(&self, entry: &Waiting) -> bool {
-        self.rare.vain.is_some_and(|(attempt, n)| attempt == entry.attempt && n >= VAIN_MAX)
+        self.rare.vain.get(&entry.attempt).is_some_and(|n| *n >= VAIN_MAX)
     }
 
     pub(super) fn admit(
