@@ -1,5 +1,5 @@
 //! A real daemon against processes that map the segment of one lockspace and keep to no rule there: they fill it, ring
-//! every bell, knock without end, come and go with entries that lie. Another lockspace goes on as if nothing were;
+//! every bell, knock without end, come and go with entries that lie, leave places behind. Another lockspace goes on as if nothing were;
 //! sessions of the same lockspace get answers or errors; the daemon lives and stops in order.
 //!
 //! How long others had to wait meanwhile is printed. It is bounded here only as far as a crowded machine can keep it.
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use hand::Hand;
 use oarlock::blocking::{Client, Space};
 use oarlock::{Kind, Mode};
+use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
@@ -40,6 +41,9 @@ const TIME: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(10);
 /// Quiet machines keep 10 ms.
 const STALL_MAX: Duration = Duration::from_millis(250);
+
+/// Places that the node lets one process leave.
+const LEFT_MAX: u32 = 8;
 
 const SPACES: &str = "[[space]]\nname = \"default\"\n[[space]]\nname = \"other\"\n";
 
@@ -63,11 +67,39 @@ fn whoever_comes_and_goes_with_entries_that_lie_hurts_nobody_elsewhere() {
     trial("comes");
 }
 
+/// A place that was left without a word waits for the end of its process, for that may still store something there. So
+/// many may wait for one process and no more: every search for locks looks at them.
+#[test]
+fn whoever_leaves_places_behind_hurts_nobody_and_leaves_few() {
+    let few = LEFT_MAX + 2;
+    let highest = |solo: &Solo, count: u32| {
+        let lines: Vec<_> = (0..count).map(|_| attach(&solo.socket())).collect();
+        let areas = lines.iter().map(|(_, attached, _)| attached.place.area);
+        let highest = areas.max().unwrap();
+        for (line, ..) in &lines {
+            assert!(door::send(line, &Request::Detach.to_bytes()).unwrap());
+        }
+        highest
+    };
+    let during = |solo: &Solo| {
+        assert!(solo.path("run/denied").exists(), "it was never told that it left enough");
+        let area = highest(solo, 1);
+        assert!((LEFT_MAX..few).contains(&area), "the next area is number {area}");
+    };
+    let after = |solo: &Solo| until("what it left can be had", || highest(solo, few) < few);
+    trial_with("leaves", during, after);
+}
+
 fn space(solo: &Solo, name: &str, shared: bool) -> Space {
     Client::builder().shared_memory(shared).connect(solo.socket()).unwrap().space(name).unwrap()
 }
 
 fn trial(what: &str) {
+    trial_with(what, |_| {}, |_| {});
+}
+
+/// The same with something to look at before that process is killed, and after it.
+fn trial_with(what: &str, during: impl FnOnce(&Solo), after: impl FnOnce(&Solo)) {
     let mut solo = Solo::new(SPACES);
     solo.start();
     // Names of the lockspace that will be filled, so that there is something to spoil.
@@ -119,12 +151,14 @@ fn trial(what: &str) {
     assert!(stalls[1] < STALL_MAX, "{stalls:?}");
     assert!(lives(solo.pid()));
     solo.run(&["ok"]).expect(0, &[]);
+    during(&solo);
     // It still works where it was filled, for names that nobody has spoiled.
     drop(player);
     until("a new name can be locked", || {
         let new = here.lock(format!("new-{what}")).timeout(Duration::from_millis(100)).acquire();
         new.is_ok()
     });
+    after(&solo);
     drop((here, fast, slow));
     assert_eq!(solo.end("TERM"), Some(0), "{}", solo.log());
     let log = solo.log();
@@ -246,6 +280,16 @@ fn program_that_keeps_to_no_rule() {
             // One more lie, for its place to be had again at once.
             let _ = door::send(&line, &Request::Detach.to_bytes());
         },
+        "leaves" => loop {
+            match try_attach(socket) {
+                Ok((_line, attached, memory)) => lie(&memory, &attached),
+                Err(code) => {
+                    assert_eq!(code, Code::NoSegment);
+                    std::fs::write(socket.with_file_name("denied"), "").unwrap();
+                    begun();
+                }
+            }
+        },
         other => panic!("it cannot do {other}"),
     }
 }
@@ -276,6 +320,10 @@ fn lie(memory: &Memory, attached: &Attached) {
 
 /// A session with a place in the segment of the first lockspace.
 fn attach(socket: &Path) -> (OwnedFd, Attached, Arc<Memory>) {
+    try_attach(socket).unwrap_or_else(|code| panic!("{code:?}"))
+}
+
+fn try_attach(socket: &Path) -> Result<(OwnedFd, Attached, Arc<Memory>), Code> {
     let line = door::connect(socket).unwrap();
     let say = |request: Request| assert!(door::send(&line, &request.to_bytes()).unwrap());
     say(Request::Hello { version: VERSION, label: "hostile".into() });
@@ -283,8 +331,9 @@ fn attach(socket: &Path) -> (OwnedFd, Attached, Arc<Memory>) {
     loop {
         match hear(&line) {
             Some((Reply::Attached(attached), Some(fd))) => {
-                return (line, attached, Memory::open(fd).unwrap());
+                return Ok((line, attached, Memory::open(fd).unwrap()));
             }
+            Some((Reply::Denied { why, .. }, _)) => return Err(why.code),
             Some((Reply::Welcome { .. }, _)) => {}
             None => thread::yield_now(),
             other => panic!("{other:?}"),

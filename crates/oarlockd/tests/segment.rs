@@ -351,6 +351,23 @@ fn a_place_is_given_to_another_once_nobody_can_store_in_it() {
     });
 }
 
+/// M11: what the session has is its first place, and no second one was used up by asking for it.
+#[test]
+fn a_session_has_one_place_in_a_segment() {
+    let solo = solo("");
+    let program = Program::attach(&solo.socket());
+    program.line.own("x");
+    let hold = program.held("x");
+    for _ in 0..3 {
+        let why = program.line.attach().unwrap_err();
+        assert!(why.code == Code::InFlight && why.text.contains("already"), "{why:?}");
+    }
+    assert!(program.caller.holds(hold));
+    program.give_back(hold);
+    let next = Program::attach(&solo.socket());
+    assert_eq!(next.area, program.area + 1);
+}
+
 /// A node that stands still finds all that a short session had to say at once.
 #[test]
 fn who_hangs_up_before_it_is_answered_keeps_no_place() {
