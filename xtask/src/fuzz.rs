@@ -24,7 +24,7 @@ const COVERAGE: &str = "--cfg fuzzing -C passes=sancov-module -C llvm-args=-sani
 const EXECUTIONS_PER_SECOND_MIN: u64 = 20_000;
 
 /// Targets that drive whole state machines; the figure above is for decoders.
-const MACHINES: &[&str] = &["circuit", "node", "room"];
+const MACHINES: &[&str] = &["circuit", "node", "room", "segment"];
 
 /// Longest input: beyond the largest messages but one (an answer in pieces) nothing new is decided.
 const INPUT_BYTES_MAX: u32 = 8192;

@@ -8,14 +8,24 @@ use std::path::Path;
 
 #[test]
 fn every_input_of_the_corpus_is_survived() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/node");
-    let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-    let mut played = 0;
-    for entry in entries {
-        feed::node(&fs::read(entry.expect("an entry").path()).expect("a readable file"));
-        played += 1;
+    let (mut nodes, mut shared) = (0, 0);
+    for bytes in corpus("node") {
+        feed::node(&bytes);
+        nodes += 1;
     }
-    assert!(played > 0, "the corpus is empty");
+    for bytes in corpus("segment") {
+        if let Some((b'n', bytes)) = bytes.split_first() {
+            feed::shared(bytes);
+            shared += 1;
+        }
+    }
+    assert!(nodes > 0 && shared > 0, "a corpus is empty");
+}
+
+fn corpus(target: &str) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    entries.map(|entry| fs::read(entry.expect("an entry").path()).expect("a readable file"))
 }
 
 /// The same from bytes that nobody chose, a fixed thousand of them.

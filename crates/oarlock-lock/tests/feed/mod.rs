@@ -16,8 +16,7 @@ pub(crate) mod hand;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hand::Haunted;
-
+use hand::{Dice, Haunted};
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{
@@ -149,12 +148,20 @@ pub(crate) fn shared(bytes: &[u8]) {
     let mut input = Input(bytes);
     let choice = input.byte();
     let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
+    // What the hand does may follow from the second half.
+    let dice = if choice & 0x20 == 0 {
+        Dice::new(seed)
+    } else {
+        let (calls, writes) = input.0.split_at(input.0.len() / 2);
+        input = Input(calls);
+        Dice::of(writes)
+    };
     let often = [0, 4, 40, 160][usize::from(choice >> 3) % 4];
     let slots = if choice & 4 == 0 { 8 } else { 3 };
     let memory = Memory::private(Geometry { slots, areas: 4, entries: 64 }, seed);
     let mut hub = Hub::new(Arc::clone(&memory));
     hub.renew(u64::MAX);
-    let words = Haunted::new(hub, seed, often);
+    let words = Haunted::with(hub, dice, often);
     let mut stage = Stage::new(choice, Box::new(words), Some((memory, [None, None])));
     stage.attach(0);
     stage.attach(1);

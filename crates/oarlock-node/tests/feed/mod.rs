@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hand::{Dice, Haunted};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{
@@ -116,11 +117,19 @@ pub(crate) fn shared(bytes: &[u8]) {
     let mut input = Input(bytes);
     let choice = input.byte();
     let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
+    // What the hand does may follow from the second half.
+    let dice = if choice & 0x20 == 0 {
+        Dice::new(seed)
+    } else {
+        let (calls, writes) = input.0.split_at(input.0.len() / 2);
+        input = Input(calls);
+        Dice::of(writes)
+    };
     let often = [0, 4, 40, 160][usize::from(choice >> 2) % 4];
     let memory = Memory::private(Geometry { slots: 4, areas: 6, entries: 64 }, seed);
     let mut hub = Hub::new(Arc::clone(&memory));
     hub.renew(u64::MAX);
-    let stage = Stage::new(choice, Box::new(hand::Haunted::new(hub, seed, often)), Some(memory));
+    let stage = Stage::new(choice, Box::new(Haunted::with(hub, dice, often)), Some(memory));
     play(stage, input);
 }
 

@@ -20,25 +20,57 @@ use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 use oarlock_shm::{Hub, Memory};
 
-/// Random numbers that a seed decides.
-pub(crate) struct Dice(Cell<u64>);
+/// Numbers that a seed decides, or the bytes of an input.
+pub(crate) struct Dice(Source);
+
+enum Source {
+    Seed(Cell<u64>),
+    Bytes { bytes: Box<[u8]>, next: Cell<usize> },
+}
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Dice {
-        Dice(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
+        Dice(Source::Seed(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)))
+    }
+
+    /// Byte after byte; all is as large as it may be once there are none.
+    pub(crate) fn of(bytes: &[u8]) -> Dice {
+        Dice(Source::Bytes { bytes: bytes.into(), next: Cell::new(0) })
+    }
+
+    /// Are there bytes no more?
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(&self.0, Source::Bytes { bytes, next } if next.get() >= bytes.len())
     }
 
     pub(crate) fn any(&self) -> u64 {
-        let mut x = self.0.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.0.set(x);
-        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        let x = match &self.0 {
+            Source::Seed(x) => x,
+            Source::Bytes { .. } => return (0..8).fold(0, |all, _| all << 8 | self.byte()),
+        };
+        let mut now = x.get();
+        now ^= now << 13;
+        now ^= now >> 7;
+        now ^= now << 17;
+        x.set(now);
+        now.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn byte(&self) -> u64 {
+        let Source::Bytes { bytes, next } = &self.0 else { return self.any() & 0xff };
+        let byte = bytes.get(next.get()).copied().unwrap_or(0xff);
+        next.set(next.get() + 1);
+        byte.into()
     }
 
     pub(crate) fn below(&self, n: u64) -> u64 {
-        (self.any() >> 32) % n
+        match &self.0 {
+            Source::Seed(_) => (self.any() >> 32) % n,
+            _ if self.is_over() => n - 1,
+            _ if n <= 1 << 8 => self.byte() % n,
+            _ if n <= 1 << 16 => (self.byte() << 8 | self.byte()) % n,
+            _ => (self.any() >> 32) % n,
+        }
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -78,9 +110,13 @@ pub(crate) struct Hand {
 
 impl Hand {
     pub(crate) fn new(memory: &Arc<Memory>, seed: u64) -> Hand {
+        Hand::with(memory, Dice::new(seed))
+    }
+
+    fn with(memory: &Arc<Memory>, dice: Dice) -> Hand {
         let geometry = memory.geometry();
         let (slots, areas) = (geometry.slots.min(8), geometry.areas.min(4));
-        Hand { dice: Dice::new(seed), memory: Arc::clone(memory), slots, areas }
+        Hand { dice, memory: Arc::clone(memory), slots, areas }
     }
 
     /// Writes one cell.
@@ -164,7 +200,11 @@ pub(crate) struct Haunted {
 
 impl Haunted {
     pub(crate) fn new(hub: Hub, seed: u64, often: u64) -> Haunted {
-        let hand = Hand::new(hub.memory(), seed);
+        Haunted::with(hub, Dice::new(seed), often)
+    }
+
+    pub(crate) fn with(hub: Hub, dice: Dice, often: u64) -> Haunted {
+        let hand = Hand::with(hub.memory(), dice);
         Haunted { hub, hand, often, at_lower: None }
     }
 
