@@ -421,6 +421,11 @@ impl PendingLock {
                 Found::Held(hold) => break hold,
                 Found::Waiting(_) => {
                     session.catch_up();
+                    // The node may have said no without a word in the entry: to a number that it takes for another's.
+                    let handle = self.handle();
+                    if let Some(answer) = session.change(|table, effects| table.collect(handle, effects)) {
+                        return self.finish(answer);
+                    }
                     let lost = segment.caller.living().err();
                     if let Some(loss) = lost {
                         session.lose(Some(loss));
@@ -447,7 +452,10 @@ impl PendingLock {
                 if held.flags.contains(Flags::VALBLK) {
                     shared.block_mut().value = segment.caller.value(hold);
                 }
-                Ok(held.with(shared))
+                let torn =
+                    held.flags.contains(Flags::VALBLK) && shared.value.is_none() && !hold.mode.writes_value();
+                let held = held.with(shared);
+                if torn { ask_for_value(held, hold.mode) } else { Ok(held) }
             }
             other => {
                 session.lose(if let Taken::Lost(loss) = other { Some(loss) } else { None });
@@ -484,6 +492,18 @@ impl PendingLock {
         held.forget();
         Err(Error::from_failure(what, failure))
     }
+}
+
+/// The block was written too often to be read here: the node shows it, as on a change to the same mode.
+#[cold]
+fn ask_for_value(held: Held, mode: Mode) -> Result<Held> {
+    let manner = Manner { flags: held.flags & MANNER, ..Manner::new(mode) };
+    if let Some(asked) = held.begin_convert(&manner)? {
+        let (place, handle) = (Place::Lock(held.handle), held.handle);
+        let answer = held.session().wait(place, Patience::Endless, |t, e| t.collect(handle, e));
+        asked.finish(answer.expect("an endless wait ends with an answer"))?;
+    }
+    Ok(held)
 }
 
 impl Drop for PendingLock {

@@ -27,7 +27,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{OwnerId, SpaceId, TransactionId};
 use oarlock_layout::message::session::{Attached, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::geometry::{entry, header, slot};
+use oarlock_layout::segment::geometry::{entry, header, slot, tail};
 use oarlock_layout::segment::{Stage, State};
 use oarlock_shm::Memory;
 use oarlockd::host::door;
@@ -88,6 +88,42 @@ fn whoever_leaves_places_behind_hurts_nobody_and_leaves_few() {
     };
     let after = |solo: &Solo| until("what it left can be had", || highest(solo, few) < few);
     trial_with("leaves", during, after);
+}
+
+/// M6: three reads of a block that were torn are no reason to show none.
+#[test]
+fn a_block_that_is_written_without_end_is_asked_for() {
+    let mut solo = Solo::new(SPACES);
+    solo.start();
+    let (waits, holds) = (space(&solo, "default", true), space(&solo, "default", false));
+    let write = holds.lock("v").value_block().acquire().unwrap();
+    write.set_value(&[5]).unwrap();
+    write.release().unwrap();
+    waits.lock("v").acquire().unwrap().release().unwrap();
+    let (line, _, memory) = attach(&solo.socket());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _ends = Over(&over);
+        scope.spawn(|| {
+            let versions: Vec<_> = (0..2).map(|n| memory.geometry().tail(n) + tail::VERSION).collect();
+            for version in (2u64..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                versions.iter().for_each(|cell| memory.scribble(*cell, version | 2));
+            }
+        });
+        for _ in 0..20 {
+            let guard = holds.lock("v").acquire().unwrap();
+            let waiter = scope.spawn(|| {
+                let guard = waits.lock("v").mode(Mode::CR).value_block().acquire().unwrap();
+                assert!(guard.value().is_some(), "whatever is said of it");
+                assert_eq!(guard.mode(), Mode::CR);
+                guard.release().unwrap();
+            });
+            thread::sleep(Duration::from_millis(5));
+            guard.release().unwrap();
+            waiter.join().unwrap();
+        }
+    });
+    assert!(door::send(&line, &Request::Detach.to_bytes()).unwrap());
 }
 
 fn space(solo: &Solo, name: &str, shared: bool) -> Space {
