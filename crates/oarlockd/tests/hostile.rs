@@ -188,6 +188,7 @@ fn trial_with(what: &str, during: impl FnOnce(&Solo), after: impl FnOnce(&Solo))
     assert!(lives(solo.pid()));
     solo.run(&["ok"]).expect(0, &[]);
     during(&solo);
+    assert!(lives(player.0.0.id() as i32), "it did what it does to the end");
     // It still works where it was filled, for names that nobody has spoiled.
     drop(player);
     until("a new name can be locked", || {
@@ -231,7 +232,7 @@ const SOCKET: &str = "OARLOCK_HOSTILE_SOCKET";
 const WHAT: &str = "OARLOCK_HOSTILE_WHAT";
 
 /// A process that keeps to no rule until it is dropped.
-struct Player(#[expect(dead_code, reason = "ends it")] Held);
+struct Player(Held);
 
 impl Player {
     fn start(socket: &Path, what: &str) -> Player {

@@ -247,7 +247,18 @@ fn program(dev: &Dev, node: char, board: &Path, me: u64, ms: u64, how: u8) -> Ch
     program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn writes(child: Child) -> u64 {
+/// What no program needs beyond its time, on any machine: one that waits for ever fails instead.
+const LONG: Duration = Duration::from_secs(30);
+
+fn writes(mut child: Child) -> u64 {
+    let end = Instant::now() + LONG;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("a program does not end: {:?}", child.wait_with_output().unwrap());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
     let said = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     let number = out.split(['<', '>']).nth(1).and_then(|n| n.parse().ok());
@@ -405,7 +416,7 @@ fn a_holder_hears_what_others_want_wherever_they_are() {
         let guard = one.lock("x").mode(Mode::PR).acquire().unwrap();
         assert_eq!(guard.blocking_now(), None);
         thread::scope(|scope| {
-            let wait = scope.spawn(|| other.lock("x").acquire().unwrap().release().unwrap());
+            let wait = scope.spawn(|| other.lock("x").timeout(LONG).acquire().unwrap().release().unwrap());
             assert_eq!(guard.wait_blocking(Duration::from_secs(5)).unwrap(), Some(Mode::EX));
             assert_eq!(guard.blocking_now(), None, "told once");
             guard.convert(Mode::EX.strongest_beside()).unwrap();
@@ -413,6 +424,38 @@ fn a_holder_hears_what_others_want_wherever_they_are() {
         });
         assert_eq!(guard.mode(), Mode::NL);
     }
+}
+
+/// M1: whoever gives back behind a gate rings, and knocks at a node that sleeps. Nothing else goes on there which would
+/// lead the node to look, but that it renews its lease every 750 ms.
+#[test]
+fn who_gives_back_rings_for_whoever_waits_elsewhere() {
+    const ROUNDS: u32 = 20;
+    let dev = Dev::start();
+    let (one, there) = (space(&dev, 'a'), space(&dev, 'b'));
+    let mut waited = Duration::ZERO;
+    for round in 0..ROUNDS {
+        // The first brings what is owned here, so that the second needs no node.
+        one.lock("x").acquire().unwrap().release().unwrap();
+        let guard = one.lock("x").acquire().unwrap();
+        thread::scope(|scope| {
+            let wait = scope.spawn(|| {
+                there.lock("x").timeout(LONG).acquire().unwrap().release().unwrap();
+                Instant::now()
+            });
+            assert_eq!(guard.wait_blocking(Duration::from_secs(5)).unwrap(), Some(Mode::EX));
+            // The node has said what it had to say, and sleeps.
+            thread::sleep(Duration::from_millis(20));
+            let given = Instant::now();
+            if round % 2 == 0 {
+                guard.release().unwrap()
+            } else {
+                drop(guard)
+            }
+            waited += wait.join().unwrap() - given;
+        });
+    }
+    assert!(waited < ROUNDS * Duration::from_millis(150), "{ROUNDS} locks came after {waited:?}");
 }
 
 /// R6.
