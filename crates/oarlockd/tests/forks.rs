@@ -30,7 +30,34 @@ const TESTS: [Test; 7] = [
     ("more_readers_than_a_word_counts_are_had_from_the_node", more_than_counted),
 ];
 
+/// What all of them together do not need, on any machine.
+const LONG: Duration = Duration::from_secs(180);
+const WATCH: &str = "--watch";
+
+/// A lock that never comes must fail here, not hang. Another process watches: threads and forks do not go together.
+fn watch() -> Held {
+    let mut watch = Command::new(std::env::current_exe().unwrap());
+    Held(watch.arg(WATCH).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+}
+
+fn watches() -> ExitCode {
+    let parent = std::os::unix::process::parent_id();
+    let end = Instant::now() + LONG;
+    while std::os::unix::process::parent_id() == parent {
+        if Instant::now() > end {
+            eprintln!("the tests do not end");
+            signal(parent as i32, "KILL");
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
+    if std::env::args().any(|arg| arg == WATCH) {
+        return watches();
+    }
+    let watch = watch();
     // Under `cargo test NAME` only the tests of that name are meant.
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let meant = || TESTS.iter().filter(|(name, _)| name.contains(&filter));
@@ -42,6 +69,7 @@ fn main() -> ExitCode {
         assert_eq!(solo.end("TERM"), Some(0), "{}", solo.log());
         println!("test {name} ... ok");
     }
+    drop(watch);
     let (passed, others) = (meant().count(), TESTS.len() - meant().count());
     println!("\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {others} filtered out\n");
     ExitCode::SUCCESS
