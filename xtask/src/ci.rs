@@ -84,7 +84,7 @@ const PARTS: &[Part] = &[
     part("documentation", 45, documentation),
     Part { night: "all sizes of the table in docs/testing.md", ..part("explorer", 140, testing::explorer) },
     Part {
-        night: "one preemption more, 100,000 long runs",
+        night: "one preemption more, 100,000 long runs, every stop of a program",
         ..part("interleavings", 100, testing::interleavings)
     },
     Part { night: "20,000 seeds instead of 600", ..part("seeds", 180, runs::seeds) },

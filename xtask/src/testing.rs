@@ -26,8 +26,13 @@ pub(crate) fn explorer(context: &Context) -> Outcome {
     count.outcome(error)
 }
 
+/// A program has 84,000 stops, and something happens at each of them 747,000 times in all: a millisecond each. In so many
+/// parts at night, and one out of so many for a commit.
+const STEPPER_PARTS: u32 = 8;
+const STEPPER_SAMPLE: u32 = 200;
+
 /// The segment under checkers of orders: all orders of small runs, and random ones of long runs. Each builds the crate
-/// anew, with other atomics, into a directory of its own. And the stepper with each rule left out.
+/// anew, with other atomics, into a directory of its own. And the stepper: with each rule left out, and at every stop.
 pub(crate) fn interleavings(context: &Context) -> Outcome {
     let mut count = Count::default();
     let mut error = None;
@@ -42,11 +47,25 @@ pub(crate) fn interleavings(context: &Context) -> Outcome {
         }
         error = watch(&mut command, |line| count.see(line)).err().or(error);
     }
+    let mut stepper = |part: Option<String>, args: &[&str]| {
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
+        command.args(["--test", "stepper", "--"]).args(args);
+        command.envs(part.map(|part| ("OARLOCK_PART", part)));
+        let failed = watch(&mut command, |line| count.see(line)).err();
+        error = failed.or(error.take());
+    };
     // Deaths and pauses after each instruction: every rule that is left out must be noticed there as well.
-    let mut command = context.cargo();
-    command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
-    command.args(["--test", "stepper", "--", "a_rule_left_out"]);
-    error = watch(&mut command, |line| count.see(line)).err().or(error);
+    stepper(None, &["a_rule_left_out"]);
+    // Every stop of a program, in parts that end in some 90 s each; or a sample of them.
+    let night = context.volume == Volume::Night;
+    let (parts, of) = if night { (STEPPER_PARTS, STEPPER_PARTS) } else { (1, STEPPER_SAMPLE) };
+    for part in 0..parts {
+        stepper(Some(format!("{part}/{of}")), &["--ignored", "every_stop_of_a_program"]);
+    }
+    if night {
+        stepper(None, &["--ignored", "every_stop_of_both"]);
+    }
     count.outcome(error)
 }
 

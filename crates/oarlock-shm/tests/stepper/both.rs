@@ -10,7 +10,7 @@ use crate::nodes;
 use crate::slate::Slate;
 use crate::stage::*;
 use crate::tracee::{Stop, Tracee};
-use crate::twin::{self, Event, Facts, Tally, Third, goes_on, happens, reached};
+use crate::twin::{self, Event, Facts, Part, Tally, Third, goes_on, happens, reached};
 
 /// Once.
 fn run(
@@ -56,7 +56,7 @@ fn duty(event: Event) -> Duty {
 }
 
 /// Every stop of these scenes, with every nth stop of the node.
-pub(crate) fn all(slate: &Slate, scenes: &[Scene], every: usize) -> Result<Tally, String> {
+pub(crate) fn all(slate: &Slate, scenes: &[Scene], every: usize, part: Part) -> Result<Tally, String> {
     let events = [
         (Event::Death(Victim::Trying(EX, false)), Some((EX, false, THIRD))),
         (Event::Death(Victim::Trying(CR, true)), Some((EX, true, THIRD))),
@@ -73,10 +73,12 @@ pub(crate) fn all(slate: &Slate, scenes: &[Scene], every: usize) -> Result<Tally
                 // Others for each stop, so that all are had over a scene.
                 let some = node_stops.iter().enumerate().skip(number % every).step_by(every);
                 for (of_node, node_stop) in some {
+                    if !part.takes(&mut tally) {
+                        continue;
+                    }
                     run(slate, *scene, event, *stop, *node_stop, third).map_err(|error| {
                         format!("{}, {event:?}, stop {number}, of the node {of_node}: {error}", scene.name)
                     })?;
-                    tally.twins += 1;
                 }
             }
         }

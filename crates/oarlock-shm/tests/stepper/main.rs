@@ -18,7 +18,8 @@
 //!
 //! Not an ordinary test: a harness has threads, and forks of such a process would not be alike. The long runs are
 //! ignored: `cargo test -p oarlock-shm --test stepper -- --ignored`. `OARLOCK_KILLS` and `OARLOCK_SEED` say how many
-//! are killed and when.
+//! are killed and when. `OARLOCK_PART=0/8` plays the first eighth of every stop of a program: a part takes some 90 s, and
+//! all parts together are the whole.
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod both;

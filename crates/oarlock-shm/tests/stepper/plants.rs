@@ -54,7 +54,7 @@ const BY_THE_MODEL: [Bug; 1] = [Bug::NoRecall];
 fn notices(slate: &Slate, who: Who) -> Result<(), String> {
     match who {
         Who::Death(scene) => death::of_programs(slate, false, &[named(scene)]).map(drop),
-        Who::Twin(scene) => twin::all(slate, &[named(scene)], false).map(drop),
+        Who::Twin(scene) => twin::all(slate, &[named(scene)], false, twin::Part::WHOLE).map(drop),
         Who::Node(duty, scene, act) => nodes::all(slate, &[(duty, scene, act)]).map(drop),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::slate::Slate;
 use crate::stage::{SCENES, named};
+use crate::twin::Part;
 use crate::{both, death, kills, nodes, tracee, twin};
 
 struct Test {
@@ -29,7 +30,7 @@ const TESTS: &[Test] = &[
     Test { name: "every_death_of_a_node_and_of_the_next", long: true, run: nodes_die_all },
     Test { name: "every_stop_of_a_program", long: true, run: programs_stand_all },
     Test { name: "every_stop_of_a_node", long: true, run: nodes_stand_all },
-    Test { name: "every_stop_of_a_program_and_its_node", long: true, run: both_stand_all },
+    Test { name: "every_stop_of_both_a_program_and_its_node", long: true, run: both_stand_all },
     Test { name: "many_programs_are_killed", long: true, run: killed_all },
 ];
 
@@ -62,11 +63,11 @@ fn nodes_die_all(slate: &Slate) -> Result<String, String> {
 }
 
 fn programs_stand(slate: &Slate) -> Result<String, String> {
-    twin::all(slate, &SCENES, false).map(text)
+    twin::all(slate, &SCENES, false, Part::WHOLE).map(text)
 }
 
 fn programs_stand_all(slate: &Slate) -> Result<String, String> {
-    twin::all(slate, &SCENES, true).map(text)
+    twin::all(slate, &SCENES, true, part()?).map(text)
 }
 
 fn nodes_stand(slate: &Slate) -> Result<String, String> {
@@ -78,11 +79,21 @@ fn nodes_stand_all(slate: &Slate) -> Result<String, String> {
 }
 
 fn both_stand(slate: &Slate) -> Result<String, String> {
-    both::all(slate, &[named("hand-over-ex")], 9).map(text)
+    both::all(slate, &[named("hand-over-ex")], 9, Part::WHOLE).map(text)
 }
 
 fn both_stand_all(slate: &Slate) -> Result<String, String> {
-    both::all(slate, &SCENES, 1).map(text)
+    both::all(slate, &SCENES, 1, part()?).map(text)
+}
+
+/// `OARLOCK_PART=3/64`: the fourth of 64 parts of a run that takes a quarter of an hour.
+fn part() -> Result<Part, String> {
+    let Ok(text) = std::env::var("OARLOCK_PART") else { return Ok(Part::WHOLE) };
+    let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+    match parts {
+        Some((number, of)) if number < of => Ok(Part { number, of }),
+        _ => Err(format!("OARLOCK_PART={text} is no part: 0/64 to 63/64 are those of 64")),
+    }
 }
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {

@@ -511,10 +511,32 @@ pub(crate) fn goes_on(
 pub(crate) struct Tally {
     pub(crate) stops: usize,
     pub(crate) twins: usize,
+    /// Of so many, of which this was a part.
+    pub(crate) of: usize,
+}
+
+/// Which of all twins are meant: one out of `of`, beginning with this number. All parts together are all twins, and each
+/// has some of every scene.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) number: usize,
+    pub(crate) of: usize,
+}
+
+impl Part {
+    pub(crate) const WHOLE: Part = Part { number: 0, of: 1 };
+
+    /// Is the next one meant? Counted either way.
+    pub(crate) fn takes(self, tally: &mut Tally) -> bool {
+        let takes = tally.of % self.of == self.number;
+        tally.of += 1;
+        tally.twins += usize::from(takes);
+        takes
+    }
 }
 
 /// Every stop of every scene, with all that happens.
-pub(crate) fn all(slate: &Slate, scenes: &[Scene], all: bool) -> Result<Tally, String> {
+pub(crate) fn all(slate: &Slate, scenes: &[Scene], all: bool, part: Part) -> Result<Tally, String> {
     let mut tally = Tally::default();
     for scene in scenes {
         // What the subject meets, and so where it can stand still, depends on what the victim left.
@@ -528,10 +550,12 @@ pub(crate) fn all(slate: &Slate, scenes: &[Scene], all: bool) -> Result<Tally, S
             }
             let stops = &known.iter().find(|(other, _)| *other == victim).expect("just made").1;
             for (number, stop) in stops.iter().enumerate() {
+                if !part.takes(&mut tally) {
+                    continue;
+                }
                 run(slate, *scene, *stop, event, third).map_err(|error| {
                     format!("{}, stop {number} of {}, {event:?}, {third:?}: {error}", scene.name, stops.len())
                 })?;
-                tally.twins += 1;
             }
         }
     }
