@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use oarlock::blocking::{Client, Space};
 use oarlock::{Kind, Mode};
+use support::solo::Solo;
 use support::{Dev, signal, until};
 
 const RESOURCES: u64 = 3;
@@ -426,13 +427,19 @@ fn a_holder_hears_what_others_want_wherever_they_are() {
     }
 }
 
-/// M1: whoever gives back behind a gate rings, and knocks at a node that sleeps. Nothing else goes on there which would
-/// lead the node to look, but that it renews its lease every 750 ms.
+/// M1: whoever gives back behind a gate rings, and knocks at a node that sleeps. Nothing goes on there which would lead
+/// the node to look, but that it renews its lease every 750 ms.
 #[test]
-fn who_gives_back_rings_for_whoever_waits_elsewhere() {
+fn who_gives_back_rings_for_whoever_waits() {
     const ROUNDS: u32 = 20;
-    let dev = Dev::start();
-    let (one, there) = (space(&dev, 'a'), space(&dev, 'b'));
+    let mut solo = Solo::new("");
+    solo.start();
+    let open = |shared| {
+        let client = Client::builder().shared_memory(shared).connect(solo.socket()).unwrap();
+        client.space("default").unwrap()
+    };
+    // One whom no releaser can hand over to.
+    let (one, asks) = (open(true), open(false));
     let mut waited = Duration::ZERO;
     for round in 0..ROUNDS {
         // The first brings what is owned here, so that the second needs no node.
@@ -440,7 +447,7 @@ fn who_gives_back_rings_for_whoever_waits_elsewhere() {
         let guard = one.lock("x").acquire().unwrap();
         thread::scope(|scope| {
             let wait = scope.spawn(|| {
-                there.lock("x").timeout(LONG).acquire().unwrap().release().unwrap();
+                asks.lock("x").timeout(LONG).acquire().unwrap().release().unwrap();
                 Instant::now()
             });
             assert_eq!(guard.wait_blocking(Duration::from_secs(5)).unwrap(), Some(Mode::EX));
