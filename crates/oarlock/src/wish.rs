@@ -452,8 +452,9 @@ impl PendingLock {
                 if held.flags.contains(Flags::VALBLK) {
                     shared.block_mut().value = segment.caller.value(hold);
                 }
-                let torn =
-                    held.flags.contains(Flags::VALBLK) && shared.value.is_none() && !hold.mode.writes_value();
+                let torn = held.flags.contains(Flags::VALBLK)
+                    && shared.value().is_none()
+                    && !hold.mode.writes_value();
                 let held = held.with(shared);
                 if torn { ask_for_value(held, hold.mode) } else { Ok(held) }
             }
