@@ -13,7 +13,7 @@ use oarlock_layout::segment::{Geometry, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Lock, Lockspace, Request};
-use oarlock_shm::{Answer, Caller, Clock, Hold, Hub, Memory, Party, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hold, Hub, Memory, Party, Taken, Ticket};
 
 struct Still;
 
@@ -67,16 +67,16 @@ fn the_time_of_a_lock_that_was_handed_over_does_not_end_the_next_in_its_entry() 
     });
     let party = Party::default();
 
-    let first = waits(one.ask(EX, &party, 0));
+    let first = waits(one.ask(EX, &party, First::seat(0)));
     space.handle_request(start, &mut hub, request(1, first, EX, None));
     let hold = held(&one, first);
     let spot = two.find(NAME).unwrap();
-    let second = waits(two.acquire(spot, EX, &party, true, 0));
+    let second = waits(two.acquire(spot, EX, &party, true, First::seat(0)));
     space.handle_request(start, &mut hub, request(2, second, EX, Some(Duration::from_millis(1))));
 
     one.release(hold).unwrap();
     two.release(held(&two, second)).unwrap();
-    let third = waits(two.acquire(spot, PR, &party, true, 0));
+    let third = waits(two.acquire(spot, PR, &party, true, First::seat(0)));
     space.handle_timeout(start + Duration::from_millis(2), &mut hub);
     assert!(matches!(two.look(third), Answer::Waiting(_)), "its own time has not begun");
     space.handle_request(start, &mut hub, request(2, third, PR, None));

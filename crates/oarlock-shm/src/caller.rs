@@ -25,6 +25,7 @@ use oarlock_layout::segment::{Grant, Place, Stage, State};
 use oarlock_layout::token::{Fence, Token};
 
 use crate::cells::{Own, exchange_grant, exchange_state, grant, state};
+use crate::handover::Passed;
 use crate::memory::{Line, Memory};
 use crate::names::{Spot, VALUE_READY};
 use crate::planted::{Bug, planted};
@@ -478,7 +479,7 @@ impl<C: Clock> Caller<C> {
                 return Ok(self.hand_to_the_node(own, hold.spot.slot, lowering));
             }
             let less = now.without(from);
-            let passed = if now.gate() { self.pass_on(hold.spot.slot, word, now, less) } else { None };
+            let passed = if now.gate() { self.memory.pass_on(hold.spot.slot, word, now, less) } else { None };
             match passed {
                 Some(Passed::Over(after, to)) => {
                     add_one(&own[entry::HANDED_OVER]);
@@ -503,7 +504,7 @@ impl<C: Clock> Caller<C> {
         // After the bell: the waiter finds that it has been rung, and need not knock before it goes on.
         #[cfg(not(any(loom, shuttle)))]
         if let Some((area, number)) = waiter {
-            self.wake_waiter(area, number);
+            self.memory.wake_waiter(area, number);
         }
         #[cfg(any(loom, shuttle))]
         let _ = waiter;
@@ -839,87 +840,6 @@ fn untell(own: Own<'_>, state: State) -> u64 {
 #[inline(always)]
 fn add_one(cell: &AtomicU64) {
     cell.store(cell.load(FIELD).wrapping_add(1), FIELD);
-}
-
-/// What came of an attempt to hand over.
-enum Passed {
-    /// The waiter in this area and entry holds, and the word says so.
-    Over(Grant, (u32, u32)),
-    /// The word counts this mode for a waiter who has gone.
-    Nowhere(Mode),
-    /// The word moved.
-    Retry,
-}
-
-impl<C> Caller<C> {
-    /// Hands over to the waiter that the node has named, if there is one who fits (M10).
-    #[cold]
-    fn pass_on(&self, slot: u32, word: &AtomicU64, now: Grant, less: Grant) -> Option<Passed> {
-        let offer = Offer(self.memory.tail(slot)[tail::OFFERED].load(LOOK));
-        let (area, number) = offer.place(self.memory.geometry())?;
-        let theirs = self.memory.entry(area, number);
-        let waiting = state(&theirs[entry::STATE]);
-        if waiting.stage() != Some(Stage::Waiting) || !offer.names(waiting) {
-            return None;
-        }
-        let mode = waiting.mode()?;
-        if !now.covers(mode) || !less.admits(mode) {
-            return None;
-        }
-        let then = less.with(mode).ok()?;
-        if exchange_grant(word, now, then).is_err() {
-            return Some(Passed::Retry);
-        }
-        let held = waiting.to(Stage::Held, Some(mode), None);
-        if exchange_state(&theirs[entry::STATE], waiting, held).is_err() {
-            return Some(Passed::Nowhere(mode));
-        }
-        Some(Passed::Over(then, (area, number)))
-    }
-
-    /// Wakes whoever sleeps on an entry. If it sleeps on this processor, it goes on before this thread does.
-    #[cfg(not(any(loom, shuttle)))]
-    #[cold]
-    fn wake_waiter(&self, area: u32, number: u32) {
-        let first = self.memory.geometry().entry(area, number);
-        if self.memory.wake(first + entry::STATE)
-            && self.memory[first + entry::SLEEPS_ON].load(FIELD) == rustix::thread::sched_getcpu() as u64
-        {
-            rustix::thread::sched_yield();
-        }
-    }
-}
-
-/// The waiter that the node names in a tail: area, entry, and the low bits of its state word, so that a later lock in the
-/// same entry is not meant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Offer(pub(crate) u64);
-
-impl Offer {
-    const STATE_BITS: u32 = 37;
-    const STATE_MASK: u64 = (1 << Offer::STATE_BITS) - 1;
-
-    /// Nobody.
-    pub(crate) const NONE: Offer = Offer(0);
-
-    pub(crate) fn new(area: u32, entry: u32, state: State) -> Offer {
-        Offer(
-            1 << 63
-                | u64::from(area) << (Offer::STATE_BITS + 14)
-                | u64::from(entry) << Offer::STATE_BITS
-                | state.0 & Offer::STATE_MASK,
-        )
-    }
-
-    fn place(self, geometry: oarlock_layout::segment::Geometry) -> Option<(u32, u32)> {
-        let area = (self.0 >> (Offer::STATE_BITS + 14) & 0xfff) as u32;
-        let entry = (self.0 >> Offer::STATE_BITS & 0x3fff) as u32;
-        (self.0 >> 63 == 1 && area < geometry.areas && entry < geometry.entries).then_some((area, entry))
-    }
-
-    fn names(self, state: State) -> bool {
-        self.0 & Offer::STATE_MASK == state.0 & Offer::STATE_MASK
-    }
 }
 
 /// May the value block be read under this owned mode without asking? Only while no other node can write (R5 e).

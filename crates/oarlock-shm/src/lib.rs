@@ -24,6 +24,7 @@ mod caller;
 mod cells;
 #[cfg(not(any(loom, shuttle)))]
 mod futex;
+mod handover;
 mod hub;
 #[cfg(not(any(loom, shuttle)))]
 mod map;

@@ -435,7 +435,7 @@ mod tests {
     use oarlock_layout::mode::Mode;
     use oarlock_layout::name::Name;
     use oarlock_layout::token::Fence;
-    use oarlock_shm::{Caller, Clock, Party, Taken};
+    use oarlock_shm::{Caller, Clock, First, Party, Taken};
 
     struct Still;
 
@@ -463,7 +463,9 @@ mod tests {
         let caller = Caller::new(memory.clone(), place, Still);
         assert_eq!(complaints(&memory, true), [""; 0]);
         let spot = caller.find(b"r").unwrap();
-        let Taken::Held { hold, .. } = caller.acquire(spot, Mode::PR, &Party::default(), true, 0) else {
+        let Taken::Held { hold, .. } =
+            caller.acquire(spot, Mode::PR, &Party::default(), true, First::seat(0))
+        else {
             panic!("it is owned, and free");
         };
         assert_eq!(complaints(&memory, false), [""; 0]);

@@ -32,7 +32,7 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
-use oarlock_shm::{Caller, Clock, Hub, Memory, Party, Taken};
+use oarlock_shm::{Caller, Clock, First, Hub, Memory, Party, Taken};
 
 const ME: NodeId = NodeId(0);
 const SPACE: SpaceId = SpaceId(0);
@@ -340,11 +340,11 @@ impl Stage {
         let Some((_, callers)) = &self.shared else { return };
         let Some(caller) = &callers[session.0 as usize - 1] else { return };
         let name = &self.names[usize::from(input.byte()) % self.names.len()];
-        let (mode, hint) = (input.mode(), u32::from(input.byte() % LOCKS));
+        let (mode, first) = (input.mode(), First::shared(u32::from(input.byte() % LOCKS)));
         let found = caller.find(name.as_bytes());
         let taken = match (found, input.byte() % 4) {
-            (Some(spot), 0 | 1) => caller.acquire(spot, mode, &Party::default(), true, hint),
-            (None, 0 | 1) | (_, 2) => caller.ask(mode, &Party::default(), hint),
+            (Some(spot), 0 | 1) => caller.acquire(spot, mode, &Party::default(), true, first),
+            (None, 0 | 1) | (_, 2) => caller.ask(mode, &Party::default(), first),
             _ => {
                 for _ in 0..8 {
                     let Some(slot) = self.words.poll_bell() else { break };

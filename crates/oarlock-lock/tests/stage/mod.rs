@@ -33,7 +33,7 @@ use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::{Member, View};
 use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unlock};
-use oarlock_shm::{Answer, Caller, Clock, Hub, Memory, Party, Taken, Ticket};
+use oarlock_shm::{Answer, Caller, Clock, First, Hub, Memory, Party, Taken, Ticket};
 
 mod show;
 
@@ -269,7 +269,7 @@ impl Stage {
         }
         let session = id.session();
         let party = Party { owner: 0, transaction, flags };
-        let ask = |caller: &Caller<Still>| match caller.ask(mode, &party, 0) {
+        let ask = |caller: &Caller<Still>| match caller.ask(mode, &party, First::seat(0)) {
             Taken::Wait(ticket) => ticket,
             other => panic!("{other:?}"),
         };

@@ -30,7 +30,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
-use oarlock_shm::{Caller, Clock, Hub, Memory, Party, Taken};
+use oarlock_shm::{Caller, Clock, First, Hub, Memory, Party, Taken};
 use seal::ChecksumSeal;
 
 #[path = "../../../oarlock-sim/src/seal.rs"]
@@ -236,13 +236,13 @@ impl Stage {
     fn program(&mut self, place: u8, input: &mut Input<'_>) {
         let session = self.session(place);
         let name = [b'a' + input.byte() % 6];
-        let (mode, hint) = (input.mode(), u32::from(input.byte() % HANDLES));
+        let (mode, first) = (input.mode(), First::shared(u32::from(input.byte() % HANDLES)));
         let Some(caller) = self.programs.get(&session).and_then(|program| program.caller.as_ref()) else {
             return;
         };
         let taken = match caller.find(&name) {
-            Some(spot) => caller.acquire(spot, mode, &Party::default(), true, hint),
-            None => caller.ask(mode, &Party::default(), hint),
+            Some(spot) => caller.acquire(spot, mode, &Party::default(), true, first),
+            None => caller.ask(mode, &Party::default(), first),
         };
         match taken {
             Taken::Held { hold, .. } if input.bit() => drop(caller.release(hold)),

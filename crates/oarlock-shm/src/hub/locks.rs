@@ -13,8 +13,8 @@ use oarlock_layout::time::Instant;
 use oarlock_layout::token::Token;
 
 use super::Hub;
-use crate::caller::Offer;
 use crate::cells::{Own, exchange_state, state};
+use crate::handover::Offer;
 use crate::planted::{Bug, planted};
 use crate::search;
 use crate::sync::{FIELD, LOOK, Place as At, SHOW, TAKE, fence};

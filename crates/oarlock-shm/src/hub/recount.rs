@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use oarlock_layout::name::Name;
 
-use crate::caller::Offer;
 use crate::cells::{exchange_state, grant, state};
+use crate::handover::Offer;
 use crate::memory::Memory;
 use crate::planted::{Bug, planted};
 use crate::search;

@@ -10,8 +10,8 @@ use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 
 use super::Hub;
-use crate::caller::Offer;
 use crate::cells::state;
+use crate::handover::Offer;
 use crate::names::VALUE_READY;
 use crate::planted::{Bug, planted};
 use crate::search;
