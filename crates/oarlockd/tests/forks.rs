@@ -46,6 +46,11 @@ fn watches() -> ExitCode {
     while std::os::unix::process::parent_id() == parent {
         if Instant::now() > end {
             eprintln!("the tests do not end");
+            // Its node too: with the output of the tests in its hands it would keep whoever reads that.
+            let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+            let me = std::process::id() as i32;
+            let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+            children.filter(|pid| *pid != me).for_each(|pid| signal(pid, "KILL"));
             signal(parent as i32, "KILL");
         }
         thread::sleep(Duration::from_millis(200));
@@ -226,6 +231,8 @@ fn exec_closes(solo: &Solo) {
 }
 
 fn a_daemonised_program(solo: &Solo) {
+    // Nothing that this process has from its own session is in the daemon's way.
+    fast(solo, &space(solo), "before").release().unwrap();
     let (mut reader, mut writer) = pipe().unwrap();
     match fork::fork().expect("fork") {
         Fork::Child => {
