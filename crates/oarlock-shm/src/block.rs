@@ -19,6 +19,8 @@ use crate::sync::{FIELD, LOOK, Place, SHOW, fence};
 
 /// How often a reader tries before it asks the node.
 const TRIES: u32 = 3;
+/// How often the node tries as often as that.
+const NODE_TRIES: u32 = 32;
 const SUM: usize = BUFFER_CELLS - 1;
 
 impl Memory {
@@ -38,6 +40,17 @@ impl Memory {
             }
         }
         None
+    }
+
+    /// The same for the node, which has nobody to ask: what cannot be read after many tries is not to be believed, and is
+    /// not said to be none.
+    pub(crate) fn read_block_or_spoilt(&self, slot: u32) -> Value {
+        let read = (0..NODE_TRIES).find_map(|_| self.read_block(slot));
+        read.unwrap_or_else(|| {
+            let which = (self.tail(slot)[tail::VERSION].load(LOOK) & 1) as usize;
+            let sequence = self.buffer(slot, which)[0].load(FIELD) >> 1;
+            Value { sequence: sequence.max(1), valid: false, bytes: [0; VALUE_BYTES] }
+        })
     }
 
     /// Replaces the value block of a slot. Only for whoever holds PW or EX, and for the node while nobody does.

@@ -45,7 +45,16 @@ pub struct Caller<C> {
     /// Where the session's area begins.
     area_line: usize,
     clock: C,
+    /// Until then it yields to nobody, in nanoseconds of the clock.
+    stays_until: AtomicU64,
 }
+
+/// A yield that took longer went to a stranger.
+#[cfg(not(any(loom, shuttle)))]
+const LATE: std::time::Duration = std::time::Duration::from_micros(200);
+/// How long nobody is yielded to then, in nanoseconds.
+#[cfg(not(any(loom, shuttle)))]
+const STAY: u64 = 1_000_000_000;
 
 /// What a grant looks at again after its commit. Found before the first exchange: each one empties the processor, and to
 /// find a cell only then would cost as much as the exchange itself.
@@ -169,7 +178,7 @@ impl<C: Clock> Caller<C> {
     /// What the node has assigned to a session.
     pub fn new(memory: Arc<Memory>, place: Place, clock: C) -> Caller<C> {
         let area_line = memory.area_line(place.area);
-        Caller { memory, place, area_line, clock }
+        Caller { memory, place, area_line, clock, stays_until: AtomicU64::new(0) }
     }
 
     /// The segment.
@@ -504,7 +513,7 @@ impl<C: Clock> Caller<C> {
         // After the bell: the waiter finds that it has been rung, and need not knock before it goes on.
         #[cfg(not(any(loom, shuttle)))]
         if let Some((area, number)) = waiter {
-            self.memory.wake_waiter(area, number);
+            self.wake_waiter(area, number);
         }
         #[cfg(any(loom, shuttle))]
         let _ = waiter;
@@ -519,6 +528,18 @@ impl<C: Clock> Caller<C> {
             add_one(&own[entry::CONSIDERED]);
         }
         (before.gate() || (falls && !before.keep())) && self.memory.ring(slot)
+    }
+
+    /// Wakes the next holder, and makes room for it unless that has cost a scheduler's slice lately: somebody else wants this
+    /// processor then, and the node is to be knocked at.
+    #[cfg(not(any(loom, shuttle)))]
+    #[cold]
+    fn wake_waiter(&self, area: u32, number: u32) {
+        let now = self.clock.coarse();
+        let yields = now >= self.stays_until.load(FIELD);
+        if self.memory.wake_waiter(area, number, yields) > LATE {
+            self.stays_until.store(now.saturating_add(STAY), FIELD);
+        }
     }
 
     /// A lock that the node keeps in its own table is given back by the node.

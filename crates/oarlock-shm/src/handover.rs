@@ -1,5 +1,8 @@
 //! Hand-over: a releaser gives the word to the waiter that the node has named (M10).
 
+#[cfg(not(any(loom, shuttle)))]
+use std::time::{Duration, Instant};
+
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::{entry, tail};
 use oarlock_layout::segment::{Grant, Stage, State};
@@ -44,16 +47,20 @@ impl Memory {
         Some(Passed::Over(then, (area, number)))
     }
 
-    /// Wakes whoever sleeps on an entry. If it sleeps on this processor, it goes on before this thread does.
+    /// Wakes whoever sleeps on an entry. If that is on this processor and `yields` says so, it goes on before this thread does.
+    /// How long that took.
     #[cfg(not(any(loom, shuttle)))]
     #[cold]
-    pub(crate) fn wake_waiter(&self, area: u32, number: u32) {
+    pub(crate) fn wake_waiter(&self, area: u32, number: u32, yields: bool) -> Duration {
         let first = self.geometry().entry(area, number);
-        if self.wake(first + entry::STATE)
-            && self[first + entry::SLEEPS_ON].load(FIELD) == rustix::thread::sched_getcpu() as u64
-        {
-            rustix::thread::sched_yield();
+        let woken = self.wake(first + entry::STATE);
+        let here = || self[first + entry::SLEEPS_ON].load(FIELD) == rustix::thread::sched_getcpu() as u64;
+        if !(woken && yields && here()) {
+            return Duration::ZERO;
         }
+        let begin = Instant::now();
+        rustix::thread::sched_yield();
+        begin.elapsed()
     }
 }
 

@@ -543,3 +543,35 @@ fn a_recount_does_not_offer_the_next_in_the_entry_of_a_lock_that_was_handed_over
     stage.hub.end(SessionId(3));
     assert_eq!(stage.hub.taken(slot), Some(lock), "the node hears that it was granted");
 }
+
+/// R5: a writer that keeps to the rules, and a node that reads the block beside it.
+#[test]
+fn a_block_that_is_written_all_the_time_is_never_said_to_be_none() {
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    stage.hub.set_value_ready(slot, true);
+    let party = Party { flags: Flags::VALBLK, ..PARTY };
+    let one = stage.session(1);
+    let hold = held(one.acquire(spot, EX, &party, true, First::seat(0)));
+    assert!(one.write_value(hold, Some([7; VALUE_BYTES])));
+    one.release(hold).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let (mut never, mut all) = (0u64, 0u64);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let hold = held(one.acquire(spot, PW, &party, true, First::seat(0)));
+                one.write_value(hold, Some([8; VALUE_BYTES]));
+                one.release(hold).unwrap();
+            }
+        });
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        while std::time::Instant::now() < end {
+            all += 1;
+            let value = stage.hub.value(slot);
+            never += u64::from(value.valid && value.sequence == 0);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(never, 0, "of {all}");
+}

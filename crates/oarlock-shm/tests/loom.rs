@@ -775,3 +775,66 @@ fn the_node_and_a_releaser_do_not_both_grant_a_waiter() {
     };
     check(None, scenario, &[]);
 }
+
+/// A releaser hands over while the node is about to grant; the waiter gives back and takes another lock in the same entry.
+#[test]
+fn the_node_does_not_rename_an_entry_that_was_taken_anew() {
+    let scenario = || {
+        let mut stage = Stage::new(2);
+        let (slot, spot) = stage.owned("r", EX);
+        let (other, elsewhere) = stage.owned("s", EX);
+        let (one, two) = (stage.session(1), stage.session(2));
+        let hold = held(one.acquire(spot, EX, &PARTY, true, First::seat(0)));
+        let ticket = waits(two.acquire(spot, PR, &PARTY, true, First::seat(0)));
+        let lock = lock_of(2, ticket.entry);
+        stage.hub.set_gate(slot);
+        stage.hub.offer(slot, Some((lock, PR)));
+        let hold = held(one.lower(hold, PR));
+        race(2, &stage);
+        let programs = spawn(move || {
+            one.release(hold).unwrap();
+            let Answer::Held(hold) = two.look(ticket) else { return None };
+            let Taken::Held { hold, .. } = two.wake(hold) else { return None };
+            two.release(hold).unwrap();
+            hold_of(two.acquire(elsewhere, EX, &PARTY, false, First::seat(0)))
+        });
+        stage.admit(slot, lock, PR);
+        let taken = programs.join().unwrap();
+        rest();
+        let locks = stage.at_rest(other);
+        assert_eq!(locks.len(), usize::from(taken.is_some()), "{MISCOUNT}");
+    };
+    check(Some(2), scenario, &[]);
+}
+
+/// Dies when it looks at the clock: after its commit, before it looks whether its session has ended.
+struct Dies;
+
+impl oarlock_shm::Clock for Dies {
+    fn coarse(&self) -> u64 {
+        resume_unwind(Box::new("dies"))
+    }
+}
+
+#[test]
+fn an_attempt_whose_session_ends_and_whose_program_dies_leaves_no_count() {
+    let scenario = || {
+        let mut stage = Stage::new(1);
+        let (slot, spot) = stage.owned("r", EX);
+        let place = stage.hub.attach(SessionId(1), 0).unwrap();
+        let one = oarlock_shm::Caller::new(Arc::clone(stage.memory()), place, Dies);
+        race(2, &stage);
+        let caller = spawn(move || {
+            let _ = catch_unwind(AssertUnwindSafe(|| one.acquire(spot, EX, &PARTY, true, First::seat(0))));
+        });
+        stage.hub.end(SessionId(1));
+        for lock in stage.hub.of_session(SessionId(1)) {
+            stage.hub.drop(lock);
+        }
+        caller.join().unwrap();
+        rest();
+        stage.hub.bury(SessionId(1));
+        assert!(stage.at_rest(slot).is_empty());
+    };
+    check(Some(3), scenario, &[]);
+}

@@ -104,23 +104,23 @@ impl Areas {
         })
     }
 
-    /// The program of a session is gone.
-    pub(super) fn bury(&mut self, session: SessionId) {
-        if let Some(number) = self.number(session) {
-            self.areas[number as usize].as_mut().expect("a session's area is in use").buried = true;
-            self.settle(number);
-        }
+    /// The program of a session is gone. Its area.
+    pub(super) fn bury(&mut self, session: SessionId) -> Option<u32> {
+        let number = self.number(session)?;
+        self.areas[number as usize].as_mut().expect("a session's area is in use").buried = true;
+        Some(number)
     }
 
-    /// Gives an area free if nothing of its last session is left.
-    pub(super) fn settle(&mut self, number: u32) {
-        let Some(area) = self.areas[number as usize].as_ref() else { return };
+    /// Gives an area free if nothing of its last session is left. True: it is.
+    pub(super) fn settle(&mut self, number: u32) -> bool {
+        let Some(area) = self.areas[number as usize].as_ref() else { return false };
         if area.live || !area.buried || area.ending > 0 {
-            return;
+            return false;
         }
         self.of.remove(&area.session);
         self.by_bit[number as usize % 64].retain(|n| *n != number);
         self.areas[number as usize] = None;
         self.free.push(number);
+        true
     }
 }

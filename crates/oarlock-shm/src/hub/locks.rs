@@ -185,11 +185,15 @@ impl Hub {
         let generation = self.place(slot).generation;
         let users = 1 << (place.0 % 64);
         self.memory.slot(slot.0)[slot::USERS].fetch_or(users, TAKE);
-        let own = self.cells(place);
-        let bits = u64::from(flags(own) | SLOW);
-        own[entry::SLOT].store(u64::from(slot.0) | bits << 32, FIELD);
-        own[entry::SLOT_GENERATION].store(generation, FIELD);
-        own[entry::SINCE].store(claim.since.0, FIELD);
+        // The entry of one that is offered says so already, and is not to be touched: a releaser may grant it at any time, and
+        // its program be at another lock by then. One that is not waits until the node has answered.
+        if self.place(slot).offered().is_none_or(|(offered, _)| offered != claim.lock) {
+            let own = self.cells(place);
+            let bits = u64::from(flags(own) | SLOW);
+            own[entry::SLOT].store(u64::from(slot.0) | bits << 32, FIELD);
+            own[entry::SLOT_GENERATION].store(generation, FIELD);
+            own[entry::SINCE].store(claim.since.0, FIELD);
+        }
         let mut full = false;
         let counted = self.update(slot, |word| {
             let more = word.admits(mode).then(|| word.with(mode));
@@ -353,7 +357,7 @@ impl Hub {
         own[entry::STATE].store(now.freed().0, SHOW);
         if ending && let Some(area) = self.areas.get_mut(place.0) {
             area.ending = area.ending.saturating_sub(1);
-            self.areas.settle(place.0);
+            self.settle(place.0);
         }
     }
 

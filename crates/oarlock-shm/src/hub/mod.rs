@@ -23,7 +23,7 @@ mod locks;
 mod recount;
 mod words;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -64,6 +64,8 @@ pub struct Hub {
     /// Slots that the hub itself has something to say about.
     rung: VecDeque<u32>,
     wakes: VecDeque<Wake>,
+    /// Slots whose last writer died before anybody knew what it had written.
+    spoilt: BTreeSet<u32>,
 }
 
 /// What the node knows of a slot.
@@ -146,6 +148,7 @@ impl Hub {
             ears: Ears::default(),
             rung: VecDeque::new(),
             wakes: VecDeque::new(),
+            spoilt: BTreeSet::new(),
         }
     }
 

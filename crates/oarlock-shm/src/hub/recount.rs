@@ -36,18 +36,33 @@ impl Hub {
                 self.areas.take(session, segment)?
             }
         };
-        // What the program of the last session claimed after that had ended, it claims no more: it is certainly gone.
-        for entry in search::touched(&self.memory, number) {
-            let cell = &self.cells((number, entry))[entry::STATE];
-            let left = state(cell);
-            if left.stage() != Some(Stage::Free) {
-                cell.store(left.freed().0, SHOW);
-            }
-        }
+        self.sweep(number);
         let word = &self.memory.area(number)[area::SESSION];
         let session_word = word.load(FIELD).wrapping_add(1);
         word.store(session_word, SHOW);
         Some(Seat { area: number, session_word, epoch: self.memory[header::EPOCH].load(LOOK) })
+    }
+
+    /// Gives an area free if nothing of its last session is left.
+    pub(super) fn settle(&mut self, number: u32) {
+        if self.areas.settle(number) {
+            self.sweep(number);
+        }
+    }
+
+    /// What the program of an area's last session claimed after that had ended, it claims no more: it is certainly gone.
+    /// It may have counted it, too, and not have come to give it back.
+    fn sweep(&mut self, number: u32) {
+        let mut unsure = BTreeSet::new();
+        for entry in search::touched(&self.memory, number) {
+            let own = self.cells((number, entry));
+            let left = state(&own[entry::STATE]);
+            if left.stage() != Some(Stage::Free) {
+                unsure.insert(named(own).0);
+                own[entry::STATE].store(left.freed().0, SHOW);
+            }
+        }
+        self.recount(&unsure);
     }
 
     /// The node has dropped all that it found of a session before it buried it. What is left in such an area is what a
@@ -59,7 +74,7 @@ impl Hub {
         }
         if let Some(area) = self.areas.get_mut(number) {
             area.ending = 0;
-            self.areas.settle(number);
+            self.settle(number);
         }
     }
 
@@ -73,7 +88,7 @@ impl Hub {
         fence(At::Turn);
         let ambiguous = self.end_entries(number);
         self.recount(&ambiguous);
-        self.areas.settle(number);
+        self.settle(number);
     }
 
     /// Takes every entry of an area from its program. The slots whose words may count what no entry says.
@@ -116,11 +131,19 @@ impl Hub {
             self.place_mut(number).rare().offered = None;
             self.memory.tail(slot)[tail::OFFERED].store(Offer::NONE.0, SHOW);
         }
-        // A writer that died on its way out may have written half of what it wanted to (M6, 35).
+        // A writer that died on its way out wrote what nobody has taken over yet (M6, 35).
         if was.stage() == Some(Stage::Lowering) && was.mode().is_some_and(Mode::writes_value) {
-            let value = self.memory.read_block(slot).unwrap_or_default();
-            self.memory.write_block(slot, &value.invalidated());
-            self.rung.push_back(slot);
+            self.spoilt.insert(slot);
+        }
+    }
+
+    /// Marks the block of a writer that died, while the slot is shut. Not if somebody can write it: he was granted it after
+    /// that one's last word, which was whole.
+    fn spoil(&mut self, slot: Slot, counts: &Counts) {
+        let writer = |mode: Mode| mode.writes_value() && counts.of(mode) > 0;
+        if self.spoilt.remove(&slot.0) && !Mode::ALL.into_iter().any(writer) {
+            let value = self.memory.read_block_or_spoilt(slot.0);
+            self.memory.write_block(slot.0, &value.invalidated());
         }
     }
 
@@ -137,6 +160,7 @@ impl Hub {
         }
         for slot in &slots {
             let counts = self.count_entries(*slot);
+            self.spoil(*slot, &counts);
             self.publish(*slot, counts);
         }
     }

@@ -206,7 +206,9 @@ impl Words for Hub {
     }
 
     fn bury(&mut self, session: SessionId) {
-        self.areas.bury(session);
+        if let Some(number) = self.areas.bury(session) {
+            self.settle(number);
+        }
     }
 
     fn end(&mut self, session: SessionId) {
@@ -258,7 +260,7 @@ impl Words for Hub {
     }
 
     fn value(&self, slot: Slot) -> Value {
-        self.memory.read_block(slot.0).unwrap_or_default()
+        self.memory.read_block_or_spoilt(slot.0)
     }
 
     fn set_value(&mut self, slot: Slot, value: Value) {
