@@ -306,3 +306,70 @@ pub(crate) fn say(loss: Option<Loss>) -> &'static str {
         Some(Loss::Session) | None => "the node has ended this session",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// M1: what a thread takes by a store is its own, and another's once it has ended. One test, since seats are the
+    /// process's.
+    #[test]
+    fn a_seat_is_one_threads_and_comes_back() {
+        let together = |threads: usize| -> Vec<First> {
+            let all = Barrier::new(threads);
+            let sit = || {
+                let first = first();
+                assert_eq!(first, super::first(), "it keeps its seat");
+                all.wait();
+                first
+            };
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..threads).map(|_| scope.spawn(sit)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            })
+        };
+        let seats = || (0..SEATS).map(First::seat);
+        for round in 0..3 {
+            let firsts = together(SEATS as usize + 3);
+            for seat in seats() {
+                assert_eq!(
+                    firsts.iter().filter(|first| **first == seat).count(),
+                    1,
+                    "round {round}: {seat:?}"
+                );
+            }
+            let shared = firsts.iter().filter(|first| !seats().any(|seat| seat == **first));
+            assert_eq!(shared.count(), 3, "round {round}");
+        }
+        // One after the other they need one seat together.
+        let firsts: BTreeSet<String> = (0..20).map(|_| format!("{:?}", together(1)[0])).collect();
+        assert_eq!(firsts.len(), 1, "{firsts:?}");
+        who_ends_has_no_seat();
+    }
+
+    /// A thread that ends has given its seat back before what else it leaves is dropped.
+    fn who_ends_has_no_seat() {
+        struct Late(std::sync::mpsc::Sender<First>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                self.0.send(first()).unwrap();
+            }
+        }
+        thread_local! {
+            static LATE: Local<Option<Late>> = const { Local::new(None) };
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Registered before the seat, so that it is dropped after it.
+            LATE.set(Some(Late(sender)));
+            first();
+        })
+        .join()
+        .unwrap();
+        let late = receiver.recv().unwrap();
+        assert!((0..SEATS).all(|seat| late != First::seat(seat)), "{late:?}");
+    }
+}

@@ -455,6 +455,11 @@ impl Table {
                 if let Some(shared) = entry.shared
                     && self.ended.is_none()
                 {
+                    // An answer of which the entry says nothing leaves it waiting, for nobody.
+                    if let Found::Waiting(_) = shared.segment.caller.look(shared.ticket) {
+                        let granted = shared.segment.caller.withdraw(shared.ticket);
+                        shared.give_back(granted, effects);
+                    }
                     shared.segment.caller.close(shared.ticket.entry);
                 }
             }

@@ -7,7 +7,8 @@
 //!   └───────────────────────────────────────────────────────────┴───────┴──────┴───────┘
 //! ```
 //!
-//! It is changed by compare-exchange only. The generation grows whenever the entry becomes free and whenever the node
+//! It is changed by compare-exchange, but where only one can change it at all: a free entry of a thread's own is taken, and
+//! a lock that is given back is let go of, by a store. The generation grows whenever the entry becomes free and whenever the node
 //! takes something back, so that an exchange prepared before fails after. The low half is what waiters sleep on.
 
 use core::fmt;
