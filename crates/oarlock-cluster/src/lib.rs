@@ -27,12 +27,16 @@ extern crate alloc;
 mod clock;
 mod forming;
 mod hearing;
+pub mod lease;
+pub mod registry;
 mod standing;
 mod violation;
 
 pub use clock::LogicalClock;
 pub use forming::{Forming, FormingConfig, Output};
 pub use hearing::Hearing;
+pub use lease::Lease;
 pub use oarlock_layout::message::form::{Form, Phase};
+pub use registry::Registry;
 pub use standing::{PeerStanding, Said, Wait};
 pub use violation::Violation;

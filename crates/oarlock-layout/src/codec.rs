@@ -51,6 +51,30 @@ pub enum Malformed {
     /// Text that is not UTF-8.
     #[error("{0} is not UTF-8 text")]
     Text(&'static str),
+    /// A record of numbered fields lacks one that it cannot do without.
+    #[error("{record} has no {field}")]
+    Missing {
+        /// Which record.
+        record: &'static str,
+        /// Which field.
+        field: &'static str,
+    },
+    /// Numbered fields that do not ascend: one of them is there twice, or the bytes are not what we write.
+    #[error("field {number} of {record} is out of order")]
+    OutOfOrder {
+        /// Which record.
+        record: &'static str,
+        /// Number of the field.
+        number: u16,
+    },
+    /// A field that this version does not know and that its writer did not let us skip.
+    #[error("{record} has a field {number} that this version does not know and must not ignore")]
+    Critical {
+        /// Which record.
+        record: &'static str,
+        /// Number of the field.
+        number: u16,
+    },
 }
 
 /// Bytes that two programs agree on.
