@@ -1,7 +1,10 @@
 //! The registry under commands in any order: what each condition is for, and that every node agrees.
 
+mod founding;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use founding::{WALL, cluster, init, join, key, renew, settings, start, token};
 use oarlock_cluster::registry::{
     Basis, Command, FENCES_PER_NODE_MAX, HISTORY_MAX, Need, Order, Out, Outcome, Refusal, Registry,
     RestoreError, Role, SpaceSettings, TOKENS_MAX,
@@ -15,90 +18,12 @@ use proptest::prelude::*;
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
-const CLUSTER: [u8; 16] = [7; 16];
-const WALL: u64 = 1_800_000_000;
-
-fn settings() -> SpaceSettings {
-    SpaceSettings {
-        order: Order::Passover,
-        value: 64,
-        retain: true,
-        resources_max: 1 << 20,
-        owner: 0,
-        group: 0,
-        mode: 0o660,
-    }
-}
-
-fn key(node: u16) -> PublicKey {
-    PublicKey([node as u8 + 1; 32])
-}
-
-fn address(node: u16) -> std::net::SocketAddr {
-    std::net::SocketAddr::from(([10, 0, 0, node as u8], 7000))
-}
-
-fn init(above: u32) -> Command {
-    let (name, address, key) = ("n0".into(), address(0), key(0));
-    Command::Init { cluster: CLUSTER, name, address, key, above: Epoch(above), settings: settings() }
-}
-
-fn token(serial: u64, node: u16) -> Command {
-    Command::CreateToken {
-        serial,
-        hash: [serial as u8; 32],
-        name: format!("n{node}"),
-        wall: WALL,
-        expires: WALL + 60,
-    }
-}
-
-fn join(serial: u64, node: u16) -> Command {
-    Command::Join {
-        cluster: CLUSTER,
-        hash: [serial as u8; 32],
-        name: format!("n{node}"),
-        address: address(node),
-        key: key(node),
-        wall: WALL + 5,
-    }
-}
-
-fn start(node: NodeId, incarnation: u64) -> Command {
-    Command::Start {
-        node,
-        key: key(node.0),
-        incarnation: Incarnation(incarnation),
-        nonce: incarnation * 11,
-        fences: Vec::new(),
-    }
-}
-
-fn renew(node: NodeId, incarnation: u64, number: u64) -> Command {
-    Command::Renew { node, incarnation: Incarnation(incarnation), number }
-}
-
 fn evict(epoch: u32, out: &[(NodeId, u64, Basis)]) -> Command {
     let run = |(node, incarnation, basis): &(NodeId, u64, Basis)| {
         let (node, incarnation, basis) = (*node, Incarnation(*incarnation), *basis);
         Out { node, incarnation, basis, fences: Vec::new() }
     };
     Command::Evict { epoch: Epoch(epoch), out: out.iter().map(run).collect(), note: None }
-}
-
-/// A cluster of `nodes` members, all started as run 1: epoch = number of nodes.
-fn cluster(nodes: u16) -> Registry {
-    let mut registry = Registry::new();
-    assert_eq!(registry.apply(&init(0)), Outcome::Done);
-    for node in 1..nodes {
-        assert_eq!(registry.apply(&token(node.into(), node)), Outcome::Done);
-        let joined = Outcome::Joined { node: NodeId(node), above: Incarnation(0), already: false };
-        assert_eq!(registry.apply(&join(node.into(), node)), joined);
-    }
-    for node in 0..nodes {
-        assert_eq!(registry.apply(&start(NodeId(node), 1)), Outcome::Done);
-    }
-    registry
 }
 
 fn refused(registry: &mut Registry, command: &Command, refusal: Refusal) {
@@ -197,6 +122,37 @@ fn a_run_enters_once_and_its_clone_never() {
         &start(B, 1),
         Refusal::OldRun { entered: Incarnation(2), node: B, incarnation: Incarnation(1) },
     );
+}
+
+/// Whatever may be applied may also be carried, kept and read back.
+#[test]
+fn the_longest_verdicts_fit_their_bounds() {
+    let mut registry = Registry::new();
+    registry.apply(&init(0));
+    for node in 1..64 {
+        registry.apply(&token(node.into(), node));
+        registry.apply(&join(node.into(), node));
+    }
+    for round in 1..=HISTORY_MAX as u64 + 1 {
+        for node in 0..64 {
+            let entered = registry.apply(&start(NodeId(node), round));
+            let full = Outcome::Refused(Refusal::FencesPending(NodeId(node)));
+            let expected = if round > FENCES_PER_NODE_MAX as u64 { full } else { Outcome::Done };
+            assert_eq!(entered, expected);
+        }
+        let out = registry.view().members.iter().map(|m| Out {
+            node: m.node,
+            incarnation: m.incarnation,
+            basis: Basis::ByHand,
+            fences: (0..63).map(|volume| Need::Tail { volume }).collect(),
+        });
+        let evict = Command::Evict { epoch: registry.view().epoch, out: out.collect(), note: None };
+        let read = Command::from_bytes(&evict.to_bytes());
+        assert_eq!(read.as_ref(), Ok(&evict));
+        registry.apply(&evict);
+        assert_eq!(Registry::restore(&registry.snapshot()).as_ref(), Ok(&registry));
+    }
+    assert_eq!(registry.fences().count(), 64 * FENCES_PER_NODE_MAX);
 }
 
 #[test]
@@ -534,7 +490,7 @@ impl Ledger {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Two registries that apply the same commands agree byte for byte, one of them through bytes and snapshots; what
     /// is repeated changes nothing; and the ledger holds.

@@ -15,8 +15,8 @@ use super::record::{
     ClusterId, FENCES_PER_NODE_MAX, Need, Out, Role, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, TokenHash,
 };
 
-/// Longest command: a verdict that puts out a whole cluster with its fences is far below.
-pub const COMMAND_BYTES_MAX: usize = 64 << 10;
+/// Longest command. The longest that there is puts out a whole cluster, each run with all the fences it may have.
+pub const COMMAND_BYTES_MAX: usize = 128 << 10;
 
 choice! {
     /// One change of the registry, with the condition under which it is one.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use oarlock_layout::codec::{Malformed, Reader, Writer};
 use oarlock_layout::id::SpaceId;
+use oarlock_layout::limit::NODES_MAX;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::view::View;
 
@@ -72,6 +73,7 @@ impl Registry {
         };
         let mut bytes = Vec::new();
         snapshot.put(&mut Writer::new(&mut bytes));
+        assert!(bytes.len() <= SNAPSHOT_BYTES_MAX, "the bounds of the records keep a snapshot below its own");
         bytes
     }
 
@@ -113,7 +115,8 @@ impl Registry {
             self.members.get(&m.node).is_some_and(|r| !r.left && r.entered == m.incarnation)
         };
         let known = |f: &Fence| self.members.get(&f.node).is_some_and(|r| f.incarnation <= r.entered);
-        let rules: [(bool, &'static str); 8] = [
+        let rules: [(bool, &'static str); 9] = [
+            (self.members.keys().all(|n| usize::from(n.0) < NODES_MAX), "a node id is too large"),
             (ascending, "members of the view are out of order"),
             (super::fits(self.view.epoch), "the epoch does not fit a token"),
             (self.view.members.iter().all(entered), "the view names a run that never entered"),
