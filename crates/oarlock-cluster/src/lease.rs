@@ -106,8 +106,8 @@ impl Lease {
     pub fn handle_renewed(&mut self, now: Instant, number: u64) {
         // What the clock says comes first: a confirmation that arrives after the end does not undo it.
         self.handle_timeout(now);
-        let confirmed = self.sent.iter().find(|(n, _)| *n == number);
-        let (Some((_, sent)), true) = (confirmed, self.standing != Standing::Lost) else { return };
+        // A lost lease has nothing outstanding that could be confirmed.
+        let Some((_, sent)) = self.sent.iter().find(|(n, _)| *n == number) else { return };
         self.until = self.until.max(end(*sent));
         self.sent.retain(|(n, _)| *n > number);
         self.settle(now);
@@ -296,7 +296,7 @@ mod tests {
         lease.handle_evicted(T(100));
         assert_eq!((lease.standing(), lease.lease_until()), (Standing::Lost, T(100)));
         lease.handle_renewed(T(110), 1);
-        assert_eq!(lease.standing(), Standing::Lost);
+        assert_eq!((lease.standing(), lease.lease_until()), (Standing::Lost, T(100)));
     }
 
     proptest! {
@@ -335,8 +335,8 @@ mod tests {
                 }
                 prop_assert_eq!(lost, T(now) >= end(newest));
                 prop_assert_eq!(lost, lease.standing() == Standing::Lost);
+                prop_assert_eq!(lease.lease_until(), end(newest));
                 if !lost {
-                    prop_assert_eq!(lease.lease_until(), end(newest));
                     prop_assert!(lease.poll_timeout().is_some_and(|at| at > T(now)));
                 }
                 prop_assert!(lease.sent.len() <= 5);

@@ -1,0 +1,311 @@
+//! From evidence to a proposed verdict, at any member (L5, L7, L8, L10, I20).
+//!
+//! ```text
+//!   a command was applied here ──►┌───────┐
+//!   the registry answered us   ──►│       │──► Evict   to the coordinator, who makes it one of all proposals,
+//!   a member's report          ──►│ Watch │            if it still holds when it is applied
+//!   served volumes             ──►│       │
+//!   time                       ──►└───────┘
+//! ```
+//!
+//! Nobody acts on a suspicion: what leaves here is a proposal that names what it rests on, and the registry
+//! refuses it if that has changed. Every member watches; the first proposal that applies makes the others late.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use oarlock_layout::id::{Incarnation, NodeId};
+use oarlock_layout::limit::{LEASE, LEASE_DRIFT, RENEW, SILENT, VERDICT_HOLD};
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::view::View;
+
+use crate::partition::{NodeSet, Weight, largest};
+use crate::registry::{Basis, Command, Out, Registry, Role};
+
+/// A longer time without an answer means that the registry was away: nobody else could renew either.
+const ANSWER_GAP: Duration = RENEW.saturating_mul(2);
+/// A report that was not repeated for so long says nothing any more: members report at each change and at least twice
+/// in this time. No longer than what a pair must be silent, so that one report alone never leads to a verdict.
+const REPORT_LIFE: Duration = SILENT;
+
+/// Watches the members of the view and proposes who is to be put out of it.
+///
+/// *Inputs* are the `handle_` methods; after each, drain [`poll_output`](Watch::poll_output), then sleep until
+/// [`poll_timeout`](Watch::poll_timeout). Time is CLOCK_BOOTTIME of this node (L9).
+///
+/// Three verdicts are proposed:
+///
+/// * **A lease is over** (L2): lease and drift have passed here since the member's last renewal was *applied* here, and
+///   the registry has answered this node all that time. If it was away, everybody gets a whole lease from its return:
+///   the loss of the coordinator's leader evicts nobody.
+/// * **Surrendered** (L5): at once.
+/// * **Partition** (L7): two members are silent to each other although both have renewed since, and still are a silent
+///   time after that. All that are not in the [`largest`] set that hears each other go in one view; then such
+///   verdicts wait for [`VERDICT_HOLD`]. A member that died is silent too, but renews no more: it is left to its lease.
+///   One that was paused is heard again as soon as it renews.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    me: NodeId,
+    incarnation: Incarnation,
+    view: View,
+    members: BTreeMap<NodeId, Watched>,
+    /// Begin of the time without gaps in which the registry answered, and the last answer.
+    answered: Option<(Instant, Instant)>,
+    reports: BTreeMap<NodeId, Report>,
+    /// Silent pairs, lower id first.
+    pairs: BTreeMap<(NodeId, NodeId), Pair>,
+    volumes: BTreeMap<NodeId, u32>,
+    held_until: Instant,
+    /// What was proposed last under this view, and when.
+    proposed: Option<(Vec<Out>, Instant)>,
+    wake: Option<Instant>,
+    outputs: VecDeque<Command>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    incarnation: Incarnation,
+    renewal: u64,
+    /// When that renewal was applied here.
+    applied: Instant,
+    surrendered: bool,
+    voter: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Report {
+    silent: NodeSet,
+    at: Instant,
+}
+
+/// Since when each of a silent pair is known to live.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pair {
+    renewed: [Option<Instant>; 2],
+}
+
+impl Pair {
+    /// When the pair has been silent for long enough while both hold leases.
+    fn due(&self) -> Option<Instant> {
+        let [a, b] = self.renewed;
+        Some(a?.max(b?) + SILENT)
+    }
+}
+
+impl Watch {
+    /// Begins to watch, as run `incarnation` of `me`, which need not be in the view: whoever waits to be let in watches as
+    /// well, for there may be nobody else. All renewals count as applied now.
+    pub fn new(now: Instant, me: NodeId, incarnation: Incarnation, registry: &Registry) -> Watch {
+        let mut watch = Watch {
+            me,
+            incarnation,
+            view: View::default(),
+            members: BTreeMap::new(),
+            answered: None,
+            reports: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            held_until: now,
+            proposed: None,
+            wake: None,
+            outputs: VecDeque::new(),
+        };
+        watch.handle_applied(now, registry);
+        watch
+    }
+
+    /// A command was applied here, or a snapshot restored.
+    pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
+        if registry.view().epoch != self.view.epoch {
+            let news = registry.history().iter().filter(|c| c.view.epoch > self.view.epoch);
+            let mut out = news.flat_map(|change| &change.out);
+            if out.any(|run| matches!(run.basis, Basis::Partition { .. })) {
+                self.held_until = now + VERDICT_HOLD;
+            }
+            self.view = registry.view().clone();
+            self.proposed = None;
+        }
+        let before = core::mem::take(&mut self.members);
+        for member in self.view.members.clone() {
+            let record = registry.member(member.node).expect("the view names members");
+            let watched = before.get(&member.node).filter(|w| w.incarnation == member.incarnation);
+            let applied = match watched {
+                Some(watched) if watched.renewal == record.renewal => watched.applied,
+                Some(_) => {
+                    self.renewed(now, member.node);
+                    now
+                }
+                None => {
+                    // Another run: what was said of and by the earlier one says nothing.
+                    self.reports.remove(&member.node);
+                    self.pairs.retain(|(a, b), _| *a != member.node && *b != member.node);
+                    now
+                }
+            };
+            let watched = Watched {
+                incarnation: member.incarnation,
+                renewal: record.renewal,
+                applied,
+                surrendered: record.surrendered,
+                voter: record.role == Role::Voter,
+            };
+            self.members.insert(member.node, watched);
+        }
+        self.evaluate(now);
+    }
+
+    fn renewed(&mut self, now: Instant, node: NodeId) {
+        for ((a, b), pair) in &mut self.pairs {
+            for (end, renewed) in [a, b].into_iter().zip(&mut pair.renewed) {
+                if *end == node {
+                    renewed.get_or_insert(now);
+                }
+            }
+        }
+    }
+
+    /// A command that this node proposed was applied here, whatever came of it: the registry is there. A member's
+    /// renewals say so each [`RENEW`]; whoever is not in the view repeats its start as often.
+    pub fn handle_answered(&mut self, now: Instant) {
+        self.answered = match self.answered {
+            Some((since, last)) if now.since(last) <= ANSWER_GAP => Some((since, now)),
+            _ => Some((now, now)),
+        };
+        self.evaluate(now);
+    }
+
+    /// Member `from` says to whom its circuits are silent; nobody else is. Our own say counts like any other.
+    pub fn handle_report(&mut self, now: Instant, from: NodeId, silent: NodeSet) {
+        if self.members.contains_key(&from) {
+            self.reports.insert(from, Report { silent, at: now });
+            self.evaluate(now);
+        }
+    }
+
+    /// How many volumes a member serves; decides where sets are equal otherwise.
+    pub fn handle_volumes(&mut self, node: NodeId, volumes: u32) {
+        self.volumes.insert(node, volumes);
+    }
+
+    /// The moment of [`poll_timeout`](Watch::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.evaluate(now);
+    }
+
+    /// The next proposal: an [`Evict`](Command::Evict) without fences. Whoever knows which volumes are at stake adds them.
+    pub fn poll_output(&mut self) -> Option<Command> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Watch::handle_timeout).
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    fn evaluate(&mut self, now: Instant) {
+        self.wake = None;
+        self.note_silence(now);
+        let mut out = self.surrendered();
+        if let Some(since) = self.answered_since(now) {
+            self.add_ended_leases(now, since, &mut out);
+            self.add_partitioned(now, &mut out);
+        }
+        out.sort_unstable_by_key(|run| run.node);
+        self.propose(now, out);
+    }
+
+    /// Keeps the list of silent pairs. One direction is enough: a link that carries nothing back is none.
+    fn note_silence(&mut self, now: Instant) {
+        self.reports.retain(|_, report| now < report.at + REPORT_LIFE);
+        if let Some(first) = self.reports.values().map(|r| r.at).min() {
+            self.wake_at(first + REPORT_LIFE);
+        }
+        let says = |from, of| self.reports.get(&from).is_some_and(|r| r.silent.contains(of));
+        let mut pairs = BTreeMap::new();
+        for a in self.members.keys() {
+            for b in self.members.range(*a..).map(|(b, _)| b).filter(|b| *b != a) {
+                if says(*a, *b) || says(*b, *a) {
+                    pairs.insert((*a, *b), self.pairs.get(&(*a, *b)).copied().unwrap_or_default());
+                }
+            }
+        }
+        self.pairs = pairs;
+    }
+
+    fn surrendered(&self) -> Vec<Out> {
+        let gone = self.members.iter().filter(|(_, watched)| watched.surrendered);
+        gone.map(|(node, watched)| run(*node, watched, Basis::Surrendered)).collect()
+    }
+
+    /// Since when the registry has answered without a gap, if it still does.
+    fn answered_since(&self, now: Instant) -> Option<Instant> {
+        self.answered.filter(|(_, last)| now.since(*last) <= ANSWER_GAP).map(|(since, _)| since)
+    }
+
+    fn add_ended_leases(&mut self, now: Instant, since: Instant, out: &mut Vec<Out>) {
+        let me = (self.me, self.incarnation);
+        let others = self.members.iter().filter(|(n, w)| (**n, w.incarnation) != me && !w.surrendered);
+        let mut first = None;
+        for (node, watched) in others {
+            let over = watched.applied.max(since) + LEASE + LEASE_DRIFT;
+            if now >= over {
+                out.push(run(*node, watched, Basis::LeaseOver { renewal: watched.renewal }));
+            } else {
+                first = Some(first.map_or(over, |f: Instant| f.min(over)));
+            }
+        }
+        if let Some(first) = first {
+            self.wake_at(first);
+        }
+    }
+
+    fn add_partitioned(&mut self, now: Instant, out: &mut Vec<Out>) {
+        let goes = |node: &NodeId, out: &[Out]| out.iter().any(|o| o.node == *node);
+        let pairs = self.pairs.iter().filter(|((a, b), _)| !goes(a, out) && !goes(b, out));
+        let Some(due) = pairs.filter_map(|(_, pair)| pair.due()).min() else { return };
+        let due = due.max(self.held_until);
+        if now < due {
+            return self.wake_at(due);
+        }
+        let weight = |(node, watched): (&NodeId, &Watched)| {
+            let volumes = self.volumes.get(node).copied().unwrap_or(0);
+            (*node, Weight { voter: watched.voter, volumes })
+        };
+        let members = self.members.iter().filter(|(n, _)| !goes(n, out)).map(weight).collect();
+        // Every silent pair counts, also one that was noticed just now: one fault shows in many places, a little
+        // later in some of them.
+        let mut silent: BTreeMap<NodeId, NodeSet> = BTreeMap::new();
+        for (a, b) in self.pairs.keys() {
+            silent.entry(*a).or_default().insert(*b);
+        }
+        let kept = largest(&members, &silent);
+        let basis = Basis::Partition { kept: kept.len() as u16 };
+        let rest = members.keys().filter(|n| !kept.contains(**n));
+        out.extend(rest.map(|node| run(*node, &self.members[node], basis)));
+    }
+
+    /// Proposes once for each thing seen, and again each [`RENEW`] while it stays so: proposals get lost.
+    fn propose(&mut self, now: Instant, out: Vec<Out>) {
+        if out.is_empty() {
+            self.proposed = None;
+            return;
+        }
+        let last = self.proposed.as_ref().filter(|(said, _)| *said == out).map(|(_, at)| *at + RENEW);
+        match last {
+            Some(again) if now < again => self.wake_at(again),
+            _ => {
+                self.wake_at(now + RENEW);
+                self.proposed = Some((out.clone(), now));
+                self.outputs.push_back(Command::Evict { epoch: self.view.epoch, out, note: None });
+            }
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+fn run(node: NodeId, watched: &Watched, basis: Basis) -> Out {
+    Out { node, incarnation: watched.incarnation, basis, fences: Vec::new() }
+}

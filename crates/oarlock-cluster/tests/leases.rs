@@ -1,0 +1,329 @@
+//! Several nodes with their leases, watches and registries, and one order of commands that reaches them late, never, or
+//! twice, while nodes pause and their clocks run at different rates.
+//!
+//! The claim (L2): nobody is evicted because its lease is over while its own lease is not. It is checked after every
+//! step, by the clock of the node itself.
+
+mod founding;
+
+use std::collections::VecDeque;
+
+use founding::{cluster, key, renew};
+use oarlock_cluster::lease::{Output, Standing};
+use oarlock_cluster::registry::{Basis, Command, Outcome, Refusal, Registry};
+use oarlock_cluster::{Lease, Watch};
+use oarlock_layout::id::{Incarnation, NodeId};
+use oarlock_layout::limit::RENEW;
+use oarlock_layout::time::Instant;
+
+const NODES: u16 = 4;
+/// True time moves in these steps.
+const STEP_NANOS: u64 = 4_000_000;
+/// How far off a clock may run, in thousandths; the margins are made for this.
+const SKEW: u64 = 40;
+
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// Mostly a few milliseconds, sometimes seconds.
+    fn delay(&mut self) -> u64 {
+        let ms = match self.below(12) {
+            0 => self.below(3_500),
+            1 | 2 => self.below(600),
+            _ => 1 + self.below(8),
+        };
+        ms * 1_000_000
+    }
+}
+
+struct Node {
+    id: NodeId,
+    incarnation: u64,
+    /// Thousandths of true time.
+    rate: u64,
+    offset: u64,
+    registry: Registry,
+    watch: Watch,
+    /// None while it waits to be let in, since the moment in `asked`.
+    lease: Option<Lease>,
+    asked: Option<(Instant, Instant)>,
+    /// How much of the order it has applied.
+    applied: usize,
+    /// When the next part of it arrives.
+    hears_at: u64,
+    paused_until: u64,
+    /// It reaches nobody before.
+    cut_until: u64,
+    /// Most of what it proposes is lost before.
+    lossy_until: u64,
+    /// It died; its next run starts then.
+    starts_at: Option<u64>,
+}
+
+impl Node {
+    fn clock(&self, now: u64) -> Instant {
+        Instant(self.offset + now / 1_000 * self.rate)
+    }
+}
+
+#[derive(Default, Debug)]
+struct Seen {
+    ended: u32,
+    saved: u32,
+    thawed: u32,
+    starts: u32,
+    renewals: u32,
+}
+
+struct World {
+    chance: Chance,
+    now: u64,
+    nodes: Vec<Node>,
+    /// Proposals on their way, with the moment they arrive.
+    flying: Vec<(u64, NodeId, Command)>,
+    order: Vec<(NodeId, Command)>,
+    truth: Registry,
+    seen: Seen,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let truth = cluster(NODES);
+        let nodes = (0..NODES).map(|n| {
+            let id = NodeId(n);
+            let rate =
+                [1_000 - SKEW, 1_000 + SKEW, 1_000 - SKEW + chance.below(2 * SKEW)][chance.below(3) as usize];
+            let offset = chance.below(1 << 40);
+            let now = Instant(offset);
+            Node {
+                id,
+                incarnation: 1,
+                rate,
+                offset,
+                registry: truth.clone(),
+                watch: Watch::new(now, id, Incarnation(1), &truth),
+                lease: Some(Lease::new(now, now)),
+                asked: None,
+                applied: 0,
+                hears_at: 0,
+                paused_until: 0,
+                cut_until: 0,
+                lossy_until: 0,
+                starts_at: None,
+            }
+        });
+        let nodes = nodes.collect();
+        World { chance, now: 0, nodes, flying: vec![], order: vec![], truth, seen: Seen::default() }
+    }
+
+    fn propose(&mut self, from: NodeId, command: Command) {
+        let copies = if self.chance.one_in(20) { 2 } else { 1 };
+        for _ in 0..copies {
+            let node = &self.nodes[usize::from(from.0)];
+            let lost = match self.now {
+                now if now < node.cut_until => true,
+                now if now < node.lossy_until => self.chance.below(10) < 8,
+                _ => self.chance.one_in(20),
+            };
+            if !lost {
+                let at = self.now + self.chance.delay();
+                self.flying.push((at, from, command.clone()));
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += STEP_NANOS;
+        self.arrive();
+        for n in 0..self.nodes.len() {
+            self.trouble(n);
+            let node = &self.nodes[n];
+            match node.starts_at {
+                Some(at) if self.now < at => {}
+                Some(_) => self.restart(n),
+                None if self.now < node.paused_until => {}
+                None => self.live(n),
+            }
+            self.check();
+        }
+    }
+
+    /// What arrives is put into the order, in whatever sequence it comes.
+    fn arrive(&mut self) {
+        let now = self.now;
+        let (due, rest) = core::mem::take(&mut self.flying).into_iter().partition(|(at, ..)| *at <= now);
+        self.flying = rest;
+        for (_, from, command) in due {
+            match self.truth.apply(&command) {
+                Outcome::Refused(Refusal::Renewed { .. }) => self.seen.saved += 1,
+                Outcome::Done => {
+                    if let Command::Evict { out, .. } = &command {
+                        let ended = out.iter().filter(|o| matches!(o.basis, Basis::LeaseOver { .. }));
+                        self.seen.ended += ended.count() as u32;
+                    }
+                    self.seen.renewals += u32::from(matches!(command, Command::Renew { .. }));
+                }
+                _ => {}
+            }
+            self.order.push((from, command));
+            self.check();
+        }
+    }
+
+    fn trouble(&mut self, n: usize) {
+        if self.chance.one_in(8_000) {
+            self.nodes[n].paused_until = self.now + self.chance.below(5_000) * 1_000_000;
+        }
+        if self.chance.one_in(8_000) {
+            self.nodes[n].cut_until = self.now + self.chance.below(5_000) * 1_000_000;
+        }
+        if self.chance.one_in(2_500) {
+            self.nodes[n].lossy_until = self.now + self.chance.below(6_000) * 1_000_000;
+        }
+    }
+
+    fn restart(&mut self, n: usize) {
+        self.seen.starts += 1;
+        let node = &mut self.nodes[n];
+        node.starts_at = None;
+        node.incarnation += 1;
+        let now = node.clock(self.now);
+        node.watch = Watch::new(now, node.id, Incarnation(node.incarnation), &node.registry);
+        node.lease = None;
+    }
+
+    fn live(&mut self, n: usize) {
+        self.hear(n);
+        let node = &mut self.nodes[n];
+        let (now, id, incarnation) = (node.clock(self.now), node.id, node.incarnation);
+        let mut proposals = VecDeque::new();
+        match &mut node.lease {
+            Some(lease) => {
+                lease.handle_timeout(now);
+                while let Some(output) = lease.poll_output() {
+                    match output {
+                        Output::Renew { number } => proposals.push_back(renew(id, incarnation, number)),
+                        Output::Lost => {
+                            node.starts_at = Some(self.now + self.chance.below(2_000) * 1_000_000)
+                        }
+                        Output::Thawed => self.seen.thawed += 1,
+                        Output::Frozen | Output::EndChildren | Output::KillChildren => {}
+                    }
+                }
+            }
+            None => {
+                if node.asked.is_none_or(|(_, last)| now >= last + RENEW) {
+                    node.asked = Some((node.asked.map_or(now, |(first, _)| first), now));
+                    let (key, incarnation) = (key(id.0), Incarnation(incarnation));
+                    let fences = Vec::new();
+                    proposals.push_back(Command::Start { node: id, key, incarnation, nonce: 1, fences });
+                }
+            }
+        }
+        node.watch.handle_timeout(now);
+        while let Some(command) = node.watch.poll_output() {
+            proposals.push_back(command);
+        }
+        for command in proposals {
+            self.propose(id, command);
+        }
+    }
+
+    /// Applies what has arrived of the order.
+    fn hear(&mut self, n: usize) {
+        if self.now < self.nodes[n].hears_at || self.now < self.nodes[n].cut_until {
+            return;
+        }
+        let stall = if self.chance.one_in(150) { self.chance.below(1_600) } else { self.chance.below(10) };
+        self.nodes[n].hears_at = self.now + stall * 1_000_000;
+        let node = &mut self.nodes[n];
+        let now = node.clock(self.now);
+        for (from, command) in &self.order[node.applied..] {
+            let outcome = node.registry.apply(command);
+            node.watch.handle_applied(now, &node.registry);
+            if *from == node.id {
+                node.watch.handle_answered(now);
+            }
+            let run = Some(Incarnation(node.incarnation));
+            match (command, &mut node.lease) {
+                (Command::Renew { node: of, incarnation, number }, Some(lease))
+                    if *of == node.id && Some(*incarnation) == run && outcome == Outcome::Done =>
+                {
+                    lease.handle_renewed(now, *number);
+                }
+                (Command::Start { node: of, incarnation, .. }, lease @ None)
+                    if *of == node.id && Some(*incarnation) == run && outcome == Outcome::Done =>
+                {
+                    let (first, _) = node.asked.take().expect("it asked");
+                    *lease = Some(Lease::new(now, first));
+                }
+                (Command::Evict { .. }, Some(lease)) if node.registry.run(node.id) != run => {
+                    lease.handle_evicted(now);
+                }
+                _ => {}
+            }
+        }
+        node.applied = self.order.len();
+    }
+
+    /// L2, by the node's own clock: what the segments of a paused node compare with.
+    fn check(&self) {
+        for node in &self.nodes {
+            let Some(lease) = &node.lease else { continue };
+            let evicted = self.truth.run(node.id) != Some(Incarnation(node.incarnation));
+            if evicted && lease.standing() != Standing::Lost {
+                let clock = node.clock(self.now);
+                assert!(
+                    clock >= lease.lease_until(),
+                    "node {} was evicted {:?} before its own lease is over",
+                    node.id,
+                    lease.lease_until().since(clock)
+                );
+            }
+        }
+    }
+}
+
+/// L2, L6, L10: over many runs; and enough happened in them for the claim to mean something.
+#[test]
+fn nobody_is_evicted_whose_own_lease_is_not_over() {
+    let mut all = Seen::default();
+    for seed in 1..=200 {
+        let mut world = World::new(seed);
+        while world.now < 60_000_000_000 {
+            world.step();
+        }
+        for node in &mut world.nodes {
+            node.applied = node.applied.min(world.order.len());
+            for (_, command) in &world.order[node.applied..] {
+                node.registry.apply(command);
+            }
+            assert_eq!(
+                node.registry.snapshot(),
+                world.truth.snapshot(),
+                "seed {seed}: registries have parted"
+            );
+        }
+        let Seen { ended, saved, thawed, starts, renewals } = world.seen;
+        all.ended += ended;
+        all.saved += saved;
+        all.thawed += thawed;
+        all.starts += starts;
+        all.renewals += renewals;
+    }
+    let enough =
+        all.ended > 100 && all.saved > 10 && all.thawed > 100 && all.starts > 100 && all.renewals > 5_000;
+    assert!(enough, "{all:?}");
+}
