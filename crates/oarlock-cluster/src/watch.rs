@@ -5,7 +5,7 @@
 //!   the registry answered us   ──►│       │──► Evict   to the coordinator, who makes it one of all proposals,
 //!   a member's report          ──►│ Watch │            if it still holds when it is applied
 //!   served volumes             ──►│       │
-//!   time                       ──►└───────┘
+//!   time                       ──►└───────┘──► FenceProven   that the lease of an evicted run is over
 //! ```
 //!
 //! Nobody acts on a suspicion: what leaves here is a proposal that names what it rests on, and the registry
@@ -20,7 +20,7 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
 use crate::partition::{NodeSet, Weight, largest};
-use crate::registry::{Basis, Command, Out, Registry, Role};
+use crate::registry::{Basis, Command, Need, Out, Registry, Role};
 
 /// A longer time without an answer means that the registry was away: nobody else could renew either.
 const ANSWER_GAP: Duration = RENEW.saturating_mul(2);
@@ -43,6 +43,10 @@ const REPORT_LIFE: Duration = SILENT;
 ///   time after that. All that are not in the [`largest`] set that hears each other go in one view; then such
 ///   verdicts wait for [`VERDICT_HOLD`]. A member that died is silent too, but renews no more: it is left to its lease.
 ///   One that was paused is heard again as soon as it renews.
+///
+/// And one proof: if a run was put out whose lease might go on, that lease and drift have passed since its last renewal was
+/// applied here. That needs no answers of the registry: whoever has applied the eviction has applied every renewal
+/// that came before it, and none comes after.
 #[derive(Clone, Debug)]
 pub struct Watch {
     me: NodeId,
@@ -55,6 +59,8 @@ pub struct Watch {
     /// Silent pairs, lower id first.
     pairs: BTreeMap<(NodeId, NodeId), Pair>,
     volumes: BTreeMap<NodeId, u32>,
+    /// Evicted runs whose lease may go on.
+    ending: BTreeMap<(NodeId, Incarnation), Ending>,
     held_until: Instant,
     /// What was proposed last under this view, and when.
     proposed: Option<(Vec<Out>, Instant)>,
@@ -70,6 +76,12 @@ struct Watched {
     applied: Instant,
     surrendered: bool,
     voter: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// When to say that it is over: the first time when it is, and again while nobody was heard.
+    say: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +117,7 @@ impl Watch {
             reports: BTreeMap::new(),
             pairs: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            ending: BTreeMap::new(),
             held_until: now,
             proposed: None,
             wake: None,
@@ -151,7 +164,19 @@ impl Watch {
             };
             self.members.insert(member.node, watched);
         }
+        self.note_endings(now, registry, &before);
         self.evaluate(now);
+    }
+
+    fn note_endings(&mut self, now: Instant, registry: &Registry, before: &BTreeMap<NodeId, Watched>) {
+        let known = core::mem::take(&mut self.ending);
+        for fence in registry.fences().filter(|f| f.needs.contains(&Need::Lease)) {
+            let run = (fence.node, fence.incarnation);
+            let watched = before.get(&fence.node).filter(|w| w.incarnation == fence.incarnation);
+            let over = watched.map_or(now, |w| w.applied) + LEASE + LEASE_DRIFT;
+            let ending = known.get(&run).copied().unwrap_or(Ending { say: over });
+            self.ending.insert(run, ending);
+        }
     }
 
     fn renewed(&mut self, now: Instant, node: NodeId) {
@@ -192,7 +217,8 @@ impl Watch {
         self.evaluate(now);
     }
 
-    /// The next proposal: an [`Evict`](Command::Evict) without fences. Whoever knows which volumes are at stake adds them.
+    /// The next proposal: an [`Evict`](Command::Evict) without fences, to which whoever knows the volumes at stake adds
+    /// them, or a [`FenceProven`](Command::FenceProven).
     pub fn poll_output(&mut self) -> Option<Command> {
         self.outputs.pop_front()
     }
@@ -212,6 +238,23 @@ impl Watch {
         }
         out.sort_unstable_by_key(|run| run.node);
         self.propose(now, out);
+        self.prove_ends(now);
+    }
+
+    /// Only a member of the view is believed.
+    fn prove_ends(&mut self, now: Instant) {
+        let (by, mine) = (self.me, self.incarnation);
+        if self.members.get(&by).is_none_or(|w| w.incarnation != mine || w.surrendered) {
+            return;
+        }
+        for ((node, incarnation), ending) in &mut self.ending {
+            let (node, incarnation, need) = (*node, *incarnation, Need::Lease);
+            if now >= ending.say {
+                ending.say = now + RENEW;
+                self.outputs.push_back(Command::FenceProven { node, incarnation, need, by, by_hand: false });
+            }
+            self.wake = Some(self.wake.map_or(ending.say, |wake| wake.min(ending.say)));
+        }
     }
 
     /// Keeps the list of silent pairs. One direction is enough: a link that carries nothing back is none.

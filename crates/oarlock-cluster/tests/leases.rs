@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use founding::{cluster, key, renew};
 use oarlock_cluster::lease::{Output, Standing};
-use oarlock_cluster::registry::{Basis, Command, Outcome, Refusal, Registry};
+use oarlock_cluster::registry::{Basis, Command, Need, Out, Outcome, Refusal, Registry};
 use oarlock_cluster::{Lease, Watch};
 use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::limit::RENEW;
@@ -80,6 +80,7 @@ impl Node {
 #[derive(Default, Debug)]
 struct Seen {
     ended: u32,
+    proven: u32,
     saved: u32,
     thawed: u32,
     starts: u32,
@@ -173,6 +174,8 @@ impl World {
                         let ended = out.iter().filter(|o| matches!(o.basis, Basis::LeaseOver { .. }));
                         self.seen.ended += ended.count() as u32;
                     }
+                    let proof = matches!(command, Command::FenceProven { .. });
+                    self.seen.proven += u32::from(proof);
                     self.seen.renewals += u32::from(matches!(command, Command::Renew { .. }));
                 }
                 _ => {}
@@ -188,6 +191,11 @@ impl World {
         }
         if self.chance.one_in(8_000) {
             self.nodes[n].cut_until = self.now + self.chance.below(5_000) * 1_000_000;
+        }
+        if let Some(incarnation) = self.truth.run(self.nodes[n].id).filter(|_| self.chance.one_in(8_000)) {
+            let out = Out { node: self.nodes[n].id, incarnation, basis: Basis::ByHand, fences: Vec::new() };
+            let evict = Command::Evict { epoch: self.truth.view().epoch, out: vec![out], note: None };
+            self.flying.push((self.now + self.chance.delay(), NodeId(u16::MAX), evict));
         }
         if self.chance.one_in(2_500) {
             self.nodes[n].lossy_until = self.now + self.chance.below(6_000) * 1_000_000;
@@ -282,8 +290,12 @@ impl World {
     fn check(&self) {
         for node in &self.nodes {
             let Some(lease) = &node.lease else { continue };
-            let evicted = self.truth.run(node.id) != Some(Incarnation(node.incarnation));
-            if evicted && lease.standing() != Standing::Lost {
+            let run = Incarnation(node.incarnation);
+            let evicted = self.truth.run(node.id) != Some(run);
+            // Put out by hand: nothing of it is granted to others before this is proven (L4).
+            let mut fences = self.truth.fences().filter(|f| (f.node, f.incarnation) == (node.id, run));
+            let waited_for = fences.any(|f| f.needs.contains(&Need::Lease));
+            if evicted && !waited_for && lease.standing() != Standing::Lost {
                 let clock = node.clock(self.now);
                 assert!(
                     clock >= lease.lease_until(),
@@ -316,14 +328,19 @@ fn nobody_is_evicted_whose_own_lease_is_not_over() {
                 "seed {seed}: registries have parted"
             );
         }
-        let Seen { ended, saved, thawed, starts, renewals } = world.seen;
+        let Seen { ended, proven, saved, thawed, starts, renewals } = world.seen;
         all.ended += ended;
+        all.proven += proven;
         all.saved += saved;
         all.thawed += thawed;
         all.starts += starts;
         all.renewals += renewals;
     }
-    let enough =
-        all.ended > 100 && all.saved > 10 && all.thawed > 100 && all.starts > 100 && all.renewals > 5_000;
+    let enough = all.ended > 100
+        && all.proven > 100
+        && all.saved > 10
+        && all.thawed > 100
+        && all.starts > 100
+        && all.renewals > 5_000;
     assert!(enough, "{all:?}");
 }
