@@ -826,7 +826,7 @@ impl<C: Clock> Caller<C> {
     #[cfg(not(any(loom, shuttle)))]
     pub fn sleep(&self, ticket: Ticket, seen: State, timeout: std::time::Duration) {
         let first = self.memory.geometry().entry(self.place.area, ticket.entry);
-        self.memory[first + entry::SLEEPS_ON].store(rustix::thread::sched_getcpu() as u64, FIELD);
+        self.memory[first + entry::SLEEPS_ON].store(crate::futex::processor(), FIELD);
         self.memory.sleep(first + entry::STATE, seen.futex(), timeout);
     }
 }

@@ -30,6 +30,11 @@ pub(crate) fn wake(cell: &AtomicU64) -> bool {
     futex::wake(half(cell), futex::Flags::empty(), u32::MAX >> 1).is_ok_and(|woken| woken != 0)
 }
 
+/// On which processor this thread runs, for now. By the C library, as the clock: tools that run programs know its way.
+pub(crate) fn processor() -> u64 {
+    nix::sched::sched_getcpu().map_or(u64::MAX, |number| number as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

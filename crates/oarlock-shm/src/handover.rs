@@ -54,7 +54,7 @@ impl Memory {
     pub(crate) fn wake_waiter(&self, area: u32, number: u32, yields: bool) -> Duration {
         let first = self.geometry().entry(area, number);
         let woken = self.wake(first + entry::STATE);
-        let here = || self[first + entry::SLEEPS_ON].load(FIELD) == rustix::thread::sched_getcpu() as u64;
+        let here = || self[first + entry::SLEEPS_ON].load(FIELD) == crate::futex::processor();
         if !(woken && yields && here()) {
             return Duration::ZERO;
         }
