@@ -46,6 +46,7 @@ pub struct Caller<C> {
     area_line: usize,
     clock: C,
     /// Until then it yields to nobody, in nanoseconds of the clock.
+    #[cfg(not(any(loom, shuttle)))]
     stays_until: AtomicU64,
 }
 
@@ -178,7 +179,14 @@ impl<C: Clock> Caller<C> {
     /// What the node has assigned to a session.
     pub fn new(memory: Arc<Memory>, place: Place, clock: C) -> Caller<C> {
         let area_line = memory.area_line(place.area);
-        Caller { memory, place, area_line, clock, stays_until: AtomicU64::new(0) }
+        Caller {
+            memory,
+            place,
+            area_line,
+            clock,
+            #[cfg(not(any(loom, shuttle)))]
+            stays_until: AtomicU64::new(0),
+        }
     }
 
     /// The segment.

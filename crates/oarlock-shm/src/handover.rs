@@ -9,7 +9,9 @@ use oarlock_layout::segment::{Grant, Stage, State};
 
 use crate::cells::{exchange_grant, exchange_state, state};
 use crate::memory::Memory;
-use crate::sync::{AtomicU64, FIELD, LOOK};
+#[cfg(not(any(loom, shuttle)))]
+use crate::sync::FIELD;
+use crate::sync::{AtomicU64, LOOK};
 
 /// What came of an attempt to hand over.
 pub(crate) enum Passed {
