@@ -138,13 +138,23 @@ impl InEntry {
         }
     }
 
-    /// Gives back what was granted and nobody wants any more.
-    fn give_back(&self, hold: Option<Hold>, effects: &mut Effects) {
-        if let Some(hold) = hold
-            && self.segment.caller.release(hold) == Ok(true)
-        {
+    /// Gives back what was granted and nobody wants any more. From then on the entry may be another thread's: whoever
+    /// gives it back knows it no more.
+    fn give_back(self, hold: Hold, effects: &mut Effects) {
+        if self.segment.caller.release(hold) == Ok(true) {
             effects.send.push(Request::Knock);
         }
+    }
+
+    /// Withdraws what nobody answers any more, and lets go of the entry.
+    fn end(self, effects: &mut Effects) {
+        // An answer of which the entry says nothing leaves it waiting, for nobody.
+        if let Found::Waiting(_) = self.segment.caller.look(self.ticket)
+            && let Some(hold) = self.segment.caller.withdraw(self.ticket)
+        {
+            return self.give_back(hold, effects);
+        }
+        self.segment.caller.close(self.ticket.entry);
     }
 }
 
@@ -197,7 +207,9 @@ impl Table {
     ) -> Result<(), Failure> {
         let shared = InEntry { segment: Arc::clone(segment), ticket, quiet };
         if let Err(failure) = self.living() {
-            shared.give_back(shared.segment.caller.withdraw(ticket), &mut Effects::default());
+            if let Some(hold) = shared.segment.caller.withdraw(ticket) {
+                shared.give_back(hold, &mut Effects::default());
+            }
             return Err(failure);
         }
         self.shared.insert(handle, Entry::new(Stage::Asked, Some(shared)));
@@ -331,15 +343,16 @@ impl Table {
         {
             let granted = shared.segment.caller.withdraw(shared.ticket);
             let told = shared.quiet || entry.stage == Stage::Held;
-            if granted.is_some() && told {
-                shared.give_back(granted, effects);
-                return self.forget(handle, effects);
-            }
-            if granted.is_none() {
-                effects.send.push(Request::Cancel { handle });
-            }
-            // Otherwise the node's message about the grant is on its way: then it is given back.
             (entry.guard, entry.awaited) = (false, false);
+            match granted {
+                None => effects.send.push(Request::Cancel { handle }),
+                Some(_) if told => {
+                    entry.give_back(effects);
+                    self.forget(handle, effects);
+                }
+                // The node's message about the grant is on its way: then it is given back.
+                Some(_) => {}
+            }
             return;
         }
         entry.guard = false;
@@ -455,12 +468,7 @@ impl Table {
                 if let Some(shared) = entry.shared
                     && self.ended.is_none()
                 {
-                    // An answer of which the entry says nothing leaves it waiting, for nobody.
-                    if let Found::Waiting(_) = shared.segment.caller.look(shared.ticket) {
-                        let granted = shared.segment.caller.withdraw(shared.ticket);
-                        shared.give_back(granted, effects);
-                    }
-                    shared.segment.caller.close(shared.ticket.entry);
+                    shared.end(effects);
                 }
             }
             return;
@@ -485,6 +493,15 @@ impl Entry {
             invalidate: false,
             wakers: Wakers::default(),
             shared,
+        }
+    }
+
+    /// Gives back what is held in an entry, without the node.
+    fn give_back(&mut self, effects: &mut Effects) {
+        let Some(shared) = self.shared.take() else { return };
+        match shared.hold() {
+            Some(hold) => shared.give_back(hold, effects),
+            None => shared.end(effects),
         }
     }
 
@@ -718,10 +735,8 @@ impl Table {
 
     /// A lock in an entry of which nobody awaits anything any more goes its own way.
     fn settled(&mut self, handle: u32, effects: &mut Effects) {
-        let over = |entry: &Entry| {
-            entry.shared.is_some() && entry.stage == Stage::Held && !entry.awaited && entry.answer.is_none()
-        };
-        if self.entry(handle).is_some_and(over) {
+        let over = |entry: &Entry| entry.stage == Stage::Held && !entry.awaited && entry.answer.is_none();
+        if self.shared.get(&handle).is_some_and(over) {
             self.forget(handle, effects);
         }
     }
@@ -768,11 +783,10 @@ impl Entry {
     /// is no guard for it any more.
     fn settle(&mut self, handle: u32, answer: Result<(), Failure>, effects: &mut Effects) {
         if !self.guard {
-            match &self.shared {
-                Some(shared) if !self.awaited && self.staged.is_none() && !self.invalidate => {
-                    shared.give_back(shared.hold(), effects);
-                }
-                _ => self.unlock(handle, effects),
+            if self.shared.is_some() && !self.awaited && self.staged.is_none() && !self.invalidate {
+                self.give_back(effects);
+            } else {
+                self.unlock(handle, effects);
             }
             return;
         }

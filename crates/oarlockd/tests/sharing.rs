@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use oarlock::blocking::{Client, Space};
 use oarlock::{Kind, Mode};
 use support::solo::Solo;
@@ -18,10 +19,12 @@ use support::{Dev, signal, until};
 
 const RESOURCES: u64 = 3;
 
-/// Programs that ask their node for every lock, that grant themselves, and that use futures and drop many.
+/// Programs that ask their node for every lock, that grant themselves, and that use futures and drop many, in one thread
+/// or in several.
 const ASKS: u8 = 0;
 const SHARES: u8 = 1;
 const DROPS: u8 = 2;
+const DROPS_IN_THREADS: u8 = 3;
 
 fn space(dev: &Dev, node: char) -> Space {
     let space = Client::connect(dev.socket(node)).unwrap().space("default").unwrap();
@@ -200,17 +203,19 @@ async fn work_async(space: &oarlock::Space, board: &Board, me: u64, until: Insta
     writes
 }
 
-fn work_with_futures(socket: PathBuf, board: Board, me: u64, until: Instant) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async {
-        let space = oarlock::Client::connect(socket).await.unwrap().space("default").await.unwrap();
-        let (one, two, three, four) = tokio::join!(
-            work_async(&space, &board, me * 4, until),
-            work_async(&space, &board, me * 4 + 1, until),
-            work_async(&space, &board, me * 4 + 2, until),
-            work_async(&space, &board, me * 4 + 3, until),
-        );
-        one + two + three + four
+/// Four at a time over one session, in as many threads.
+fn work_with_futures(socket: PathBuf, board: &Board, me: u64, until: Instant, threads: u64) -> u64 {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let space = runtime()
+        .block_on(async { oarlock::Client::connect(socket).await.unwrap().space("default").await.unwrap() });
+    let work = |thread| {
+        let tasks = (thread..4).step_by(threads as usize);
+        let tasks = tasks.map(|n| work_async(&space, board, me * 4 + n, until));
+        runtime().block_on(join_all(tasks)).into_iter().sum::<u64>()
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     })
 }
 
@@ -220,9 +225,10 @@ fn program_that_works() {
     let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let path = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
     let board = Board(File::options().read(true).write(true).open(path("BOARD")).unwrap());
-    if number("SHARED") == u64::from(DROPS) {
+    if number("SHARED") >= u64::from(DROPS) {
         let until = Instant::now() + Duration::from_millis(number("MS"));
-        let writes = work_with_futures(path("OARLOCK_SOCKET"), board, number("ME") + 100, until);
+        let threads = if number("SHARED") == u64::from(DROPS) { 1 } else { 4 };
+        let writes = work_with_futures(path("OARLOCK_SOCKET"), &board, number("ME") + 100, until, threads);
         return println!("writes <{writes}>");
     }
     let client =
@@ -300,7 +306,15 @@ fn programs_that_grant_themselves_exclude_each_other_and_all_others() {
     let dev = Dev::start();
     let path = board(&dev);
     // Two that share a segment, one of the same node that does not, and one elsewhere.
-    let them = [('a', SHARES), ('a', SHARES), ('a', ASKS), ('b', SHARES), ('a', DROPS), ('b', DROPS)];
+    let them = [
+        ('a', SHARES),
+        ('a', SHARES),
+        ('a', ASKS),
+        ('b', SHARES),
+        ('a', DROPS),
+        ('b', DROPS),
+        ('a', DROPS_IN_THREADS),
+    ];
     let programs: Vec<Child> =
         (1..).zip(them).map(|(me, (node, s))| program(&dev, node, &path, me, 4_000, s)).collect();
     let counted: u64 = programs.into_iter().map(writes).sum();
@@ -319,8 +333,14 @@ fn programs_that_are_killed_leave_nothing_locked() {
     let end = Instant::now() + Duration::from_millis(5_500);
     let mut killed = 0;
     while Instant::now() < end {
-        let mut doomed =
-            program(&dev, 'a', &path, 10 + killed, 60_000, if killed % 3 == 0 { DROPS } else { SHARES });
+        let mut doomed = program(
+            &dev,
+            'a',
+            &path,
+            10 + killed,
+            60_000,
+            [DROPS, SHARES, DROPS_IN_THREADS][killed as usize % 3],
+        );
         thread::sleep(Duration::from_millis(60 + next(&mut random) % 90));
         if let Some(status) = doomed.try_wait().unwrap() {
             panic!("it ended by itself: {status}, writes {}", writes(doomed));
