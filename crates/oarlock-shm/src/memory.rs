@@ -29,6 +29,7 @@ pub(crate) struct Firsts {
     pub(crate) tail: usize,
     pub(crate) index: usize,
     pub(crate) level_max: u32,
+    pub(crate) granule: usize,
     /// In lines.
     pub(crate) area: usize,
     /// In lines.
@@ -43,6 +44,7 @@ impl Firsts {
             tail: geometry.tail(0),
             index: geometry.index(Geometry::INDEX_LEVEL_MIN),
             level_max: geometry.index_level_max(),
+            granule: geometry.granule(0),
             area: area / 8,
             area_step: (geometry.area(1) - area) / 8,
         }
