@@ -107,11 +107,19 @@ impl Cut {
 #[inline]
 fn same(bytes: &[u8], cells: &[AtomicU64]) -> bool {
     let (whole, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
     let mut pairs = whole.iter().zip(cells);
     pairs.all(|(chunk, cell)| cell.load(FIELD) == u64::from_le_bytes(*chunk))
-        && (rest.is_empty() || cells[whole.len()].load(FIELD) == u64::from_le_bytes(last))
+        && (rest.is_empty() || cells[whole.len()].load(FIELD) == last(bytes, rest))
+}
+
+/// The cell that is not full: `rest` of all the bytes.
+#[inline]
+fn last(bytes: &[u8], rest: &[u8]) -> u64 {
+    match bytes.last_chunk() {
+        // What comes before them is shifted out: cheaper than to copy a number of bytes that is not known.
+        Some(chunk) => u64::from_le_bytes(*chunk) >> (64 - 8 * rest.len()),
+        None => rest.iter().rev().fold(0, |cell, byte| cell << 8 | u64::from(*byte)),
+    }
 }
 
 impl Memory {
@@ -143,8 +151,20 @@ impl Memory {
         None
     }
 
+    /// Is it a name of which the slot has the first part and granules have the others?
+    #[inline(never)]
+    fn same_long(&self, name: &[u8], cells: &[AtomicU64]) -> bool {
+        let (inside, outside) = name.split_at(INLINE_LONG_BYTES);
+        let Ok(first) = u32::try_from(cells[INLINE_LONG_BYTES / 8].load(FIELD)) else { return false };
+        let granules = outside.len().div_ceil(GRANULE_CELLS * 8) as u32;
+        let there = first.checked_add(granules).is_some_and(|end| end <= self.geometry().granules());
+        there
+            && same(inside, cells)
+            && (first..).zip(outside.chunks(GRANULE_CELLS * 8)).all(|(n, part)| same(part, self.granule(n)))
+    }
+
     /// The generation in which a slot bears this name; none if it bears another.
-    #[inline]
+    #[inline(never)]
     fn bears(&self, number: u32, hash: u64, name: &[u8]) -> Option<u64> {
         let line = self.slot(number);
         let generation = line[slot::GENERATION].load(LOOK);
@@ -152,26 +172,36 @@ impl Memory {
             return None;
         }
         let cells = &line[slot::NAME..];
-        let (inside, outside) = match name.len() {
-            0..=INLINE_BYTES => (name, &[][..]),
-            _ => name.split_at(INLINE_LONG_BYTES),
-        };
-        if !same(inside, cells) {
+        let same = if name.len() <= INLINE_BYTES { same(name, cells) } else { self.same_long(name, cells) };
+        if !same {
             return None;
-        }
-        if !outside.is_empty() {
-            let first = u32::try_from(cells[INLINE_LONG_BYTES / 8].load(FIELD)).ok()?;
-            let granules = outside.len().div_ceil(GRANULE_CELLS * 8) as u32;
-            if first.checked_add(granules)? > self.geometry().granules() {
-                return None;
-            }
-            let mut there = (first..).map(|granule| self.granule(granule));
-            if !outside.chunks(GRANULE_CELLS * 8).all(|part| there.next().is_some_and(|it| same(part, it))) {
-                return None;
-            }
         }
         fence(Place::Name);
         let still = line[slot::GENERATION].load(FIELD) == generation || planted(Bug::NoSlotGeneration);
         still.then_some(generation)
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// Of each length, and with each byte changed: the hash, which nearly always differs too, is not asked.
+    #[test]
+    fn cells_are_the_same_as_a_name_and_as_no_other() {
+        for length in 1..=NAME_BYTES_MAX {
+            let mut name: Vec<u8> = (0..length).map(|at| at as u8 | 1).collect();
+            let cells = Cut::new(&name).cells.map(AtomicU64::new);
+            assert!(same(&name, &cells), "{length} bytes");
+            for at in 0..length {
+                name[at] ^= 0x80;
+                assert!(!same(&name, &cells), "{length} bytes, byte {at}");
+                name[at] ^= 0x80;
+            }
+            assert!(
+                length < 2 || length % 8 == 1 || !same(&name[..length - 1], &cells),
+                "one less than {length}"
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, Slot};
-use oarlock_layout::limit::VALUE_BYTES;
+use oarlock_layout::limit::{NAME_BYTES_MAX, VALUE_BYTES};
 use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Claim, Geometry, Grant, Stage as EntryStage, State, Words};
@@ -224,6 +224,24 @@ fn the_lease_the_epoch_and_the_session_end_belief() {
 }
 
 /// M7.
+/// M7: in its slot, or in as many granules as it needs.
+#[test]
+fn a_name_of_any_length_is_found() {
+    let mut stage = Stage::new();
+    let name = |length: usize| "oarlock/".repeat(32)[..length].to_owned();
+    let caller = stage.session(1);
+    for length in 1..=NAME_BYTES_MAX {
+        let slot = stage.hub.bind(&Name::new(name(length).as_bytes()).unwrap()).unwrap();
+        let spot = caller.find(name(length).as_bytes());
+        assert_eq!(spot.map(|spot| spot.slot), Some(slot.0), "{length} bytes");
+        // As long, and different in its last byte only.
+        let other = format!("{}!", &name(length)[1..]);
+        assert_eq!(caller.find(other.as_bytes()), None, "{length} bytes");
+        assert!(stage.hub.evict(slot));
+        assert_eq!(caller.find(name(length).as_bytes()), None, "{length} bytes");
+    }
+}
+
 #[test]
 fn a_slot_that_changed_hands_is_not_taken_for_the_old_name() {
     let mut stage = Stage::new();

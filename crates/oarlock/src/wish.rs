@@ -182,7 +182,7 @@ impl Manner {
 }
 
 /// The bytes of a name. Most names fit without memory of their own.
-pub(crate) type Bytes = SmallVec<[u8; 40]>;
+pub(crate) type Bytes = SmallVec<[u8; 64]>;
 
 /// A new lock, as asked for.
 #[derive(Clone)]
