@@ -17,6 +17,7 @@ use oarlock::blocking::{Client, Space};
 use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::anchor::bare::Bare;
 use crate::anchor::wake::Cells;
 use crate::cluster::RETAINING;
 use crate::machine::pin;
@@ -29,6 +30,8 @@ pub(crate) enum Role {
     Own,
     /// The same with flock(2) on files of their own.
     Flock,
+    /// The same with the exchanges of a pair and nothing else.
+    Bare,
     /// Takes one lock again and again, and holds it for a moment. It tells when it got it and when it began to give it
     /// back, by the clock that all processes share.
     Turns,
@@ -172,6 +175,7 @@ pub(crate) fn child(told: &Told) -> Result<(), Failure> {
     match told.role.ok_or("a child needs a role")? {
         Role::Own => own(told),
         Role::Flock => flocks(told),
+        Role::Bare => bare(told),
         Role::Turns => turns(told),
         Role::Woken => woken(told),
         Role::Holds => holds(told),
@@ -238,6 +242,17 @@ fn own(told: &Told) -> Result<(), Failure> {
     rounds(|window| {
         let pairs = handles.iter().map(|handle| {
             let pair = move || handle.acquire().map(drop).map_err(|e| e.to_string());
+            Box::new(pair) as Box<dyn FnMut() -> _ + Send>
+        });
+        Ok(vec![together(pairs.collect(), window)?])
+    })
+}
+
+fn bare(told: &Told) -> Result<(), Failure> {
+    let all: Vec<Bare> = (0..told.count).map(|_| Bare::default()).collect();
+    rounds(|window| {
+        let pairs = all.iter().map(|bare| {
+            let pair = || if bare.pair() { Ok(()) } else { Err("another wrote here".to_owned()) };
             Box::new(pair) as Box<dyn FnMut() -> _ + Send>
         });
         Ok(vec![together(pairs.collect(), window)?])

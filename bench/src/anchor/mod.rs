@@ -1,5 +1,6 @@
 //! Anchors: what this machine can do at all, measured in the same rounds as what we do with it.
 
+pub(crate) mod bare;
 pub(crate) mod flood;
 pub(crate) mod robust;
 pub(crate) mod rtt;

@@ -55,7 +55,7 @@ impl Drop for Robust {
 }
 
 #[inline(always)]
-fn coarse() -> libc::time_t {
+pub(super) fn coarse() -> libc::time_t {
     let mut at = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the call writes the whole of what it is given, or fails, which it does not with a clock that Linux has.
     unsafe {

@@ -132,6 +132,7 @@ pub(crate) fn processes(setting: &Setting) -> Result<Vec<Line>, Failure> {
     std::fs::create_dir_all(directory.path().join("bench/3")).map_err(|e| format!("a directory: {e}"))?;
     let mut ours = two(Role::Own, &cluster.socket(0))?;
     let mut theirs = two(Role::Flock, directory.path())?;
+    let mut nobodys = two(Role::Bare, directory.path())?;
     let run = |programs: &mut [Program; 2]| {
         programs.iter_mut().try_for_each(|program| program.go(window))?;
         let mut all = 0;
@@ -145,6 +146,7 @@ pub(crate) fn processes(setting: &Setting) -> Result<Vec<Line>, Failure> {
         &mut [
             Contender::new("eight threads", || run(&mut ours)),
             Contender::new("flock", || run(&mut theirs)),
+            Contender::new("exchanges", || run(&mut nobodys)),
         ],
     )?;
     Ok(vec![
@@ -158,7 +160,8 @@ pub(crate) fn processes(setting: &Setting) -> Result<Vec<Line>, Failure> {
         .mode("uncontended")
         .against("flock(2)", Some(table.metric(1, 0).median), Some(table.ratio((0, 0), (1, 0))))
         .must(Bound::AtLeast(10.0))
-        .stretch(Bound::AtLeast(25.0)),
+        .stretch(Bound::AtLeast(25.0))
+        .also("its_exchanges_alone_x_flock", table.ratio((2, 0), (1, 0)).median),
     ])
 }
 
