@@ -28,6 +28,7 @@ use crate::cells::{Own, exchange_grant, exchange_state, grant, state};
 use crate::handover::Passed;
 use crate::memory::{Line, Memory};
 use crate::names::{Spot, VALUE_READY};
+use crate::outcome::{Answer, Gone, Hold, How, Loss, Missed, Party, Taken, Ticket};
 use crate::planted::{Bug, planted};
 use crate::search::{self, First};
 use crate::sync::{AtomicU64, FIELD, LOOK, Place as At, SHOW, TAKE, fence_after_exchange};
@@ -44,6 +45,8 @@ pub struct Caller<C> {
     place: Place,
     /// Where the session's area begins.
     area_line: usize,
+    /// Its bit in a slot's users.
+    users: u64,
     clock: C,
     /// Until then it yields to nobody, in nanoseconds of the clock.
     #[cfg(not(any(loom, shuttle)))]
@@ -66,115 +69,6 @@ struct Vital<'a> {
     session: &'a AtomicU64,
 }
 
-/// Who stands behind a lock, and how it wants to be treated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Party {
-    /// As the program gave it.
-    pub owner: u64,
-    /// As the program gave it.
-    pub transaction: u64,
-    /// [`Flags::VALBLK`] and those of [`MANNER`](oarlock_layout::segment::MANNER) matter here.
-    pub flags: Flags,
-}
-
-/// A lock that is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hold {
-    /// Its entry.
-    pub entry: u32,
-    /// In which mode.
-    pub mode: Mode,
-    /// On which resource.
-    pub spot: Spot,
-    /// The state word of its entry while it is held so.
-    pub(crate) state: State,
-}
-
-/// A lock or a change of mode that the node was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket {
-    /// Its entry.
-    pub entry: u32,
-    /// The generation it had when it began to wait; the node may have moved it on since.
-    pub(crate) state: State,
-}
-
-/// Why there is nothing to be had from this segment any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Loss {
-    /// The node lost its lease or ended its run (M13).
-    Epoch,
-    /// The session is over (M12).
-    Session,
-    /// The node has not renewed its lease in time (L1).
-    Lease,
-}
-
-/// What came of an attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Taken {
-    /// It is held. `knock`: the node sleeps and must be woken, because somebody waits behind this lock.
-    Held {
-        /// The lock.
-        hold: Hold,
-        /// Knock at the node.
-        knock: bool,
-    },
-    /// The node must be asked; the entry waits for its answer.
-    Wait(Ticket),
-    /// A holder or a waiter of this node is in the way. Only for those who do not wait.
-    Busy,
-    /// Only the master can tell. Only for those who do not wait.
-    NotOwned,
-    /// The slot bears another name by now: look it up again.
-    Moved,
-    /// Every entry in reach is in use, or the count is full: ask the node for a lock without an entry.
-    NoRoom,
-    /// Nothing is granted here any more.
-    Lost(Loss),
-}
-
-/// An attempt that did not get the lock, before anything was made of it.
-#[derive(Clone, Copy, Debug)]
-#[must_use]
-pub struct Missed {
-    entry: u32,
-    state: State,
-    how: How,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum How {
-    /// The node has taken the attempt back.
-    TurnedDown,
-    /// Somebody is in the way, and the entry is to wait.
-    Waits,
-    Busy,
-    NotOwned,
-    Moved,
-    NoRoom,
-    Lost(Loss),
-}
-
-/// What became of a waiting lock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Answer {
-    /// Nothing yet: sleep while the entry reads so.
-    Waiting(State),
-    /// It is held.
-    Held(Hold),
-    /// The node said no; its reason comes by message.
-    Refused,
-    /// The session is over.
-    Lost,
-}
-
-/// A lock that cannot be given back or changed, because it is not held any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gone;
-
 impl<C: Clock> Caller<C> {
     /// What the node has assigned to a session.
     pub fn new(memory: Arc<Memory>, place: Place, clock: C) -> Caller<C> {
@@ -183,6 +77,7 @@ impl<C: Clock> Caller<C> {
             memory,
             place,
             area_line,
+            users: 1 << (place.area % 64),
             clock,
             #[cfg(not(any(loom, shuttle)))]
             stays_until: AtomicU64::new(0),
@@ -259,12 +154,11 @@ impl<C: Clock> Caller<C> {
         };
         let missed = |how| Err(Missed { entry: number, state: trying, how });
         let word = &line[slot::WORD];
-        let users = 1 << (self.place.area % 64);
         let values = party.flags.contains(Flags::VALBLK);
         loop {
             let now = grant(word);
-            if line[slot::USERS].load(LOOK) & users == 0 {
-                line[slot::USERS].fetch_or(users, TAKE);
+            if line[slot::USERS].load(LOOK) & self.users == 0 {
+                line[slot::USERS].fetch_or(self.users, TAKE);
                 continue;
             }
             if state(&own[entry::STATE]) != trying && !planted(Bug::NoCheckAfterLoad) {
@@ -305,7 +199,7 @@ impl<C: Clock> Caller<C> {
                 break;
             }
         }
-        let held = trying.to(Stage::Held, Some(mode), None);
+        let held = trying.at(Stage::Held);
         if planted(Bug::CommitByStore) {
             own[entry::STATE].store(held.0, SHOW);
         } else if exchange_state(&own[entry::STATE], trying, held).is_err() {
@@ -350,25 +244,23 @@ impl<C: Clock> Caller<C> {
         fence_after_exchange(At::Commit);
         let now = self.clock.coarse();
         if let Err(loss) = self.living_at(vital, now) {
-            self.give_back(number, mode, spot.slot, spot.generation, held);
+            self.give_back(number, mode, spot, held);
             return Err(How::Lost(loss));
         }
         if line[slot::GENERATION].load(LOOK) != spot.generation && !planted(Bug::NoSlotGeneration) {
-            self.give_back(number, mode, spot.slot, spot.generation, held);
+            self.give_back(number, mode, spot, held);
             return Err(How::Moved);
         }
-        own[entry::SINCE].store(now, FIELD);
+        set(&own[entry::SINCE], now);
         add_one(&own[entry::GRANTS]);
         // Whoever came between the word and the commit has been told nothing yet (M5).
         Ok(grant(&line[slot::WORD]).gate() && !planted(Bug::NoGateReread) && self.memory.ring(spot.slot))
     }
 
-    /// Takes its parts one by one: a hold whose address is taken lives in memory, and reading back there what was just
-    /// written in pieces costs as much as an exchange.
     #[cold]
-    #[inline(never)]
-    fn give_back(&self, entry: u32, mode: Mode, slot: u32, generation: u64, state: State) {
-        let _ = self.release(Hold { entry, mode, spot: Spot { slot, generation }, state });
+    #[inline(always)]
+    fn give_back(&self, entry: u32, mode: Mode, spot: Spot, state: State) {
+        let _ = self.release_apart(Hold { entry, mode, spot, state });
     }
 
     /// Asks the node for a lock on a resource that has no slot yet: an entry that waits.
@@ -393,8 +285,8 @@ impl<C: Clock> Caller<C> {
             if free.stage() == Some(Stage::Free) {
                 // A free entry changes by nobody but who takes it, and that is this thread alone. Whoever sees the word
                 // that counts this attempt sees this store.
+                // Its page counts as used from the beginning.
                 let trying = free.to(Stage::Trying, Some(mode), None);
-                search::touch(&self.memory, self.place.area, number);
                 own[entry::STATE].store(trying.0, SHOW);
                 describe(own, spot, party);
                 return Some((own, number, trying));
@@ -477,26 +369,83 @@ impl<C: Clock> Caller<C> {
 
     // ----- release and down -----------------------------------------------------------------------------
 
+    /// [`release`](Caller::release) as a call, for places where it would be too much. It is told the parts of the hold one
+    /// by one: a hold whose address is taken lies in memory, and to read back there what was just written in pieces costs as
+    /// much as an exchange.
+    #[inline(always)]
+    pub fn release_apart(&self, hold: Hold) -> Result<bool, Gone> {
+        let Hold { entry, mode, spot: Spot { slot, generation }, state } = hold;
+        self.release_parts(entry, mode, slot, generation, state)
+    }
+
+    #[inline(never)]
+    fn release_parts(
+        &self,
+        entry: u32,
+        mode: Mode,
+        slot: u32,
+        generation: u64,
+        state: State,
+    ) -> Result<bool, Gone> {
+        self.release(Hold { entry, mode, spot: Spot { slot, generation }, state })
+    }
+
     /// Gives a lock back. True: knock at the node.
     #[inline(always)]
     pub fn release(&self, hold: Hold) -> Result<bool, Gone> {
         let own = self.memory.own(self.area_line, hold.entry);
         let word = &self.memory.slot(hold.spot.slot)[slot::WORD];
-        let mut from = hold.mode;
-        let lowering = hold.state.to(Stage::Lowering, Some(from), None);
+        let lowering = hold.state.at(Stage::Lowering);
         // Seen before the entry says that the lock goes down: if it is the same afterwards, nobody has settled the entry
         // in between, since that turns the word.
         let mut now = grant(word);
         if exchange_state(&own[entry::STATE], hold.state, lowering).is_err() {
             return self.release_kept(own, hold.spot.slot, hold.state);
         }
+        if !now.gate() && !now.shut() {
+            let less = now.without(hold.mode);
+            if exchange_grant(word, now, less).is_ok() {
+                return Ok(self.lowered(own, hold.spot.slot, hold.mode, now, less, lowering));
+            }
+            now = grant(word);
+            if state(&own[entry::STATE]) != lowering {
+                return Ok(self.finished(own));
+            }
+        }
+        Ok(self.release_slowly(own, hold.spot.slot, hold.mode, now, lowering))
+    }
+
+    /// The word has been exchanged. True: knock.
+    #[inline(always)]
+    fn lowered(
+        &self,
+        own: Own<'_>,
+        slot: u32,
+        mode: Mode,
+        before: Grant,
+        after: Grant,
+        lowering: State,
+    ) -> bool {
+        // The entry names the slot until after the bell, so that a death in between is seen.
+        let knock = self.considered(own, slot, mode, before, after);
+        // Whatever the node made of it meanwhile, nobody else lets this entry go while its program lives.
+        own[entry::STATE].store(lowering.freed().0, SHOW);
+        knock
+    }
+
+    /// Gives back what somebody waits for, or what others take and give back just now. `now`: the word as it was last.
+    #[cold]
+    #[inline(never)]
+    fn release_slowly(&self, own: Own<'_>, slot: u32, mode: Mode, mut now: Grant, lowering: State) -> bool {
+        let word = &self.memory.slot(slot)[slot::WORD];
+        let mut from = mode;
         let mut waiter = None;
         let (before, after) = loop {
             if now.shut() && !planted(Bug::NoShut) {
-                return Ok(self.hand_to_the_node(own, hold.spot.slot, lowering));
+                return self.hand_to_the_node(own, slot, lowering);
             }
             let less = now.without(from);
-            let passed = if now.gate() { self.memory.pass_on(hold.spot.slot, word, now, less) } else { None };
+            let passed = if now.gate() { self.memory.pass_on(slot, word, now, less) } else { None };
             match passed {
                 Some(Passed::Over(after, to)) => {
                     add_one(&own[entry::HANDED_OVER]);
@@ -511,13 +460,10 @@ impl<C: Clock> Caller<C> {
             }
             now = grant(word);
             if state(&own[entry::STATE]) != lowering {
-                return Ok(self.finished(own));
+                return self.finished(own);
             }
         };
-        // The entry names the slot until after the bell, so that a death in between is seen.
-        let knock = self.considered(own, hold.spot.slot, from, before, after);
-        // Whatever the node made of it meanwhile, nobody else lets this entry go while its program lives.
-        own[entry::STATE].store(lowering.freed().0, SHOW);
+        let knock = self.lowered(own, slot, from, before, after, lowering);
         // After the bell: the waiter finds that it has been rung, and need not knock before it goes on.
         #[cfg(not(any(loom, shuttle)))]
         if let Some((area, number)) = waiter {
@@ -525,7 +471,7 @@ impl<C: Clock> Caller<C> {
         }
         #[cfg(any(loom, shuttle))]
         let _ = waiter;
-        Ok(knock)
+        knock
     }
 
     /// Counts that need fell (C15), and rings if somebody waits or what is not needed shall not be kept.

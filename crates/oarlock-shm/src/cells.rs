@@ -54,9 +54,9 @@ impl Memory {
     /// An entry of the area that begins with this line.
     #[inline(always)]
     pub(crate) fn own(&self, area_line: usize, entry: u32) -> Own<'_> {
-        let first =
-            area_line.wrapping_add(AREA_HEAD_CELLS / 8).wrapping_add(ENTRY_CELLS / 8 * entry as usize);
-        Own { first: self.line(first), second: self.line(first.wrapping_add(1)) }
+        // Areas begin with a page, so both lines of an entry make a pair, and are found with one check.
+        let first = area_line.wrapping_add(AREA_HEAD_CELLS / 8) / 2;
+        Own(&self.lines().as_chunks().0[first.wrapping_add(entry as usize)])
     }
 
     /// The first cell of a level of the index.
@@ -80,17 +80,16 @@ impl Memory {
 
 /// The two lines of an entry, by the places of its cells.
 #[derive(Clone, Copy)]
-pub(crate) struct Own<'a> {
-    first: &'a Line,
-    second: &'a Line,
-}
+pub(crate) struct Own<'a>(&'a [Line; 2]);
+
+const _: () = assert!(ENTRY_CELLS == 16 && AREA_HEAD_CELLS.is_multiple_of(16), "an entry is a pair of lines");
 
 impl std::ops::Index<usize> for Own<'_> {
     type Output = AtomicU64;
 
     #[inline(always)]
     fn index(&self, cell: usize) -> &AtomicU64 {
-        if cell < 8 { &self.first[cell] } else { &self.second[cell - 8] }
+        &self.0[cell / 8][cell % 8]
     }
 }
 

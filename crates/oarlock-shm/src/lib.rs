@@ -30,16 +30,18 @@ mod hub;
 mod map;
 mod memory;
 mod names;
+mod outcome;
 pub mod planted;
 mod search;
 mod sync;
 #[cfg(loom)]
 mod watch;
 
-pub use caller::{Answer, Caller, Clock, Gone, Hold, Loss, Missed, Party, Taken, Ticket};
+pub use caller::{Caller, Clock};
 pub use hub::Hub;
 #[cfg(not(any(loom, shuttle)))]
 pub use map::Birthmark;
 pub use memory::{MapError, Memory};
 pub use names::Spot;
+pub use outcome::{Answer, Gone, Hold, Loss, Missed, Party, Taken, Ticket};
 pub use search::First;

@@ -57,7 +57,8 @@ pub(crate) fn every(geometry: Geometry, slot: u32) -> impl Iterator<Item = u32> 
     (0..HOT_ENTRIES).chain(own..own + WINDOW).chain(others)
 }
 
-/// Notes that a page of entries is in use. Once set it stays, so this is mostly one look.
+/// Notes that a page of entries is in use. Once set it stays, so this is mostly one look. That of the seats is noted when
+/// a session attaches.
 #[inline(always)]
 pub(crate) fn touch(memory: &Memory, number: u32, entry: u32) {
     let page = entry as usize / ENTRIES_PER_PAGE;

@@ -33,7 +33,7 @@ use crate::address;
 use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
-use crate::handle::{Opened, Taking};
+use crate::handle::{Opened, Taking, There};
 use crate::held::Held;
 use crate::methods::{
     builder_methods, client_methods, conversion_methods, guard_methods, handle_guard_methods, handle_methods,
@@ -351,15 +351,15 @@ impl Handle {
     pub fn acquire(&self) -> Result<HandleGuard<'_>> {
         match self.opened.take(self.mode) {
             Some(here) => Ok(HandleGuard { taking: Taking::Here(here) }),
-            None => self.ask(),
+            None => Ok(HandleGuard { taking: Taking::There(self.ask()?) }),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn ask(&self) -> Result<HandleGuard<'_>> {
+    fn ask(&self) -> Result<There<Guard>> {
         let request = LockRequest { wish: self.opened.wish(self.mode, false) };
-        Ok(HandleGuard { taking: Taking::there(request.acquire())? })
+        request.acquire().map(There::new)
     }
 
     /// Takes the lock if this node can grant it by itself.
@@ -370,15 +370,15 @@ impl Handle {
     pub fn try_acquire(&self) -> Result<HandleGuard<'_>> {
         match self.opened.take(self.mode) {
             Some(here) => Ok(HandleGuard { taking: Taking::Here(here) }),
-            None => self.ask_to_try(),
+            None => Ok(HandleGuard { taking: Taking::There(self.ask_to_try()?) }),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn ask_to_try(&self) -> Result<HandleGuard<'_>> {
+    fn ask_to_try(&self) -> Result<There<Guard>> {
         let request = LockRequest { wish: self.opened.wish(self.mode, true) };
-        Ok(HandleGuard { taking: Taking::there(request.try_acquire())? })
+        request.try_acquire().map(There::new)
     }
 }
 

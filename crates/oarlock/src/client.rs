@@ -15,7 +15,7 @@ use crate::blocking::{answer_text, wait_for_lock};
 use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::greeting;
-use crate::handle::{Opened, Taking};
+use crate::handle::{Opened, Taking, There};
 use crate::held::Held;
 use crate::methods::{
     builder_methods, client_methods, conversion_methods, guard_methods, handle_guard_methods, handle_methods,
@@ -406,7 +406,7 @@ impl Handle {
             return Ok(HandleGuard { taking: Taking::Here(here) });
         }
         let request = LockRequest { wish: self.opened.wish(self.mode, false) };
-        Ok(HandleGuard { taking: Taking::there(request.acquire().await)? })
+        Ok(HandleGuard { taking: Taking::There(There::new(request.acquire().await?)) })
     }
 
     /// Takes the lock if this node can grant it by itself.
@@ -419,7 +419,7 @@ impl Handle {
             return Ok(HandleGuard { taking: Taking::Here(here) });
         }
         let request = LockRequest { wish: self.opened.wish(self.mode, true) };
-        Ok(HandleGuard { taking: Taking::there(request.try_acquire())? })
+        Ok(HandleGuard { taking: Taking::There(There::new(request.try_acquire()?)) })
     }
 }
 

@@ -8,7 +8,6 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Token;
 use oarlock_shm::{Hold, Missed, Party, Spot, Taken};
 
-use crate::error::Result;
 use crate::segment::{self, Segment};
 use crate::wish::{SpaceRef, Wish};
 
@@ -132,7 +131,7 @@ impl Drop for Here<'_> {
         if !self.segment.is_mine() {
             return;
         }
-        if let Ok(true) = self.segment.caller.release(self.hold) {
+        if let Ok(true) = self.segment.caller.release_apart(self.hold) {
             self.space.knock();
         }
     }
@@ -141,11 +140,33 @@ impl Drop for Here<'_> {
 /// Result of a handle's attempt: here, or by a guard of the ordinary kind.
 pub(crate) enum Taking<'a, G> {
     Here(Here<'a>),
-    There(Box<G>),
+    There(There<G>),
 }
 
-impl<'a, G> Taking<'a, G> {
-    pub(crate) fn there(guard: Result<G>) -> Result<Taking<'a, G>> {
-        guard.map(|guard| Taking::There(Box::new(guard)))
+/// A guard of the ordinary kind. Its end is apart, so that the end of a handle's guard is small enough to be put where that
+/// guard is dropped. What is taken and given back in one place then never lies in memory: to read it from there, in
+/// other pieces than it was written in, costs as much as an exchange.
+pub(crate) struct There<G>(Option<Box<G>>);
+
+impl<G> There<G> {
+    pub(crate) fn new(guard: G) -> There<G> {
+        There(Some(Box::new(guard)))
+    }
+
+    pub(crate) fn guard(&self) -> &G {
+        self.0.as_ref().expect("taken only by drop")
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end(guard: Option<Box<G>>) {
+        drop(guard);
+    }
+}
+
+impl<G> Drop for There<G> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        There::end(self.0.take());
     }
 }

@@ -248,7 +248,7 @@ macro_rules! handle_guard_methods {
         pub fn mode(&self) -> $crate::Mode {
             match &self.taking {
                 Taking::Here(here) => here.mode(),
-                Taking::There(guard) => guard.mode(),
+                Taking::There(there) => there.guard().mode(),
             }
         }
 
@@ -256,7 +256,7 @@ macro_rules! handle_guard_methods {
         pub fn token(&self) -> $crate::Token {
             match &self.taking {
                 Taking::Here(here) => here.token(),
-                Taking::There(guard) => guard.token(),
+                Taking::There(there) => there.guard().token(),
             }
         }
 
@@ -264,7 +264,7 @@ macro_rules! handle_guard_methods {
         pub fn is_lost(&self) -> bool {
             match &self.taking {
                 Taking::Here(here) => here.is_lost(),
-                Taking::There(guard) => guard.is_lost(),
+                Taking::There(there) => there.guard().is_lost(),
             }
         }
 
@@ -272,7 +272,7 @@ macro_rules! handle_guard_methods {
         pub fn blocking_now(&self) -> Option<$crate::Mode> {
             match &self.taking {
                 Taking::Here(here) => here.blocks(),
-                Taking::There(guard) => guard.blocking_now(),
+                Taking::There(there) => there.guard().blocking_now(),
             }
         }
     };

@@ -34,10 +34,43 @@ const TURN_SHIFT: u32 = 48;
 /// Where the count of each mode begins.
 const SHIFT: [u32; 6] = [0, COUNT_BITS, 2 * COUNT_BITS, 3 * COUNT_BITS, 40, 41];
 
-/// The bits in which the count of a mode lies.
+/// The bits in which the count of each mode lies.
+const FIELD: [u64; 6] = {
+    let mut table = [0; 6];
+    let mut mode = 0;
+    while mode < 6 {
+        let mask = if Mode::ALL[mode].exclusive() { 1 } else { COUNT_MASK };
+        table[mode] = mask << SHIFT[mode];
+        mode += 1;
+    }
+    table
+};
+
+/// One holder of each mode.
+const ONE: [u64; 6] = {
+    let mut table = [0; 6];
+    let mut mode = 0;
+    while mode < 6 {
+        table[mode] = 1 << SHIFT[mode];
+        mode += 1;
+    }
+    table
+};
+
+/// As many callers of each mode as fit.
+const FULL: [u64; 6] = {
+    let mut table = [0; 6];
+    let mut mode = 0;
+    while mode < 6 {
+        let most = if Mode::ALL[mode].exclusive() { 1 } else { Grant::CALLERS_MAX as u64 };
+        table[mode] = most << SHIFT[mode];
+        mode += 1;
+    }
+    table
+};
+
 const fn field(mode: Mode) -> u64 {
-    let mask = if mode.exclusive() { 1 } else { COUNT_MASK };
-    mask << SHIFT[mode as usize]
+    FIELD[mode as usize]
 }
 
 /// For each mode: what must be zero in a word for a caller to take it. Conflicting counts, gate and shut.
@@ -190,10 +223,10 @@ impl Grant {
 
     /// With one more caller that holds `mode`.
     pub const fn with(self, mode: Mode) -> Result<Grant, Full> {
-        if self.count(mode) >= Grant::CALLERS_MAX {
+        if self.0 & field(mode) >= FULL[mode as usize] {
             return Err(Full);
         }
-        self.with_own(mode)
+        Ok(Grant(self.0.wrapping_add(ONE[mode as usize])))
     }
 
     /// With what the node itself holds in `mode`: once for all locks in its own table.
@@ -202,7 +235,7 @@ impl Grant {
         if self.0 & field == field {
             return Err(Full);
         }
-        Ok(Grant(self.0.wrapping_add(1 << SHIFT[mode as usize])))
+        Ok(Grant(self.0.wrapping_add(ONE[mode as usize])))
     }
 
     /// With one holder of `mode` less. A count of zero stays: a word is a claim, and a wrong one must not borrow
@@ -212,7 +245,7 @@ impl Grant {
         if self.0 & field(mode) == 0 {
             return self;
         }
-        Grant(self.0.wrapping_sub(1 << SHIFT[mode as usize]))
+        Grant(self.0.wrapping_sub(ONE[mode as usize]))
     }
 
     /// With other counts; what does not fit is cut to the bound.

@@ -68,6 +68,7 @@ const STAGES: [Stage; 14] = [
 
 /// No mode at all, where a mode may stand.
 const NO_MODE: u64 = 7;
+const STAGE_MASK: u64 = 0xf;
 const MODE_SHIFT: u32 = 4;
 const TARGET_SHIFT: u32 = 7;
 const GENERATION_SHIFT: u32 = 10;
@@ -94,7 +95,7 @@ impl State {
 
     /// Where it stands; none if no such stage exists, which only a foreign hand can write.
     pub const fn stage(self) -> Option<Stage> {
-        let number = (self.0 & 0xf) as usize;
+        let number = (self.0 & STAGE_MASK) as usize;
         if number < STAGES.len() { Some(STAGES[number]) } else { None }
     }
 
@@ -130,10 +131,17 @@ impl State {
         State::new(self.next_generation(), stage, mode, target)
     }
 
+    /// The same in another stage.
+    #[must_use]
+    pub const fn at(self, stage: Stage) -> State {
+        State(self.0 & !STAGE_MASK | stage as u64)
+    }
+
     /// Free, in the next generation.
     #[must_use]
     pub const fn freed(self) -> State {
-        self.next(Stage::Free, None, None)
+        let next = (self.0 | ((1 << GENERATION_SHIFT) - 1)).wrapping_add(1);
+        State(next | State::free(0).0)
     }
 
     /// The mode that the holder may act under; none if it may not act.
