@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use oarlock_layout::message::lock::Body;
 use oarlock_layout::message::look::What;
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::raft::{Answer, Call};
 use oarlock_layout::message::session::{Reply, Request};
 
 fn path(conversation: &str) -> PathBuf {
@@ -126,5 +127,33 @@ fn every_kind_of_message_has_a_sample() {
             Reply::Attached(_) => 10,
         })
         .collect();
+    let calls: BTreeSet<u8> = samples::calls()
+        .iter()
+        .map(|(_, call)| match call {
+            Call::Append { .. } => 0,
+            Call::Vote { .. } => 1,
+            Call::Install { .. } => 2,
+            Call::Transfer { .. } => 3,
+            Call::Propose { .. } => 4,
+            Call::Confirm => 5,
+        })
+        .collect();
+    let answers: BTreeSet<u8> = samples::answers()
+        .iter()
+        .map(|(_, answer)| match answer {
+            Answer::Stored => 0,
+            Answer::StoredUpTo(_) => 1,
+            Answer::Conflict => 2,
+            Answer::Higher(_) => 3,
+            Answer::Voted { .. } => 4,
+            Answer::Installed(_) => 5,
+            Answer::Trying => 6,
+            Answer::At(_) => 7,
+            Answer::NotLeader(_) => 8,
+            Answer::Unable => 9,
+            Answer::Unsure => 10,
+        })
+        .collect();
     assert_eq!((peer.len(), requests.len(), replies.len()), (16, 10, 11));
+    assert_eq!((calls.len(), answers.len()), (6, 11));
 }

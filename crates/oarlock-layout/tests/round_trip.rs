@@ -47,6 +47,18 @@ proptest! {
     fn forming_messages_round_trip(m in any::form()) { check(&m)?; }
 
     #[test]
+    fn calls_of_coordinators_round_trip(m in any::call(), changes in changes()) {
+        check(&m)?;
+        check_changed(&m, &changes)?;
+    }
+
+    #[test]
+    fn answers_of_coordinators_round_trip(m in any::answer(), changes in changes()) {
+        check(&m)?;
+        check_changed(&m, &changes)?;
+    }
+
+    #[test]
     fn questions_round_trip(m in any::look()) { check(&m)?; }
 
     #[test]

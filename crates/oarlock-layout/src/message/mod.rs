@@ -5,4 +5,5 @@ pub mod frame;
 pub mod lock;
 pub mod look;
 pub mod peer;
+pub mod raft;
 pub mod session;

@@ -10,6 +10,7 @@ use oarlock_layout::message::form::{Form, Phase};
 use oarlock_layout::message::lock::*;
 use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::raft::*;
 use oarlock_layout::message::session::*;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -333,5 +334,79 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
                 })
             }
         ),
+    ]
+}
+
+fn leadership() -> impl Strategy<Value = Leadership> {
+    (any::<u64>(), any::<u16>()).prop_map(|(term, node)| Leadership { term, node: NodeId(node) })
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (leadership(), any::<bool>()).prop_map(|(leadership, committed)| Ballot { leadership, committed })
+}
+
+fn log_id() -> impl Strategy<Value = LogId> {
+    (leadership(), any::<u64>()).prop_map(|(leadership, index)| LogId { leadership, index })
+}
+
+/// Every voter is one of the nodes.
+fn voters() -> impl Strategy<Value = Voters> {
+    (btree_map(any::<u16>(), any::<u8>(), 0..12), 0..3_u8).prop_map(|(nodes, configs)| {
+        let set = |bit: u8| nodes.iter().filter(move |(_, in_sets)| *in_sets >> bit & 1 != 0);
+        let configs = (0..configs).map(|bit| set(bit).map(|(node, _)| NodeId(*node)).collect()).collect();
+        Voters { configs, nodes: nodes.keys().copied().map(NodeId).collect() }
+    })
+}
+
+fn entry() -> impl Strategy<Value = LogEntry> {
+    let payload = prop_oneof![
+        Just(Payload::Blank),
+        vec(any::<u8>(), 0..300).prop_map(Payload::Command),
+        voters().prop_map(Payload::Voters),
+    ];
+    (log_id(), payload).prop_map(|(id, payload)| LogEntry { id, payload })
+}
+
+pub(crate) fn call() -> impl Strategy<Value = Call> {
+    let voters_at = (of(log_id()), voters()).prop_map(|(id, voters)| VotersAt { id, voters });
+    prop_oneof![
+        (ballot(), of(log_id()), vec(entry(), 0..=ENTRIES_MAX), of(log_id())).prop_map(
+            |(ballot, previous, entries, commit)| Call::Append { ballot, previous, entries, commit }
+        ),
+        (ballot(), of(log_id()), any::<bool>(), any::<bool>())
+            .prop_map(|(ballot, last, transfer, pre)| Call::Vote { ballot, last, transfer, pre }),
+        (ballot(), of(log_id()), voters_at, 0..1_000_u32, 0..1_000_u32, vec(any::<u8>(), 0..300)).prop_map(
+            |(ballot, last, voters, offset, more, bytes)| {
+                let total = offset + bytes.len() as u32 + more;
+                Call::Install { ballot, last, voters, offset, total, bytes }
+            }
+        ),
+        (ballot(), any::<u16>(), of(log_id())).prop_map(|(ballot, to, last)| Call::Transfer {
+            ballot,
+            to: NodeId(to),
+            last
+        }),
+        vec(any::<u8>(), 0..300).prop_map(|command| Call::Propose { command }),
+        Just(Call::Confirm),
+    ]
+}
+
+pub(crate) fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        Just(Answer::Stored),
+        of(log_id()).prop_map(Answer::StoredUpTo),
+        Just(Answer::Conflict),
+        ballot().prop_map(Answer::Higher),
+        (ballot(), any::<bool>(), of(log_id())).prop_map(|(ballot, granted, last)| Answer::Voted {
+            ballot,
+            granted,
+            last
+        }),
+        ballot().prop_map(Answer::Installed),
+        Just(Answer::Trying),
+        log_id().prop_map(Answer::At),
+        of(any::<u16>()).prop_map(|node| Answer::NotLeader(node.map(NodeId))),
+        Just(Answer::Unable),
+        Just(Answer::Unsure),
     ]
 }

@@ -10,6 +10,7 @@ use oarlock_layout::message::form::Form;
 use oarlock_layout::message::frame::{Chunk, Chunks, Datagram, Greeting};
 use oarlock_layout::message::look::Seen;
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::raft::{Answer, Call};
 use oarlock_layout::message::session::{Reply, Request};
 
 /// A decoder under test.
@@ -22,6 +23,8 @@ pub(crate) const TARGETS: &[(&str, Feed)] = &[
     ("seen", message::<Seen>),
     ("request", message::<Request>),
     ("reply", message::<Reply>),
+    ("call", message::<Call>),
+    ("answer", message::<Answer>),
     ("greeting", message::<Greeting>),
     ("datagram", datagram),
     ("body", body),

@@ -13,6 +13,9 @@ use oarlock_layout::message::form::{Form, Phase};
 use oarlock_layout::message::lock::*;
 use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::raft::{
+    Answer, Ballot, Call, Leadership, LogEntry, LogId, Payload, Voters, VotersAt,
+};
 use oarlock_layout::message::session::*;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -37,6 +40,8 @@ pub(crate) fn conversations() -> Vec<Conversation> {
         Conversation { name: "peer", messages: bytes(peer()), again: again::<PeerMessage> },
         Conversation { name: "request", messages: bytes(requests()), again: again::<Request> },
         Conversation { name: "reply", messages: bytes(replies()), again: again::<Reply> },
+        Conversation { name: "call", messages: bytes(calls()), again: again::<Call> },
+        Conversation { name: "answer", messages: bytes(answers()), again: again::<Answer> },
     ]
 }
 
@@ -297,5 +302,71 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
                 now: 0x75,
             }),
         ),
+    ]
+}
+
+fn ballot() -> Ballot {
+    Ballot { leadership: Leadership { term: 0x21, node: NodeId(2) }, committed: true }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId { leadership: ballot().leadership, index }
+}
+
+fn voters() -> Voters {
+    let node = |n: &u16| NodeId(*n);
+    let set = |nodes: &[u16]| nodes.iter().map(node).collect();
+    Voters { configs: vec![set(&[0, 1, 2]), set(&[0, 1, 2, 3])], nodes: set(&[0, 1, 2, 3, 7]) }
+}
+
+/// What coordinators ask each other.
+pub(crate) fn calls() -> Vec<(&'static str, Call)> {
+    let entry = |index, payload| LogEntry { id: log_id(index), payload };
+    vec![
+        (
+            "append",
+            Call::Append {
+                ballot: ballot(),
+                previous: Some(log_id(0x30)),
+                entries: vec![
+                    entry(0x31, Payload::Blank),
+                    entry(0x32, Payload::Command(vec![1, 2, 3])),
+                    entry(0x33, Payload::Voters(voters())),
+                ],
+                commit: Some(log_id(0x31)),
+            },
+        ),
+        ("vote", Call::Vote { ballot: ballot(), last: None, transfer: false, pre: true }),
+        (
+            "install",
+            Call::Install {
+                ballot: ballot(),
+                last: Some(log_id(0x40)),
+                voters: VotersAt { id: Some(log_id(0x3f)), voters: voters() },
+                offset: 4,
+                total: 9,
+                bytes: vec![5, 6, 7],
+            },
+        ),
+        ("transfer", Call::Transfer { ballot: ballot(), to: NodeId(1), last: Some(log_id(0x41)) }),
+        ("propose", Call::Propose { command: vec![9, 8, 7] }),
+        ("confirm", Call::Confirm),
+    ]
+}
+
+/// What they answer.
+pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
+    vec![
+        ("stored", Answer::Stored),
+        ("stored up to", Answer::StoredUpTo(Some(log_id(0x32)))),
+        ("conflict", Answer::Conflict),
+        ("higher", Answer::Higher(ballot())),
+        ("voted", Answer::Voted { ballot: ballot(), granted: true, last: Some(log_id(0x33)) }),
+        ("installed", Answer::Installed(ballot())),
+        ("trying", Answer::Trying),
+        ("at", Answer::At(log_id(0x34))),
+        ("not leader", Answer::NotLeader(Some(NodeId(2)))),
+        ("unable", Answer::Unable),
+        ("unsure", Answer::Unsure),
     ]
 }

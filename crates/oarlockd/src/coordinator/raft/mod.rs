@@ -1,0 +1,393 @@
+//! The embedded coordinator: Raft by `openraft`, its log in one file of this node.
+//!
+//! ```text
+//!   propose ──► leader here? ──yes──► into the log ──► a majority has stored it ──► applied here ──► outcome
+//!                    │ no                                                               ▲
+//!                    └──► Propose over a Line ──► leader there ── its place in the log ─┘
+//! ```
+//!
+//! A leader that is cut off answers nothing: what it puts into its log is not decided before a majority has stored it, and
+//! what it read counts only when a majority has said afterwards that it still leads (L2).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use oarlock_cluster::registry::{Command, Outcome, Registry};
+use oarlock_layout::id::NodeId;
+use oarlock_layout::message::raft::{Answer, Ballot, Call, LogId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::{Config, EmptyNode, ReadPolicy, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::line::Lines;
+use self::machine::{Machine, Shown};
+use self::store::Store;
+use self::types::{Bytes, Snapshot, SnapshotMeta, Types};
+use super::{Applied, Coordinator, Trouble};
+
+pub use self::line::{Answering, Line};
+
+mod line;
+mod machine;
+mod store;
+mod types;
+
+#[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
+mod tests;
+
+/// How long things take, and how much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// How often a leader says that it lives.
+    pub heartbeat: Duration,
+    /// Whoever hears nothing of it for so long, by chance, asks whether it may lead.
+    pub election: [Duration; 2],
+    /// A command is decided in this time, or its proposer hears that it does not know.
+    pub patience: Duration,
+    /// Entries after which the registry is written down as a whole; a quarter as many are kept for members that are behind.
+    pub snapshot_every: u64,
+}
+
+impl Default for Tuning {
+    /// A change of leaders takes half a second at most: a lease that is renewed in time must not freeze meanwhile (L6).
+    fn default() -> Tuning {
+        let ms = Duration::from_millis;
+        Tuning { heartbeat: ms(50), election: [ms(150), ms(220)], patience: ms(2_000), snapshot_every: 2_000 }
+    }
+}
+
+/// Between two questions who leads.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// The embedded coordinator of this node. Clones are the same one.
+#[derive(Clone)]
+pub struct Embedded {
+    me: NodeId,
+    raft: openraft::Raft<Types, Machine>,
+    line: Arc<dyn Line>,
+    shown: Arc<Shown>,
+    patience: Duration,
+    parts: Arc<Mutex<Option<Parts>>>,
+}
+
+/// A snapshot that arrives.
+struct Parts {
+    ballot: Ballot,
+    last: Option<LogId>,
+    bytes: Vec<u8>,
+}
+
+/// Who votes, who leads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// The leader, if this node knows one.
+    pub leader: Option<NodeId>,
+    /// Those who vote, ascending.
+    pub voters: Vec<NodeId>,
+    /// Those who only follow, ascending.
+    pub learners: Vec<NodeId>,
+}
+
+impl Embedded {
+    /// Starts the coordinator of node `me`, with what `file` keeps.
+    ///
+    /// # Errors
+    /// For people: what of the file cannot be used.
+    pub async fn start(
+        me: NodeId,
+        file: &Path,
+        line: Arc<dyn Line>,
+        tuning: Tuning,
+    ) -> Result<Embedded, String> {
+        let store = Store::open(file).map_err(|e| e.to_string())?;
+        Embedded::start_on(me, store, line, tuning).await
+    }
+
+    async fn start_on(
+        me: NodeId,
+        store: Store,
+        line: Arc<dyn Line>,
+        tuning: Tuning,
+    ) -> Result<Embedded, String> {
+        let shown = Shown::new();
+        let machine = Machine::new(store.clone(), Arc::clone(&shown));
+        let ms = |time: Duration| time.as_millis() as u64;
+        let config = Config {
+            cluster_name: "oarlock".into(),
+            heartbeat_interval: ms(tuning.heartbeat),
+            election_timeout_min: ms(tuning.election[0]),
+            election_timeout_max: ms(tuning.election[1]),
+            max_payload_entries: oarlock_layout::message::raft::ENTRIES_MAX as u64,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every),
+            max_in_snapshot_log_to_keep: tuning.snapshot_every / 4,
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        };
+        let config = config.validate().map_err(|e| e.to_string())?;
+        let lines = Lines(Arc::clone(&line));
+        let raft = openraft::Raft::new(me.0.into(), Arc::new(config), lines, store, machine).await;
+        let raft = raft.map_err(|e| e.to_string())?;
+        Ok(Embedded { me, raft, line, shown, patience: tuning.patience, parts: Arc::default() })
+    }
+
+    /// Makes this node the only voter of a new cluster.
+    ///
+    /// # Errors
+    /// [`Trouble::Stopped`], also if it is in a cluster already.
+    pub async fn begin(&self) -> Result<(), Trouble> {
+        let me = BTreeSet::from([u64::from(self.me.0)]);
+        self.raft.initialize(me).await.map_err(|e| Trouble::Stopped(e.to_string()))
+    }
+
+    /// Lets a node follow, without a vote. Only where this node leads.
+    ///
+    /// # Errors
+    /// [`Trouble::NoQuorum`] if another leads.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), Trouble> {
+        let added = self.raft.add_learner(node.0.into(), EmptyNode::new(), false);
+        self.decided(timeout(self.patience, added).await).map(|_| ())
+    }
+
+    /// Changes who votes; those who vote no more go altogether. Only where this node leads.
+    ///
+    /// # Errors
+    /// [`Trouble::NoQuorum`] if another leads.
+    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), Trouble> {
+        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0.into()).collect();
+        self.decided(timeout(self.patience, self.raft.change_membership(voters, false)).await).map(|_| ())
+    }
+
+    /// Who votes, who leads.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let members = &metrics.membership_config;
+        let voters: Vec<NodeId> = members.voter_ids().map(types::node).collect();
+        let learners = members.nodes().map(|(id, _)| types::node(*id)).filter(|id| !voters.contains(id));
+        Standing { leader: metrics.current_leader.map(types::node), learners: learners.collect(), voters }
+    }
+
+    /// The first entry that the log of this node still has.
+    #[cfg(test)]
+    fn begins_at(&self) -> u64 {
+        self.raft.metrics().borrow_watched().purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    /// Ends it; what it has not decided it does not decide any more.
+    pub async fn stop(&self) {
+        let _ = self.raft.shutdown().await;
+    }
+
+    // ----- what others ask ------------------------------------------------------------------------------------
+
+    /// Answers a call of another node.
+    pub async fn handle(&self, call: Call) -> Answer {
+        match call {
+            Call::Append { ballot, previous, entries, commit } => {
+                let request = AppendEntriesRequest {
+                    vote: types::vote(ballot),
+                    prev_log_id: previous.map(types::id),
+                    entries: entries.into_iter().map(types::entry).collect(),
+                    leader_commit: commit.map(types::id),
+                };
+                match self.raft.append_entries(request).await {
+                    Ok(AppendEntriesResponse::Success) => Answer::Stored,
+                    Ok(AppendEntriesResponse::PartialSuccess(id)) => {
+                        Answer::StoredUpTo(id.map(types::log_id))
+                    }
+                    Ok(AppendEntriesResponse::Conflict) => Answer::Conflict,
+                    Ok(AppendEntriesResponse::HigherVote(vote)) => Answer::Higher(types::ballot(&vote)),
+                    Err(_) => Answer::Unable,
+                }
+            }
+            Call::Vote { ballot, last, transfer, pre } => {
+                let mut request = VoteRequest::new(types::vote(ballot), last.map(types::id));
+                request.leadership_transfer = transfer;
+                let voted =
+                    if pre { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
+                match voted {
+                    Ok(voted) => Answer::Voted {
+                        ballot: types::ballot(&voted.vote),
+                        granted: voted.vote_granted,
+                        last: voted.last_log_id.map(types::log_id),
+                    },
+                    Err(_) => Answer::Unable,
+                }
+            }
+            Call::Install { ballot, last, voters, offset, total, bytes } => {
+                match self.assemble(ballot, last, offset, total, &bytes) {
+                    Err(()) => Answer::Unable,
+                    Ok(None) => Answer::Installed(ballot),
+                    Ok(Some(snapshot)) => {
+                        let meta = SnapshotMeta {
+                            last_log_id: last.map(types::id),
+                            last_membership: types::members(&voters),
+                        };
+                        let snapshot = Snapshot { meta, snapshot };
+                        match self.raft.install_full_snapshot(types::vote(ballot), snapshot).await {
+                            Ok(answer) => Answer::Installed(types::ballot(&answer.vote)),
+                            Err(_) => Answer::Unable,
+                        }
+                    }
+                }
+            }
+            Call::Transfer { ballot, to, last } => {
+                let request =
+                    TransferLeaderRequest::new(types::vote(ballot), to.0.into(), last.map(types::id));
+                match self.raft.handle_transfer_leader(request).await {
+                    Ok(Ok(())) => Answer::Trying,
+                    _ => Answer::Unable,
+                }
+            }
+            Call::Propose { command } => self.lead(command).await,
+            Call::Confirm => self.read_here().await,
+        }
+    }
+
+    /// Takes up one part of a snapshot; the whole, once it is there. Parts come in order, or it begins anew.
+    fn assemble(
+        &self,
+        ballot: Ballot,
+        last: Option<LogId>,
+        offset: u32,
+        total: u32,
+        part: &[u8],
+    ) -> Result<Option<Vec<u8>>, ()> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *parts = Some(Parts { ballot, last, bytes: Vec::new() });
+        }
+        let fits = |parts: &&mut Parts| {
+            (parts.ballot, parts.last, parts.bytes.len()) == (ballot, last, offset as usize)
+        };
+        let arriving = parts.as_mut().filter(fits).ok_or(())?;
+        arriving.bytes.extend_from_slice(part);
+        let whole = arriving.bytes.len() == total as usize;
+        Ok(if whole { parts.take().map(|parts| parts.bytes) } else { None })
+    }
+
+    // ----- where this node leads ------------------------------------------------------------------------------
+
+    async fn lead(&self, command: Vec<u8>) -> Answer {
+        match timeout(self.patience, self.raft.client_write(Bytes(command))).await {
+            Ok(Ok(written)) => Answer::At(types::log_id(written.log_id)),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => not_leader(&to),
+            Ok(Err(RaftError::Fatal(_))) => Answer::Unable,
+            // Its entry may be decided by whoever leads next.
+            Ok(Err(RaftError::APIError(_))) | Err(_) => Answer::Unsure,
+        }
+    }
+
+    async fn read_here(&self) -> Answer {
+        match timeout(self.patience, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(read)) => Answer::At(types::log_id(*read.log_id())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => not_leader(&to),
+            _ => Answer::Unable,
+        }
+    }
+
+    fn decided<T, E>(
+        &self,
+        done: Result<Result<T, RaftError<Types, E>>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Trouble> {
+        match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(RaftError::Fatal(why))) => Err(Trouble::Stopped(why.to_string())),
+            Ok(Err(RaftError::APIError(_))) => Err(Trouble::NoQuorum),
+            Err(_) => Err(Trouble::Unknown),
+        }
+    }
+
+    // ----- from anywhere --------------------------------------------------------------------------------------
+
+    fn running(&self) -> Result<(), Trouble> {
+        let metrics = self.raft.metrics();
+        let state = metrics.borrow_watched().running_state.clone();
+        state.map_err(|why| Trouble::Stopped(why.to_string()))
+    }
+
+    /// Asks whoever leads until it is answered, and waits until this node has applied as much.
+    async fn ask(&self, call: &Call) -> Result<types::Id, Trouble> {
+        let until = Instant::now() + self.patience;
+        let mut hint = None;
+        while Instant::now() < until {
+            self.running()?;
+            let leader = hint.take().or_else(|| self.standing().leader);
+            let answer = match leader {
+                Some(leader) if leader == self.me => {
+                    timeout_at(until, self.handle(call.clone())).await.unwrap_or(Answer::Unsure)
+                }
+                Some(leader) => {
+                    let patience = until.saturating_duration_since(Instant::now());
+                    tokio::select! {
+                        // What got no answer may have arrived.
+                        answer = self.line.call(leader, call.clone(), patience) => answer.unwrap_or(Answer::Unsure),
+                        () = self.deposed(leader) => Answer::Unsure,
+                    }
+                }
+                None => Answer::NotLeader(None),
+            };
+            match answer {
+                Answer::At(id) => {
+                    self.wait_for(id.index, until).await?;
+                    return Ok(types::id(id));
+                }
+                Answer::NotLeader(other) => {
+                    hint = other;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // To ask twice harms nothing.
+                Answer::Unsure if matches!(call, Call::Propose { .. }) => return Err(Trouble::Unknown),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        Err(Trouble::NoQuorum)
+    }
+
+    /// Until this node follows somebody else.
+    async fn deposed(&self, leader: NodeId) {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().current_leader.map(types::node) == Some(leader) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn wait_for(&self, index: u64, until: Instant) -> Result<(), Trouble> {
+        let mut applied = self.shown.applied();
+        let there = applied.wait_for(|applied| applied.steps > index);
+        match timeout_at(until, there).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Trouble::Unknown),
+        }
+    }
+}
+
+impl Coordinator for Embedded {
+    async fn propose(&self, command: &Command) -> Result<Outcome, Trouble> {
+        let id = self.ask(&Call::Propose { command: command.to_bytes() }).await?;
+        // A node that was far behind may have taken over the registry as a whole.
+        self.shown.outcome(id).ok_or(Trouble::Unknown)
+    }
+
+    async fn confirmed(&self) -> Result<Arc<Registry>, Trouble> {
+        self.ask(&Call::Confirm).await?;
+        Ok(Arc::clone(&self.shown.applied().borrow().registry))
+    }
+
+    fn applied(&self) -> watch::Receiver<Applied> {
+        self.shown.applied()
+    }
+}
+
+fn not_leader(to: &ForwardToLeader<Types>) -> Answer {
+    Answer::NotLeader(to.leader_id.map(types::node))
+}

@@ -1,0 +1,242 @@
+//! The embedded coordinator on disks that stay and a network that does not.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oarlock_cluster::registry::Command;
+use oarlock_layout::codec::Wire;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::message::raft::{Answer, Ballot, Call, Leadership, LogId, VotersAt};
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+use super::line::Answering;
+use super::machine::{Machine, Shown};
+use super::store::Store;
+use super::types::Types;
+use super::{Embedded, Line, Tuning};
+use crate::coordinator::Coordinator;
+use crate::coordinator::conformance::{self, Cast};
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(future)
+}
+
+/// As in earnest, but with less patience, and snapshots more often.
+const TUNING: Tuning = Tuning {
+    heartbeat: Duration::from_millis(50),
+    election: [Duration::from_millis(150), Duration::from_millis(220)],
+    patience: Duration::from_millis(800),
+    snapshot_every: 40,
+};
+
+/// Nodes in one process, and who of them hears whom.
+struct Net {
+    directory: TempDir,
+    nodes: Mutex<Vec<Option<Embedded>>>,
+    /// Those who hear each other; none: all.
+    together: Mutex<Option<Vec<usize>>>,
+}
+
+impl Net {
+    fn connected(&self, a: usize, b: usize) -> bool {
+        let together = self.together.lock().unwrap();
+        together.as_ref().is_none_or(|set| set.contains(&a) && set.contains(&b))
+    }
+
+    fn node(&self, node: usize) -> Option<Embedded> {
+        self.nodes.lock().unwrap()[node].clone()
+    }
+
+    fn file(&self, node: usize) -> PathBuf {
+        self.directory.path().join(format!("{node}.redb"))
+    }
+}
+
+/// The line of one node.
+struct From {
+    net: Arc<Net>,
+    me: usize,
+}
+
+impl Line for From {
+    fn call(&self, to: NodeId, call: Call, patience: Duration) -> Answering {
+        let (net, me, to) = (Arc::clone(&self.net), self.me, usize::from(to.0));
+        Box::pin(async move {
+            let talk = async {
+                // What arrives is bytes.
+                let call = Call::from_bytes(&call.to_bytes()).expect("we read what we write");
+                tokio::task::yield_now().await;
+                if !net.connected(me, to) {
+                    return std::future::pending().await;
+                }
+                let Some(node) = net.node(to) else { return std::future::pending().await };
+                let answer = node.handle(call).await;
+                if !net.connected(me, to) {
+                    return std::future::pending().await;
+                }
+                Answer::from_bytes(&answer.to_bytes()).expect("we read what we write")
+            };
+            tokio::time::timeout(patience, talk).await.ok()
+        })
+    }
+}
+
+/// Three voters.
+struct Three(Arc<Net>);
+
+impl Three {
+    async fn new() -> Three {
+        let three = Three::of(3);
+        for node in 0..3 {
+            three.start(node).await;
+        }
+        let first = three.0.node(0).unwrap();
+        first.begin().await.unwrap();
+        three.leader().await;
+        for node in 1..3 {
+            first.add_learner(NodeId(node)).await.unwrap();
+        }
+        first.set_voters(&(0..3).map(NodeId).collect()).await.unwrap();
+        three
+    }
+
+    fn of(nodes: usize) -> Three {
+        let nodes = Mutex::new((0..nodes).map(|_| None).collect());
+        Three(Arc::new(Net { directory: TempDir::new().unwrap(), nodes, together: Mutex::new(None) }))
+    }
+}
+
+impl Cast for Three {
+    type Engine = Embedded;
+
+    fn at(&self, node: usize) -> Embedded {
+        self.0.node(node).expect("it lives")
+    }
+
+    async fn leader(&self) -> usize {
+        for _ in 0..2_000 {
+            let nodes = self.0.nodes.lock().unwrap().clone();
+            let leads = |(n, node): (usize, &Option<Embedded>)| {
+                node.as_ref().is_some_and(|node| node.standing().leader == Some(NodeId(n as u16)))
+            };
+            let leaders: Vec<usize> =
+                nodes.iter().enumerate().filter(|(n, node)| leads((*n, node))).map(|(n, _)| n).collect();
+            if let [leader] = leaders[..] {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nobody leads");
+    }
+
+    fn cut(&self, together: &[usize]) {
+        *self.0.together.lock().unwrap() = Some(together.to_vec());
+    }
+
+    fn heal(&self) {
+        *self.0.together.lock().unwrap() = None;
+    }
+
+    async fn kill(&self, node: usize) {
+        let gone = self.0.nodes.lock().unwrap()[node].take().expect("it lives");
+        gone.stop().await;
+    }
+
+    async fn start(&self, node: usize) {
+        let line = Arc::new(From { net: Arc::clone(&self.0), me: node });
+        let file = self.0.file(node);
+        // The file is let go when the last task of the run before has ended.
+        let mut tries = 0;
+        let engine = loop {
+            match Embedded::start(NodeId(node as u16), &file, line.clone(), TUNING).await {
+                Ok(engine) => break engine,
+                Err(why) if tries < 500 => {
+                    tries += 1;
+                    assert!(why.contains("already open"), "{why}");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(why) => panic!("{why}"),
+            }
+        };
+        self.0.nodes.lock().unwrap()[node] = Some(engine);
+    }
+}
+
+/// L2, and all else that is asked of every engine.
+#[test]
+fn the_embedded_coordinator_conforms() {
+    run(conformance::play_all(Three::new));
+}
+
+struct Build;
+
+impl StoreBuilder<Types, Store, Machine, TempDir> for Build {
+    async fn build(&self) -> Result<(TempDir, Store, Machine), openraft::StorageError<Types>> {
+        let directory = TempDir::new().unwrap();
+        let store = Store::open(&directory.path().join("coordinator.redb")).unwrap();
+        Ok((directory, store.clone(), Machine::new(store, Shown::new())))
+    }
+}
+
+/// The library's own idea of what a log must do.
+#[test]
+fn the_log_does_what_the_library_wants() {
+    run(Suite::test_all(Build)).unwrap();
+}
+
+/// One that was away while the entries that it lacks were dropped gets the registry as a whole, and goes on from there.
+#[test]
+fn who_was_away_for_long_gets_a_snapshot() {
+    run(async {
+        let three = Three::new().await;
+        let leader = three.leader().await;
+        let away = (leader + 1) % 3;
+        three.kill(away).await;
+        let engine = three.at(leader);
+        for serial in 1..=3 * TUNING.snapshot_every {
+            // Refused, and an entry all the same.
+            let _ = engine.propose(&Command::RevokeToken { serial }).await.unwrap();
+        }
+        three.start(away).await;
+        let steps = engine.applied().borrow().steps;
+        let mut applied = three.at(away).applied();
+        applied.wait_for(|applied| applied.steps >= steps).await.unwrap();
+        assert!(three.at(away).begins_at() > 0, "it has the first entries, so nobody sent it a snapshot");
+        assert_eq!(
+            three.at(away).confirmed().await.unwrap().snapshot(),
+            engine.confirmed().await.unwrap().snapshot()
+        );
+        // And from its own disk, when it comes back again.
+        three.kill(away).await;
+        three.start(away).await;
+        three.at(away).confirmed().await.unwrap();
+    });
+}
+
+/// A part that does not follow the one before is not taken for one that does.
+#[test]
+fn parts_of_a_snapshot_come_in_order_or_not_at_all() {
+    run(async {
+        let three = Three::of(1);
+        three.start(0).await;
+        let engine = three.at(0);
+        let leadership = Leadership { term: 1, node: NodeId(2) };
+        let part = |offset: u32, bytes: &[u8]| Call::Install {
+            ballot: Ballot { leadership, committed: true },
+            last: Some(LogId { leadership, index: 9 }),
+            voters: VotersAt::default(),
+            offset,
+            total: 12,
+            bytes: bytes.to_vec(),
+        };
+        assert_eq!(engine.handle(part(4, b"5678")).await, Answer::Unable, "nothing came before");
+        let arrived = |answer| matches!(answer, Answer::Installed(_));
+        assert!(arrived(engine.handle(part(0, b"1234")).await));
+        assert_eq!(engine.handle(part(8, b"9abc")).await, Answer::Unable, "one is missing");
+        assert!(arrived(engine.handle(part(4, b"5678")).await));
+        assert_eq!(engine.handle(part(4, b"5678")).await, Answer::Unable, "it was there already");
+    });
+}
