@@ -106,11 +106,8 @@ fn signals_are_passed_on_to_the_command() {
             "trap 'echo got {name}; exit 33' {name}; touch '{}'; while :; do sleep 0.02; done",
             ready.display()
         );
-        // Whoever runs the tests may ignore some of them, and what is ignored from the beginning no shell can trap.
-        let mut command = Command::new("env");
-        command.args(["--default-signal", env!("CARGO_BIN_EXE_oarlock"), "lock", "sig", "-c", &script]);
-        command.env("OARLOCK_SOCKET", dev.socket('a')).stdout(Stdio::piped());
-        let child = command.spawn().unwrap();
+        let mut command = dev.at('a');
+        let child = command.args(["lock", "sig", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
         until("the command runs", || ready.exists());
         signal(child.id() as i32, name);
         Said::of(child.wait_with_output().unwrap()).expect(33, &[&format!("got {name}")]);

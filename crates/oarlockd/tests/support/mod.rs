@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub fn oarlock() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock"));
+    // Whoever runs the tests may ignore some signals, and what is ignored from the beginning no program can be told.
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_oarlock")]);
     // A user's own settings must not decide a test, nor clusters be found that the user or another checkout's tests
     // run.
     command.env_remove("OARLOCK_SOCKET").env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
