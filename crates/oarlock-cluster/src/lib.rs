@@ -33,8 +33,8 @@
 //! has no verdict (L8).
 //!
 //! For views that change start at [`registry`]: one state machine for the low-rate truth, and why nobody who may
-//! hold a lock is called dead. [`Lease`] is a run's own view of how long it is in, [`Watch`] proposes who is to go, and
-//! [`partition::largest`] says who stays when members do not hear each other (L7).
+//! hold a lock is called dead. [`Membership`] is one run's part: its [`Lease`] says how long it is in, its [`Watch`] proposes
+//! who is to go, and [`partition::largest`] says who stays when members do not hear each other (L7).
 //!
 //! The room is pure: time arrives as an argument, durability as an input, and nothing is random.
 #![cfg_attr(not(test), no_std)]
@@ -46,6 +46,7 @@ mod clock;
 mod forming;
 mod hearing;
 pub mod lease;
+pub mod membership;
 pub mod partition;
 pub mod registry;
 mod standing;
@@ -56,6 +57,7 @@ pub use clock::LogicalClock;
 pub use forming::{Forming, FormingConfig, Output};
 pub use hearing::Hearing;
 pub use lease::Lease;
+pub use membership::Membership;
 pub use oarlock_layout::message::form::{Form, Phase};
 pub use registry::Registry;
 pub use standing::{PeerStanding, Said, Wait};

@@ -127,7 +127,8 @@ impl Watch {
         watch
     }
 
-    /// A command was applied here, or a snapshot restored.
+    /// A command was applied here, or a snapshot restored. If several were, once is enough: what happened in between counts
+    /// from now.
     pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
         if registry.view().epoch != self.view.epoch {
             let news = registry.history().iter().filter(|c| c.view.epoch > self.view.epoch);
@@ -173,6 +174,9 @@ impl Watch {
         for fence in registry.fences().filter(|f| f.needs.contains(&Need::Lease)) {
             let run = (fence.node, fence.incarnation);
             let watched = before.get(&fence.node).filter(|w| w.incarnation == fence.incarnation);
+            // Of several commands that were shown at once the first may have been a renewal.
+            let last = registry.member(fence.node).map(|member| (member.entered, member.renewal));
+            let watched = watched.filter(|w| last == Some((w.incarnation, w.renewal)));
             let over = watched.map_or(now, |w| w.applied) + LEASE + LEASE_DRIFT;
             let ending = known.get(&run).copied().unwrap_or(Ending { say: over });
             self.ending.insert(run, ending);

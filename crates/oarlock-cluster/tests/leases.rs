@@ -8,12 +8,13 @@ mod founding;
 
 use std::collections::VecDeque;
 
-use founding::{cluster, key, renew};
-use oarlock_cluster::lease::{Output, Standing};
+use founding::{joined, key};
+use oarlock_cluster::Membership;
+use oarlock_cluster::lease::{Output as Step, Standing};
+use oarlock_cluster::membership::{Identity, Output};
+use oarlock_cluster::partition::NodeSet;
 use oarlock_cluster::registry::{Basis, Command, Need, Out, Outcome, Refusal, Registry};
-use oarlock_cluster::{Lease, Watch};
 use oarlock_layout::id::{Incarnation, NodeId};
-use oarlock_layout::limit::RENEW;
 use oarlock_layout::time::Instant;
 
 const NODES: u16 = 4;
@@ -21,6 +22,11 @@ const NODES: u16 = 4;
 const STEP_NANOS: u64 = 4_000_000;
 /// How far off a clock may run, in thousandths; the margins are made for this.
 const SKEW: u64 = 40;
+
+fn identity(node: u16, incarnation: u64) -> Identity {
+    let (key, nonce) = (key(node), u64::from(node) << 32 | incarnation << 16);
+    Identity { node: NodeId(node), key, incarnation: Incarnation(incarnation), nonce }
+}
 
 struct Chance(u64);
 
@@ -54,10 +60,7 @@ struct Node {
     rate: u64,
     offset: u64,
     registry: Registry,
-    watch: Watch,
-    /// None while it waits to be let in, since the moment in `asked`.
-    lease: Option<Lease>,
-    asked: Option<(Instant, Instant)>,
+    membership: Membership,
     /// How much of the order it has applied.
     applied: usize,
     /// When the next part of it arrives.
@@ -101,22 +104,19 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let truth = cluster(NODES);
+        let truth = joined(NODES);
         let nodes = (0..NODES).map(|n| {
             let id = NodeId(n);
             let rate =
                 [1_000 - SKEW, 1_000 + SKEW, 1_000 - SKEW + chance.below(2 * SKEW)][chance.below(3) as usize];
             let offset = chance.below(1 << 40);
-            let now = Instant(offset);
             Node {
                 id,
                 incarnation: 1,
                 rate,
                 offset,
                 registry: truth.clone(),
-                watch: Watch::new(now, id, Incarnation(1), &truth),
-                lease: Some(Lease::new(now, now)),
-                asked: None,
+                membership: Membership::new(Instant(offset), identity(n, 1), &truth),
                 applied: 0,
                 hears_at: 0,
                 paused_until: 0,
@@ -208,41 +208,34 @@ impl World {
         node.starts_at = None;
         node.incarnation += 1;
         let now = node.clock(self.now);
-        node.watch = Watch::new(now, node.id, Incarnation(node.incarnation), &node.registry);
-        node.lease = None;
+        let identity = identity(node.id.0, node.incarnation);
+        node.membership = Membership::new(now, identity, &node.registry);
     }
 
     fn live(&mut self, n: usize) {
+        let runs: Vec<_> = self.nodes.iter().map(|node| (node.id, Incarnation(node.incarnation))).collect();
+        let node = &mut self.nodes[n];
+        let now = node.clock(self.now);
+        for (peer, incarnation) in runs.into_iter().filter(|(peer, _)| *peer != node.id) {
+            node.membership.handle_heard(now, peer, incarnation);
+        }
         self.hear(n);
         let node = &mut self.nodes[n];
-        let (now, id, incarnation) = (node.clock(self.now), node.id, node.incarnation);
+        let (now, id) = (node.clock(self.now), node.id);
+        node.membership.handle_timeout(now);
         let mut proposals = VecDeque::new();
-        match &mut node.lease {
-            Some(lease) => {
-                lease.handle_timeout(now);
-                while let Some(output) = lease.poll_output() {
-                    match output {
-                        Output::Renew { number } => proposals.push_back(renew(id, incarnation, number)),
-                        Output::Lost => {
-                            node.starts_at = Some(self.now + self.chance.below(2_000) * 1_000_000)
-                        }
-                        Output::Thawed => self.seen.thawed += 1,
-                        Output::Frozen | Output::EndChildren | Output::KillChildren => {}
-                    }
+        while let Some(output) = node.membership.poll_output() {
+            match output {
+                Output::Propose(command) => proposals.push_back(command),
+                // The second: it came and went between two looks at the registry.
+                Output::Lease(Step::Lost) | Output::Refused(Refusal::OldRun { .. }) => {
+                    node.starts_at = Some(self.now + self.chance.below(2_000) * 1_000_000);
                 }
+                Output::Lease(Step::Thawed) => self.seen.thawed += 1,
+                Output::Refused(why) => panic!("node {id} is not let in: {why}"),
+                Output::Report(silent) => assert_eq!(silent, NodeSet::EMPTY, "all hear each other"),
+                Output::View(_) | Output::Entered(_) | Output::Lease(_) => {}
             }
-            None => {
-                if node.asked.is_none_or(|(_, last)| now >= last + RENEW) {
-                    node.asked = Some((node.asked.map_or(now, |(first, _)| first), now));
-                    let (key, incarnation) = (key(id.0), Incarnation(incarnation));
-                    let fences = Vec::new();
-                    proposals.push_back(Command::Start { node: id, key, incarnation, nonce: 1, fences });
-                }
-            }
-        }
-        node.watch.handle_timeout(now);
-        while let Some(command) = node.watch.poll_output() {
-            proposals.push_back(command);
         }
         for command in proposals {
             self.propose(id, command);
@@ -258,29 +251,23 @@ impl World {
         self.nodes[n].hears_at = self.now + stall * 1_000_000;
         let node = &mut self.nodes[n];
         let now = node.clock(self.now);
+        // Some coordinators show each registry, some only the last of several.
+        let each = self.chance.one_in(2);
+        let mut answers = Vec::new();
         for (from, command) in &self.order[node.applied..] {
             let outcome = node.registry.apply(command);
-            node.watch.handle_applied(now, &node.registry);
-            if *from == node.id {
-                node.watch.handle_answered(now);
+            if each {
+                node.membership.handle_applied(now, &node.registry);
             }
-            let run = Some(Incarnation(node.incarnation));
-            match (command, &mut node.lease) {
-                (Command::Renew { node: of, incarnation, number }, Some(lease))
-                    if *of == node.id && Some(*incarnation) == run && outcome == Outcome::Done =>
-                {
-                    lease.handle_renewed(now, *number);
-                }
-                (Command::Start { node: of, incarnation, .. }, lease @ None)
-                    if *of == node.id && Some(*incarnation) == run && outcome == Outcome::Done =>
-                {
-                    let (first, _) = node.asked.take().expect("it asked");
-                    *lease = Some(Lease::new(now, first));
-                }
-                (Command::Evict { .. }, Some(lease)) if node.registry.run(node.id) != run => {
-                    lease.handle_evicted(now);
-                }
-                _ => {}
+            if *from == node.id {
+                answers.push((command, outcome));
+            }
+        }
+        node.membership.handle_applied(now, &node.registry);
+        for (command, outcome) in answers {
+            // Of some it is never told what came of them.
+            if !self.chance.one_in(30) {
+                node.membership.handle_answer(now, command, outcome);
             }
         }
         node.applied = self.order.len();
@@ -289,7 +276,7 @@ impl World {
     /// L2, by the node's own clock: what the segments of a paused node compare with.
     fn check(&self) {
         for node in &self.nodes {
-            let Some(lease) = &node.lease else { continue };
+            let Some(lease) = node.membership.lease() else { continue };
             let run = Incarnation(node.incarnation);
             let evicted = self.truth.run(node.id) != Some(run);
             // Put out by hand: nothing of it is granted to others before this is proven (L4).

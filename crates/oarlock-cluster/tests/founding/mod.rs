@@ -1,5 +1,8 @@
 //! How the clusters of these tests come about.
 
+// Each program that includes this file uses a part of it.
+#![allow(dead_code)]
+
 use oarlock_cluster::registry::{Command, Order, Outcome, Registry, SpaceSettings};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
@@ -67,8 +70,8 @@ pub(crate) fn renew(node: NodeId, incarnation: u64, number: u64) -> Command {
     Command::Renew { node, incarnation: Incarnation(incarnation), number }
 }
 
-/// A cluster of `nodes` members, all started as run 1: epoch = number of nodes.
-pub(crate) fn cluster(nodes: u16) -> Registry {
+/// A cluster of `nodes` members, none of which has started.
+pub(crate) fn joined(nodes: u16) -> Registry {
     let mut registry = Registry::new();
     assert_eq!(registry.apply(&init(0)), Outcome::Done);
     for node in 1..nodes {
@@ -76,6 +79,12 @@ pub(crate) fn cluster(nodes: u16) -> Registry {
         let joined = Outcome::Joined { node: NodeId(node), above: Incarnation(0), already: false };
         assert_eq!(registry.apply(&join(node.into(), node)), joined);
     }
+    registry
+}
+
+/// A cluster of `nodes` members, all started as run 1: epoch = number of nodes.
+pub(crate) fn cluster(nodes: u16) -> Registry {
+    let mut registry = joined(nodes);
     for node in 0..nodes {
         assert_eq!(registry.apply(&start(NodeId(node), 1)), Outcome::Done);
     }

@@ -1,0 +1,324 @@
+//! One run's part in a cluster whose views change: it asks to be let in, renews its lease, says whom it hears, and
+//! proposes who is to go.
+//!
+//! ```text
+//!                              ┌───────────────┐
+//!   a registry as applied  ──► │               │──► Propose   a command, to the coordinator
+//!   what came of a command ──► │  Membership   │──► Report    who is silent to this node, to all members
+//!   silent, heard, reports ──► │  ├─ Lease     │──► View      another view is valid
+//!   which fences there are ──► │  └─ Watch     │──► Lease     frozen, thawed, children, lost
+//!   time                   ──► │               │──► Refused   it is not let in, and why
+//!                              └───────────────┘
+//!
+//!        waiting ──a Start of its own is applied──► in ──the view names it no more, or its lease ends──► lost, for good
+//! ```
+//!
+//! # From when the first lease counts
+//!
+//! From the sending of the `Start` that let the run in (L2). Several may be under way, because each may be lost; so each
+//! has a nonce of its own, and the registry says which one it was. A run that is in by a nonce of nobody's here is let in
+//! as somebody else: a clone of this node has its key and its number.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::limit::{RENEW, SILENT};
+use oarlock_layout::seal::PublicKey;
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::view::View;
+
+use crate::lease::{Lease, Output as LeaseOutput, Standing};
+use crate::partition::NodeSet;
+use crate::registry::{Command, FENCES_PER_NODE_MAX, Need, Outcome, Refusal, Registry};
+use crate::watch::Watch;
+
+/// Reports are repeated this often: what was said a silent time ago says nothing any more.
+const REPORT_EVERY: Duration = SILENT.checked_div(2).expect("not zero");
+
+/// Who this run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The member.
+    pub node: NodeId,
+    /// Its key.
+    pub key: PublicKey,
+    /// This run of it; above every one that was in a view.
+    pub incarnation: Incarnation,
+    /// Chosen at random by this run; its attempts to be let in count up from here.
+    pub nonce: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Give this to the coordinator; say what came of it.
+    Propose(Command),
+    /// Tell all members of the view to whom this node's circuits are silent.
+    Report(NodeSet),
+    /// This view is valid now.
+    View(View),
+    /// This run is in, from this view on.
+    Entered(Epoch),
+    /// The lease of this run comes nearer to its end, or further from it.
+    Lease(LeaseOutput),
+    /// It is not let in, and asks no more.
+    Refused(Refusal),
+}
+
+/// Where this run stands.
+#[derive(Clone, Debug)]
+enum Part {
+    /// When each attempt to be let in was sent, and when comes the next.
+    Waiting {
+        sent: Vec<Instant>,
+        next: Instant,
+    },
+    In(Lease),
+    /// It was in, or must not be.
+    Out,
+}
+
+/// One run's part in the cluster. See the [module](self).
+///
+/// *Inputs* are the `handle_` methods; after each, drain [`poll_output`](Membership::poll_output), then sleep until
+/// [`poll_timeout`](Membership::poll_timeout). Time is CLOCK_BOOTTIME of this node (L9).
+#[derive(Clone, Debug)]
+pub struct Membership {
+    me: Identity,
+    part: Part,
+    watch: Watch,
+    view: View,
+    /// Whom this node's circuits do not hear any more.
+    silent: BTreeSet<NodeId>,
+    /// The last run of each node that this one has ever heard.
+    heard: BTreeMap<NodeId, Incarnation>,
+    reported: Option<(NodeSet, Instant)>,
+    /// What must be proven of a run that is put out, beside its lease.
+    fences: Vec<Need>,
+    outputs: VecDeque<Output>,
+}
+
+impl Membership {
+    /// Begins to take part, with the registry as this node has applied it so far.
+    pub fn new(now: Instant, me: Identity, registry: &Registry) -> Membership {
+        let mut membership = Membership {
+            me,
+            part: Part::Waiting { sent: Vec::new(), next: now },
+            watch: Watch::new(now, me.node, me.incarnation, registry),
+            view: View::default(),
+            silent: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            reported: None,
+            fences: Vec::new(),
+            outputs: VecDeque::new(),
+        };
+        membership.handle_applied(now, registry);
+        membership
+    }
+
+    /// Commands were applied here, or a snapshot restored. Several may be shown at once.
+    pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
+        self.watch.handle_applied(now, registry);
+        if *registry.view() != self.view {
+            self.view = registry.view().clone();
+            self.reported = None;
+            self.outputs.push_back(Output::View(self.view.clone()));
+        }
+        let mine = registry.run(self.me.node) == Some(self.me.incarnation);
+        match &mut self.part {
+            Part::Waiting { sent, .. } if mine => {
+                let nonce = registry.member(self.me.node).and_then(|member| member.nonce);
+                let attempt = nonce.map(|nonce| nonce.wrapping_sub(self.me.nonce) as usize);
+                match attempt.and_then(|attempt| sent.get(attempt)) {
+                    Some(sent) => {
+                        self.part = Part::In(Lease::new(now, *sent));
+                        self.outputs.push_back(Output::Entered(self.view.epoch));
+                    }
+                    None => self.refuse(Refusal::OldRun {
+                        node: self.me.node,
+                        incarnation: self.me.incarnation,
+                        entered: self.me.incarnation,
+                    }),
+                }
+            }
+            Part::In(lease) if !mine => lease.handle_evicted(now),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// What came of a command that this node proposed: it has been applied here.
+    pub fn handle_answer(&mut self, now: Instant, command: &Command, outcome: Outcome) {
+        self.watch.handle_answered(now);
+        match (command, outcome, &mut self.part) {
+            (
+                Command::Renew { node, incarnation, number },
+                Outcome::Done | Outcome::Already,
+                Part::In(lease),
+            ) if (*node, *incarnation) == (self.me.node, self.me.incarnation) => {
+                lease.handle_renewed(now, *number);
+            }
+            // The run before is in still: it will be put out, or surrendered, and then this one is asked for again.
+            (
+                Command::Start { .. },
+                Outcome::Refused(Refusal::StillIn { .. } | Refusal::FencesPending(_)),
+                _,
+            ) => {}
+            (Command::Start { node, .. }, Outcome::Refused(why), Part::Waiting { .. })
+                if *node == self.me.node =>
+            {
+                self.refuse(why);
+            }
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// A circuit went silent.
+    pub fn handle_silent(&mut self, now: Instant, peer: NodeId) {
+        self.silent.insert(peer);
+        self.settle(now);
+    }
+
+    /// A run of a node is heard, for the first time or again: one that the view names, or one that wants to be let in.
+    pub fn handle_heard(&mut self, now: Instant, peer: NodeId, incarnation: Incarnation) {
+        self.silent.remove(&peer);
+        self.heard.insert(peer, incarnation);
+        self.settle(now);
+    }
+
+    /// A member says to whom its circuits are silent.
+    pub fn handle_report(&mut self, now: Instant, from: NodeId, silent: NodeSet) {
+        self.watch.handle_report(now, from, silent);
+        self.settle(now);
+    }
+
+    /// What must be proven of whoever is put out, beside its lease (L4).
+    ///
+    /// # Panics
+    /// If there are more fences than a run may have.
+    pub fn set_fences(&mut self, fences: Vec<Need>) {
+        assert!(fences.len() <= FENCES_PER_NODE_MAX, "{} fences for one run", fences.len());
+        self.fences = fences;
+    }
+
+    /// The moment of [`poll_timeout`](Membership::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.watch.handle_timeout(now);
+        self.settle(now);
+    }
+
+    /// What is to be done next, until it is `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Membership::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mine = match &self.part {
+            // Until then it waits for somebody to be heard.
+            Part::Waiting { next, .. } => self.unheard().next().is_none().then_some(*next),
+            Part::In(lease) => lease.poll_timeout(),
+            Part::Out => None,
+        };
+        let report = self.reports().then(|| self.reported.map_or(Instant(0), |(_, at)| at + REPORT_EVERY));
+        [mine, self.watch.poll_timeout(), report].into_iter().flatten().min()
+    }
+
+    /// The lease of this run, once it is in; also after it has ended.
+    pub const fn lease(&self) -> Option<&Lease> {
+        match &self.part {
+            Part::In(lease) => Some(lease),
+            Part::Waiting { .. } | Part::Out => None,
+        }
+    }
+
+    /// The view that is valid here.
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Members of the view that this node does not hear; a newcomer waits for them (L7).
+    pub fn unheard(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let others = self.view.members.iter().filter(|member| member.node != self.me.node);
+        // A later run than the view names is as good: the earlier one is gone.
+        let heard = |node: &NodeId| self.heard.get(node).copied();
+        let unheard = others.filter(move |member| {
+            self.silent.contains(&member.node)
+                || heard(&member.node).is_none_or(|run| run < member.incarnation)
+        });
+        unheard.map(|member| member.node)
+    }
+
+    // ----- what follows ---------------------------------------------------------------------------------------
+
+    /// Only a member is believed.
+    fn reports(&self) -> bool {
+        matches!(&self.part, Part::In(lease) if lease.standing() != Standing::Lost)
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.ask(now);
+        if let Part::In(lease) = &mut self.part {
+            lease.handle_timeout(now);
+            while let Some(output) = lease.poll_output() {
+                self.outputs.push_back(match output {
+                    LeaseOutput::Renew { number } => Output::Propose(Command::Renew {
+                        node: self.me.node,
+                        incarnation: self.me.incarnation,
+                        number,
+                    }),
+                    other => Output::Lease(other),
+                });
+            }
+        }
+        self.report(now);
+        while let Some(command) = self.watch.poll_output() {
+            self.outputs.push_back(Output::Propose(self.fenced(command)));
+        }
+    }
+
+    /// Asks to be let in, as soon as it hears all members, and again as often as members renew.
+    fn ask(&mut self, now: Instant) {
+        let all = self.unheard().next().is_none();
+        let Part::Waiting { sent, next } = &mut self.part else { return };
+        if now < *next || !all {
+            return;
+        }
+        *next = now + RENEW;
+        let Identity { node, key, incarnation, nonce } = self.me;
+        let nonce = nonce.wrapping_add(sent.len() as u64);
+        sent.push(now);
+        let fences = self.fences.clone();
+        self.outputs.push_back(Output::Propose(Command::Start { node, key, incarnation, nonce, fences }));
+    }
+
+    fn refuse(&mut self, why: Refusal) {
+        self.part = Part::Out;
+        self.outputs.push_back(Output::Refused(why));
+    }
+
+    fn report(&mut self, now: Instant) {
+        if !self.reports() {
+            return;
+        }
+        let silent: NodeSet = self.unheard().collect();
+        if self.reported.is_some_and(|(said, at)| said == silent && now < at + REPORT_EVERY) {
+            return;
+        }
+        self.reported = Some((silent, now));
+        self.watch.handle_report(now, self.me.node, silent);
+        self.outputs.push_back(Output::Report(silent));
+    }
+
+    fn fenced(&self, command: Command) -> Command {
+        match command {
+            Command::Evict { epoch, mut out, note } => {
+                out.iter_mut().for_each(|run| run.fences.clone_from(&self.fences));
+                Command::Evict { epoch, out, note }
+            }
+            other => other,
+        }
+    }
+}

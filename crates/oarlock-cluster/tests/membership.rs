@@ -1,0 +1,261 @@
+//! One run's part: when it asks, from when its lease counts, whom it reports, and who is refused.
+
+mod founding;
+
+use founding::{joined, key};
+use oarlock_cluster::lease::{Output as Step, Standing};
+use oarlock_cluster::membership::{Identity, Output};
+use oarlock_cluster::partition::NodeSet;
+use oarlock_cluster::registry::{Basis, Command, Need, Outcome, Refusal, Registry};
+use oarlock_cluster::{Lease, Membership};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::limit::{LEASE, LEASE_DRIFT, RENEW, SILENT};
+use oarlock_layout::time::{Duration, Instant};
+
+fn at(ms: u64) -> Instant {
+    Instant::from_millis(1_000_000 + ms)
+}
+
+fn identity(node: u16, incarnation: u64, nonce: u64) -> Identity {
+    Identity { node: NodeId(node), key: key(node), incarnation: Incarnation(incarnation), nonce }
+}
+
+fn outputs(membership: &mut Membership) -> Vec<Output> {
+    std::iter::from_fn(|| membership.poll_output()).collect()
+}
+
+fn proposals(membership: &mut Membership) -> Vec<Command> {
+    let proposed = |output| match output {
+        Output::Propose(command) => Some(command),
+        _ => None,
+    };
+    outputs(membership).into_iter().filter_map(proposed).collect()
+}
+
+/// A node and the registry that it applies everything to at once.
+struct Node {
+    membership: Membership,
+    registry: Registry,
+}
+
+impl Node {
+    fn new(now: Instant, me: Identity, registry: &Registry) -> Node {
+        Node { membership: Membership::new(now, me, registry), registry: registry.clone() }
+    }
+
+    fn apply(&mut self, now: Instant, command: &Command) -> Outcome {
+        let outcome = self.registry.apply(command);
+        self.membership.handle_applied(now, &self.registry);
+        outcome
+    }
+
+    /// Its own command comes back.
+    fn answer(&mut self, now: Instant, command: &Command) -> Outcome {
+        let outcome = self.apply(now, command);
+        self.membership.handle_answer(now, command, outcome);
+        outcome
+    }
+
+    fn hears(&mut self, now: Instant, peer: u16, incarnation: u64) {
+        self.membership.handle_heard(now, NodeId(peer), Incarnation(incarnation));
+    }
+
+    fn lease(&self) -> &Lease {
+        self.membership.lease().expect("it is in")
+    }
+}
+
+/// The first of three is in, and its registry.
+fn first_in(now: Instant) -> Node {
+    let mut node = Node::new(now, identity(0, 1, 100), &joined(3));
+    let [start] = proposals(&mut node.membership).try_into().unwrap();
+    assert_eq!(node.answer(now, &start), Outcome::Done);
+    let said = outputs(&mut node.membership);
+    assert!(said.contains(&Output::Entered(Epoch(1))), "{said:?}");
+    node
+}
+
+/// L2: of three attempts the second is applied, late; the lease counts from its sending.
+#[test]
+fn the_first_lease_counts_from_the_attempt_that_was_applied() {
+    let mut node = Node::new(at(0), identity(0, 1, 100), &joined(1));
+    let mut attempts = proposals(&mut node.membership);
+    for n in 1..3 {
+        assert_eq!(node.membership.poll_timeout(), Some(at(750 * n)));
+        node.membership.handle_timeout(at(750 * n));
+        attempts.extend(proposals(&mut node.membership));
+    }
+    assert_eq!(attempts.len(), 3);
+    node.apply(at(2_000), &attempts[1]);
+    let margin = LEASE.saturating_sub(node.lease().lease_until().since(at(750)));
+    assert_eq!(margin, Lease::new(at(0), at(0)).lease_until().since(at(0)).abs_diff(LEASE));
+    assert_eq!(node.lease().standing(), Standing::Live);
+}
+
+/// The same key and the same number, in by a nonce of nobody's here.
+#[test]
+fn a_clone_is_in_and_this_one_is_not() {
+    let mut node = Node::new(at(0), identity(0, 1, 100), &joined(1));
+    let mut clone = Node::new(at(0), identity(0, 1, 9_000), &joined(1));
+    let [mine] = proposals(&mut node.membership).try_into().unwrap();
+    let [theirs] = proposals(&mut clone.membership).try_into().unwrap();
+    for each in [&mut node, &mut clone] {
+        each.apply(at(5), &theirs);
+        each.apply(at(5), &mine);
+    }
+    assert!(clone.membership.lease().is_some());
+    let refused = outputs(&mut node.membership);
+    assert!(matches!(refused[..], [Output::View(_), Output::Refused(Refusal::OldRun { .. })]), "{refused:?}");
+    assert!(node.membership.lease().is_none());
+    node.membership.handle_timeout(at(60_000));
+    assert_eq!(proposals(&mut node.membership), [], "it asks no more");
+}
+
+/// L7: whoever does not hear all members waits until it does.
+#[test]
+fn a_newcomer_asks_when_it_hears_every_member() {
+    let first = first_in(at(0));
+    let mut second = Node::new(at(10), identity(1, 1, 200), &first.registry);
+    assert_eq!(proposals(&mut second.membership), []);
+    assert_eq!(second.membership.unheard().collect::<Vec<_>>(), [NodeId(0)]);
+    // An earlier run of the member says nothing.
+    second.hears(at(800), 0, 0);
+    assert_eq!(proposals(&mut second.membership), []);
+    second.hears(at(1_600), 0, 1);
+    let [start] = proposals(&mut second.membership).try_into().unwrap();
+    assert_eq!(second.answer(at(1_700), &start), Outcome::Done);
+    assert_eq!(second.membership.view().members.len(), 2);
+    // One that fell silent meanwhile keeps it waiting.
+    let mut third = Node::new(at(2_000), identity(2, 1, 300), &second.registry);
+    third.hears(at(2_000), 0, 1);
+    third.membership.handle_silent(at(2_100), NodeId(0));
+    third.hears(at(2_200), 1, 1);
+    assert_eq!(proposals(&mut third.membership), []);
+    assert_eq!(third.membership.poll_timeout(), None, "nothing happens before somebody is heard");
+    third.hears(at(9_000), 0, 1);
+    assert_eq!(proposals(&mut third.membership).len(), 1);
+}
+
+/// Its earlier run is in the view still: it goes on asking until that is put out.
+#[test]
+fn a_restarted_run_waits_for_the_end_of_the_one_before() {
+    let first = first_in(at(0));
+    let mut again = Node::new(at(500), identity(0, 2, 700), &first.registry);
+    let [start] = proposals(&mut again.membership).try_into().unwrap();
+    assert!(matches!(again.answer(at(510), &start), Outcome::Refused(Refusal::StillIn { .. })));
+    let mut now = at(510);
+    let (mut evicted, mut entered) = (None, false);
+    // It is alone, so it is its own watch that ends the lease of the run before.
+    while !entered {
+        now = again
+            .membership
+            .poll_timeout()
+            .expect("it waits for something")
+            .max(now + Duration::from_millis(1));
+        assert!(now < at(12_000), "it is not let in");
+        again.membership.handle_timeout(now);
+        for command in proposals(&mut again.membership) {
+            let done = again.answer(now, &command) == Outcome::Done;
+            match command {
+                Command::Evict { out, .. } if done => {
+                    assert!(matches!(out[0].basis, Basis::LeaseOver { renewal: 0 }));
+                    evicted = Some(now);
+                }
+                Command::Start { nonce, .. } if done => {
+                    assert!(evicted.is_some() && nonce > 700);
+                    entered = true;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(evicted.unwrap().since(at(500)) >= LEASE + LEASE_DRIFT, "{evicted:?}");
+    assert_eq!(again.lease().standing(), Standing::Live);
+}
+
+/// L7: at each change, and twice in a silent time, for what was said earlier says nothing any more.
+#[test]
+fn reports_are_repeated_and_said_at_each_change() {
+    let mut first = first_in(at(0));
+    let reports = |node: &mut Node| -> Vec<NodeSet> {
+        let said = outputs(&mut node.membership).into_iter();
+        said.filter_map(|output| if let Output::Report(set) = output { Some(set) } else { None }).collect()
+    };
+    assert_eq!(reports(&mut first), []);
+    let mut second = Node::new(at(0), identity(1, 1, 200), &first.registry);
+    second.hears(at(0), 0, 1);
+    let [start] = proposals(&mut second.membership).try_into().unwrap();
+    first.apply(at(20), &start);
+    let only = |node| [NodeId(node)].into_iter().collect::<NodeSet>();
+    assert_eq!(reports(&mut first), [only(1)], "it has not heard the newcomer yet");
+    first.hears(at(30), 1, 1);
+    assert_eq!(reports(&mut first), [NodeSet::EMPTY]);
+    let half = SILENT.as_millis() as u64 / 2;
+    for n in 1..4 {
+        assert!(first.membership.poll_timeout().unwrap() <= at(30 + n * half));
+        first.membership.handle_timeout(at(30 + n * half));
+        assert_eq!(reports(&mut first), [NodeSet::EMPTY], "repeat {n}");
+    }
+    first.membership.handle_silent(at(1_700), NodeId(1));
+    assert_eq!(reports(&mut first), [only(1)]);
+    // A later run of the member counts as unheard until it is heard.
+    first.hears(at(1_710), 1, 1);
+    assert_eq!(reports(&mut first), [NodeSet::EMPTY]);
+}
+
+/// L4: whoever knows what the lockspaces protect says so, and every verdict asks for it.
+#[test]
+fn verdicts_carry_the_fences_that_are_at_stake() {
+    let mut first = first_in(at(0));
+    let mut second = Node::new(at(0), identity(1, 1, 200), &first.registry);
+    second.hears(at(0), 0, 1);
+    let [start] = proposals(&mut second.membership).try_into().unwrap();
+    first.apply(at(10), &start);
+    first.hears(at(10), 1, 1);
+    let fences = vec![Need::Tail { volume: 7 }];
+    first.membership.set_fences(fences.clone());
+    outputs(&mut first.membership);
+    let mut now = at(10);
+    // It renews, and the second does not.
+    let verdict = loop {
+        now = first.membership.poll_timeout().unwrap().max(now + Duration::from_millis(1));
+        assert!(now < at(8_000), "nobody is put out");
+        first.membership.handle_timeout(now);
+        let commands = proposals(&mut first.membership);
+        if let Some(verdict) = commands.iter().find(|command| matches!(command, Command::Evict { .. })) {
+            break verdict.clone();
+        }
+        for command in commands {
+            assert!(matches!(first.answer(now, &command), Outcome::Done | Outcome::Already));
+        }
+    };
+    let Command::Evict { out, .. } = &verdict else { unreachable!() };
+    assert_eq!((out[0].node, &out[0].fences), (NodeId(1), &fences));
+    assert_eq!(first.answer(now, &verdict), Outcome::Done);
+    assert!(first.registry.fences().any(|fence| fence.node == NodeId(1)));
+}
+
+/// What nobody confirms ends, step by step, and the run with it; nothing brings it back.
+#[test]
+fn without_answers_the_run_ends_step_by_step() {
+    let mut node = first_in(at(0));
+    let mut steps = Vec::new();
+    let mut renewals = Vec::new();
+    while let Some(now) = node.membership.poll_timeout().filter(|now| *now < at(20_000)) {
+        node.membership.handle_timeout(now);
+        for output in outputs(&mut node.membership) {
+            match output {
+                Output::Lease(step) => steps.push(step),
+                Output::Propose(command @ Command::Renew { .. }) => renewals.push(command),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(steps, [Step::Frozen, Step::EndChildren, Step::KillChildren, Step::Lost]);
+    // One went out at once, when it came in.
+    assert_eq!(renewals.len(), LEASE.as_millis() as usize / RENEW.as_millis() as usize - 1);
+    let late = node.answer(at(21_000), &renewals[0]);
+    assert_eq!(late, Outcome::Done, "nobody had put it out");
+    assert_eq!(node.lease().standing(), Standing::Lost);
+    assert_eq!(proposals(&mut node.membership), []);
+}
