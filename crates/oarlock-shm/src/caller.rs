@@ -285,7 +285,7 @@ impl<C: Clock> Caller<C> {
             if free.stage() == Some(Stage::Free) {
                 // A free entry changes by nobody but who takes it, and that is this thread alone. Whoever sees the word
                 // that counts this attempt sees this store.
-                // Its page counts as used from the beginning.
+                // Its page counts as used without a note.
                 let trying = free.to(Stage::Trying, Some(mode), None);
                 own[entry::STATE].store(trying.0, SHOW);
                 describe(own, spot, party);

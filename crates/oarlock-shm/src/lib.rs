@@ -4,6 +4,7 @@
 //! ```text
 //!   memory      the cells of a segment: a sealed memfd, or private memory for simulators and tests
 //!   caller      a session's side: acquire, release, convert, hand over, wait
+//!   outcome     what a caller asks for, and what comes of it
 //!   hub         the node's side: implements `Words`, recounts, repairs what a death leaves
 //!   names       from a name to a slot
 //!   block       value blocks

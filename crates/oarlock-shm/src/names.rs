@@ -204,4 +204,33 @@ mod tests {
             );
         }
     }
+
+    /// The same of a long one, part of which lies in granules; and granules that there are not are nobody's.
+    #[test]
+    fn a_long_name_is_compared_to_its_last_byte() {
+        let memory = Memory::private(Geometry { slots: 4, areas: 1, entries: 64 }, 3);
+        for length in INLINE_BYTES + 1..=NAME_BYTES_MAX {
+            let mut name: Vec<u8> = (0..length).map(|at| at as u8 | 1).collect();
+            let (cut, first) = (Cut::new(&name), 2);
+            let mut inside = [0; INLINE_LONG_BYTES / 8 + 1];
+            inside[..INLINE_LONG_BYTES / 8].copy_from_slice(&cut.cells[..INLINE_LONG_BYTES / 8]);
+            inside[INLINE_LONG_BYTES / 8] = u64::from(first);
+            let inside = inside.map(AtomicU64::new);
+            for (granule, bits) in (first..).zip(cut.outside().chunks(GRANULE_CELLS)) {
+                for (cell, bits) in memory.granule(granule).iter().zip(bits) {
+                    cell.store(*bits, FIELD);
+                }
+            }
+            assert!(memory.same_long(&name, &inside), "{length} bytes");
+            for at in 0..length {
+                name[at] ^= 0x80;
+                assert!(!memory.same_long(&name, &inside), "{length} bytes, byte {at}");
+                name[at] ^= 0x80;
+            }
+            for nowhere in [u64::from(memory.geometry().granules()), u32::MAX.into(), 1 << 40] {
+                inside[INLINE_LONG_BYTES / 8].store(nowhere, FIELD);
+                assert!(!memory.same_long(&name, &inside), "granule {nowhere}");
+            }
+        }
+    }
 }

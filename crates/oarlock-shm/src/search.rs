@@ -57,8 +57,7 @@ pub(crate) fn every(geometry: Geometry, slot: u32) -> impl Iterator<Item = u32> 
     (0..HOT_ENTRIES).chain(own..own + WINDOW).chain(others)
 }
 
-/// Notes that a page of entries is in use. Once set it stays, so this is mostly one look. That of the seats is noted when
-/// a session attaches.
+/// Notes that a page of entries is in use. Once set it stays, so this is mostly one look. The page of the seats needs none.
 #[inline(always)]
 pub(crate) fn touch(memory: &Memory, number: u32, entry: u32) {
     let page = entry as usize / ENTRIES_PER_PAGE;
@@ -69,13 +68,16 @@ pub(crate) fn touch(memory: &Memory, number: u32, entry: u32) {
     }
 }
 
-/// The entries of an area that were ever used. Memory that was never used is not looked at, or it would become real.
+/// The entries of an area that were ever used, and its seats. Other memory that was never used is not looked at, or it would
+/// become real.
 pub(crate) fn touched(memory: &Memory, number: u32) -> impl Iterator<Item = u32> {
     let entries = memory.geometry().entries;
     let pages = (entries as usize / ENTRIES_PER_PAGE) as u32;
     let cells = pages.div_ceil(64) as usize;
     (0..cells).flat_map(move |cell| {
-        let bits = memory.area(number)[area::TOUCHED + cell].load(LOOK);
+        // A seat is taken without a note of it.
+        let seats = u64::from(cell == 0);
+        let bits = memory.area(number)[area::TOUCHED + cell].load(LOOK) | seats;
         let page = move |bit| (cell * 64) as u32 + bit;
         (0..64).filter(move |bit| bits >> bit & 1 != 0).map(page).filter(move |page| *page < pages).flat_map(
             |page| {

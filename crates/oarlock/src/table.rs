@@ -212,7 +212,7 @@ impl Table {
             }
             return Err(failure);
         }
-        self.shared.insert(handle, Entry::new(Stage::Asked, Some(shared)));
+        self.put_shared(handle, Entry::new(Stage::Asked, Some(shared)));
         Ok(())
     }
 
@@ -236,8 +236,14 @@ impl Table {
         let shared = InEntry { segment: Arc::clone(segment), ticket, quiet: false };
         let stage = stage.map_or(Stage::Releasing, Stage::Converting);
         let entry = Entry { guard, ..Entry::new(stage, Some(shared)) };
-        self.shared.insert(handle, entry);
+        self.put_shared(handle, entry);
         Ok(())
+    }
+
+    /// An entry of a segment that is free, or held with nothing asked about it, is in nobody's hand here.
+    fn put_shared(&mut self, handle: u32, entry: Entry) {
+        let before = self.shared.insert(handle, entry);
+        assert!(before.is_none(), "two requests about one entry");
     }
 
     /// Will somebody collect what is answered about a lock in an entry?
@@ -254,6 +260,11 @@ impl Table {
     /// with what is to be written. `awaited`: somebody will collect that answer. False if the first answer is there.
     pub(crate) fn leave_to_answer(&mut self, handle: u32, awaited: bool, staged: Staged) -> bool {
         match self.shared.get_mut(&handle) {
+            // Answered, and whoever waited for it was forgotten: no other answer comes.
+            Some(entry) if entry.stage == Stage::Held => {
+                self.shared.remove(&handle);
+                false
+            }
             Some(entry) if self.ended.is_none() => {
                 entry.guard = false;
                 entry.awaited = awaited;

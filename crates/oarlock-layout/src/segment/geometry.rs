@@ -13,7 +13,7 @@
 //! | value | 20 | two buffers of sequence, 64 bytes and checksum |
 //! | index | half | name hash to slot, open addressing; a level of each power of two |
 //! | long names | 4 a granule | what of a name does not fit its slot |
-//! | area | 64 and 16 an entry | session word, pages touched, entries |
+//! | area | 512 and 16 an entry | session word, pages touched, entries |
 //!
 //! Places are numbers, never pointers. Memory costs something only where it was touched: the sizes are bounds.
 
@@ -106,7 +106,7 @@ pub mod tail {
 pub mod area {
     /// The session word: turned when the session ends (M12).
     pub const SESSION: usize = 0;
-    /// Pages of entries that were ever used, a bit each.
+    /// Pages of entries that were ever used, a bit each. The first has the seats, and counts as used without its bit.
     pub const TOUCHED: usize = 8;
     /// Cells of that.
     pub const TOUCHED_CELLS: usize = 64;

@@ -37,7 +37,6 @@ impl Hub {
             }
         };
         self.sweep(number);
-        search::touch(&self.memory, number, 0);
         let word = &self.memory.area(number)[area::SESSION];
         let session_word = word.load(FIELD).wrapping_add(1);
         word.store(session_word, SHOW);
