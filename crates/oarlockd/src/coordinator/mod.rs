@@ -27,6 +27,9 @@ pub enum Trouble {
     /// It went on its way, and whether it was applied is not known. Its condition makes it safe to say it again.
     #[error("whether it was decided is not known; it is safe to ask again")]
     Unknown,
+    /// The command is too long, or names what cannot be named: nobody could read it.
+    #[error("the command cannot be said: {0}")]
+    Invalid(String),
     /// This node takes no part any more.
     #[error("the coordinator of this node has stopped: {0}")]
     Stopped(String),

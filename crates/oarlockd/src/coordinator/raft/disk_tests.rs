@@ -4,15 +4,21 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use oarlock_layout::message::raft::{Ballot, Leadership, LogEntry, LogId, Payload};
+use oarlock_cluster::registry::Command;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::message::raft::{Ballot, Call, Leadership, LogEntry, LogId, Payload};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use redb::{Database, StorageBackend, TableDefinition};
 use tempfile::TempDir;
 
+use super::line::Answering;
 use super::store::Store;
 use super::types::{self, SnapshotMeta};
+use super::{Embedded, Line, Tuning};
+use crate::coordinator::{Coordinator, Trouble};
 
 /// What is done to a disk.
 #[derive(Clone, Debug)]
@@ -127,13 +133,18 @@ struct Truth {
     purged: Option<u64>,
     entries: Vec<LogEntry>,
     snapshot: Option<Vec<u8>>,
+    /// The last entry in that.
+    covered: Option<LogId>,
+    committed: Option<LogId>,
 }
 
 impl fmt::Debug for Truth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries: Vec<_> = self.entries.iter().map(|entry| entry.id.index).collect();
         let (ballot, snapshot) = (&self.ballot, self.snapshot.as_ref().map(Vec::len));
-        write!(f, "{ballot:?}, purged {:?}, entries {entries:?}, snapshot of {snapshot:?} bytes", self.purged)
+        let (purged, committed) = (self.purged, self.committed);
+        write!(f, "{ballot:?}, purged {purged:?}, entries {entries:?}, ")?;
+        write!(f, "snapshot of {snapshot:?} bytes to {:?}, committed {committed:?}", self.covered)
     }
 }
 
@@ -142,11 +153,14 @@ impl Truth {
         let mut store = store.clone();
         let state = store.get_log_state().await?;
         let entries = store.try_get_log_entries(..).await?;
+        let snapshot = store.current_snapshot()?;
         Ok(Truth {
             ballot: store.read_vote().await?.map(|vote| types::ballot(&vote)),
             purged: state.last_purged_log_id.map(|id| id.index),
             entries: entries.iter().map(types::record).collect(),
-            snapshot: store.current_snapshot()?.map(|snapshot| snapshot.snapshot),
+            covered: snapshot.as_ref().and_then(|kept| kept.meta.last_log_id).map(types::log_id),
+            snapshot: snapshot.map(|kept| kept.snapshot),
+            committed: store.read_committed().await?.map(types::log_id),
         })
     }
 }
@@ -167,7 +181,14 @@ impl Chance {
 }
 
 fn at(term: u64, index: u64) -> LogId {
-    LogId { leadership: Leadership { term, node: oarlock_layout::id::NodeId(1) }, index }
+    LogId { leadership: Leadership { term, node: NodeId(1) }, index }
+}
+
+async fn step_ballot(store: &mut Store, truth: &mut Truth, term: u64) -> io::Result<()> {
+    let ballot = Ballot { leadership: at(term, 0).leadership, committed: true };
+    store.save_vote(&types::vote(ballot)).await?;
+    truth.ballot = Some(ballot);
+    Ok(())
 }
 
 /// One thing that the library wants kept, done to the file and to the truth.
@@ -185,18 +206,27 @@ async fn step(store: &mut Store, truth: &mut Truth, chance: &mut Chance, term: &
             store.truncate_after(Some(types::id(truth.entries[keep - 1].id))).await?;
             truth.entries.truncate(keep);
         }
-        2 if truth.entries.len() > 3 => {
+        // Only what a snapshot covers is ever dropped.
+        2 if truth.entries.len() > 3 && truth.covered >= Some(truth.entries[2].id) => {
             let upto = truth.entries[chance.below(3) as usize].id;
             store.purge(types::id(upto)).await?;
             truth.purged = Some(upto.index);
             truth.entries.retain(|entry| entry.id.index > upto.index);
         }
-        3 => {
+        3 | 4 if !truth.entries.is_empty() => {
             let bytes = vec![chance.below(256) as u8; 1 + chance.below(9_000) as usize];
-            let meta =
-                SnapshotMeta { last_log_id: Some(types::id(at(*term, next))), ..SnapshotMeta::default() };
+            // Sometimes one of an earlier time is written late.
+            let last = truth.entries[chance.below(truth.entries.len() as u64) as usize].id;
+            let meta = SnapshotMeta { last_log_id: Some(types::id(last)), ..SnapshotMeta::default() };
             store.keep_snapshot(&meta, &bytes).await?;
-            truth.snapshot = Some(bytes);
+            if Some(last) > truth.covered {
+                (truth.snapshot, truth.covered) = (Some(bytes), Some(last));
+            }
+        }
+        5 if !truth.entries.is_empty() => {
+            let upto = truth.entries[chance.below(truth.entries.len() as u64) as usize].id;
+            store.save_committed(Some(types::id(upto))).await?;
+            truth.committed = Some(upto);
         }
         _ => {
             let entries: Vec<LogEntry> = (next..next + 1 + chance.below(4))
@@ -217,40 +247,43 @@ async fn step(store: &mut Store, truth: &mut Truth, chance: &mut Chance, term: &
 #[test]
 fn whatever_was_answered_outlives_a_crash_after_any_write() {
     run(async {
-        let mut chance = Chance(88_172_645_463_325_252);
-        let disk = Disk::default();
-        let mut store = disk.store().unwrap();
-        let (mut truth, mut term) = (Truth::default(), 1);
-        // The truth, and what had been done to the disk when it became so.
-        let mut past = vec![(disk.steps(), truth.clone())];
-        for _ in 0..40 {
-            step(&mut store, &mut truth, &mut chance, &mut term).await.unwrap();
-            past.push((disk.steps(), truth.clone()));
+        for seed in [88_172_645_463_325_252, 7, 1_234_567] {
+            crashes(seed).await;
         }
-        drop(store);
-        let mut tried = 0;
-        for steps in past[0].0..=past.last().unwrap().0 {
-            let before = past.iter().rposition(|(at, _)| *at <= steps).unwrap();
-            let allowed: Vec<&Truth> = past[before..].iter().take(2).map(|(_, truth)| truth).collect();
-            for kind in 0..3 {
-                let there = || match kind {
-                    0 => false,
-                    1 => true,
-                    _ => chance.below(2) == 0,
-                };
-                let crashed = disk.crashed(steps, there);
-                let store =
-                    crashed.store().unwrap_or_else(|e| panic!("after {steps} steps, kind {kind}: {e}"));
-                let found = Truth::of(&store).await.unwrap();
-                assert!(
-                    allowed.contains(&&found),
-                    "after {steps} steps, kind {kind}: {found:?}\n{allowed:?}"
-                );
-                tried += 1;
-            }
-        }
-        assert!(tried > 300, "{tried} crashes");
     });
+}
+
+async fn crashes(seed: u64) {
+    let mut chance = Chance(seed);
+    let disk = Disk::default();
+    let mut store = disk.store().unwrap();
+    let (mut truth, mut term) = (Truth::default(), 1);
+    step_ballot(&mut store, &mut truth, term).await.unwrap();
+    // The truth, and what had been done to the disk when it became so.
+    let mut past = vec![(disk.steps(), truth.clone())];
+    for _ in 0..40 {
+        step(&mut store, &mut truth, &mut chance, &mut term).await.unwrap();
+        past.push((disk.steps(), truth.clone()));
+    }
+    drop(store);
+    let mut tried = 0;
+    for steps in past[0].0..=past.last().unwrap().0 {
+        let before = past.iter().rposition(|(at, _)| *at <= steps).unwrap();
+        let allowed: Vec<&Truth> = past[before..].iter().take(2).map(|(_, truth)| truth).collect();
+        for kind in 0..3 {
+            let there = || match kind {
+                0 => false,
+                1 => true,
+                _ => chance.below(2) == 0,
+            };
+            let crashed = disk.crashed(steps, there);
+            let store = crashed.store().unwrap_or_else(|e| panic!("after {steps} steps, kind {kind}: {e}"));
+            let found = Truth::of(&store).await.unwrap();
+            assert!(allowed.contains(&&found), "after {steps} steps, kind {kind}: {found:?}\n{allowed:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 300, "{tried} crashes");
 }
 
 /// What does not fit is refused, and what was there before stays.
@@ -261,6 +294,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
         let disk = Disk::default();
         let mut store = disk.store().unwrap();
         let (mut truth, mut term) = (Truth::default(), 1);
+        step_ballot(&mut store, &mut truth, term).await.unwrap();
         for _ in 0..10 {
             step(&mut store, &mut truth, &mut chance, &mut term).await.unwrap();
         }
@@ -280,6 +314,41 @@ fn a_full_disk_refuses_and_loses_nothing() {
         drop(store);
         disk.0.lock().unwrap().room = None;
         assert_eq!(Truth::of(&disk.store().unwrap()).await.unwrap(), truth);
+    });
+}
+
+/// A node whose disk is full takes no part any more, and says why; the process goes on.
+#[test]
+fn a_node_with_a_full_disk_stops_taking_part() {
+    struct Nobody;
+    impl Line for Nobody {
+        fn call(&self, _: NodeId, _: Call, _: Duration) -> Answering {
+            Box::pin(std::future::ready(None))
+        }
+    }
+    run(async {
+        let disk = Disk::default();
+        let store = disk.store().unwrap();
+        let node = Embedded::start_on(NodeId(1), store, Arc::new(Nobody), Tuning::default()).await.unwrap();
+        node.begin().await.unwrap();
+        let revoke = |serial| Command::RevokeToken { serial };
+        while node.propose(&revoke(0)).await.is_err() {}
+        let room = disk.0.lock().unwrap().bytes.len() as u64;
+        disk.0.lock().unwrap().room = Some(room);
+        let mut said = None;
+        for serial in 1..2_000 {
+            match node.propose(&revoke(serial)).await {
+                Err(trouble @ Trouble::Stopped(_)) => {
+                    said = Some(trouble.to_string());
+                    break;
+                }
+                Ok(_) | Err(Trouble::Unknown | Trouble::NoQuorum) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let said = said.expect("the disk was never full");
+        assert!(said.contains("a disk in memory"), "{said}");
+        assert!(node.confirmed().await.is_err());
     });
 }
 
@@ -332,6 +401,29 @@ fn damage_is_found_at_the_start_and_named() {
         let why = damage(name, &mark(name));
         assert!(why.contains(&format!("{name} is damaged")), "{why}");
     }
+    // Bytes of the file itself, wherever: refused, or they were nobody's.
+    run(async {
+        let mut refused = 0;
+        for at in (0..60).map(|n| n * 997 + 64) {
+            std::fs::remove_file(&path).ok();
+            fill().await;
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at % bytes.len();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            match Store::open(&path) {
+                Err(why) => {
+                    assert!(why.to_string().starts_with(&path.display().to_string()), "{why}");
+                    refused += 1;
+                }
+                Ok(store) => {
+                    let found = Truth::of(&store).await.unwrap();
+                    assert_eq!((found.entries.len(), found.ballot.is_some()), (5, true), "byte {at}");
+                }
+            }
+        }
+        assert!(refused > 0, "no byte mattered");
+    });
     // Not a file of ours at all.
     std::fs::write(&path, b"this is no database, it is a letter to a friend".repeat(200)).unwrap();
     let why = Store::open(&path).err().expect("refused").to_string();

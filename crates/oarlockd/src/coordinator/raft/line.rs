@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oarlock_layout::id::NodeId;
 use oarlock_layout::message::raft::{Answer, Call, PART_BYTES_MAX};
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest,
@@ -17,6 +17,9 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
 use super::types::{self, Snapshot, Types, Vote};
+
+/// Entries are stored in this time: two forced writes on a slow disk, and the way there and back.
+const APPEND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The answer to a call, if one comes.
 pub type Answering = Pin<Box<dyn Future<Output = Option<Answer>> + Send>>;
@@ -46,19 +49,20 @@ pub(super) struct LineTo {
 }
 
 impl LineTo {
-    async fn ask(&self, call: Call, patience: Duration) -> Result<Answer, Unreachable<Types>> {
+    async fn ask(&self, call: Call, patience: Duration) -> Result<Answer, NetworkError<Types>> {
         match self.line.call(self.to, call, patience).await {
-            Some(Answer::Unable | Answer::Unsure) | None => Err(self.unreachable("it does not answer")),
+            Some(Answer::Unable | Answer::Unsure) | None => Err(self.failed("it does not answer")),
             Some(answer) => Ok(answer),
         }
     }
 
-    fn unreachable(&self, why: &str) -> Unreachable<Types> {
-        Unreachable::new(&io::Error::other(format!("node {}: {why}", self.to)))
+    /// Not "unreachable", after which the library would wait longer and longer: one answer may be lost at any time.
+    fn failed(&self, why: &str) -> NetworkError<Types> {
+        NetworkError::new(&io::Error::other(format!("node {}: {why}", self.to)))
     }
 
-    fn strange(&self, answer: &Answer) -> Unreachable<Types> {
-        self.unreachable(&format!("it answers another question: {answer:?}"))
+    fn strange(&self, answer: &Answer) -> NetworkError<Types> {
+        self.failed(&format!("it answers another question: {answer:?}"))
     }
 
     async fn poll(
@@ -124,10 +128,13 @@ impl RaftNetworkV2<Types> for LineTo {
             entries: rpc.entries.iter().map(types::record).collect(),
             commit: rpc.leader_commit.map(types::log_id),
         };
-        match self.ask(call, option.soft_ttl()).await? {
+        // Entries are forced to a disk before they are answered; a sign of life is not.
+        let patience = if rpc.entries.is_empty() { option.soft_ttl() } else { APPEND_PATIENCE };
+        match self.ask(call, patience).await? {
             Answer::Stored => Ok(AppendEntriesResponse::Success),
             Answer::StoredUpTo(id) => Ok(AppendEntriesResponse::PartialSuccess(id.map(types::id))),
-            Answer::Conflict => Ok(AppendEntriesResponse::Conflict),
+            // Before the first entry nothing stands that could be another.
+            Answer::Conflict if rpc.prev_log_id.is_some() => Ok(AppendEntriesResponse::Conflict),
             Answer::Higher(ballot) => Ok(AppendEntriesResponse::HigherVote(types::vote(ballot))),
             other => Err(self.strange(&other).into()),
         }

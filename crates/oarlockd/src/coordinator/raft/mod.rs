@@ -31,9 +31,11 @@ use self::types::{Bytes, Snapshot, SnapshotMeta, Types};
 use super::{Applied, Coordinator, Trouble};
 
 pub use self::line::{Answering, Line};
+pub use self::misdeed::Misdeed;
 
 mod line;
 mod machine;
+mod misdeed;
 mod store;
 mod types;
 
@@ -47,7 +49,7 @@ mod tests;
 pub struct Tuning {
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
-    /// Whoever hears nothing of it for so long, by chance, asks whether it may lead.
+    /// Whoever hears nothing of it for the longer of these, and then for a time between both, asks whether it may lead.
     pub election: [Duration; 2],
     /// A command is decided in this time, or its proposer hears that it does not know.
     pub patience: Duration,
@@ -59,10 +61,12 @@ impl Default for Tuning {
     /// A change of leaders takes half a second at most: a lease that is renewed in time must not freeze meanwhile (L6).
     fn default() -> Tuning {
         let ms = Duration::from_millis;
-        Tuning { heartbeat: ms(50), election: [ms(150), ms(220)], patience: ms(2_000), snapshot_every: 2_000 }
+        Tuning { heartbeat: ms(40), election: [ms(120), ms(160)], patience: ms(2_000), snapshot_every: 2_000 }
     }
 }
 
+/// One part of a snapshot is answered in this time, over any network.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(4);
 /// Between two questions who leads.
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -81,6 +85,7 @@ pub struct Embedded {
 struct Parts {
     ballot: Ballot,
     last: Option<LogId>,
+    total: u32,
     bytes: Vec<u8>,
 }
 
@@ -128,6 +133,10 @@ impl Embedded {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every),
             max_in_snapshot_log_to_keep: tuning.snapshot_every / 4,
             enable_pre_vote: Some(true),
+            // One that comes back quickly must not lead as before: what it decided last it may not know.
+            enable_leader_restore: Some(false),
+            install_snapshot_timeout: ms(SNAPSHOT_PATIENCE),
+            backoff: "50ms".into(),
             ..Config::default()
         };
         let config = config.validate().map_err(|e| e.to_string())?;
@@ -149,7 +158,7 @@ impl Embedded {
     /// Lets a node follow, without a vote. Only where this node leads.
     ///
     /// # Errors
-    /// [`Trouble::NoQuorum`] if another leads.
+    /// [`Trouble::Unknown`] if another leads, or if it takes too long; [`standing`](Embedded::standing) tells.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), Trouble> {
         let added = self.raft.add_learner(node.0.into(), EmptyNode::new(), false);
         self.decided(timeout(self.patience, added).await).map(|_| ())
@@ -158,7 +167,7 @@ impl Embedded {
     /// Changes who votes; those who vote no more go altogether. Only where this node leads.
     ///
     /// # Errors
-    /// [`Trouble::NoQuorum`] if another leads.
+    /// [`Trouble::Unknown`] if another leads, or if it takes too long: it may be halfway. To say it again completes it.
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), Trouble> {
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0.into()).collect();
         self.decided(timeout(self.patience, self.raft.change_membership(voters, false)).await).map(|_| ())
@@ -187,8 +196,16 @@ impl Embedded {
 
     // ----- what others ask ------------------------------------------------------------------------------------
 
-    /// Answers a call of another node.
-    pub async fn handle(&self, call: Call) -> Answer {
+    /// Answers a call of node `from`, which has proven that it is.
+    ///
+    /// # Errors
+    /// What no honest node sends; nothing came of it.
+    pub async fn handle(&self, from: NodeId, call: Call) -> Result<Answer, Misdeed> {
+        misdeed::check(self.me, from, &call)?;
+        Ok(self.answer(call).await)
+    }
+
+    async fn answer(&self, call: Call) -> Answer {
         match call {
             Call::Append { ballot, previous, entries, commit } => {
                 let request = AppendEntriesRequest {
@@ -222,9 +239,15 @@ impl Embedded {
                 }
             }
             Call::Install { ballot, last, voters, offset, total, bytes } => {
+                // A leader that is one no more must not disturb what comes from the one that is.
+                let followed = self.raft.metrics().borrow_watched().vote;
+                if followed > types::vote(ballot) {
+                    return Answer::Higher(types::ballot(&followed));
+                }
                 match self.assemble(ballot, last, offset, total, &bytes) {
                     Err(()) => Answer::Unable,
                     Ok(None) => Answer::Installed(ballot),
+                    Ok(Some(_)) if self.contradicts(last) => Answer::Unable,
                     Ok(Some(snapshot)) => {
                         let meta = SnapshotMeta {
                             last_log_id: last.map(types::id),
@@ -251,6 +274,14 @@ impl Embedded {
         }
     }
 
+    /// Is something else decided here at that place? The library takes that for its own mistake, and it may be a node of
+    /// another cluster.
+    fn contradicts(&self, last: Option<LogId>) -> bool {
+        let committed = self.raft.metrics().borrow_watched().local_committed;
+        let decided = committed.map(types::log_id).zip(last);
+        decided.is_some_and(|(committed, last)| last > committed && last.index <= committed.index)
+    }
+
     /// Takes up one part of a snapshot; the whole, once it is there. Parts come in order, or it begins anew.
     fn assemble(
         &self,
@@ -262,10 +293,11 @@ impl Embedded {
     ) -> Result<Option<Vec<u8>>, ()> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if offset == 0 {
-            *parts = Some(Parts { ballot, last, bytes: Vec::new() });
+            *parts = Some(Parts { ballot, last, total, bytes: Vec::new() });
         }
         let fits = |parts: &&mut Parts| {
-            (parts.ballot, parts.last, parts.bytes.len()) == (ballot, last, offset as usize)
+            (parts.ballot, parts.last, parts.total, parts.bytes.len())
+                == (ballot, last, total, offset as usize)
         };
         let arriving = parts.as_mut().filter(fits).ok_or(())?;
         arriving.bytes.extend_from_slice(part);
@@ -279,9 +311,8 @@ impl Embedded {
         match timeout(self.patience, self.raft.client_write(Bytes(command))).await {
             Ok(Ok(written)) => Answer::At(types::log_id(written.log_id)),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => not_leader(&to),
-            Ok(Err(RaftError::Fatal(_))) => Answer::Unable,
-            // Its entry may be decided by whoever leads next.
-            Ok(Err(RaftError::APIError(_))) | Err(_) => Answer::Unsure,
+            // Its entry may be decided already, or by whoever leads next.
+            Ok(Err(_)) | Err(_) => Answer::Unsure,
         }
     }
 
@@ -300,8 +331,8 @@ impl Embedded {
         match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(RaftError::Fatal(why))) => Err(Trouble::Stopped(why.to_string())),
-            Ok(Err(RaftError::APIError(_))) => Err(Trouble::NoQuorum),
-            Err(_) => Err(Trouble::Unknown),
+            // Of two steps the first may have been done.
+            Ok(Err(RaftError::APIError(_))) | Err(_) => Err(Trouble::Unknown),
         }
     }
 
@@ -322,14 +353,14 @@ impl Embedded {
             let leader = hint.take().or_else(|| self.standing().leader);
             let answer = match leader {
                 Some(leader) if leader == self.me => {
-                    timeout_at(until, self.handle(call.clone())).await.unwrap_or(Answer::Unsure)
+                    timeout_at(until, self.answer(call.clone())).await.unwrap_or(Answer::Unsure)
                 }
                 Some(leader) => {
                     let patience = until.saturating_duration_since(Instant::now());
                     tokio::select! {
                         // What got no answer may have arrived.
                         answer = self.line.call(leader, call.clone(), patience) => answer.unwrap_or(Answer::Unsure),
-                        () = self.deposed(leader) => Answer::Unsure,
+                        () = self.deposed() => Answer::Unsure,
                     }
                 }
                 None => Answer::NotLeader(None),
@@ -351,10 +382,11 @@ impl Embedded {
         Err(Trouble::NoQuorum)
     }
 
-    /// Until this node follows somebody else.
-    async fn deposed(&self, leader: NodeId) {
+    /// Until this node follows somebody else than now: who was asked may be gone.
+    async fn deposed(&self) {
         let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().current_leader.map(types::node) == Some(leader) {
+        let leader = metrics.borrow_watched().current_leader;
+        while metrics.borrow_watched().current_leader == leader {
             if metrics.changed().await.is_err() {
                 return;
             }
@@ -373,7 +405,9 @@ impl Embedded {
 
 impl Coordinator for Embedded {
     async fn propose(&self, command: &Command) -> Result<Outcome, Trouble> {
-        let id = self.ask(&Call::Propose { command: command.to_bytes() }).await?;
+        let command = command.to_bytes();
+        misdeed::readable(&command).map_err(|why| Trouble::Invalid(why.to_string()))?;
+        let id = self.ask(&Call::Propose { command }).await?;
         // A node that was far behind may have taken over the registry as a whole.
         self.shown.outcome(id).ok_or(Trouble::Unknown)
     }

@@ -49,9 +49,25 @@ impl Store {
     /// # Errors
     /// With the name of the file, and what of it cannot be read.
     pub(super) fn open(path: &Path) -> io::Result<Store> {
-        let database = Database::create(path);
-        let database = database.map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
-        Store::on(database, path)
+        let failed = |what: &dyn fmt::Display| io::Error::other(format!("{}: {what}", path.display()));
+        if !path.exists() {
+            Store::make(path).map_err(|e| failed(&e))?;
+        }
+        let database = Database::builder().set_check_integrity_on_open(true).open(path);
+        Store::on(database.map_err(|e| failed(&e))?, path)
+    }
+
+    /// A new file: whole, or not there.
+    fn make(path: &Path) -> io::Result<()> {
+        let beside = path.with_extension("new");
+        let done = match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => Store::on(Database::create(&beside).map_err(io::Error::other)?, &beside),
+        };
+        drop(done?);
+        std::fs::rename(&beside, path)?;
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// The same in a database that is open; `path` is what errors call it.
@@ -59,6 +75,7 @@ impl Store {
         let store = Store { file: Arc::new(File { database, path: path.to_owned() }) };
         let format = store.mark("format")?;
         match format.as_deref() {
+            None if store.used()? => return Err(store.failed("it does not say what it is")),
             None => store.write(|txn| {
                 txn.open_table(LOG)?;
                 txn.open_table(MARKS)?.insert("format", sealed(FORMAT).as_slice())?;
@@ -78,7 +95,36 @@ impl Store {
         store.snapshot()?;
         store.record::<LogId>("purged")?;
         store.record::<LogId>("committed")?;
+        store.fits_together()?;
         Ok(store)
+    }
+
+    /// Has anything ever been kept here?
+    fn used(&self) -> io::Result<bool> {
+        let look = || -> Result<bool, redb::Error> {
+            let txn = self.file.database.begin_read()?;
+            Ok(txn.list_tables()?.next().is_some())
+        };
+        look().map_err(|e| self.failed(e))
+    }
+
+    /// What one record says of another.
+    fn fits_together(&self) -> io::Result<()> {
+        let purged = self.record::<LogId>("purged")?.map(|id| id.index);
+        let first = self.entries(..)?.first().map(|entry| entry.id.index);
+        let want = purged.map_or(0, |purged| purged + 1);
+        if let Some(first) = first.filter(|first| *first != want) {
+            return Err(self.failed(format_args!("the log begins with entry {first}, and {want} is next")));
+        }
+        let covered = self.snapshot()?.and_then(|kept| kept.last).map(|id| id.index);
+        if purged > covered {
+            return Err(self.failed("entries were dropped that no snapshot covers"));
+        }
+        // Nothing but the first entry of a cluster is stored without a leader.
+        if first.is_some_and(|first| first > 0) && self.ballot()?.is_none() {
+            return Err(self.failed("it has a log, and whom it follows is missing"));
+        }
+        Ok(())
     }
 
     fn failed(&self, what: impl fmt::Display) -> io::Error {
@@ -198,14 +244,30 @@ impl Store {
         }))
     }
 
-    /// Keeps a snapshot in place of the one before.
+    /// Keeps a snapshot in place of an earlier one. One that was being written while a later one arrived is not kept.
     pub(super) async fn keep_snapshot(&self, meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<()> {
+        let last = meta.last_log_id.map(types::log_id);
         let mut all = Vec::with_capacity(bytes.len() + 256);
         let mut out = Writer::new(&mut all);
-        out.option(meta.last_log_id.map(types::log_id).as_ref(), |out, id| id.encode(out));
+        out.option(last.as_ref(), |out, id| id.encode(out));
         types::voters_at(&meta.last_membership).encode(&mut out);
         out.raw(bytes);
-        self.put("snapshot", all).await
+        let store = self.clone();
+        let keep = move || {
+            // One writer at a time: nobody comes in between.
+            let txn = store.file.database.begin_write().map_err(|e| store.failed(e))?;
+            let kept = store.snapshot()?.and_then(|kept| kept.last);
+            if kept >= last && kept.is_some() {
+                return Ok(());
+            }
+            let put = || -> Result<(), redb::Error> {
+                txn.open_table(MARKS)?.insert("snapshot", sealed(&all).as_slice())?;
+                Ok(())
+            };
+            put().map_err(|e| store.failed(e))?;
+            txn.commit().map_err(|e| store.failed(e))
+        };
+        tokio::task::spawn_blocking(keep).await.map_err(io::Error::other)?
     }
 
     async fn put(&self, name: &'static str, bytes: Vec<u8>) -> io::Result<()> {

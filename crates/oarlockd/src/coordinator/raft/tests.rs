@@ -7,7 +7,7 @@ use std::time::Duration;
 use oarlock_cluster::registry::Command;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::NodeId;
-use oarlock_layout::message::raft::{Answer, Ballot, Call, Leadership, LogId, VotersAt};
+use oarlock_layout::message::raft::{Answer, Ballot, Call, Leadership, LogId, Voters, VotersAt};
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
@@ -26,8 +26,8 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 /// As in earnest, but with less patience, and snapshots more often.
 const TUNING: Tuning = Tuning {
-    heartbeat: Duration::from_millis(50),
-    election: [Duration::from_millis(150), Duration::from_millis(220)],
+    heartbeat: Duration::from_millis(40),
+    election: [Duration::from_millis(120), Duration::from_millis(160)],
     patience: Duration::from_millis(800),
     snapshot_every: 40,
 };
@@ -73,7 +73,8 @@ impl Line for From {
                     return std::future::pending().await;
                 }
                 let Some(node) = net.node(to) else { return std::future::pending().await };
-                let answer = node.handle(call).await;
+                let from = NodeId(me as u16);
+                let answer = node.handle(from, call).await.expect("an honest node");
                 if !net.connected(me, to) {
                     return std::future::pending().await;
                 }
@@ -227,16 +228,27 @@ fn parts_of_a_snapshot_come_in_order_or_not_at_all() {
         let part = |offset: u32, bytes: &[u8]| Call::Install {
             ballot: Ballot { leadership, committed: true },
             last: Some(LogId { leadership, index: 9 }),
-            voters: VotersAt::default(),
+            voters: VotersAt {
+                id: None,
+                voters: Voters { configs: vec![vec![NodeId(2)]], nodes: vec![NodeId(2)] },
+            },
             offset,
             total: 12,
             bytes: bytes.to_vec(),
         };
-        assert_eq!(engine.handle(part(4, b"5678")).await, Answer::Unable, "nothing came before");
-        let arrived = |answer| matches!(answer, Answer::Installed(_));
-        assert!(arrived(engine.handle(part(0, b"1234")).await));
-        assert_eq!(engine.handle(part(8, b"9abc")).await, Answer::Unable, "one is missing");
-        assert!(arrived(engine.handle(part(4, b"5678")).await));
-        assert_eq!(engine.handle(part(4, b"5678")).await, Answer::Unable, "it was there already");
+        assert_eq!(
+            engine.handle(NodeId(2), part(4, b"5678")).await,
+            Ok(Answer::Unable),
+            "nothing came before"
+        );
+        let arrived = |answer| matches!(answer, Ok(Answer::Installed(_)));
+        assert!(arrived(engine.handle(NodeId(2), part(0, b"1234")).await));
+        assert_eq!(engine.handle(NodeId(2), part(8, b"9abc")).await, Ok(Answer::Unable), "one is missing");
+        assert!(arrived(engine.handle(NodeId(2), part(4, b"5678")).await));
+        assert_eq!(
+            engine.handle(NodeId(2), part(4, b"5678")).await,
+            Ok(Answer::Unable),
+            "it was there already"
+        );
     });
 }
