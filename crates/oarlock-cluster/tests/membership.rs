@@ -241,7 +241,10 @@ fn without_answers_the_run_ends_step_by_step() {
     let mut node = first_in(at(0));
     let mut steps = Vec::new();
     let mut renewals = Vec::new();
+    let mut wakes = 0;
     while let Some(now) = node.membership.poll_timeout().filter(|now| *now < at(20_000)) {
+        wakes += 1;
+        assert!(wakes < 1_000, "it wants to be woken all the time");
         node.membership.handle_timeout(now);
         for output in outputs(&mut node.membership) {
             match output {
