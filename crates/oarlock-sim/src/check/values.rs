@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Findings;
 use crate::history::{
-    Ask, Block, Event, Ledger, Lock, LockKey, Mark, Pending, PendingKind, Rules, Told, What,
+    Ask, Block, End, Event, Ledger, Lock, LockKey, Mark, Pending, PendingKind, Rules, Told, What,
 };
 
 /// What a block may hold: which bytes (by hash), and whether it can be believed.
@@ -163,9 +163,9 @@ impl Values {
                     self.left(ledger, lock);
                 }
             }
-            What::Ended { client, .. } => {
+            What::Ended { client, how } => {
                 for lock in ledger.locks_of(*client) {
-                    self.died(rules, event.at, lock);
+                    self.ended(rules, event.at, lock, *how);
                     self.left(ledger, lock);
                 }
             }
@@ -251,8 +251,10 @@ impl Values {
         judge_read(track, at, *mode, (from, floor), value)
     }
 
-    /// A client died. What it held in a writing mode is invalidated, as far as it held it.
-    fn died(&mut self, rules: &Rules, at: u64, lock: &Lock) {
+    /// A client died, or its session did. What it held in a writing mode is invalidated, as far as it held it. A program that
+    /// hears of the end of its session lives, and may have given its locks back in memory that it shares with others
+    /// before anybody invalidated anything.
+    fn ended(&mut self, rules: &Rules, at: u64, lock: &Lock, how: End) {
         let track = self.track(lock.resource);
         track.reads.remove(&lock.key);
         track.floors.remove(&lock.key);
@@ -270,7 +272,7 @@ impl Values {
             }
             track.step(contents);
             track.shaky_until = track.shaky_until.max(at + rules.linger);
-        } else if certain && lock.unlocking.is_none() {
+        } else if certain && lock.unlocking.is_none() && how == End::Died {
             let step = track.step(spoiled);
             track.deaths.extend(lock.certain().map(|mode| (at, step, mode)));
         } else if possible {
@@ -421,6 +423,14 @@ mod tests {
                  2 unlock write=c; 2 released; 3 lock x PR VALBLK; 3 granted PR 1.1.3 read=3:c",
             ),
         );
+        for read in ["a", "a!"] {
+            let lost =
+                "1 lock x EX; 1 granted EX 1.1.2; 1 lost; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=2:";
+            passes(
+                "a session that was lost while its program lived, either way",
+                &story(&format!("{lost}{read}")),
+            );
+        }
         passes(
             "a death in the middle of a release, either way",
             &story(
