@@ -14,7 +14,7 @@ pub struct View {
 }
 
 /// A member of a view.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Member {
     /// Which node.
     pub node: NodeId,

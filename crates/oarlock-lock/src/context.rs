@@ -20,7 +20,10 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) planted: Planted,
     pub(crate) epoch: Epoch,
-    pub(crate) grants_from: Instant,
+    /// Masters grant: all members have restated under this view (L11).
+    pub(crate) open: bool,
+    /// Shadows say nothing: not all members are in this view.
+    pub(crate) quiet: bool,
     pub(crate) serial: &'a mut u64,
     pub(crate) counters: &'a mut Counters,
     pub(crate) outputs: &'a mut VecDeque<Output>,
@@ -52,6 +55,7 @@ impl Context<'_> {
             Body::Deny(_) => self.counters.deny_sent += 1,
             Body::Head(_) => self.counters.head_sent += 1,
             Body::Forget(_) | Body::ForgetAck(_) => self.counters.forget_sent += 1,
+            Body::Handover(_) => self.counters.handover_sent += 1,
         }
         self.outputs.push_back(Output::Send { to, packet });
     }

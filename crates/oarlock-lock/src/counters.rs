@@ -66,6 +66,10 @@ pub struct Counters {
     pub proactive_done: u64,
     /// Records given up.
     pub forget_sent: u64,
+    /// Shadows that stated anew under another view (X11).
+    pub restated: u64,
+    /// Resources handed over to the master of another view.
+    pub handover_sent: u64,
     /// Conversions refused because they would wait for each other (D9).
     pub deadlock_victims: u64,
     /// Blocking notices given to programs.
@@ -85,7 +89,12 @@ pub struct Counters {
 impl Counters {
     /// Messages sent to other nodes.
     pub const fn messages_sent(&self) -> u64 {
-        self.info_sent + self.grant_sent + self.deny_sent + self.head_sent + self.forget_sent
+        self.info_sent
+            + self.grant_sent
+            + self.deny_sent
+            + self.head_sent
+            + self.forget_sent
+            + self.handover_sent
     }
 
     /// The same by type.
@@ -96,6 +105,7 @@ impl Counters {
             ("deny", self.deny_sent),
             ("head", self.head_sent),
             ("forget", self.forget_sent),
+            ("handover", self.handover_sent),
         ]
         .into_iter()
     }
@@ -124,6 +134,8 @@ impl Counters {
             ("proactive_considered", "Releases that left less needed than owned", self.proactive_considered),
             ("proactive_done", "Owned modes lowered without being asked", self.proactive_done),
             ("forget_sent", "Records given up or confirmed gone", self.forget_sent),
+            ("restated", "Shadows that stated anew under another view", self.restated),
+            ("handover_sent", "Resources handed over to another master", self.handover_sent),
             ("deadlock_victims", "Conversions refused as deadlocks", self.deadlock_victims),
             ("blocking_notices", "Blocking notices given to programs", self.notices),
             ("stale_epoch", "Lock messages of an epoch that is over", self.stale_epoch),

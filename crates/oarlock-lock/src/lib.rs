@@ -41,6 +41,7 @@ mod output;
 pub mod planted;
 pub mod probe;
 mod records;
+mod recovery;
 mod request;
 mod seldom;
 mod shadow;

@@ -11,7 +11,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::limit::SERIAL_MAX;
 use oarlock_layout::message::lock::{
-    Body, Conv, Deny, Forget, ForgetAck, Grant, Head, HeadNotice, Info, Kind, Reason, Want,
+    Body, Conv, Deny, Forget, ForgetAck, Grant, Handover, Head, HeadNotice, Info, Kind, Reason, Want,
 };
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -44,6 +44,16 @@ pub(crate) struct Busy {
     /// The newest block known here. A shadow that owns PW or EX may have a newer one (R5).
     pub(crate) value: Value,
     recall: Option<Recall>,
+    /// What the master of an earlier view handed over, until all members have restated.
+    inherited: Option<Inherited>,
+}
+
+/// Of a resource, besides its block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Inherited {
+    /// Who owned PW or EX, and may have a newer block.
+    writer: Option<NodeId>,
+    uses_value: bool,
 }
 
 impl Nothing for Busy {
@@ -54,6 +64,7 @@ impl Nothing for Busy {
             head: None,
             value: Value::NEVER,
             recall: None,
+            inherited: None,
         };
         &NOTHING
     }
@@ -117,13 +128,19 @@ impl Master {
     pub(crate) fn info(&mut self, ctx: &mut Context<'_>, from: NodeId, info: Info) -> Result<(), Violation> {
         let known = self.records.contains_key(&from);
         let rec = self.records.get_or_default(from);
-        let checked = Self::check(rec, known, &info);
+        let restates = !known && !ctx.open;
+        let checked = Self::check(rec, known, restates, &info);
         if let Err(violation) = checked {
             if !known {
                 self.records.remove(&from);
             }
             return Err(violation);
         }
+        if let Some(held) = info.held.filter(|held| restates && !self.beside_others(ctx, from, *held)) {
+            self.records.remove(&from);
+            return Err(Violation::Overlaps { came: held });
+        }
+        let rec = self.records.get_or_default(from);
         rec.a = info.n;
         if info.g < rec.g && !ctx.planted.has(Bug::NoSequenceCheck) {
             // It spoke before it heard of the last change, which is on its way and will make it speak again.
@@ -154,7 +171,8 @@ impl Master {
         Ok(())
     }
 
-    fn check(rec: &Record, known: bool, info: &Info) -> Result<(), Violation> {
+    /// `restates`: it is the first thing that it says under this view, and it may have owned something before.
+    fn check(rec: &Record, known: bool, restates: bool, info: &Info) -> Result<(), Violation> {
         if info.n != rec.a + 1 {
             return Err(Violation::Ordinal { expected: rec.a + 1, came: info.n });
         }
@@ -166,7 +184,7 @@ impl Master {
         }
         let lowered = match (rec.held, info.held) {
             (_, None) => rec.held.is_none(),
-            (None, Some(_)) => false,
+            (None, Some(_)) => restates,
             (Some(granted), Some(held)) => granted.covers(held),
         };
         if !lowered {
@@ -179,7 +197,7 @@ impl Master {
         if info.conv.as_ref().is_some_and(shrinks) {
             return Err(Violation::Shrinks { held: info.held });
         }
-        if info.value.is_some() && !rec.held.is_some_and(Mode::writes_value) {
+        if info.value.is_some() && !restates && !rec.held.is_some_and(Mode::writes_value) {
             return Err(Violation::ValueWithoutRight);
         }
         if !known && info.want.any() && info.conv.is_none() {
@@ -225,6 +243,75 @@ impl Master {
     /// Is some shadow being asked for its block?
     pub(crate) fn recalling(&self) -> bool {
         self.rare.recall.is_some()
+    }
+
+    // ----- from view to view ----------------------------------------------------------------------------
+
+    /// What this master knows that no shadow can say, for whoever is master in the next view. `complete`: all members had
+    /// restated, so that what it knows is all there is.
+    pub(crate) fn estate(&self, complete: bool) -> Option<Handover> {
+        let Busy { value, inherited, .. } = *self.rare;
+        if !complete && inherited.is_none() {
+            return None;
+        }
+        let writes = |(_, rec): &(&NodeId, &Record)| rec.held.is_some_and(Mode::writes_value);
+        let writer = self.records.iter().find(writes).map(|(node, _)| *node);
+        let unheard = || inherited?.writer.filter(|node| !self.records.contains_key(node));
+        let uses_value =
+            self.records.values().any(|rec| rec.uses_value) || inherited.is_some_and(|it| it.uses_value);
+        (value.sequence > 0 || uses_value).then(|| Handover {
+            value,
+            writer: writer.or_else(unheard),
+            uses_value,
+        })
+    }
+
+    /// The master of the view before says what it knew.
+    pub(crate) fn inherit(&mut self, ctx: &Context<'_>, m: Handover) -> Result<(), Violation> {
+        if ctx.open || self.rare.inherited.is_some() {
+            return Err(Violation::Handover);
+        }
+        if m.value.sequence > self.rare.value.sequence {
+            self.rare.value = m.value;
+        }
+        self.rare.inherited = Some(Inherited { writer: m.writer, uses_value: m.uses_value });
+        Ok(())
+    }
+
+    /// Has it something that no shadow can say again?
+    pub(crate) fn inherits(&self) -> bool {
+        self.rare.inherited.is_some()
+    }
+
+    /// All members have restated. `departed`: some member left whose own shadow nobody could ask.
+    pub(crate) fn open(&mut self, ctx: &mut Context<'_>, departed: bool) {
+        if departed && self.in_doubt() && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
+            self.rare.value = self.rare.value.invalidated();
+        }
+        if self.inherits() {
+            self.rare.inherited = None;
+        }
+        let mut decided = Vec::new();
+        // Without order: that in which they were stated anew could itself be a deadlock (47).
+        for node in self.rare.converting.clone() {
+            if let Some(alternate) = self.fits(ctx, node, self.conv(node)) {
+                self.decide(ctx, node, alternate, &mut decided);
+            }
+        }
+        for node in self.rare.converting.clone() {
+            if self.conversion_deadlock(node) {
+                self.refuse(node, Reason::Deadlock, &mut decided);
+            }
+        }
+        self.run(ctx, decided);
+    }
+
+    /// May there have been a newer block than any that was stated? The master of the view before has not said who could
+    /// have written one. Beside a mode above CR nobody can have (44).
+    fn in_doubt(&self) -> bool {
+        let used = self.rare.value.sequence > 0 || self.records.values().any(|rec| rec.uses_value);
+        let witness = |rec: &Record| rec.held.is_some_and(|held| !matches!(held, Mode::NL | Mode::CR));
+        used && !self.inherits() && !self.records.values().any(witness)
     }
 
     // ----- queues ---------------------------------------------------------------------------------------
@@ -273,7 +360,7 @@ impl Master {
         let another = !queued || old.is_none_or(|old| old.attempt != conv.attempt);
         if (expedited || in_place)
             && another
-            && ctx.now >= ctx.grants_from
+            && ctx.open
             && let Some(alternate) = self.fits(ctx, node, conv)
         {
             self.decide(ctx, node, alternate, decided);
@@ -291,7 +378,7 @@ impl Master {
                 Kind::New => self.first().is_some(),
             };
             let hasty = ctx.planted.has(Bug::TryByRetention) && self.fits(ctx, node, conv).is_none();
-            if conv.flags.contains(Flags::NOQUEUE) && (behind || hasty) {
+            if conv.flags.contains(Flags::NOQUEUE) && (behind || hasty) && ctx.open {
                 self.refuse(node, Reason::Busy, decided);
                 return;
             }
@@ -305,7 +392,7 @@ impl Master {
                 queue.push_back(node);
             }
         }
-        if self.conversion_deadlock(node) && !ctx.planted.has(Bug::NoDeadlock) {
+        if ctx.open && self.conversion_deadlock(node) && !ctx.planted.has(Bug::NoDeadlock) {
             self.refuse(node, Reason::Deadlock, decided);
         }
     }
@@ -379,10 +466,13 @@ impl Master {
 
     /// Grants, answers and announces whatever the present state allows.
     pub(crate) fn run(&mut self, ctx: &mut Context<'_>, mut decided: Vec<(NodeId, Decision)>) {
-        if ctx.now >= ctx.grants_from {
-            self.grant_from_front(ctx, &mut decided);
-            self.answer(ctx, &mut decided);
+        if !ctx.open {
+            // What is built so far is half of what there is.
+            assert!(decided.is_empty(), "nothing is decided before all have restated");
+            return;
         }
+        self.grant_from_front(ctx, &mut decided);
+        self.answer(ctx, &mut decided);
         self.number_head();
         // A try at the head is over as soon as one holder is really busy (R2).
         while let Some((node, head)) = self.rare.head.filter(|(_, head)| head.attempt != 0) {

@@ -52,6 +52,22 @@ impl Masters {
         self.places[place as usize].as_mut()
     }
 
+    /// All of them, in the order in which they lie. None is left.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Master> + use<> {
+        let old = core::mem::replace(self, Masters::with_seed(self.seed));
+        old.places.into_iter().flatten()
+    }
+
+    /// The name of the one that lies there.
+    pub(crate) fn name_at(&self, place: usize) -> Option<&Name> {
+        self.places.get(place)?.as_ref().map(|master| &master.name)
+    }
+
+    /// Places that may hold one.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// The master of a resource, made if there is none.
     pub(crate) fn get_or_new(&mut self, name: &Name) -> &mut Master {
         let place = match self.place(name) {

@@ -3,7 +3,7 @@
 use oarlock_layout::code::Code;
 #[cfg(doc)]
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{LockId, NodeId};
+use oarlock_layout::id::{Epoch, LockId, NodeId};
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Token;
@@ -68,6 +68,23 @@ pub enum Violation {
     /// A message from a node that does not master the resource.
     #[error("that node is not the master of the resource")]
     NotFromMaster,
+    /// Nobody speaks under a view before all of its members are in it.
+    #[error("it speaks under view {came}, this node is in view {ours}")]
+    View {
+        /// The view here.
+        ours: Epoch,
+        /// The view of the message.
+        came: Epoch,
+    },
+    /// What two nodes owned before a view never conflicts.
+    #[error("it says it owned {came} before this view, beside a mode that another member owned")]
+    Overlaps {
+        /// What it claims.
+        came: Mode,
+    },
+    /// Only who was master before this view has something to hand over, once, while members restate.
+    #[error("it hands over what it cannot have")]
+    Handover,
     /// Not a member of the view.
     #[error("the sender is not a member of the view")]
     NotMember,

@@ -54,11 +54,19 @@ pub enum Bug {
     NoDeadlock,
     /// The master answers a question that came with a wish before the wish.
     AnswerAlone,
+    /// Messages of an earlier view are believed (X11, I10).
+    StaleEpoch,
+    /// The block of a writer that left the view is served as if it were the newest (R5 b, c).
+    KeepDeadWritersBlock,
+    /// A shadow takes a new master for one that has heard it already (L11).
+    ToldAlready,
+    /// Grants of a new view carry the epoch of the first (R6).
+    TokenReset,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 28] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -83,6 +91,10 @@ impl Bug {
         Bug::OldBlock,
         Bug::NoDeadlock,
         Bug::AnswerAlone,
+        Bug::StaleEpoch,
+        Bug::KeepDeadWritersBlock,
+        Bug::ToldAlready,
+        Bug::TokenReset,
     ];
 }
 

@@ -8,7 +8,9 @@ use oarlock_layout::message::lock::{Conv, Head, Kind, Want};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
+use oarlock_layout::time::Instant;
 use oarlock_layout::value::Value;
+use oarlock_layout::view::View;
 
 use crate::master::{Master, Record};
 use crate::shadow::Shadow;
@@ -32,6 +34,13 @@ pub struct MasterProbe<'a>(&'a Master);
 pub struct RecordProbe<'a>(&'a Record);
 
 impl Lockspace {
+    /// Enters a view in which nobody has anything to wait for: the first of all, or the only one of a node that is alone.
+    pub fn found(&mut self, now: Instant, words: &mut dyn Words, view: &View) {
+        let departed = self.handle_view(view);
+        while self.restate(now, words, u32::MAX) {}
+        self.handle_open(now, words, departed);
+    }
+
     /// The shadow of a resource here, if there is one.
     pub fn probe_shadow(&self, words: &dyn Words, name: &Name) -> Option<ShadowProbe<'_>> {
         self.shadow(words.find(name)?).map(ShadowProbe)

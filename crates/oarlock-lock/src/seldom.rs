@@ -18,6 +18,11 @@ pub(crate) trait Nothing: Default + Eq + 'static {
 pub(crate) struct Seldom<T>(Option<Box<T>>);
 
 impl<T: Nothing> Seldom<T> {
+    /// What is in it, if it was ever written.
+    pub(crate) fn into_some(self) -> Option<T> {
+        self.0.map(|it| *it)
+    }
+
     /// Gives the room back if nothing is in it.
     pub(crate) fn tidy(&mut self) {
         if self.0.as_deref().is_some_and(|it| it == T::nothing()) {

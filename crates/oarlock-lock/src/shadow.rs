@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{LockId, NodeId, Slot};
+use oarlock_layout::id::{Epoch, LockId, NodeId, Slot};
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::lock::{Head, Kind, Want};
 use oarlock_layout::mode::Mode;
@@ -33,6 +33,8 @@ mod stating;
 pub(crate) struct Shadow {
     pub(crate) slot: Slot,
     pub(crate) master: NodeId,
+    /// The view under which it speaks.
+    pub(crate) epoch: Epoch,
     /// Owned now. The private copy is the truth; what `Words` says is a claim.
     pub(crate) owned: Option<Mode>,
     /// Somebody here has used the value block.
@@ -131,10 +133,11 @@ struct Answer {
 }
 
 impl Shadow {
-    pub(crate) fn new(slot: Slot, master: NodeId) -> Shadow {
+    pub(crate) fn new(slot: Slot, master: NodeId, epoch: Epoch) -> Shadow {
         Shadow {
             slot,
             master,
+            epoch,
             owned: None,
             uses_value: false,
             forgetting: false,
@@ -147,6 +150,39 @@ impl Shadow {
             applied: 0,
             attempts: 0,
             rare: Seldom::default(),
+        }
+    }
+
+    /// Another view is valid: what the master knew counts no more, what is owned does (L11). The first statement says all of it.
+    pub(crate) fn enter(&mut self, ctx: &mut Context<'_>, master: NodeId) {
+        let writes = |mode: Option<Mode>| mode.is_some_and(Mode::writes_value);
+        let written = if writes(self.owned) || writes(self.told.held) {
+            ctx.words.value(self.slot).sequence
+        } else {
+            self.rare.value_known.expected().max(self.rare.value_written)
+        };
+        let old = core::mem::replace(self, Shadow::new(self.slot, master, ctx.epoch));
+        (self.owned, self.uses_value, self.attempts) = (old.owned, old.uses_value, old.attempts);
+        if written > 0 {
+            self.rare.value_written = written;
+        }
+        if let Some(Rare { queues, vain, idle_since, wish, .. }) = old.rare.into_some() {
+            if !queues.is_empty() {
+                self.rare.queues = queues;
+                self.rare.queues.ask_anew();
+            }
+            if !vain.is_empty() {
+                self.rare.vain = vain;
+            }
+            if idle_since.is_some() {
+                self.rare.idle_since = idle_since;
+            }
+            if ctx.planted.has(Bug::ToldAlready) {
+                self.rare.wish = wish;
+            }
+        }
+        if ctx.planted.has(Bug::ToldAlready) {
+            self.told = old.told;
         }
     }
 

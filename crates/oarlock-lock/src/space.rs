@@ -7,7 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, SessionId, Slot};
-use oarlock_layout::message::lock::{Body, Packet};
+use oarlock_layout::message::lock::{Body, Handover, Packet};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
@@ -20,6 +20,7 @@ use crate::master::Master;
 use crate::masters::Masters;
 use crate::output::{Output, Violation};
 use crate::planted::{Bug, Planted};
+use crate::recovery::Stage;
 use crate::request::{Convert, Lock, Request, Unlock, alternate};
 use crate::shadow::Shadow;
 use crate::waiting::Waiting;
@@ -32,7 +33,9 @@ use crate::waiting::Waiting;
 ///
 /// | call | when |
 /// | --- | --- |
-/// | `handle_view` | once, when the view is decided; before it nothing is granted |
+/// | `handle_view` | another view is valid; before the first nothing is granted |
+/// | `restate` | all members are in the view, until it returns false |
+/// | `handle_open` | all members have restated, and nothing of those who left can be held any more |
 /// | `handle_request` | a program asks |
 /// | `handle_message` | a circuit delivered a packet, in order |
 /// | `handle_bell` | a caller that changes counts by itself rang |
@@ -42,23 +45,23 @@ use crate::waiting::Waiting;
 #[derive(Clone, Debug)]
 pub struct Lockspace {
     config: Config,
-    planted: Planted,
-    view: View,
-    grants_from: Instant,
+    pub(crate) planted: Planted,
+    pub(crate) view: View,
+    pub(crate) stage: Stage,
     /// By slot of `Words`: a shadow lives exactly as long as its slot is bound.
-    shadows: Vec<Option<Shadow>>,
-    masters: Masters,
-    serial: u64,
+    pub(crate) shadows: Vec<Option<Shadow>>,
+    pub(crate) masters: Masters,
+    /// What this node knew as master of resources that others, or it anew, are masters of now.
+    pub(crate) estates: BTreeMap<Name, Handover>,
+    pub(crate) serial: u64,
     waiting: BTreeMap<LockId, Slot>,
     deadlines: BTreeSet<(Instant, LockId)>,
     idle: BTreeSet<(Instant, Slot)>,
     /// Where the search for a slot to free goes on.
     sweep: u32,
-    inside: VecDeque<Packet>,
+    pub(crate) inside: VecDeque<Packet>,
     outputs: VecDeque<Output>,
-    counters: Counters,
-    /// The last time there was nothing to wait for but the end of the lease wait.
-    lease_wait: bool,
+    pub(crate) counters: Counters,
 }
 
 /// How many slots are looked at for each new one when the table is nearly full: two keep ahead of one.
@@ -76,9 +79,10 @@ impl Lockspace {
             config,
             planted: Planted::NONE,
             view: View::default(),
-            grants_from: Instant(0),
+            stage: Stage::Quiet,
             shadows: Vec::new(),
             masters: Masters::default(),
+            estates: BTreeMap::new(),
             serial: 0,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -87,7 +91,6 @@ impl Lockspace {
             inside: VecDeque::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
-            lease_wait: false,
         }
     }
 
@@ -100,15 +103,6 @@ impl Lockspace {
     #[cfg(feature = "planted")]
     pub fn with_bug(config: Config, bug: crate::planted::Bug) -> Lockspace {
         Lockspace { planted: Planted::new(bug), ..Lockspace::new(config) }
-    }
-
-    /// The view is decided. Views are static: this is called once (L3). Nothing is granted by masters here
-    /// before `grants_from`.
-    pub fn handle_view(&mut self, now: Instant, view: &View, grants_from: Instant) {
-        assert!(self.view.members.is_empty(), "views are static: there is one already");
-        self.view = view.clone();
-        self.grants_from = grants_from;
-        self.lease_wait = now < grants_from;
     }
 
     /// A program's request. Its answer is an output, now or later: one `Granted`, `Released` or `Failed` for
@@ -132,11 +126,13 @@ impl Lockspace {
         from: NodeId,
         packet: Packet,
     ) -> Result<(), Violation> {
-        if packet.epoch != self.view.epoch {
+        if packet.epoch < self.view.epoch && !self.planted.has(Bug::StaleEpoch) {
             self.counters.stale_epoch += 1;
             return Ok(());
         }
-        let result = if self.view.member(from).is_none() {
+        let result = if packet.epoch > self.view.epoch {
+            Err(Violation::View { ours: self.view.epoch, came: packet.epoch })
+        } else if self.view.member(from).is_none() {
             Err(Violation::NotMember)
         } else {
             self.deliver(now, words, from, packet)
@@ -172,17 +168,6 @@ impl Lockspace {
             self.idle.pop_first();
             self.forget(now, words, slot);
         }
-        if self.lease_wait && now >= self.grants_from {
-            self.lease_wait = false;
-            let mut names: Vec<Name> = self.masters.values().map(|master| master.name.clone()).collect();
-            names.sort_unstable();
-            for name in names {
-                let (_, masters, mut ctx) = self.split(now, words);
-                if let Some(master) = masters.get_mut(&name) {
-                    master.run(&mut ctx, Vec::new());
-                }
-            }
-        }
         self.drain_inside(now, words);
     }
 
@@ -195,8 +180,7 @@ impl Lockspace {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let idle = self.idle.first().map(|(since, _)| *since + self.config.forget_after);
-        let lease = self.lease_wait.then_some(self.grants_from);
-        [deadline, idle, lease].into_iter().flatten().min()
+        [deadline, idle].into_iter().flatten().min()
     }
 
     /// What has been counted.
@@ -379,7 +363,7 @@ impl Lockspace {
         let Packet { name, body, .. } = packet;
         let master = self.master_of(&name);
         match body {
-            Body::Info(_) | Body::Forget(_) => {
+            Body::Info(_) | Body::Forget(_) | Body::Handover(_) => {
                 if master != self.config.me {
                     return Err(Violation::NotMaster);
                 }
@@ -391,9 +375,11 @@ impl Lockspace {
                 let result = match body {
                     Body::Info(info) => master.info(&mut ctx, from, info),
                     Body::Forget(forget) => master.forget(&mut ctx, from, forget),
+                    Body::Handover(handover) => master.inherit(&ctx, handover),
                     _ => unreachable!("matched above"),
                 };
-                if master.is_empty() {
+                // While members still restate, more may come for it.
+                if master.is_empty() && (ctx.open || result.is_err() && !master.inherits()) {
                     masters.remove(&name);
                 }
                 result
@@ -432,7 +418,7 @@ impl Lockspace {
     /// that is owned. Messages go round only for a request that got its answer and could not be granted, because its
     /// entry says something else or a count came and went: so many answers in vain, then it asks no more, and only
     /// the first two in front and the first waiter behind them are tried with an answer.
-    fn drain_inside(&mut self, now: Instant, words: &mut dyn Words) {
+    pub(crate) fn drain_inside(&mut self, now: Instant, words: &mut dyn Words) {
         let me = self.config.me;
         let mut left = INSIDE_MIN + INSIDE_EACH * (self.waiting.len() + self.inside.len());
         while let Some(packet) = self.inside.pop_front() {
@@ -444,7 +430,7 @@ impl Lockspace {
         }
     }
 
-    fn master_of(&self, name: &Name) -> NodeId {
+    pub(crate) fn master_of(&self, name: &Name) -> NodeId {
         directory::master(self.config.space, name.as_bytes(), self.view.nodes()).expect("a view has members")
     }
 
@@ -474,7 +460,7 @@ impl Lockspace {
             self.shadows.resize(index + 1, None);
         }
         assert!(self.shadows[index].is_none(), "slot {slot:?} has a shadow already");
-        self.shadows[index] = Some(Shadow::new(slot, self.master_of(name)));
+        self.shadows[index] = Some(Shadow::new(slot, self.master_of(name), self.view.epoch));
         Ok(slot)
     }
 
@@ -515,19 +501,24 @@ impl Lockspace {
         }
     }
 
-    fn open<'a>(
+    pub(crate) fn open<'a>(
         &'a mut self,
         now: Instant,
         words: &'a mut dyn Words,
         slot: Slot,
     ) -> (&'a mut Shadow, Context<'a>) {
+        let old = self.shadow(slot).is_some_and(|shadow| shadow.epoch != self.view.epoch);
+        let master = old.then(|| self.master_of(&words.name(slot)));
         let (shadows, _, mut ctx) = self.split(now, words);
         let shadow = shadows[slot.0 as usize].as_mut().expect("a bound slot has a shadow");
+        if let Some(master) = master {
+            shadow.enter(&mut ctx, master);
+        }
         shadow.take_up(&mut ctx);
         (shadow, ctx)
     }
 
-    fn split<'a>(
+    pub(crate) fn split<'a>(
         &'a mut self,
         now: Instant,
         words: &'a mut dyn Words,
@@ -538,7 +529,8 @@ impl Lockspace {
             config: &self.config,
             planted: self.planted,
             epoch: self.view.epoch,
-            grants_from: self.grants_from,
+            open: self.stage == Stage::Open,
+            quiet: self.stage == Stage::Quiet,
             serial: &mut self.serial,
             counters: &mut self.counters,
             outputs: &mut self.outputs,
@@ -563,7 +555,7 @@ impl core::hash::Hash for Lockspace {
         self.deadlines.hash(state);
         self.idle.hash(state);
         self.inside.hash(state);
-        self.lease_wait.hash(state);
-        (&self.view, self.grants_from, self.sweep, self.config, self.planted).hash(state);
+        self.estates.hash(state);
+        (&self.view, self.stage, self.sweep, self.config, self.planted).hash(state);
     }
 }

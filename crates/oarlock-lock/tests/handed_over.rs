@@ -57,10 +57,10 @@ fn the_time_of_a_lock_that_was_handed_over_does_not_end_the_next_in_its_entry() 
     let start = Instant(0);
     let mut space = Lockspace::new(Config::native(SpaceId(0), NodeId(0)));
     let members = vec![Member { node: NodeId(0), incarnation: Incarnation(1) }];
-    space.handle_view(start, &View { epoch: Epoch(1), members }, start);
     let memory = Memory::private(Geometry { slots: 16, areas: 64, entries: 64 }, 7);
     let mut hub = Hub::new(Arc::clone(&memory));
     hub.renew(u64::MAX);
+    space.found(start, &mut hub, &View { epoch: Epoch(1), members });
     let [one, two] = [1, 2].map(|session| {
         let place = hub.attach(SessionId(session), 0).unwrap();
         Caller::new(Arc::clone(&memory), place, Still)

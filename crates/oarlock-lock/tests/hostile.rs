@@ -91,8 +91,9 @@ impl Alone {
         let member = |n| Member { node: NodeId(n), incarnation: Incarnation(1) };
         let view = View { epoch: Epoch(1), members: (0..nodes).map(member).collect() };
         assert_eq!(directory::master(SpaceId(0), name().as_bytes(), view.nodes()), Some(NodeId(0)));
-        room.handle_view(Instant(0), &view, Instant(0));
-        Alone { room, words: Haunted::new(hub, 1, 0) }
+        let mut words = Haunted::new(hub, 1, 0);
+        room.found(Instant(0), &mut words, &view);
+        Alone { room, words }
     }
 
     fn memory(&self) -> Arc<Memory> {

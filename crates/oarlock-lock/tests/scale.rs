@@ -45,8 +45,9 @@ impl Node {
     fn new(order: Order, room: u32) -> Node {
         let member = Member { node: NodeId(0), incarnation: Incarnation(1) };
         let mut space = Lockspace::new(Config { order, ..Config::native(SpaceId(0), NodeId(0)) });
-        space.handle_view(NOW, &View { epoch: Epoch(1), members: vec![member] }, NOW);
-        Node { space, words: PlainWords::new(room) }
+        let mut words = PlainWords::new(room);
+        space.found(NOW, &mut words, &View { epoch: Epoch(1), members: vec![member] });
+        Node { space, words }
     }
 
     fn lock(&mut self, number: u32, name: &Name, mode: Mode) -> usize {

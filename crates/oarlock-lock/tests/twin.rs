@@ -174,8 +174,9 @@ impl Real {
     fn new(order: Order, owns: bool) -> Real {
         let member = Member { node: NodeId(0), incarnation: Incarnation(1) };
         let mut space = Lockspace::new(Config { order, ..Config::native(SpaceId(0), NodeId(0)) });
-        space.handle_view(NOW, &View { epoch: Epoch(1), members: vec![member] }, NOW);
-        let mut real = Real { space, words: PlainWords::new(4) };
+        let mut words = PlainWords::new(4);
+        space.found(NOW, &mut words, &View { epoch: Epoch(1), members: vec![member] });
+        let mut real = Real { space, words };
         if owns {
             real.ask(Ask::Lock(u32::MAX, Mode::EX, Flags::empty()));
             real.ask(Ask::Unlock(u32::MAX));

@@ -14,7 +14,7 @@
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
 use crate::flags::Flags;
-use crate::id::{Epoch, SpaceId};
+use crate::id::{Epoch, NodeId, SpaceId};
 use crate::mode::Mode;
 use crate::name::Name;
 use crate::value::Value;
@@ -47,6 +47,8 @@ pub enum Body {
     Forget(Forget),
     /// Master to shadow: your record is gone.
     ForgetAck(ForgetAck),
+    /// Master of the view before to the one of this view: what no shadow can state.
+    Handover(Handover),
 }
 
 /// A shadow's statement of its whole state (C5).
@@ -215,12 +217,24 @@ pub struct ForgetAck {
     pub n: u64,
 }
 
+/// What a master knew of a resource that another is master of now (44).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Handover {
+    /// The newest value block it knew; not to be believed if whoever owned PW or EX has left.
+    pub value: Value,
+    /// The member that owns PW or EX, as far as it knew, and may have a newer block.
+    pub writer: Option<NodeId>,
+    /// Somebody has used the value block.
+    pub uses_value: bool,
+}
+
 const INFO: u8 = 1;
 const GRANT: u8 = 2;
 const DENY: u8 = 3;
 const HEAD: u8 = 4;
 const FORGET: u8 = 5;
 const FORGET_ACK: u8 = 6;
+const HANDOVER: u8 = 7;
 
 impl Wire for Packet {
     fn encode(&self, out: &mut Writer<'_>) {
@@ -270,6 +284,12 @@ impl Wire for Packet {
                 out.u64(m.g);
                 out.u64(m.n);
             }
+            Body::Handover(m) => {
+                out.u8(HANDOVER);
+                out.value(&m.value);
+                out.option(m.writer.as_ref(), |out, writer| out.u16(writer.0));
+                out.bool(m.uses_value);
+            }
         }
     }
 
@@ -304,6 +324,11 @@ impl Wire for Packet {
                 Body::Forget(Forget { g: r.u64()?, n: r.u64()?, value: r.option("value", Reader::value)? })
             }
             FORGET_ACK => Body::ForgetAck(ForgetAck { g: r.u64()?, n: r.u64()? }),
+            HANDOVER => Body::Handover(Handover {
+                value: r.value()?,
+                writer: r.option("writer", |r| r.u16().map(NodeId))?,
+                uses_value: r.bool("uses value")?,
+            }),
             n => return Err(Malformed::Unknown { field: "lock message", value: n.into() }),
         };
         Ok(Packet { space, epoch, name, body })

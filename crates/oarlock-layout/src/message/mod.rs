@@ -1,5 +1,6 @@
 //! The messages of Oarlock, one module per conversation.
 
+pub mod barrier;
 pub mod form;
 pub mod frame;
 pub mod lock;

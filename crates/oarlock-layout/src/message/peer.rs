@@ -1,7 +1,7 @@
 //! What travels on a circuit between two nodes: one byte for the room, then that room's message.
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::message::{form, lock, look};
+use crate::message::{barrier, form, lock, look};
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -14,6 +14,8 @@ pub enum PeerMessage {
     Look(look::Look),
     /// Its answer.
     Seen(look::Seen),
+    /// How far a member has come in a new view.
+    Barrier(barrier::Barrier),
 }
 
 impl Wire for PeerMessage {
@@ -35,6 +37,10 @@ impl Wire for PeerMessage {
                 out.u8(4);
                 m.encode(out);
             }
+            PeerMessage::Barrier(m) => {
+                out.u8(7);
+                m.encode(out);
+            }
         }
     }
 
@@ -44,6 +50,7 @@ impl Wire for PeerMessage {
             2 => PeerMessage::Form(form::Form::decode(r)?),
             3 => PeerMessage::Look(look::Look::decode(r)?),
             4 => PeerMessage::Seen(look::Seen::decode(r)?),
+            7 => PeerMessage::Barrier(barrier::Barrier::decode(r)?),
             n => return Err(Malformed::Unknown { field: "peer message", value: n.into() }),
         })
     }

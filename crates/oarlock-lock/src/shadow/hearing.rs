@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::LockId;
+use oarlock_layout::id::{Epoch, LockId};
 use oarlock_layout::limit::SERIAL_BITS;
 use oarlock_layout::message::lock::{Deny, ForgetAck, Grant, HeadNotice, Reason, Want};
 use oarlock_layout::token::Fence;
@@ -109,7 +109,7 @@ impl Shadow {
         if !self.forgetting || m.n != self.n || m.g != self.g {
             return Err(Violation::NoRecord);
         }
-        let mut old = core::mem::replace(self, Shadow::new(self.slot, self.master));
+        let mut old = core::mem::replace(self, Shadow::new(self.slot, self.master, self.epoch));
         if !old.rare.queues.is_empty() {
             self.rare.queues = core::mem::take(&mut old.rare.queues);
         }
@@ -144,8 +144,12 @@ impl Shadow {
             return Err(Violation::Lowers { owned: self.owned, came: m.mode });
         }
         let last = ctx.words.token(self.slot).fence;
-        let fence = (m.serial < 1 << SERIAL_BITS).then(|| Fence::new(ctx.epoch, m.serial));
-        fence.filter(|fence| *fence >= last).ok_or(Violation::Serial { last: last.serial(), came: m.serial })
+        let reset = ctx.planted.has(Bug::TokenReset);
+        let epoch = if reset { Epoch(1) } else { ctx.epoch };
+        let fence = (m.serial < 1 << SERIAL_BITS).then(|| Fence::new(epoch, m.serial));
+        fence
+            .filter(|fence| *fence >= last || reset)
+            .ok_or(Violation::Serial { last: last.serial(), came: m.serial })
     }
 
     /// A change that the master made of its own accord.

@@ -15,6 +15,9 @@ use crate::waiting::Waiting;
 impl Shadow {
     /// Says what the master does not know yet, if anything (rules 5 and 6).
     pub(super) fn state(&mut self, ctx: &mut Context<'_>, word: &Word) {
+        if ctx.quiet {
+            return;
+        }
         let exceeds = |conv: &Conv, owned: Mode| {
             [Some(conv.mode), conv.alternate].into_iter().flatten().any(|mode| !mode.covers(owned))
         };
@@ -214,6 +217,10 @@ impl Shadow {
         }
         if self.n == 0 {
             return true;
+        }
+        if ctx.quiet {
+            // Once it may speak it rests anew.
+            return false;
         }
         // A caller may have taken a lock since that look: only behind the gate the counts can do nothing but
         // fall (M8).

@@ -210,8 +210,9 @@ impl World {
                 ..Config::native(SpaceId(0), NodeId(n))
             };
             let mut space = lockspace(config, menu);
-            space.handle_view(NOW, &view, NOW);
-            Node { space, words: PlainWords::new(if menu.pressure { 1 } else { 4 }), rung: false }
+            let mut words = PlainWords::new(if menu.pressure { 1 } else { 4 });
+            space.found(NOW, &mut words, &view);
+            Node { space, words, rung: false }
         };
         World {
             nodes: (0..menu.nodes).map(node).collect(),

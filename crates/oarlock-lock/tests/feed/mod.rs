@@ -183,7 +183,7 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
 }
 
 impl Stage {
-    fn new(choice: u8, words: Box<dyn Words>, shared: Option<Shared>) -> Stage {
+    fn new(choice: u8, mut words: Box<dyn Words>, shared: Option<Shared>) -> Stage {
         let member = |n| Member { node: NodeId(n), incarnation: Incarnation(1) };
         let view = View { epoch: EPOCH, members: vec![member(0), member(1), member(2)] };
         // Two resources mastered here, one at each peer.
@@ -197,7 +197,7 @@ impl Stage {
         let order = if choice & 1 == 0 { Order::Passover } else { Order::Strict };
         let config = Config { order, retain: choice & 2 == 0, ..Config::native(SPACE, ME) };
         let mut room = Lockspace::new(config);
-        room.handle_view(Instant(0), &view, Instant(0));
+        room.found(Instant(0), words.as_mut(), &view);
         Stage { room, words, shared, now: Instant(0), names, honest: BTreeMap::new() }
     }
 
@@ -390,7 +390,7 @@ impl Stage {
                 Body::Grant(m) => honest.g = m.g,
                 Body::Deny(m) => honest.g = m.g,
                 Body::ForgetAck(_) => *honest = Honest::default(),
-                Body::Head(_) => {}
+                Body::Head(_) | Body::Handover(_) => {}
             }
         }
         for name in &self.names {

@@ -107,8 +107,7 @@ impl Stage {
                 config.order = if has("strict") { Order::Strict } else { Order::Passover };
                 config.retain = !has("unretained");
                 let mut space = Lockspace::new(config);
-                space.handle_view(Instant(0), &view, Instant(0));
-                let words: Box<dyn Words> = if over == Over::Plain {
+                let mut words: Box<dyn Words> = if over == Over::Plain {
                     Box::new(PlainWords::new(16))
                 } else {
                     let memory = Memory::private(Geometry { slots: 16, areas: 64, entries: 64 }, 7);
@@ -117,6 +116,7 @@ impl Stage {
                     hub.renew(u64::MAX);
                     Box::new(hub)
                 };
+                space.found(Instant(0), words.as_mut(), &view);
                 (space, words)
             })
             .collect();

@@ -88,5 +88,10 @@ pub(crate) fn show(body: &Body) -> String {
         }
         Body::Forget(m) => format!("Forget {}/{}{}", m.n, m.g, value(&m.value)),
         Body::ForgetAck(m) => format!("ForgetAck {}/{}", m.n, m.g),
+        Body::Handover(m) => {
+            let writer = m.writer.map_or(String::new(), |node| format!(" writer {}", letter(node.0.into())));
+            let used = if m.uses_value { " uses value" } else { "" };
+            format!("Handover{}{writer}{used}", value(&Some(m.value)))
+        }
     }
 }

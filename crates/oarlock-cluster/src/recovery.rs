@@ -1,0 +1,351 @@
+//! The barriers between a view and the first grant under it (X9 to X11, L4, L11).
+//!
+//! ```text
+//!   a view is valid here
+//!     │ Arrived ─► all                    nothing of an earlier view is listened to any more
+//!     ▼
+//!   everybody is in it                    until then shadows and masters say nothing
+//!     │ shadows state anew to the new masters; Restated ─► all, behind what was stated
+//!     ▼
+//!   everybody has restated                masters know all there is
+//!     │
+//!     ▼
+//!   what departed runs had is fenced      nobody who left can act under a lock any more
+//!     │
+//!     ▼
+//!   open: masters grant
+//! ```
+//!
+//! Each member passes each barrier by itself; what another says about a view that this one has not heard of yet is kept. A
+//! further view, in the middle of this, begins at the top: what was said under the one before counts for nothing, so nothing
+//! half built is ever granted from (48).
+//!
+//! The times of the last views stand in [`Recovery::failovers`], with whom each barrier waited for last.
+
+use alloc::collections::{BTreeMap, VecDeque};
+
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::message::barrier::{Barrier, Step};
+use oarlock_layout::time::Instant;
+use oarlock_layout::view::{Member, View};
+
+/// Views whose times are remembered.
+pub const FAILOVERS_MAX: usize = 16;
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// To a member, in order with lock messages.
+    Say {
+        /// Which member.
+        to: NodeId,
+        /// What.
+        barrier: Barrier,
+    },
+    /// All members are in the view: state everything anew, then call [`Recovery::handle_restated`].
+    Restate,
+    /// Masters grant from now on.
+    Open {
+        /// Some member knew a run that is not in this view.
+        departed: bool,
+    },
+    /// A barrier was passed.
+    Passed(Gate),
+}
+
+/// The barriers, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Gate {
+    /// All members are in the view.
+    Arrived,
+    /// This node has stated everything anew.
+    Stated,
+    /// All members have.
+    Restated,
+    /// Of departed runs nothing is left to prove.
+    Fenced,
+}
+
+impl Gate {
+    /// All, in order.
+    pub const ALL: [Gate; 4] = [Gate::Arrived, Gate::Stated, Gate::Restated, Gate::Fenced];
+
+    /// One word for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Gate::Arrived => "arrived",
+            Gate::Stated => "stated",
+            Gate::Restated => "restated",
+            Gate::Fenced => "fenced",
+        }
+    }
+}
+
+/// How a view came into effect at this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// Which view.
+    pub epoch: Epoch,
+    /// Runs that left, as this node knew them.
+    pub out: alloc::vec::Vec<Member>,
+    /// Runs that came.
+    pub entered: alloc::vec::Vec<Member>,
+    /// When the view was valid here.
+    pub began: Instant,
+    /// When each barrier was passed, and which member was the last to do its part.
+    pub passed: [Option<(Instant, Option<NodeId>)>; Gate::ALL.len()],
+    /// Another view came before this one was open.
+    pub overtaken: bool,
+}
+
+impl Failover {
+    /// When masters here began to grant.
+    pub fn opened(&self) -> Option<Instant> {
+        self.passed[Gate::Fenced as usize].map(|(at, _)| at)
+    }
+}
+
+/// What a peer's misdeed was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Misdeed {
+    /// It has restated under a view in which it has not arrived.
+    #[error("it has restated under view {epoch}, in which it never arrived")]
+    NotArrived {
+        /// Which view.
+        epoch: Epoch,
+    },
+    /// It has restated under a view in which this node is not.
+    #[error("it has restated under view {came}, this node is in view {ours}")]
+    Ahead {
+        /// The view here.
+        ours: Epoch,
+        /// What it said.
+        came: Epoch,
+    },
+}
+
+/// How far a member has come, as it said.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Peer {
+    incarnation: Incarnation,
+    epoch: Epoch,
+    restated: Option<bool>,
+}
+
+/// The way of one node through the barriers of each view. See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    me: NodeId,
+    view: View,
+    /// The barriers passed so far.
+    passed: usize,
+    peers: BTreeMap<NodeId, Peer>,
+    /// This node knew a run that is not in the view.
+    departed: bool,
+    /// This node has stated everything anew.
+    stated: bool,
+    /// Something is still to be proven of runs that left.
+    fences: bool,
+    /// The last member that did its part.
+    last: Option<NodeId>,
+    failovers: VecDeque<Failover>,
+    outputs: VecDeque<Output>,
+}
+
+impl Recovery {
+    /// In no view yet.
+    pub const fn new(me: NodeId) -> Recovery {
+        Recovery {
+            me,
+            view: View { epoch: Epoch(0), members: alloc::vec::Vec::new() },
+            passed: 0,
+            peers: BTreeMap::new(),
+            departed: false,
+            stated: false,
+            fences: false,
+            last: None,
+            failovers: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Another view is valid, with this run in it. `fences`: something is still to be proven of runs that left (L4).
+    /// `departed`: this node knew a run that is not in it.
+    pub fn handle_view(&mut self, now: Instant, view: &View, departed: bool, fences: bool) {
+        assert!(view.epoch > self.view.epoch, "views follow each other");
+        if let Some(failover) = self.failovers.back_mut() {
+            failover.overtaken = failover.opened().is_none();
+        }
+        let old = core::mem::replace(&mut self.view, view.clone());
+        let missing = |of: &View, from: &View| {
+            from.members.iter().filter(|m| of.member(m.node) != Some(m)).copied().collect()
+        };
+        self.failovers.push_back(Failover {
+            epoch: view.epoch,
+            out: missing(view, &old),
+            entered: missing(&old, view),
+            began: now,
+            passed: [None; Gate::ALL.len()],
+            overtaken: false,
+        });
+        if self.failovers.len() > FAILOVERS_MAX {
+            self.failovers.pop_front();
+        }
+        (self.passed, self.stated, self.last) = (0, false, None);
+        (self.departed, self.fences) = (departed, fences);
+        // What was to be said under the view before is of no use to anybody.
+        self.outputs.clear();
+        self.say_to_all(Step::Arrived);
+        self.settle(now);
+    }
+
+    /// A circuit to a run of a peer has come up: what it was told before, if anything, went to nobody.
+    pub fn handle_up(&mut self, peer: NodeId, incarnation: Incarnation) {
+        if self.peers.get(&peer).is_some_and(|known| known.incarnation != incarnation) {
+            self.peers.remove(&peer);
+        }
+        if self.view.member(peer).is_none_or(|member| member.incarnation != incarnation) {
+            return;
+        }
+        self.say(peer, Step::Arrived);
+        if self.stated {
+            self.say(peer, Step::Restated { departed: self.departed });
+        }
+    }
+
+    /// A peer says how far it is. `incarnation` is the run at the other end of the circuit.
+    ///
+    /// # Errors
+    /// What no honest peer says; nothing was changed.
+    pub fn handle_barrier(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        incarnation: Incarnation,
+        barrier: Barrier,
+    ) -> Result<(), Misdeed> {
+        let Barrier { epoch, step } = barrier;
+        let known = self.peers.get(&from).filter(|peer| peer.incarnation == incarnation).copied();
+        match step {
+            Step::Arrived => {
+                // It comes twice if the circuit came up in between.
+                if known.is_none_or(|peer| peer.epoch < epoch) {
+                    self.peers.insert(from, Peer { incarnation, epoch, restated: None });
+                }
+            }
+            Step::Restated { departed } => {
+                if epoch > self.view.epoch {
+                    return Err(Misdeed::Ahead { ours: self.view.epoch, came: epoch });
+                }
+                match known {
+                    Some(peer) if peer.epoch == epoch => {
+                        self.peers.insert(from, Peer { restated: Some(departed), ..peer });
+                    }
+                    Some(peer) if peer.epoch > epoch => return Ok(()),
+                    _ => return Err(Misdeed::NotArrived { epoch }),
+                }
+            }
+        }
+        if epoch == self.view.epoch && self.view.member(from).is_some() {
+            self.last = Some(from);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// This node has said everything that [`Output::Restate`] asked for.
+    pub fn handle_restated(&mut self, now: Instant) {
+        assert!(self.passed == Gate::Stated as usize && !self.stated, "nobody asked for it");
+        self.stated = true;
+        self.say_to_all(Step::Restated { departed: self.departed });
+        self.last = None;
+        self.settle(now);
+    }
+
+    /// Something, or nothing any more, is to be proven of runs that left.
+    pub fn handle_fences(&mut self, now: Instant, pending: bool) {
+        self.fences = pending;
+        self.settle(now);
+    }
+
+    /// What is to be done next, until it is `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Do masters here grant?
+    pub fn is_open(&self) -> bool {
+        self.passed == Gate::ALL.len()
+    }
+
+    /// May lock messages of the view be said?
+    pub fn may_speak(&self) -> bool {
+        self.passed > Gate::Arrived as usize
+    }
+
+    /// The barrier that is waited at, and the members whose part is missing, lowest first.
+    pub fn waits(&self) -> Option<(Gate, alloc::vec::Vec<NodeId>)> {
+        let gate = *Gate::ALL.get(self.passed)?;
+        let missing = self.others().filter(|member| !self.has_done(gate, member)).map(|member| member.node);
+        Some((gate, missing.collect()))
+    }
+
+    /// How the last views came into effect here, the newest last.
+    pub fn failovers(&self) -> impl DoubleEndedIterator<Item = &Failover> {
+        self.failovers.iter()
+    }
+
+    // ----- what follows ---------------------------------------------------------------------------------------
+
+    fn say(&mut self, to: NodeId, step: Step) {
+        self.outputs.push_back(Output::Say { to, barrier: Barrier { epoch: self.view.epoch, step } });
+    }
+
+    fn say_to_all(&mut self, step: Step) {
+        let barrier = Barrier { epoch: self.view.epoch, step };
+        let others = self.view.members.iter().filter(|member| member.node != self.me);
+        self.outputs.extend(others.map(|member| Output::Say { to: member.node, barrier }));
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Member> {
+        self.view.members.iter().filter(|member| member.node != self.me)
+    }
+
+    fn has_done(&self, gate: Gate, member: &Member) -> bool {
+        let peer = self.peers.get(&member.node);
+        let there =
+            peer.is_some_and(|it| it.incarnation == member.incarnation && it.epoch == self.view.epoch);
+        match gate {
+            Gate::Arrived => there,
+            Gate::Restated => there && peer.is_some_and(|it| it.restated.is_some()),
+            Gate::Stated | Gate::Fenced => true,
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        while let Some(gate) = Gate::ALL.get(self.passed).copied() {
+            let here = match gate {
+                Gate::Stated => self.stated,
+                Gate::Fenced => !self.fences,
+                Gate::Arrived | Gate::Restated => !self.view.members.is_empty(),
+            };
+            if !here || !self.others().all(|member| self.has_done(gate, member)) {
+                return;
+            }
+            self.passed += 1;
+            let failover = self.failovers.back_mut().expect("there is a view");
+            failover.passed[gate as usize] = Some((now, self.last));
+            self.outputs.push_back(Output::Passed(gate));
+            match gate {
+                Gate::Arrived => self.outputs.push_back(Output::Restate),
+                Gate::Fenced => {
+                    let said = self.others().any(|member| {
+                        self.peers.get(&member.node).is_some_and(|peer| peer.restated == Some(true))
+                    });
+                    self.outputs.push_back(Output::Open { departed: self.departed || said });
+                }
+                Gate::Stated | Gate::Restated => {}
+            }
+        }
+    }
+}

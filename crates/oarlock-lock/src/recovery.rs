@@ -1,0 +1,143 @@
+//! From one view to the next: what is owned stays, what was known of it is said anew (X9 to X11, L11).
+//!
+//! ```text
+//!             handle_view          restate (in pieces)      handle_open
+//!   open ─────────────────► quiet ─────────────────► restated ─────────► open
+//!     ▲   masters are gone;  │  all members are in     │  all members have restated, and of those
+//!     │   shadows say        │  the view: handovers,   │  who left nothing can be held any more:
+//!     │   nothing            │  then a statement of    │  masters grant
+//!     │                      │  each shadow            │
+//!     └── another view may come at any of these: it begins again ──┘
+//! ```
+//!
+//! Local grants go on all the while under the mode that was owned: `owned` is a safe upper bound while masters move (M13).
+//! It may be lowered meanwhile, which a later statement says; nobody raises it, because grants of the view before are not
+//! listened to any more and those of this one begin at the end.
+//!
+//! # Why no two members own what conflicts
+//!
+//! A member lowers what it owns before it says so, and raises it only when it hears a grant. So at every instant what a
+//! member owns is no more than the master of the view believes, and what a master believes of all members is compatible.
+//! Whoever has entered the next view hears no grant of this one; whoever has not may still hear one, made beside beliefs
+//! that are no less than what the others have stated by then. The new master grants nothing before all have stated.
+//!
+//! # Value blocks (44)
+//!
+//! A master that lives hands over the newest block it knew and who might have written a newer one; if that one has left,
+//! the block is marked as not to be believed before. If no master lives to say so, a member that owns more than CR is
+//! a witness that nobody was writing. Without either the block is marked. A second view in the middle loses nothing but
+//! certainty: who had not yet handed over hands over then, and what a dead heir had is missing, which marks the block.
+
+use oarlock_layout::id::{NodeId, Slot};
+use oarlock_layout::message::lock::{Body, Handover};
+use oarlock_layout::segment::Words;
+use oarlock_layout::time::Instant;
+use oarlock_layout::view::View;
+
+use crate::planted::Bug;
+use crate::space::Lockspace;
+
+/// How far this lockspace is in its view.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Stage {
+    /// No view yet, or not all members are in it: nothing is said.
+    Quiet,
+    /// Shadows state anew; all slots below this one have.
+    Restating(u32),
+    /// All have.
+    Restated,
+    /// Masters grant.
+    Open,
+}
+
+impl Lockspace {
+    /// Another view is valid. Returns whether a run that was in the one before is not in this one.
+    ///
+    /// # Panics
+    /// If its epoch is not above the one before, or this node is no member.
+    pub fn handle_view(&mut self, view: &View) -> bool {
+        assert!(view.epoch > self.view.epoch, "{:?} comes after {:?}", view.epoch, self.view.epoch);
+        assert!(view.member(self.config().me).is_some(), "only a member enters a view");
+        assert!(self.inside.is_empty(), "all that was said inside has been heard");
+        let complete = self.stage == Stage::Open;
+        for master in self.masters.take() {
+            if let Some(estate) = master.estate(complete) {
+                self.estates.insert(master.name, estate);
+            }
+        }
+        let old = core::mem::replace(&mut self.view, view.clone());
+        let gone = |node: NodeId| old.member(node).is_some() && old.member(node) != view.member(node);
+        for Handover { value, writer, .. } in self.estates.values_mut() {
+            if writer.is_some_and(gone) && !self.planted.has(Bug::KeepDeadWritersBlock) {
+                (*value, *writer) = (value.invalidated(), None);
+            }
+        }
+        self.stage = Stage::Quiet;
+        self.serial = 0;
+        old.nodes().any(gone)
+    }
+
+    /// All members are in the view: says what the next so many resources have to say. Returns whether there are more.
+    pub fn restate(&mut self, now: Instant, words: &mut dyn Words, mut budget: u32) -> bool {
+        if self.stage == Stage::Quiet {
+            self.stage = Stage::Restating(0);
+        }
+        while budget > 0
+            && let Some((name, estate)) = self.estates.pop_first()
+        {
+            budget -= 1;
+            let heir = self.master_of(&name);
+            self.split(now, words).2.send(heir, &name, Body::Handover(estate));
+            self.drain_inside(now, words);
+        }
+        while let Stage::Restating(next) = self.stage {
+            if next as usize == self.shadows.len() {
+                self.stage = Stage::Restated;
+                break;
+            }
+            if budget == 0 {
+                return true;
+            }
+            self.stage = Stage::Restating(next + 1);
+            if self.shadow(Slot(next)).is_some() {
+                budget -= 1;
+                self.counters.restated += 1;
+                let (shadow, mut ctx) = self.open(now, words, Slot(next));
+                shadow.settle(&mut ctx);
+                self.drain_inside(now, words);
+            }
+        }
+        false
+    }
+
+    /// All members have restated, and nothing of those who left can be held any more: masters here grant from now on.
+    /// `departed`: some member knew a run that is not in this view.
+    ///
+    /// # Panics
+    /// If this node has not restated itself.
+    pub fn handle_open(&mut self, now: Instant, words: &mut dyn Words, departed: bool) {
+        assert!(self.stage == Stage::Restated, "its own shadows have not restated: {:?}", self.stage);
+        self.stage = Stage::Open;
+        for place in 0..self.masters.places() {
+            let Some(name) = self.masters.name_at(place).cloned() else { continue };
+            let (_, masters, mut ctx) = self.split(now, words);
+            let Some(master) = masters.get_mut(&name) else { continue };
+            if master.is_empty() {
+                masters.remove(&name);
+            } else {
+                master.open(&mut ctx, departed);
+                self.drain_inside(now, words);
+            }
+        }
+    }
+
+    /// Do masters here grant?
+    pub fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// The view that is valid here; without members before the first.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+}
