@@ -273,6 +273,11 @@ impl Recovery {
         self.outputs.pop_front()
     }
 
+    /// The view that is valid here; of epoch 0 before the first.
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
     /// Do masters here grant?
     pub fn is_open(&self) -> bool {
         self.passed == Gate::ALL.len()

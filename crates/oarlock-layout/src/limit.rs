@@ -47,6 +47,9 @@ pub const SESSION_PACKET_BYTES_MAX: usize = 64 << 10;
 /// Bytes that wait to be acknowledged by one peer, above which new lock requests that need it are refused.
 /// Everything already begun may still be said: the circuits' own wall stands four times as far.
 pub const BACKLOG_BYTES_MAX: usize = 16 << 20;
+/// Bytes that a member has not acknowledged yet, above which no further resource is stated anew to it: what is stated is
+/// of use only when all of it has arrived, and what programs ask meanwhile shall not stand behind all of it.
+pub const RESTATE_BACKLOG_BYTES: usize = 1 << 20;
 
 /// A circuit with no received data for this long sends a keepalive that asks for an answer (A6, E4).
 pub const PROBE: Duration = Duration::from_millis(100);

@@ -24,6 +24,8 @@ pub(crate) struct Context<'a> {
     pub(crate) open: bool,
     /// Shadows say nothing: not all members are in this view.
     pub(crate) quiet: bool,
+    /// No program is granted anything new.
+    pub(crate) frozen: bool,
     pub(crate) serial: &'a mut u64,
     pub(crate) counters: &'a mut Counters,
     pub(crate) outputs: &'a mut VecDeque<Output>,

@@ -28,6 +28,8 @@
 //! a witness that nobody was writing. Without either the block is marked. A second view in the middle loses nothing but
 //! certainty: who had not yet handed over hands over then, and what a dead heir had is missing, which marks the block.
 
+use alloc::collections::BTreeSet;
+
 use oarlock_layout::id::{NodeId, Slot};
 use oarlock_layout::message::lock::{Body, Handover};
 use oarlock_layout::segment::Words;
@@ -128,6 +130,21 @@ impl Lockspace {
                 master.open(&mut ctx, departed);
                 self.drain_inside(now, words);
             }
+        }
+    }
+
+    /// The lease of this node comes to its end: until it is renewed no program is granted anything new (L6). Masters here go
+    /// on: who listens to them is still in the view with them.
+    pub fn handle_frozen(&mut self, now: Instant, words: &mut dyn Words, frozen: bool) {
+        self.frozen = frozen;
+        if frozen {
+            return;
+        }
+        let slots: BTreeSet<Slot> = self.waiting.values().copied().collect();
+        for slot in slots {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.settle(&mut ctx);
+            self.drain_inside(now, words);
         }
     }
 

@@ -48,13 +48,15 @@ pub struct Lockspace {
     pub(crate) planted: Planted,
     pub(crate) view: View,
     pub(crate) stage: Stage,
+    /// No program is granted anything new (L6).
+    pub(crate) frozen: bool,
     /// By slot of `Words`: a shadow lives exactly as long as its slot is bound.
     pub(crate) shadows: Vec<Option<Shadow>>,
     pub(crate) masters: Masters,
     /// What this node knew as master of resources that others, or it anew, are masters of now.
     pub(crate) estates: BTreeMap<Name, Handover>,
     pub(crate) serial: u64,
-    waiting: BTreeMap<LockId, Slot>,
+    pub(crate) waiting: BTreeMap<LockId, Slot>,
     deadlines: BTreeSet<(Instant, LockId)>,
     idle: BTreeSet<(Instant, Slot)>,
     /// Where the search for a slot to free goes on.
@@ -80,6 +82,7 @@ impl Lockspace {
             planted: Planted::NONE,
             view: View::default(),
             stage: Stage::Quiet,
+            frozen: false,
             shadows: Vec::new(),
             masters: Masters::default(),
             estates: BTreeMap::new(),
@@ -531,6 +534,7 @@ impl Lockspace {
             epoch: self.view.epoch,
             open: self.stage == Stage::Open,
             quiet: self.stage == Stage::Quiet,
+            frozen: self.frozen,
             serial: &mut self.serial,
             counters: &mut self.counters,
             outputs: &mut self.outputs,
@@ -556,6 +560,6 @@ impl core::hash::Hash for Lockspace {
         self.idle.hash(state);
         self.inside.hash(state);
         self.estates.hash(state);
-        (&self.view, self.stage, self.sweep, self.config, self.planted).hash(state);
+        (&self.view, self.stage, self.frozen, self.sweep, self.config, self.planted).hash(state);
     }
 }

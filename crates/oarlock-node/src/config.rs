@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use oarlock_circuit::Options;
-use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Duration;
 use oarlock_lock::Order;
@@ -25,10 +25,6 @@ pub struct Config {
     pub shared: u64,
     /// This run, durably counted.
     pub incarnation: Incarnation,
-    /// The highest epoch ever stored here, 0 if none.
-    pub stored: Epoch,
-    /// The last run stopped cleanly.
-    pub clean: bool,
     /// All chance of this node comes from here.
     pub seed: u64,
     /// Engines of this node among which resources are shared. One, for now.

@@ -1,14 +1,14 @@
 //! Where programs are served: hello, requests, checks at the edge, answers.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_circuit::{Class, SendError};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
-use oarlock_layout::id::{Epoch, LockId, NodeId, SessionId, SharedHandle, SpaceId};
+use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, SpaceId};
 use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SESSION_LOCKS_MAX};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::peer::PeerMessage;
@@ -16,7 +16,6 @@ use oarlock_layout::message::session::{self, Attached, Failure, Granted, Reply, 
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_lock::{Convert, Lock, Unlock};
 
-use crate::event::Event;
 use crate::node::{Node, Output, Space};
 use crate::text;
 
@@ -43,7 +42,7 @@ impl Node {
                 format!("the program speaks version {version} of the session protocol, the node {ours}");
             return self.refuse_session(session, Code::SessionVersion, text);
         }
-        let epoch = self.forming.view().map_or(Epoch(0), |view| view.epoch);
+        let epoch = self.epoch();
         let reply = Reply::Welcome {
             version: session::VERSION,
             session,
@@ -201,8 +200,7 @@ impl Node {
             let text = format!("the session has {SESSION_LOCKS_MAX} locks, which is all it may have");
             return Err((Code::TooManyLocks, text));
         }
-        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
-        let master = directory::master(m.space, m.name.as_bytes(), nodes);
+        let master = directory::master(m.space, m.name.as_bytes(), self.recovery.view().nodes());
         if let Some(master) = master.filter(|n| *n != self.config.me)
             && self.circuits.backlog(master) > BACKLOG_BYTES_MAX
         {
@@ -214,24 +212,39 @@ impl Node {
     }
 
     pub(crate) fn may_serve(&self) -> Result<(), (Code, String)> {
-        match self.forming.phase() {
+        match self.phase() {
             Phase::Serving => Ok(()),
             Phase::Refused => Err((Code::Refused, self.why_not_serving())),
             Phase::Forming => Err((Code::NotServing, self.why_not_serving())),
         }
     }
 
-    pub(crate) fn why_not_serving(&self) -> String {
-        let me = self.node_name(self.config.me);
-        if self.forming.phase() == Phase::Refused {
-            return format!(
-                "{me} restarted while others kept serving; this version needs a restart of the whole cluster: \
-                 stop every member, then start them all"
-            );
+    pub(crate) fn phase(&self) -> Phase {
+        if self.refused.is_some() || self.ended {
+            Phase::Refused
+        } else if self.epoch() == Epoch(0) {
+            Phase::Forming
+        } else {
+            Phase::Serving
         }
-        let waits = self.forming.waits();
-        let reasons: Vec<String> = waits.iter().map(|wait| self.say_wait(*wait)).collect();
-        format!("{me} is not in a view yet: {}", reasons.join("; "))
+    }
+
+    fn why_not_serving(&self) -> String {
+        let me = self.node_name(self.config.me);
+        if let Some(why) = &self.refused {
+            return format!("{me} is not let into the cluster: {why}");
+        }
+        if self.ended {
+            return format!("this run of {me} has ended");
+        }
+        let Some(membership) = &self.membership else {
+            return format!("{me} has not heard from the coordinator yet that it is a member");
+        };
+        let unheard: Vec<String> = membership.unheard().map(|node| self.node_name(node)).collect();
+        if !unheard.is_empty() {
+            return format!("{me} is in no view yet: it does not hear {}", unheard.join(", "));
+        }
+        format!("{me} is in no view yet: it has asked to be let in")
     }
 
     /// Whom a request may have waited for in vain. Which member it needed is not looked up: with one of them
@@ -239,20 +252,6 @@ impl Node {
     fn silence(&self) -> String {
         let names: Vec<String> = self.hearing.silent().map(|(peer, _)| self.node_name(peer)).collect();
         if names.is_empty() { String::new() } else { format!("; not heard: {}", names.join(", ")) }
-    }
-
-    pub(crate) fn say_wait(&self, wait: oarlock_cluster::Wait) -> String {
-        use oarlock_cluster::Wait as W;
-        match wait {
-            W::Missing(node) => format!("{} has not been heard yet", self.node_name(node)),
-            W::RefusedBy(node) => format!("{} serves with an earlier run of this node", self.node_name(node)),
-            W::Serves(node, epoch) => {
-                format!("{} serves view {epoch}, which does not name this run", self.node_name(node))
-            }
-            W::Proposer(node) => format!("{} is to propose a view", self.node_name(node)),
-            W::Accept(node, epoch) => format!("{} has not accepted view {epoch} yet", self.node_name(node)),
-            other => other.to_string(),
-        }
     }
 
     pub(crate) fn ask_room(&mut self, now: Instant, space: SpaceId, request: oarlock_lock::Request) {
@@ -283,11 +282,7 @@ impl Node {
         match output {
             L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
                 Ok(()) => {}
-                Err(SendError::Full { peer, .. }) => {
-                    let node = self.node_name(peer);
-                    self.event(Event::Overwhelmed { node });
-                    self.end(now, "a member was silent for too long");
-                }
+                Err(SendError::Full { peer, .. }) => self.overwhelmed(now, peer),
                 Err(other) => panic!("a member of the view cannot be sent to: {other}"),
             },
             // Its program looks at the entry.

@@ -55,12 +55,28 @@ pub enum Event {
         /// Why.
         code: Code,
     },
-    /// The node is in a view.
-    Serving {
+    /// Another view is valid, with this run in it.
+    View {
         /// Which.
         epoch: Epoch,
-        /// Nothing is granted for so long.
-        wait: Duration,
+        /// How many members it has.
+        members: usize,
+    },
+    /// All members have stated anew: masters here grant.
+    Serving {
+        /// Under which view.
+        epoch: Epoch,
+    },
+    /// The lease of this run comes to its end: nothing new is granted until it is renewed.
+    Frozen,
+    /// It was renewed.
+    Thawed,
+    /// It is over.
+    LeaseLost,
+    /// This run is not let in.
+    NotLetIn {
+        /// Why.
+        why: String,
     },
     /// An authenticated member sent what no honest member sends.
     Violation {
@@ -95,12 +111,16 @@ impl fmt::Display for Event {
                 write!(f, "refused {node} at {from} ({code})")
             }
             Event::Refused { from, node: None, code } => write!(f, "refused somebody at {from} ({code})"),
-            Event::Serving { epoch, wait } if wait.is_zero() => write!(f, "serving in view {epoch}"),
-            Event::Serving { epoch, wait } => write!(
-                f,
-                "serving in view {epoch}; grants begin in {:.1} s, because not every member stopped cleanly",
-                wait.as_secs_f64()
-            ),
+            Event::View { epoch, members } => {
+                write!(f, "view {epoch} is valid, with {members} members; what is held is stated anew")
+            }
+            Event::Serving { epoch } => write!(f, "serving in view {epoch}"),
+            Event::Frozen => {
+                f.write_str("no majority has confirmed this node's lease for long; nothing new is granted")
+            }
+            Event::Thawed => f.write_str("the lease is renewed; locks are granted again"),
+            Event::LeaseLost => f.write_str("the lease is over, or others have put this node out; all its locks are lost"),
+            Event::NotLetIn { why } => write!(f, "this node is not let in: {why}"),
             Event::Violation { node, what } => write!(f, "{node} misbehaves: {what}"),
             Event::Overwhelmed { node } => write!(
                 f,

@@ -20,12 +20,12 @@
 
 extern crate alloc;
 
+mod cluster;
 mod config;
 mod desk;
-mod early;
 mod event;
 mod node;
-#[cfg(feature = "planted")]
+#[cfg_attr(not(feature = "planted"), allow(dead_code, unreachable_pub, reason = "named, never planted"))]
 mod planted;
 mod question;
 mod session;

@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use oarlock_circuit::{Circuits, Class, Peer, SendError, Transmit};
-use oarlock_cluster::{Forming, FormingConfig, Hearing, LogicalClock};
+use oarlock_cluster::registry::{Command, Refusal};
+use oarlock_cluster::{Hearing, LogicalClock, Membership, Recovery};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::{Epoch, NodeId, SessionId, SpaceId};
+use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::limit::SESSIONS_MAX;
-use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
@@ -21,11 +21,9 @@ use oarlock_layout::message::session::{self, Attached, Request};
 use oarlock_layout::seal::Seal;
 use oarlock_layout::segment::{Wake, Words};
 use oarlock_layout::time::Instant;
-use oarlock_layout::view::View;
 use oarlock_lock::Lockspace;
 
 use crate::config::Config;
-use crate::early::Early;
 use crate::event::Event;
 use crate::question::{Question, Questions};
 use crate::session::Sessions;
@@ -87,10 +85,13 @@ pub enum Output {
         /// By node.
         seen: Vec<(NodeId, Option<Seen>)>,
     },
-    /// Make the epoch durable and clear the clean mark, then call [`Node::handle_stored`].
-    Store {
-        /// Which epoch.
-        epoch: Epoch,
+    /// Give this to the coordinator; [`Node::handle_answer`] takes what came of it, if that is ever known.
+    Propose(Command),
+    /// What programs hold is theirs until then, on this node's clock, unless that is put off again (L1). Segments are to say
+    /// so: [`Node::renew`].
+    Lease {
+        /// Until when.
+        until: Instant,
     },
     /// For the log.
     Event(Event),
@@ -106,15 +107,28 @@ pub struct Node {
     pub(crate) config: Config,
     pub(crate) clock: LogicalClock,
     pub(crate) circuits: Circuits,
-    pub(crate) forming: Forming,
     pub(crate) hearing: Hearing,
+    /// The runs at the other ends of circuits.
+    pub(crate) runs: BTreeMap<NodeId, Incarnation>,
+    /// This run's part in the cluster, from the first registry on that has this node as a member.
+    pub(crate) membership: Option<Membership>,
+    /// Why this run is not let in, if it is not.
+    pub(crate) refused: Option<Refusal>,
+    pub(crate) recovery: Recovery,
+    /// Of the registry: something is still to be proven of runs that left (L4).
+    pub(crate) fences: bool,
+    /// Shadows and masters are stating anew; all that they state is said.
+    pub(crate) restating: bool,
+    pub(crate) restated: bool,
+    /// The lease comes to its end: nothing new is granted (L6).
+    pub(crate) frozen: bool,
+    /// What the segments have been told.
+    pub(crate) lease: Instant,
     pub(crate) spaces: Vec<Space>,
     pub(crate) sessions: Sessions,
     /// Sessions that left places in segments which wait for the end of their process, and that process.
     pub(crate) left: BTreeMap<SessionId, u32>,
     pub(crate) questions: Questions,
-    /// Lock messages of the view that is about to be served here: a peer may hear of the commit earlier.
-    pub(crate) early: Early,
     /// A node that ended its run takes nothing more in.
     pub(crate) ended: bool,
     pub(crate) outputs: VecDeque<Output>,
@@ -155,16 +169,6 @@ impl Node {
             },
             seal,
         );
-        let forming = Forming::new(
-            now,
-            FormingConfig {
-                me: config.me,
-                incarnation: config.incarnation,
-                members: ids().collect(),
-                stored: config.stored,
-                clean: config.clean,
-            },
-        );
         let spaces = (config.spaces.iter().zip(words).enumerate())
             .map(|(index, (space, words))| {
                 let lock_config = oarlock_lock::Config {
@@ -185,16 +189,23 @@ impl Node {
             })
             .collect();
         Node {
+            recovery: Recovery::new(config.me),
             config,
             clock: LogicalClock::new(),
             circuits,
-            forming,
             hearing: Hearing::new(),
+            runs: BTreeMap::new(),
+            membership: None,
+            refused: None,
+            fences: false,
+            restating: false,
+            restated: false,
+            frozen: false,
+            lease: Instant(0),
             spaces,
             sessions: Sessions::default(),
             left: BTreeMap::new(),
             questions: Questions::default(),
-            early: Early::default(),
             ended: false,
             outputs: VecDeque::new(),
         }
@@ -345,11 +356,6 @@ impl Node {
         }
     }
 
-    /// The epoch of an [`Output::Store`] is durable.
-    pub fn handle_stored(&mut self, now: Instant, epoch: Epoch) {
-        self.forming.handle_stored(now, epoch);
-    }
-
     /// Asks every member what it sees; [`Output::Looked`] brings the answers within a second.
     pub fn look(&mut self, now: Instant, ticket: u64, space: SpaceId, at: At) {
         if self.spaces.len() <= space.0 as usize {
@@ -374,7 +380,9 @@ impl Node {
             return;
         }
         self.circuits.handle_timeout(now, &mut self.clock);
-        self.forming.handle_timeout(now);
+        if let Some(membership) = &mut self.membership {
+            membership.handle_timeout(now);
+        }
         for Space { locks, words } in &mut self.spaces {
             if locks.poll_timeout().is_some_and(|at| at <= now) {
                 locks.handle_timeout(now, words.as_mut());
@@ -388,10 +396,19 @@ impl Node {
         self.end(now, "the node was stopped")
     }
 
-    /// May this run leave the clean mark when it ends now and nobody can act under a lock of it? Not while
-    /// somebody may still act under one of the run before.
-    pub fn may_leave_clean(&self, now: Instant) -> bool {
-        self.forming.may_leave_clean(now)
+    /// Nobody can act under a lock of this run any more: it gives itself up, so that others need not wait for the end of its
+    /// lease (L5). False if it is in no view, and there is nothing to give up.
+    ///
+    /// # Panics
+    /// If the run has not ended.
+    pub fn surrender(&mut self) -> bool {
+        assert!(self.ended, "a run that goes on gives nothing up");
+        let Config { me, incarnation, .. } = self.config;
+        let is_in = self.membership.as_ref().is_some_and(|m| m.lease().is_some());
+        if is_in {
+            self.outputs.push_back(Output::Propose(Command::Surrender { node: me, incarnation }));
+        }
+        is_in
     }
 
     // ----- outputs --------------------------------------------------------------------------------------
@@ -421,7 +438,8 @@ impl Node {
             return None;
         }
         let spaces = self.spaces.iter().map(|s| s.locks.poll_timeout());
-        [self.circuits.poll_timeout(), self.forming.poll_timeout(), self.questions.timeout()]
+        let membership = self.membership.as_ref().and_then(Membership::poll_timeout);
+        [self.circuits.poll_timeout(), membership, self.questions.timeout()]
             .into_iter()
             .chain(spaces)
             .flatten()
@@ -431,17 +449,7 @@ impl Node {
     /// Carries what the rooms have to say. Returns whether anything moved.
     pub(crate) fn drain_rooms(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        while let Some(output) = self.forming.poll_output() {
-            moved = true;
-            match output {
-                oarlock_cluster::Output::Send { to, form } => {
-                    // Without a circuit there is nobody to tell; the circuit's coming up tells it anew.
-                    let _ = self.send(now, to, Class::Lock, &PeerMessage::Form(form));
-                }
-                oarlock_cluster::Output::Store { epoch } => self.outputs.push_back(Output::Store { epoch }),
-                oarlock_cluster::Output::Serve { view, grants_from } => self.serve(now, view, grants_from),
-            }
-        }
+        moved |= self.drain_cluster(now);
         for index in 0..self.spaces.len() {
             while let Some(output) = self.spaces[index].locks.poll_output() {
                 moved = true;
@@ -451,6 +459,11 @@ impl Node {
                 moved = true;
                 self.outputs.push_back(Output::Wake { space: SpaceId(index as u16), wake });
             }
+        }
+        if core::mem::take(&mut self.restated) {
+            // Behind all that was stated.
+            moved = true;
+            self.recovery.handle_restated(now);
         }
         if !self.questions.is_empty() {
             for Question { ticket, seen, .. } in self.questions.take_done(now) {
@@ -484,26 +497,32 @@ impl Node {
             C::Up { peer, incarnation } => {
                 self.hearing.handle_heard(now, peer);
                 self.event(Event::Up { node: self.node_name(peer), incarnation });
-                self.forming.handle_up(now, peer, incarnation);
+                self.runs.insert(peer, incarnation);
+                self.recovery.handle_up(peer, incarnation);
+                if let Some(membership) = &mut self.membership {
+                    membership.handle_heard(now, peer, incarnation);
+                }
             }
             C::Down { peer, incarnation, unknown } => {
-                // Early messages of a run that is gone belong to no view any more.
-                self.early.forget(peer);
+                self.runs.remove(&peer);
                 self.event(Event::Replaced { node: self.node_name(peer), incarnation, unknown });
             }
             C::Silent { peer } => {
                 self.hearing.handle_silent(now, peer);
+                if let Some(membership) = &mut self.membership {
+                    membership.handle_silent(now, peer);
+                }
                 self.event(Event::Silent { node: self.node_name(peer) });
             }
             C::Heard { peer } => {
                 let after = self.hearing.handle_heard(now, peer).unwrap_or_default();
+                if let (Some(membership), Some(run)) = (&mut self.membership, self.runs.get(&peer)) {
+                    membership.handle_heard(now, peer, *run);
+                }
                 self.event(Event::Heard { node: self.node_name(peer), after });
             }
             C::RefusedBy { peer, code } => {
                 self.event(Event::RefusedBy { node: self.node_name(peer), code });
-                if code == Code::PeerRestarted {
-                    self.forming.handle_refused_by(now, peer);
-                }
             }
             C::Refused { from, node, code } => {
                 let node = node.map(|n| self.node_name(n));
@@ -515,13 +534,8 @@ impl Node {
     pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Lock(packet) => self.lock_message(now, from, packet),
-            PeerMessage::Form(form) => {
-                if let Err(violation) = self.forming.handle_form(now, from, form) {
-                    self.violation(from, violation.to_string());
-                }
-                #[cfg(feature = "planted")]
-                self.come_back(now);
-            }
+            PeerMessage::Barrier(barrier) => self.barrier(now, from, barrier),
+            PeerMessage::Report(report) => self.report(now, from, report),
             PeerMessage::Look(look) => {
                 if self.spaces.len() <= look.space.0 as usize {
                     return self.violation(from, format!("it asks about lockspace {}", look.space));
@@ -535,34 +549,15 @@ impl Node {
     }
 
     pub(crate) fn lock_message(&mut self, now: Instant, from: NodeId, packet: Packet) {
-        if self.forming.phase() != Phase::Serving {
-            if !self.early.keep(from, packet) {
-                self.violation(from, "it sends lock messages to a node that does not serve".into());
-            }
-            return;
-        }
         let Some(Space { locks, words }) = self.spaces.get_mut(packet.space.0 as usize) else {
             return self.violation(from, format!("there is no lockspace {}", packet.space));
         };
+        // A run that the view does not name, or not any more, may have a circuit. It is told nothing and not believed.
+        if locks.view().member(from).map(|member| member.incarnation) != self.runs.get(&from).copied() {
+            return;
+        }
         if let Err(violation) = locks.handle_message(now, words.as_mut(), from, packet) {
             self.violation(from, violation.to_string());
-        }
-    }
-
-    pub(crate) fn serve(&mut self, now: Instant, view: View, grants_from: Instant) {
-        #[cfg(feature = "planted")]
-        let pinned = self.config.bug != Some(crate::planted::Bug::EmptyMaster);
-        #[cfg(not(feature = "planted"))]
-        let pinned = true;
-        for member in view.members.iter().filter(|m| pinned && m.node != self.config.me) {
-            self.circuits.pin(member.node, member.incarnation);
-        }
-        for Space { locks, .. } in &mut self.spaces {
-            locks.handle_view(now, &view, grants_from);
-        }
-        self.event(Event::Serving { epoch: view.epoch, wait: grants_from.since(now) });
-        for (from, packet) in self.early.take() {
-            self.lock_message(now, from, packet);
         }
     }
 

@@ -1,17 +1,18 @@
 //! What can be seen of a node: status, counters, and its part of the answers to people's questions.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::directory;
-use oarlock_layout::id::{Epoch, NodeId, SpaceId};
+use oarlock_layout::id::{NodeId, SpaceId};
 use oarlock_layout::limit::SERIAL_WARN;
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{Look, Party, Seen, What};
 use oarlock_layout::name::Name;
-use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::time::Instant;
+use oarlock_cluster::recovery::Gate;
 use oarlock_lock::Counters as LockCounters;
 
 use crate::node::{Node, Space};
@@ -41,7 +42,7 @@ impl Node {
 
     /// How it stands.
     pub fn status(&self, now: Instant) -> Status {
-        let phase = self.forming.phase();
+        let phase = self.phase();
         let members: Vec<MemberStatus> = (self.config.nodes.iter().enumerate())
             .map(|(index, node)| self.member_status(now, NodeId(index as u16), &node.name))
             .collect();
@@ -49,7 +50,22 @@ impl Node {
         if let Err(problem) = self.may_serve() {
             problems.push(problem);
         }
-        for member in members.iter().filter(|m| !m.is_me && !m.heard && phase == Phase::Serving) {
+        if self.frozen {
+            let text = "no majority has confirmed this node's lease for long; nothing new is granted";
+            problems.push((Code::NotServing, text.into()));
+        }
+        if let Some((gate, missing)) = self.recovery.waits().filter(|_| phase == Phase::Serving) {
+            let names: Vec<_> = missing.into_iter().map(|node| self.node_name(node)).collect();
+            let whom = if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
+            let text = match gate {
+                Gate::Fenced => "nothing new is granted before what departed nodes had is fenced".into(),
+                _ => format!("locks are being recovered: waits for \"{}\"{whom}", gate.name()),
+            };
+            problems.push((Code::Recovering, text));
+        }
+        let view = self.recovery.view();
+        let in_view = |m: &&MemberStatus| view.member(m.node).is_some();
+        for member in members.iter().filter(in_view).filter(|m| !m.is_me && !m.heard) {
             let text = match member.silent_for {
                 Some(time) => format!(
                     "{} has been silent for {:.1} s; requests that need it wait",
@@ -76,8 +92,8 @@ impl Node {
             me: self.config.me,
             incarnation: self.config.incarnation,
             phase,
-            epoch: self.forming.view().map_or(Epoch(0), |view| view.epoch),
-            grants_wait: self.forming.grants_from().map_or(Duration::ZERO, |at| at.since(now)),
+            epoch: self.epoch(),
+            open: self.recovery.is_open() && !self.frozen,
             problems,
             members,
             spaces: spaces.collect(),
@@ -93,6 +109,7 @@ impl Node {
             node,
             name: name.to_string(),
             is_me,
+            in_view: self.recovery.view().member(node).is_some(),
             heard: is_me || circuit.is_some_and(|c| c.state == oarlock_circuit::State::Up),
             silent_for: self.hearing.silent_since(node).map(|since| now.since(since)),
             circuit,
@@ -145,7 +162,6 @@ impl Node {
 
     /// The node that decides about a resource.
     pub fn master_of(&self, space: SpaceId, name: &Name) -> Option<NodeId> {
-        let nodes = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
-        directory::master(space, name.as_bytes(), nodes)
+        directory::master(space, name.as_bytes(), self.recovery.view().nodes())
     }
 }

@@ -26,8 +26,8 @@ pub struct Status {
     pub phase: Phase,
     /// The view it serves in, 0 if none.
     pub epoch: Epoch,
-    /// Grants begin after so long; zero once they have begun.
-    pub grants_wait: Duration,
+    /// Masters here grant.
+    pub open: bool,
     /// Why it does not serve, or what is wrong although it does. Empty: all is well.
     pub problems: Vec<(Code, String)>,
     /// All members, this node included, by id.
@@ -41,9 +41,9 @@ pub struct Status {
 }
 
 impl Status {
-    /// Serving, and every member is heard.
+    /// Serving, and every member is in the view and heard.
     pub fn is_well(&self) -> bool {
-        self.phase == Phase::Serving && self.members.iter().all(|m| m.is_me || m.heard)
+        self.phase == Phase::Serving && self.members.iter().all(|m| m.in_view && (m.is_me || m.heard))
     }
 }
 
@@ -56,6 +56,8 @@ pub struct MemberStatus {
     pub name: String,
     /// It is this node.
     pub is_me: bool,
+    /// The view names a run of it.
+    pub in_view: bool,
     /// It is heard, both ways.
     pub heard: bool,
     /// Silent for so long.

@@ -28,6 +28,23 @@ pub enum Step {
     },
 }
 
+/// Whom the circuits of a member do not hear (L7).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Report {
+    /// One bit for each node, the lowest for node 0.
+    pub silent: u64,
+}
+
+impl Wire for Report {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.silent);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Report, Malformed> {
+        Ok(Report { silent: r.u64()? })
+    }
+}
+
 impl Wire for Barrier {
     fn encode(&self, out: &mut Writer<'_>) {
         out.u32(self.epoch.0);

@@ -89,7 +89,7 @@ impl Shadow {
         if !choices.iter().flatten().any(|m| others.admits(*m)) {
             return Verdict::Held;
         }
-        if !self.passes_head(ctx, entry) {
+        if !self.passes_head(ctx, entry) || (ctx.frozen && !entry.in_place()) {
             return Verdict::Head;
         }
         for (index, mode) in choices.into_iter().enumerate() {

@@ -1,0 +1,252 @@
+//! This run in the cluster: what the coordinator decided, who is in the view, and the way from a view to the first grant.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use oarlock_circuit::{Class, SendError};
+use oarlock_cluster::membership::{Identity, Output as Part};
+use oarlock_cluster::partition::NodeSet;
+use oarlock_cluster::recovery::{Failover, Gate, Output as Step};
+use oarlock_cluster::registry::{Command, Outcome};
+use oarlock_cluster::{Membership, Recovery, Registry, lease};
+use oarlock_layout::id::{Epoch, NodeId};
+use oarlock_layout::limit::{NODES_MAX, RESTATE_BACKLOG_BYTES};
+use oarlock_layout::message::barrier::{Barrier, Report};
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_layout::view::View;
+
+use crate::event::Event;
+use crate::node::{Node, Output, Space};
+use crate::planted::Bug as Planted;
+
+/// Resources that state anew before something else has a turn.
+const RESTATE_AT_ONCE: u32 = 512;
+
+/// Makes the nonces of a run from its seed.
+const NONCES: u64 = 0x6e6f_6e63_6573_0000;
+
+impl Node {
+    // ----- the coordinator ------------------------------------------------------------------------------
+
+    /// The coordinator has applied commands at this node. Several may be shown at once.
+    pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
+        if self.ended {
+            return;
+        }
+        self.fences = registry.fences().next().is_some() && !self.has_bug(Planted::IgnoreFences);
+        match &mut self.membership {
+            Some(membership) => membership.handle_applied(now, registry),
+            None if registry.member(self.config.me).is_some() => {
+                let me = Identity {
+                    node: self.config.me,
+                    key: self.config.nodes[self.config.me.0 as usize].key,
+                    incarnation: self.config.incarnation,
+                    nonce: self.config.seed ^ NONCES,
+                };
+                let mut membership = Membership::new(now, me, registry);
+                for (peer, run) in &self.runs {
+                    membership.handle_heard(now, *peer, *run);
+                }
+                for (peer, _) in self.hearing.silent() {
+                    membership.handle_silent(now, peer);
+                }
+                self.membership = Some(membership);
+            }
+            None => {}
+        }
+        self.recovery.handle_fences(now, self.fences);
+    }
+
+    /// What came of a command that this node proposed: it has been applied here.
+    pub fn handle_answer(&mut self, now: Instant, command: &Command, outcome: Outcome) {
+        if let Some(membership) = self.membership.as_mut().filter(|_| !self.ended) {
+            membership.handle_answer(now, command, outcome);
+        }
+    }
+
+    /// How the last views came into effect at this node, the newest last.
+    pub fn failovers(&self) -> impl DoubleEndedIterator<Item = &Failover> {
+        self.recovery.failovers()
+    }
+
+    /// The barriers between a view and its first grant.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    #[cfg(feature = "planted")]
+    fn has_bug(&self, bug: Planted) -> bool {
+        self.config.bug == Some(bug)
+    }
+
+    #[cfg(not(feature = "planted"))]
+    const fn has_bug(&self, _bug: Planted) -> bool {
+        false
+    }
+
+    // ----- what others say ------------------------------------------------------------------------------
+
+    pub(crate) fn barrier(&mut self, now: Instant, from: NodeId, barrier: Barrier) {
+        let Some(run) = self.runs.get(&from).copied() else { return };
+        if let Err(misdeed) = self.recovery.handle_barrier(now, from, run, barrier) {
+            self.violation(from, misdeed.to_string());
+        }
+    }
+
+    pub(crate) fn report(&mut self, now: Instant, from: NodeId, report: Report) {
+        let nodes = || (0..NODES_MAX as u16).map(NodeId).filter(|node| report.silent >> node.0 & 1 == 1);
+        let silent: NodeSet = nodes().collect();
+        // Only of a run that is in the view it counts as evidence.
+        let (Some(membership), Some(run)) = (&mut self.membership, self.runs.get(&from)) else { return };
+        if membership.view().member(from).map(|member| member.incarnation) == Some(*run) {
+            membership.handle_report(now, from, silent);
+        }
+    }
+
+    // ----- what follows ---------------------------------------------------------------------------------
+
+    /// Carries what membership and recovery have to say. Returns whether anything moved.
+    pub(crate) fn drain_cluster(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.membership.as_mut().and_then(Membership::poll_output) {
+            moved = true;
+            self.part(now, output);
+        }
+        let until = self.membership.as_ref().and_then(|m| m.lease()).map(|lease| lease.lease_until());
+        if let Some(until) = until.filter(|until| *until > self.lease && !self.ended) {
+            moved = true;
+            self.lease = until;
+            let more = if self.has_bug(Planted::LongLease) { Duration::from_secs(2) } else { Duration::ZERO };
+            self.outputs.push_back(Output::Lease { until: until + more });
+        }
+        while let Some(step) = self.recovery.poll_output() {
+            moved = true;
+            self.step(now, step);
+        }
+        moved | self.restate(now)
+    }
+
+    fn part(&mut self, now: Instant, output: Part) {
+        match output {
+            Part::Propose(command) => self.outputs.push_back(Output::Propose(command)),
+            Part::Report(silent) => {
+                let mut report = Report { silent: 0 };
+                silent.iter().for_each(|node| report.silent |= 1 << node.0);
+                self.tell_members(now, &PeerMessage::Report(report));
+            }
+            Part::View(view) => self.view(now, &view),
+            Part::Entered(_) => {
+                // The view that named this run for the first time was shown before the run knew that it is in.
+                let view = self.membership.as_ref().expect("it has just spoken").view().clone();
+                self.view(now, &view);
+            }
+            Part::Lease(lease::Output::Lost) => {
+                self.event(Event::LeaseLost);
+                self.end(now, "the node is not in the cluster any more");
+            }
+            Part::Lease(lease::Output::Frozen) => self.freeze(now, true),
+            Part::Lease(lease::Output::Thawed) => self.freeze(now, false),
+            Part::Lease(lease::Output::EndChildren | lease::Output::KillChildren) => {}
+            Part::Lease(lease::Output::Renew { .. }) => unreachable!("proposed as a command"),
+            Part::Refused(why) => {
+                self.event(Event::NotLetIn { why: why.to_string() });
+                self.refused = Some(why);
+            }
+        }
+    }
+
+    /// The view that is valid here; 0 before the first.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.recovery.view().epoch
+    }
+
+    fn view(&mut self, now: Instant, view: &View) {
+        let me = &self.config;
+        let mine = view.member(me.me).is_some_and(|member| member.incarnation == me.incarnation);
+        let entered = self.membership.as_ref().is_some_and(|m| m.lease().is_some());
+        if self.ended || !mine || !entered || view.epoch <= self.epoch() {
+            return;
+        }
+        let mut departed = false;
+        for Space { locks, .. } in &mut self.spaces {
+            departed |= locks.handle_view(view);
+        }
+        (self.restating, self.restated) = (false, false);
+        self.event(Event::View { epoch: view.epoch, members: view.members.len() });
+        self.recovery.handle_view(now, view, departed, self.fences);
+    }
+
+    fn step(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Say { to, barrier } => {
+                // Without a circuit there is nobody to tell; the circuit's coming up tells it anew.
+                self.say(now, to, &PeerMessage::Barrier(barrier));
+            }
+            Step::Restate => self.restating = true,
+            Step::Open { departed } if !self.has_bug(Planted::OpenEarly) => self.open(now, departed),
+            Step::Passed(Gate::Stated) if self.has_bug(Planted::OpenEarly) => self.open(now, true),
+            Step::Open { .. } | Step::Passed(_) => {}
+        }
+    }
+
+    fn open(&mut self, now: Instant, departed: bool) {
+        for Space { locks, words } in &mut self.spaces {
+            locks.handle_open(now, words.as_mut(), departed);
+        }
+        let epoch = self.epoch();
+        self.event(Event::Serving { epoch });
+    }
+
+    /// States the next resources anew, as long as what is said finds room in the circuits. Returns whether any did.
+    fn restate(&mut self, now: Instant) -> bool {
+        if !self.restating || self.ended {
+            return false;
+        }
+        let full = |node: NodeId| self.circuits.backlog(node) > RESTATE_BACKLOG_BYTES;
+        if self.recovery.view().nodes().any(full) {
+            // It goes on when somebody has acknowledged.
+            return false;
+        }
+        for Space { locks, words } in &mut self.spaces {
+            if locks.restate(now, words.as_mut(), RESTATE_AT_ONCE) {
+                return true;
+            }
+        }
+        self.restating = false;
+        self.restated = true;
+        true
+    }
+
+    fn freeze(&mut self, now: Instant, frozen: bool) {
+        self.frozen = frozen;
+        for Space { locks, words } in &mut self.spaces {
+            locks.handle_frozen(now, words.as_mut(), frozen);
+        }
+        self.event(if frozen { Event::Frozen } else { Event::Thawed });
+    }
+
+    fn tell_members(&mut self, now: Instant, message: &PeerMessage) {
+        let members = self.membership.iter().flat_map(|m| m.view().nodes());
+        let others: Vec<NodeId> = members.filter(|node| *node != self.config.me).collect();
+        for node in others {
+            self.say(now, node, message);
+        }
+    }
+
+    /// To a member, if there is a circuit.
+    fn say(&mut self, now: Instant, to: NodeId, message: &PeerMessage) {
+        match self.send(now, to, Class::Lock, message) {
+            Ok(()) | Err(SendError::NotUp(_) | SendError::NoSuchPeer(_)) => {}
+            Err(SendError::Full { peer, .. }) => self.overwhelmed(now, peer),
+            Err(error @ SendError::TooLong(_)) => panic!("these are short: {error}"),
+        }
+    }
+
+    /// What a member must be told cannot be kept any more.
+    pub(crate) fn overwhelmed(&mut self, now: Instant, peer: NodeId) {
+        let node = self.node_name(peer);
+        self.event(Event::Overwhelmed { node });
+        self.end(now, "a member was silent for too long");
+    }
+}
