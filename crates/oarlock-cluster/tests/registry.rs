@@ -4,10 +4,10 @@ mod founding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use founding::{WALL, cluster, init, join, key, renew, settings, start, token};
+use founding::{WALL, cluster, founder, init, join, key, renew, settings, start, token};
 use oarlock_cluster::registry::{
-    Basis, Command, FENCES_PER_NODE_MAX, HISTORY_MAX, Need, Order, Out, Outcome, Refusal, Registry,
-    RestoreError, Role, SpaceSettings, TOKENS_MAX,
+    Basis, COMMAND_BYTES_MAX, Command, FENCES_PER_NODE_MAX, FirstSpace, Founder, HISTORY_MAX, Need, Order,
+    Out, Outcome, Refusal, Registry, RestoreError, Role, SpaceSettings, TOKENS_MAX,
 };
 use oarlock_layout::codec::Malformed;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
@@ -153,6 +153,104 @@ fn the_longest_verdicts_fit_their_bounds() {
         assert_eq!(Registry::restore(&registry.snapshot()).as_ref(), Ok(&registry));
     }
     assert_eq!(registry.fences().count(), 64 * FENCES_PER_NODE_MAX);
+}
+
+fn space(name: &str) -> FirstSpace {
+    FirstSpace { name: name.into(), settings: settings() }
+}
+
+fn found(members: &[Founder], spaces: &[FirstSpace], above: u32) -> Command {
+    Command::found("west", members.to_vec(), spaces.to_vec(), Epoch(above))
+}
+
+/// Each founder proposes what its configuration says, at any time and as often as it likes.
+#[test]
+fn founders_of_one_configuration_found_one_cluster() {
+    let members: Vec<Founder> = (0..3).map(founder).collect();
+    let spaces = [space("default"), space("jobs")];
+    let mut registry = Registry::new();
+    assert_eq!(registry.apply(&found(&members, &spaces, 7)), Outcome::Done);
+    let before = registry.clone();
+    assert_eq!(registry.apply(&found(&members, &spaces, 9)), Outcome::Already, "it was there first");
+    assert_eq!(registry, before);
+    assert_eq!(registry.view().epoch, Epoch(7));
+    let ids: Vec<_> = registry.members().map(|m| (m.node.0, m.name.as_str(), m.role)).collect();
+    assert_eq!(ids, [(0, "n0", Role::Voter), (1, "n1", Role::Voter), (2, "n2", Role::Voter)]);
+    assert!(registry.members().all(|m| m.token.is_none() && m.entered == Incarnation(0)));
+    let names: Vec<_> = registry.spaces().map(|s| (s.id.0, s.name.as_str())).collect();
+    assert_eq!(names, [(0, "default"), (1, "jobs")]);
+    assert_eq!(registry.next_space(), Some(SpaceId(2)));
+    for node in 0..3 {
+        assert_eq!(registry.apply(&start(NodeId(node), 1)), Outcome::Done);
+    }
+    assert_eq!(registry.view().epoch, Epoch(10));
+    assert_eq!(Registry::restore(&registry.snapshot()).as_ref(), Ok(&registry));
+
+    // Whoever was told of another cluster hears of it.
+    let mut other = members.clone();
+    other[2].address.set_port(1);
+    let other_space = [space("default"), space("job")];
+    for other in [
+        found(&members[..2], &spaces, 7),
+        found(&other, &spaces, 7),
+        found(&members, &spaces[..1], 7),
+        found(&members, &other_space, 7),
+        Command::found("east", members.clone(), spaces.to_vec(), Epoch(7)),
+    ] {
+        refused(&mut registry, &other, Refusal::OtherCluster);
+    }
+    // Two versions must agree on it.
+    let id = registry.cluster().unwrap().map(|byte| format!("{byte:02x}")).concat();
+    assert_eq!(id, "0b1b960409c238b77bb0919d0d8889a8");
+}
+
+#[test]
+fn a_founding_that_makes_no_sense_makes_nothing() {
+    let members: Vec<Founder> = (0..3).map(founder).collect();
+    let default = [space("default")];
+    let with = |change: &dyn Fn(&mut Founder)| {
+        let mut members = members.clone();
+        change(&mut members[2]);
+        members
+    };
+    let mut odd = space("odd");
+    odd.settings.value = 7;
+    let twice = [space("default"), space("jobs"), space("jobs")];
+    let many: Vec<Founder> = (0..65).map(founder).collect();
+    let spaces: Vec<FirstSpace> = (0..1025).map(|n| space(if n == 0 { "default" } else { "x" })).collect();
+    for (command, refusal) in [
+        (found(&[], &default, 0), Refusal::BadFounding),
+        (found(&members, &[], 0), Refusal::BadFounding),
+        (found(&members, &[space("jobs"), space("default")], 0), Refusal::BadFounding),
+        (found(&many, &default, 0), Refusal::TooManyMembers),
+        (found(&members, &spaces, 0), Refusal::TooManySpaces),
+        (found(&with(&|m| m.name = "n0".into()), &default, 0), Refusal::NameTaken),
+        (found(&with(&|m| m.name = String::new()), &default, 0), Refusal::BadName),
+        (found(&with(&|m| m.key = key(1)), &default, 0), Refusal::KeyTaken(B)),
+        (found(&members, &twice, 0), Refusal::NameTaken),
+        (found(&members, &[space("default"), odd], 0), Refusal::BadValue(7)),
+        (found(&members, &default, 1 << EPOCH_BITS), Refusal::EpochsExhausted),
+    ] {
+        let mut registry = Registry::new();
+        refused(&mut registry, &command, refusal);
+        assert_eq!(registry, Registry::new());
+    }
+}
+
+/// The longest command that there is.
+#[test]
+fn a_founding_with_all_that_there_may_be_can_be_carried() {
+    let long = |n: usize| format!("{n:0>64}");
+    let members = (0..64).map(|node| Founder { name: long(node.into()), ..founder(node) }).collect();
+    let named = |n| if n == 0 { "default".into() } else { long(n) };
+    let spaces = (0..1024).map(|n| space(&named(n))).collect();
+    let founding = Command::found(&long(0), members, spaces, Epoch(0));
+    let bytes = founding.to_bytes();
+    assert!(bytes.len() <= COMMAND_BYTES_MAX, "{}", bytes.len());
+    assert_eq!(Command::from_bytes(&bytes).as_ref(), Ok(&founding));
+    let mut registry = Registry::new();
+    assert_eq!(registry.apply(&founding), Outcome::Done);
+    assert_eq!(Registry::restore(&registry.snapshot()).as_ref(), Ok(&registry));
 }
 
 #[test]

@@ -9,34 +9,32 @@ use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::limit::{LABEL_BYTES_MAX, NODES_MAX, SPACES_MAX};
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::stamp::Stamp;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::fields::{Field, MAY_SKIP, choice};
 use super::record::{
-    ClusterId, FENCES_PER_NODE_MAX, Need, Out, Role, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, TokenHash,
+    ClusterId, FENCES_PER_NODE_MAX, FirstSpace, Founder, Need, Out, Role, SpaceSettings, TOKEN_SECONDS_MAX,
+    TOKENS_MAX, TokenHash,
 };
 
-/// Longest command. The longest that there is puts out a whole cluster, each run with all the fences it may have.
-pub const COMMAND_BYTES_MAX: usize = 128 << 10;
+/// Longest command. The longest that there is founds a cluster with every member and every lockspace it may have.
+pub const COMMAND_BYTES_MAX: usize = 160 << 10;
 
 choice! {
     /// One change of the registry, with the condition under which it is one.
     ///
     /// `seen` is the `revision` of the record that the proposer saw when it decided.
     enum Command, "command" {
-        /// Makes the cluster, with its first member and the lockspace `default`.
+        /// Makes the cluster. [`Command::found`] gives every founder the same one to propose.
         1 => Init {
             /// Its name that no other has.
             1 => cluster: ClusterId,
-            /// Of the first member.
-            2 => name: String,
-            /// Of the first member.
-            3 => address: SocketAddr,
-            /// Of the first member.
-            4 => key: PublicKey,
+            /// Its first members, all of them voters. They get the ids from 0 on, in this order.
+            2 => members: Vec<Founder>,
+            /// Its first lockspaces. They get the ids from 0 on, in this order; the first is `default`.
+            3 => spaces: Vec<FirstSpace>,
             /// Views begin above this: tokens of a cluster that was there before must not fall (R6).
-            5 => above: Epoch,
-            /// Of the lockspace `default`.
-            6 => settings: SpaceSettings,
+            4 => above: Epoch,
         },
         /// Lets a node of this name join once.
         2 => CreateToken {
@@ -186,6 +184,24 @@ choice! {
 }
 
 impl Command {
+    /// The founding of the cluster that people call `name`.
+    ///
+    /// Its id follows from all the rest but `above`. So all who are told of the same cluster found the same one, and whoever
+    /// is told of another one hears of it. `above` is what the founder that comes first has stored: whoever was in a
+    /// view that served has stored that view's epoch, so any founder's will do.
+    pub fn found(name: &str, members: Vec<Founder>, spaces: Vec<FirstSpace>, above: Epoch) -> Command {
+        let unnamed = Command::Init {
+            cluster: ClusterId::default(),
+            members: members.clone(),
+            spaces: spaces.clone(),
+            above: Epoch(0),
+        };
+        let mut bytes = Vec::new();
+        Writer::new(&mut bytes).bytes(name.as_bytes());
+        bytes.extend(unnamed.to_bytes());
+        Command::Init { cluster: xxh3_128(&bytes).to_le_bytes(), members, spaces, above }
+    }
+
     /// As a coordinator keeps and carries it.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -246,6 +262,9 @@ pub enum Refusal {
     /// Another cluster is meant.
     #[error("this is another cluster")]
     OtherCluster,
+    /// A cluster without a member, or whose first lockspace is not `default`.
+    #[error("a cluster begins with at least one member, and with `default` as its first lockspace")]
+    BadFounding,
     /// A name is empty, too long or has control characters.
     #[error("a name has 1 to {LABEL_BYTES_MAX} bytes and no control characters")]
     BadName,

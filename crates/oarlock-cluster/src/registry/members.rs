@@ -1,6 +1,5 @@
 //! Who may be in views: founding, tokens, joining, leaving, marks.
 
-use alloc::string::String;
 use core::net::SocketAddr;
 
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
@@ -9,7 +8,8 @@ use oarlock_layout::seal::PublicKey;
 
 use super::command::{Outcome, Refusal};
 use super::record::{
-    ClusterId, MemberRecord, Role, Space, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
+    ClusterId, FirstSpace, Founder, MemberRecord, Role, Space, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
+    TokenHash,
 };
 use super::{Registry, check_name, fits, spaces, unchanged};
 
@@ -17,29 +17,32 @@ impl Registry {
     pub(super) fn init(
         &mut self,
         cluster: ClusterId,
-        name: &str,
-        address: SocketAddr,
-        key: PublicKey,
+        members: &[Founder],
+        spaces: &[FirstSpace],
         above: Epoch,
-        settings: &SpaceSettings,
     ) -> Result<Outcome, Refusal> {
         match self.cluster {
             Some(ours) if ours == cluster => return Ok(Outcome::Already),
             Some(_) => return Err(Refusal::OtherCluster),
             None => {}
         }
-        check_name(name)?;
-        spaces::check(settings)?;
+        check_founders(members)?;
+        spaces::check_first(spaces)?;
         if !fits(above) {
             return Err(Refusal::EpochsExhausted);
         }
         let revision = self.next_revision();
         self.cluster = Some(cluster);
         self.view.epoch = above;
-        let first = member(NodeId(0), name, address, key, None, revision);
-        self.members.insert(NodeId(0), MemberRecord { role: Role::Voter, ..first });
-        let name = String::from("default");
-        self.spaces.insert(SpaceId(0), Space { id: SpaceId(0), name, settings: settings.clone(), revision });
+        for (node, it) in (0..).map(NodeId).zip(members) {
+            let record = member(node, &it.name, it.address, it.key, None, revision);
+            self.members.insert(node, MemberRecord { role: Role::Voter, ..record });
+        }
+        for (id, first) in (0..).map(SpaceId).zip(spaces) {
+            let FirstSpace { name, settings } = first.clone();
+            self.spaces.insert(id, Space { id, name, settings, revision });
+            self.last_space = id;
+        }
         Ok(Outcome::Done)
     }
 
@@ -172,6 +175,27 @@ impl Registry {
     pub(super) fn present_mut(&mut self, node: NodeId) -> &mut MemberRecord {
         self.members.get_mut(&node).expect("looked up before")
     }
+}
+
+/// What holds for members that join holds for those that found: each has its own name and key.
+fn check_founders(members: &[Founder]) -> Result<(), Refusal> {
+    if members.is_empty() {
+        return Err(Refusal::BadFounding);
+    }
+    if members.len() > NODES_MAX {
+        return Err(Refusal::TooManyMembers);
+    }
+    for (at, member) in members.iter().enumerate() {
+        check_name(&member.name)?;
+        let before = &members[..at];
+        if before.iter().any(|other| other.name == member.name) {
+            return Err(Refusal::NameTaken);
+        }
+        if let Some(other) = before.iter().position(|other| other.key == member.key) {
+            return Err(Refusal::KeyTaken(NodeId(other as u16)));
+        }
+    }
+    Ok(())
 }
 
 fn member(

@@ -81,8 +81,8 @@ mod views;
 
 pub use command::{COMMAND_BYTES_MAX, Command, Outcome, Refusal};
 pub use record::{
-    Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Fence, HISTORY_MAX, MemberRecord, Need, Order, Out, Role,
-    Space, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
+    Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Fence, FirstSpace, Founder, HISTORY_MAX, MemberRecord,
+    Need, Order, Out, Role, Space, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
 };
 pub use snapshot::{RestoreError, SNAPSHOT_BYTES_MAX};
 
@@ -125,8 +125,8 @@ impl Registry {
     }
 
     fn try_apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
-        if let Command::Init { cluster, name, address, key, above, settings } = command {
-            return self.init(*cluster, name, *address, *key, *above, settings);
+        if let Command::Init { cluster, members, spaces, above } = command {
+            return self.init(*cluster, members, spaces, *above);
         }
         let ours = self.cluster.ok_or(Refusal::NoCluster)?;
         match command {

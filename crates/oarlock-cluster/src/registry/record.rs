@@ -171,6 +171,28 @@ choice! {
 }
 
 record! {
+    /// A member that founds a cluster.
+    pub struct Founder, "founder", at most NODES_MAX, {
+        /// Its name.
+        1 => name: String,
+        /// Where its circuits listen.
+        2 => address: SocketAddr,
+        /// Its public key.
+        3 => key: PublicKey,
+    }
+}
+
+record! {
+    /// A lockspace that a cluster begins with.
+    pub struct FirstSpace, "first lockspace", at most SPACES_MAX, {
+        /// Its name.
+        1 => name: String,
+        /// How it behaves.
+        2 => settings: SpaceSettings,
+    }
+}
+
+record! {
     /// A run that is put out of the view.
     pub struct Out, "evicted run", at most NODES_MAX, {
         /// Which node.

@@ -1,10 +1,12 @@
 //! Lockspaces.
 
+use alloc::collections::BTreeSet;
+
 use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::SPACES_MAX;
 
 use super::command::{Outcome, Refusal};
-use super::record::{Space, SpaceSettings};
+use super::record::{FirstSpace, Space, SpaceSettings};
 use super::{Registry, check_name, unchanged};
 
 /// Settings that a lockspace can have.
@@ -13,6 +15,25 @@ pub(super) const fn check(settings: &SpaceSettings) -> Result<(), Refusal> {
         0 | 32 | 64 => Ok(()),
         other => Err(Refusal::BadValue(other)),
     }
+}
+
+/// Lockspaces that a cluster can begin with.
+pub(super) fn check_first(spaces: &[FirstSpace]) -> Result<(), Refusal> {
+    if spaces.first().is_none_or(|first| first.name != "default") {
+        return Err(Refusal::BadFounding);
+    }
+    if spaces.len() > SPACES_MAX {
+        return Err(Refusal::TooManySpaces);
+    }
+    let mut names = BTreeSet::new();
+    for space in spaces {
+        check_name(&space.name)?;
+        check(&space.settings)?;
+        if !names.insert(&space.name) {
+            return Err(Refusal::NameTaken);
+        }
+    }
+    Ok(())
 }
 
 impl Registry {

@@ -3,7 +3,7 @@
 // Each program that includes this file uses a part of it.
 #![allow(dead_code)]
 
-use oarlock_cluster::registry::{Command, Order, Outcome, Registry, SpaceSettings};
+use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
 
@@ -31,8 +31,12 @@ pub(crate) fn address(node: u16) -> std::net::SocketAddr {
 }
 
 pub(crate) fn init(above: u32) -> Command {
-    let (name, address, key) = ("n0".into(), address(0), key(0));
-    Command::Init { cluster: CLUSTER, name, address, key, above: Epoch(above), settings: settings() }
+    let spaces = vec![FirstSpace { name: "default".into(), settings: settings() }];
+    Command::Init { cluster: CLUSTER, members: vec![founder(0)], spaces, above: Epoch(above) }
+}
+
+pub(crate) fn founder(node: u16) -> Founder {
+    Founder { name: format!("n{node}"), address: address(node), key: key(node) }
 }
 
 pub(crate) fn token(serial: u64, node: u16) -> Command {

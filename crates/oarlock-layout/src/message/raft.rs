@@ -13,17 +13,19 @@ use crate::limit::NODES_MAX;
 /// Entries in one [`Call::Append`].
 pub const ENTRIES_MAX: usize = 6;
 /// Bytes of one command.
-pub const COMMAND_BYTES_MAX: usize = 128 << 10;
+pub const COMMAND_BYTES_MAX: usize = 160 << 10;
 /// Bytes of one part of a snapshot.
 pub const PART_BYTES_MAX: usize = 512 << 10;
 /// Bytes of a whole snapshot.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 /// Sets of voters that count at once: two while they change.
 const CONFIGS_MAX: usize = 4;
+/// What a call says beside commands and parts of snapshots is far below: places in the log, and sets of voters.
+const HEAD_BYTES_MAX: usize = 16 << 10;
 
 const _: () = assert!(
-    ENTRIES_MAX * COMMAND_BYTES_MAX < crate::limit::MESSAGE_BYTES_MAX
-        && PART_BYTES_MAX < crate::limit::MESSAGE_BYTES_MAX,
+    ENTRIES_MAX * COMMAND_BYTES_MAX + HEAD_BYTES_MAX < crate::limit::MESSAGE_BYTES_MAX
+        && PART_BYTES_MAX + HEAD_BYTES_MAX < crate::limit::MESSAGE_BYTES_MAX,
     "a call fits a message"
 );
 

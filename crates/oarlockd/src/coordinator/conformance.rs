@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oarlock_cluster::registry::{Basis, Command, Order, Out, Outcome, Refusal, Registry, SpaceSettings};
+use oarlock_cluster::registry::{
+    Basis, Command, FirstSpace, Founder, Order, Out, Outcome, Refusal, Registry, SpaceSettings,
+};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::seal::PublicKey;
 
@@ -67,8 +69,10 @@ fn settings() -> SpaceSettings {
 }
 
 fn init() -> Command {
-    let (name, address, key) = ("n0".into(), ([127, 0, 0, 1], 7000).into(), PublicKey([1; 32]));
-    Command::Init { cluster: CLUSTER, name, address, key, above: Epoch(0), settings: settings() }
+    let address = ([127, 0, 0, 1], 7000).into();
+    let members = vec![Founder { name: "n0".into(), address, key: PublicKey([1; 32]) }];
+    let spaces = vec![FirstSpace { name: "default".into(), settings: settings() }];
+    Command::Init { cluster: CLUSTER, members, spaces, above: Epoch(0) }
 }
 
 fn start(incarnation: u64) -> Command {
