@@ -48,8 +48,9 @@ struct Open {
     run: Run,
     since: Instant,
     hearing: Hearing,
-    outbound: [Outbound; 2],
-    inbound: [Inbound; 2],
+    /// By the number of the class, as the next.
+    outbound: [Outbound; Class::COUNT],
+    inbound: [Inbound; Class::COUNT],
     /// Datagrams sent so far: orders transmissions over changes of keys.
     order: u64,
     rtt: Rtt,
@@ -140,7 +141,10 @@ impl Circuit {
             run,
             since: now,
             hearing: Hearing::new(now, self.options.probe, self.options.silent),
-            outbound: Class::ALL.map(|class| Outbound::new(class, self.options.datagram_bytes)),
+            outbound: core::array::from_fn(|n| {
+                let class = Class::from_number(n as u8).expect("numbers of classes count from 0");
+                Outbound::new(class, self.options.datagram_bytes)
+            }),
             inbound: Default::default(),
             order: 0,
             rtt: Rtt::default(),
@@ -293,8 +297,9 @@ impl Circuit {
             if count == 0 {
                 open.pack_signs(now, &mut bytes, limit, &mut self.counters);
             }
-            for outbound in &mut open.outbound {
+            for class in Class::ALL {
                 let patience = patience(&self.options);
+                let outbound = &mut open.outbound[class as usize];
                 let packed = outbound.pack(now, open.order, &open.rtt, patience, &mut bytes, limit);
                 self.counters.resent += packed.resent as u64;
             }
@@ -404,7 +409,7 @@ impl Open {
         for class in Class::ALL {
             let inbound = &mut self.inbound[class as usize];
             if inbound.pending() {
-                // At most half of what is left each, so that even the smallest datagram holds both.
+                // At most half of what is left each, so that even the smallest datagram holds them all.
                 inbound.pack_ack(now, class, bytes, (limit - bytes.len()) / 2);
             }
         }
@@ -412,7 +417,7 @@ impl Open {
 
     fn handle_chunks(&mut self, body: &[u8], mut packet: Packet<'_>) -> Result<(), Malformed> {
         let mut chunks = Chunks::new(body);
-        let mut data = [false; 2];
+        let mut data = [false; Class::COUNT];
         let mut result = Ok(());
         loop {
             let chunk = match chunks.next_chunk() {

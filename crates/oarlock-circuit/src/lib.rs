@@ -1,22 +1,22 @@
 //! Datagrams in, ordered messages out.
 //!
-//! Between each pair of nodes there is one circuit. It carries messages in two classes, each exactly once and
+//! Between each pair of nodes there is one circuit. It carries messages in three classes, each exactly once and
 //! in order for as long as both runs of the two nodes live; everything on it is encrypted, and everything it
 //! sends is stamped with the cluster clock.
 //!
 //! ```text
 //!                     hall                                          network
 //!          send ─────────────▶ ┌───────────────────────────────┐
-//!                              │ Outbound   lock │ bulk        │
-//!                              │     └────┬──────┘   Congestion│
+//!                              │ Outbound  control│lock│bulk   │
+//!                              │     └────┬───────┘  Congestion│
 //!                              │          ▼                    │
 //!                              │        pack ── KeyRing ── seal├──────────▶ Output::Transmit
 //!                              │          ▲         ▲          │
 //!                              │   Hearing, Rtt     │ Door     │
 //!                              │          ▼         ▼          │
 //!                              │      chunks ── replay ─── open│◀────────── handle_datagram
-//!                              │     ┌────┴──────┐             │
-//!  Output::Deliver ◀───────────│ Inbound    lock │ bulk        │
+//!                              │     ┌────┴───────┐            │
+//!  Output::Deliver ◀───────────│ Inbound   control│lock│bulk   │
 //!  Up Down Silent Heard ◀──────│                               │
 //!                              └───────────────────────────────┘
 //! ```

@@ -259,8 +259,8 @@ impl Outbound {
         self.close(out, order, run);
     }
 
-    /// A bulk message fills what is left of a datagram. A lock message stays whole if an empty datagram could
-    /// hold it: in two pieces it would have two chances to be lost.
+    /// A bulk message fills what is left of a datagram. Any other stays whole if an empty datagram could hold it: in
+    /// two pieces it would have two chances to be lost.
     fn worth_cutting(&self, left: usize, room: usize) -> bool {
         room >= PIECE_MIN && (self.class == Class::Bulk || left > self.whole)
     }
@@ -501,14 +501,14 @@ mod tests {
             let mut bench = Bench::new(class);
             (0..3).for_each(|_| bench.outbound.push(&[1; 600]));
             let expected: &[(u64, usize, bool)] = match class {
-                Class::Lock => &[(0, 600, false), (1, 600, false)],
+                Class::Lock | Class::Control => &[(0, 600, false), (1, 600, false)],
                 Class::Bulk => &[(0, 600, false), (1, 600, false), (2, 142, true)],
             };
             assert_eq!(bench.pack(), expected);
-            let rest = if class == Class::Lock { 600 } else { 458 };
+            let rest = if class == Class::Bulk { 458 } else { 600 };
             assert_eq!(bench.pack().last().map(|s| (s.1, s.2)), Some((rest, false)));
             assert_eq!(bench.pack(), []);
-            // What no datagram holds whole is cut in either class.
+            // What no datagram holds whole is cut in any class.
             bench.outbound.push(&[1; 3000]);
             assert_eq!(bench.pack().len(), 1);
         }

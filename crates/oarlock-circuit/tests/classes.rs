@@ -61,16 +61,7 @@ fn a_lock_message_is_in_the_first_datagram_built_after_it() {
         assert_eq!(before, round as usize);
         world.send(0, 1, Class::Lock, &round.to_le_bytes());
         // Take the first datagram by hand and give only that to the peer.
-        let node = &mut world.nodes[0];
-        let first = loop {
-            match node.circuits.poll_output(world.now, &mut node.clock) {
-                Some(oarlock_circuit::Output::Transmit(transmit)) => {
-                    break transmit.datagrams().next().expect("a datagram").to_vec();
-                }
-                Some(_) => {}
-                None => panic!("nothing to send"),
-            }
-        };
+        let first = first_datagram(&mut world);
         let (now, peer) = (world.now, &mut world.nodes[1]);
         peer.circuits.handle_datagram(now, &mut peer.clock, address(0), &mut first.clone());
         world.drain(1);
@@ -79,21 +70,82 @@ fn a_lock_message_is_in_the_first_datagram_built_after_it() {
     assert!(world.nodes[0].circuits.counters().peers.resent > 0);
 }
 
-/// A lost bulk segment holds up bulk messages only.
+/// A coordinator's sign of life rides in the first datagram built after it, with mebibytes of locks and of bulk waiting
+/// before it: a leader that is heard late loses its office.
 #[test]
-fn a_gap_in_one_class_does_not_hold_up_the_other() {
-    let mut world = World::new(2, 3, Options::default(), checksum_seals());
+fn a_control_message_is_in_the_first_datagram_built_after_it() {
+    let mut world = World::new(2, 7, Options::default(), checksum_seals());
+    world.faults = Faults { loss: 100, ..CLEAN };
     world.open();
-    world.cut.insert((0, 1));
-    world.send(0, 1, Class::Bulk, b"lost at first");
-    world.run_for(Duration::from_micros(10));
-    world.cut.clear();
-    world.send(0, 1, Class::Lock, b"not held up");
-    world.run_for(Duration::from_micros(200));
-    assert_eq!(world.delivered(1, 0, Class::Lock).len(), 1);
-    assert_eq!(world.delivered(1, 0, Class::Bulk).len(), 0);
-    assert!(world.run_until(Duration::from_secs(1), World::quiet));
-    assert_eq!(world.delivered(1, 0, Class::Bulk).len(), 1);
+    for round in 0..100u32 {
+        if round % 2 == 1 {
+            assert!(world.run_until(Duration::from_secs(5), World::quiet));
+        }
+        world.send(0, 1, Class::Bulk, &vec![1; 200_000]);
+        (0..200).for_each(|_| world.send(0, 1, Class::Lock, &[2; 900]));
+        if round % 2 == 0 {
+            // In the middle of it, with both windows full.
+            world.run_for(Duration::from_micros(300));
+        }
+        let before = world.delivered(1, 0, Class::Control).len();
+        assert_eq!(before, round as usize);
+        world.send(0, 1, Class::Control, &round.to_le_bytes());
+        let first = first_datagram(&mut world);
+        let (now, peer) = (world.now, &mut world.nodes[1]);
+        peer.circuits.handle_datagram(now, &mut peer.clock, address(0), &mut first.clone());
+        world.drain(1);
+        assert_eq!(world.delivered(1, 0, Class::Control).len(), before + 1, "round {round}");
+    }
+    assert!(world.nodes[0].circuits.counters().peers.resent > 0);
+}
+
+/// Takes by hand what node 0 sends next.
+fn first_datagram(world: &mut World) -> Vec<u8> {
+    let node = &mut world.nodes[0];
+    loop {
+        match node.circuits.poll_output(world.now, &mut node.clock) {
+            Some(oarlock_circuit::Output::Transmit(transmit)) => {
+                return transmit.datagrams().next().expect("a datagram").to_vec();
+            }
+            Some(_) => {}
+            None => panic!("nothing to send"),
+        }
+    }
+}
+
+/// What is lost of one class holds up that class only.
+#[test]
+fn a_gap_in_one_class_does_not_hold_up_the_others() {
+    for gap in Class::ALL {
+        let mut world = World::new(2, 3, Options::default(), checksum_seals());
+        world.open();
+        world.cut.insert((0, 1));
+        world.send(0, 1, gap, b"lost at first");
+        world.run_for(Duration::from_micros(10));
+        world.cut.clear();
+        for class in Class::ALL {
+            world.send(0, 1, class, b"not held up by another");
+        }
+        world.run_for(Duration::from_micros(200));
+        for class in Class::ALL {
+            let expected = usize::from(class != gap);
+            assert_eq!(world.delivered(1, 0, class).len(), expected, "{class:?} behind {gap:?}");
+        }
+        assert!(world.run_until(Duration::from_secs(1), World::quiet));
+        assert_eq!(world.delivered(1, 0, gap), [&b"lost at first"[..], b"not held up by another"]);
+    }
+}
+
+/// In the smallest datagrams that there may be, acknowledgements of all classes have room beside each other.
+#[test]
+fn all_classes_get_on_in_the_smallest_datagrams() {
+    let options = Options { datagram_bytes: 256, ..Options::default() };
+    let mut world = World::new(2, 8, options, checksum_seals());
+    world.faults = Faults { loss: 200, ..CLEAN };
+    world.open();
+    let sent = load(&mut world, 8, 300, 20_000);
+    assert!(world.run_until(Duration::from_secs(60), World::quiet));
+    check_delivered(&world, &sent);
 }
 
 /// A9: a peer that is slow, or takes nothing at all, does not make other circuits slower.

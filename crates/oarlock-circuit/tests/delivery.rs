@@ -135,7 +135,7 @@ fn a10_l3_restarts_and_cuts_in_the_middle_of_everything_keep_order() {
                 number += 1;
                 let mut message = number.to_le_bytes().to_vec();
                 message.resize(8 + random.below(3000) as usize, number as u8);
-                let class = Class::ALL[random.below(2) as usize];
+                let class = Class::ALL[random.below(Class::COUNT as u64) as usize];
                 // Before there is a circuit the sender is told so.
                 let _ = world.nodes[from].circuits.send(world.now, id(to), class, &message);
                 world.run_for(Duration::from_micros(random.below(20_000)));

@@ -114,7 +114,7 @@ fn mad_body(random: &mut Random) -> Vec<u8> {
         _ => random.below(200),
     };
     for _ in 0..1 + random.below(8) {
-        let class = Class::ALL[random.below(2) as usize];
+        let class = Class::ALL[random.below(Class::COUNT as u64) as usize];
         match random.below(7) {
             0..3 => {
                 let at = frame::begin_run(&mut body, class, sequence(random));

@@ -29,7 +29,10 @@ fn main() -> io::Result<()> {
         match &message {
             PeerMessage::Form(form) => put(&corpus, "form", name, &form.to_bytes())?,
             PeerMessage::Seen(seen) => put(&corpus, "seen", name, &seen.to_bytes())?,
-            PeerMessage::Lock(_) | PeerMessage::Look(_) => {}
+            PeerMessage::Lock(_)
+            | PeerMessage::Look(_)
+            | PeerMessage::Call { .. }
+            | PeerMessage::Answer { .. } => {}
         }
     }
     for (name, bytes) in datagrams() {

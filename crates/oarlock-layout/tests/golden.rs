@@ -94,6 +94,9 @@ fn every_kind_of_message_has_a_sample() {
                 What::Master(_) => 14,
                 What::Record(_) => 15,
             },
+            // Calls and answers have files of their own.
+            PeerMessage::Call { .. } => 16,
+            PeerMessage::Answer { .. } => 17,
         })
         .collect();
     let requests: BTreeSet<u8> = samples::requests()
@@ -154,6 +157,6 @@ fn every_kind_of_message_has_a_sample() {
             Answer::Unsure => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (16, 10, 11));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (18, 10, 11));
     assert_eq!((calls.len(), answers.len()), (6, 11));
 }

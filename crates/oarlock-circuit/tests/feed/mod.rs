@@ -249,7 +249,7 @@ pub(crate) fn circuit(bytes: &[u8]) {
             }),
             5 => input.word().map(|ms| bench.pass(Duration::from_millis(u64::from(ms) % 2000))),
             6 => input.word().map(|length| {
-                let class = Class::ALL[usize::from(step / 8) % 2];
+                let class = Class::ALL[usize::from(step / 8) % Class::COUNT];
                 let message = vec![step; usize::from(length)];
                 let _ = bench.circuits.send(bench.now, NodeId(1), class, &message);
                 bench.drain();

@@ -354,7 +354,7 @@ pub fn load(world: &mut World, seed: u64, turns: usize, largest: usize) -> Sent 
         for _ in 0..1 + random.below(6) {
             let from = random.below(nodes) as usize;
             let to = ((from as u64 + 1 + random.below(nodes - 1)) % nodes) as usize;
-            let class = Class::ALL[random.below(2) as usize];
+            let class = Class::ALL[random.below(Class::COUNT as u64) as usize];
             let length = match random.below(20) {
                 0 => 0,
                 1 => random.below(largest as u64 + 1) as usize,

@@ -73,21 +73,27 @@ const _: () = assert!(REFUSAL_BYTES <= HELLO_OVERHEAD_BYTES + HANDSHAKE_BYTES_MI
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Class {
-    /// Locks and everything that locks wait for. Goes first in every datagram.
+    /// Locks and everything that locks wait for. Goes before everything large.
     Lock = 0,
-    /// Everything large. Gets the room that the lock class leaves.
+    /// Everything large. Gets the room that the others leave.
     Bulk = 1,
+    /// What the coordinators of two nodes say: little, and late it is worth nothing. Goes first in every datagram.
+    Control = 2,
 }
 
 impl Class {
-    /// Both, the urgent one first.
-    pub const ALL: [Class; 2] = [Class::Lock, Class::Bulk];
+    /// How many there are. Their numbers count from 0.
+    pub const COUNT: usize = 3;
+
+    /// All, the urgent ones first.
+    pub const ALL: [Class; Class::COUNT] = [Class::Control, Class::Lock, Class::Bulk];
 
     /// The class with this number.
     pub const fn from_number(n: u8) -> Option<Class> {
         match n {
             0 => Some(Class::Lock),
             1 => Some(Class::Bulk),
+            2 => Some(Class::Control),
             _ => None,
         }
     }
@@ -97,6 +103,7 @@ impl Class {
         match self {
             Class::Lock => "lock",
             Class::Bulk => "bulk",
+            Class::Control => "control",
         }
     }
 }

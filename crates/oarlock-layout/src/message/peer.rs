@@ -1,7 +1,7 @@
 //! What travels on a circuit between two nodes: one byte for the room, then that room's message.
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::message::{barrier, lock, look};
+use crate::message::{barrier, lock, look, raft};
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -16,6 +16,20 @@ pub enum PeerMessage {
     Barrier(barrier::Barrier),
     /// Whom a member does not hear.
     Report(barrier::Report),
+    /// What a coordinator asks another.
+    Call {
+        /// Of the asker; no other call of the same run has it.
+        question: u64,
+        /// What it asks.
+        call: raft::Call,
+    },
+    /// What the other coordinator answers.
+    Answer {
+        /// Of the call.
+        question: u64,
+        /// The answer.
+        answer: raft::Answer,
+    },
 }
 
 impl Wire for PeerMessage {
@@ -41,6 +55,16 @@ impl Wire for PeerMessage {
                 out.u8(8);
                 m.encode(out);
             }
+            PeerMessage::Call { question, call } => {
+                out.u8(5);
+                out.u64(*question);
+                call.encode(out);
+            }
+            PeerMessage::Answer { question, answer } => {
+                out.u8(6);
+                out.u64(*question);
+                answer.encode(out);
+            }
         }
     }
 
@@ -51,6 +75,8 @@ impl Wire for PeerMessage {
             4 => PeerMessage::Seen(look::Seen::decode(r)?),
             7 => PeerMessage::Barrier(barrier::Barrier::decode(r)?),
             8 => PeerMessage::Report(barrier::Report::decode(r)?),
+            5 => PeerMessage::Call { question: r.u64()?, call: raft::Call::decode(r)? },
+            6 => PeerMessage::Answer { question: r.u64()?, answer: raft::Answer::decode(r)? },
             n => return Err(Malformed::Unknown { field: "peer message", value: n.into() }),
         })
     }

@@ -251,6 +251,8 @@ pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
         form().prop_map(PeerMessage::Form),
         look().prop_map(PeerMessage::Look),
         seen().prop_map(PeerMessage::Seen),
+        (any::<u64>(), call()).prop_map(|(question, call)| PeerMessage::Call { question, call }),
+        (any::<u64>(), answer()).prop_map(|(question, answer)| PeerMessage::Answer { question, answer }),
     ]
 }
 

@@ -180,6 +180,15 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                 busy: 3,
             })),
         ),
+        ("call: confirm", PeerMessage::Call { question: 0x0a0b_0c0d, call: Call::Confirm }),
+        (
+            "call: vote",
+            PeerMessage::Call {
+                question: 0x32,
+                call: Call::Vote { ballot: ballot(), last: Some(log_id(0x33)), transfer: true, pre: false },
+            },
+        ),
+        ("answer: at", PeerMessage::Answer { question: 0x0a0b_0c0d, answer: Answer::At(log_id(0x34)) }),
     ]
 }
 
