@@ -93,6 +93,13 @@ pub enum Output {
         /// Until when.
         until: Instant,
     },
+    /// A call or an answer of another node's coordinator, sent by [`Node::carry`] there.
+    Carried {
+        /// Which node, which has proven that it is.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
     /// For the log.
     Event(Event),
 }
@@ -134,6 +141,9 @@ pub struct Node {
     pub(crate) outputs: VecDeque<Output>,
 }
 
+/// Longest message of a coordinator that goes before locks: a dozen datagrams. Longer are parts of snapshots and whole
+/// foundings only.
+const CONTROL_BYTES_MAX: usize = 16 << 10;
 /// Bells taken up in one turn: a program that rings without end must not keep the others waiting.
 const BELLS_AT_ONCE: u32 = 256;
 
@@ -374,6 +384,20 @@ impl Node {
         self.questions.answer(self.config.me, seen);
     }
 
+    /// Sends a call or an answer of this node's coordinator. It arrives at most once: it is lost with its circuit, and at
+    /// once (false) without one or if the peer is silent. Nobody is told what he missed, for whoever called asks
+    /// again; while a peer is silent its circuit must not fill with calls that nobody waits for any more.
+    pub fn carry(&mut self, now: Instant, to: NodeId, message: &PeerMessage) -> bool {
+        assert!(matches!(message, PeerMessage::Call { .. } | PeerMessage::Answer { .. }));
+        if self.ended || self.hearing.silent_since(to).is_some() {
+            return false;
+        }
+        let bytes = message.to_bytes();
+        // Nothing of a coordinator's is in order with anything else, and what is long must not hold up signs of life.
+        let class = if bytes.len() <= CONTROL_BYTES_MAX { Class::Control } else { Class::Bulk };
+        self.circuits.send(now, to, class, &bytes).is_ok()
+    }
+
     /// The time of [`poll_timeout`](Node::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.ended {
@@ -545,6 +569,9 @@ impl Node {
                 let _ = self.send(now, from, Class::Bulk, &PeerMessage::Seen(seen));
             }
             PeerMessage::Seen(seen) => self.questions.answer(from, seen),
+            PeerMessage::Call { .. } | PeerMessage::Answer { .. } => {
+                self.outputs.push_back(Output::Carried { from, message });
+            }
         }
     }
 

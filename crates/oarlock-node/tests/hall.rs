@@ -9,6 +9,8 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{At, What};
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::raft::{Answer, Call};
 use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -37,6 +39,10 @@ struct Cluster {
     replies: BTreeMap<(usize, SessionId), VecDeque<Reply>>,
     events: Vec<String>,
     looked: Vec<Vec<(NodeId, Option<oarlock_layout::message::look::Seen>)>>,
+    /// To which node, from which, what.
+    carried: Vec<(usize, NodeId, PeerMessage)>,
+    /// Node whose datagrams are lost.
+    mute: Option<usize>,
 }
 
 fn address(n: usize) -> SocketAddr {
@@ -52,6 +58,8 @@ impl Cluster {
             replies: BTreeMap::new(),
             events: Vec::new(),
             looked: Vec::new(),
+            carried: Vec::new(),
+            mute: None,
         };
         for n in 0..count {
             cluster.start(n);
@@ -117,6 +125,7 @@ impl Cluster {
     fn carry(&mut self, n: usize, output: Output) {
         let now = self.now;
         match output {
+            Output::Transmit(_) if self.mute == Some(n) => {}
             Output::Transmit(transmit) => {
                 let to =
                     (0..self.nodes.len()).find(|i| address(*i) == transmit.to).expect("a member's address");
@@ -136,6 +145,7 @@ impl Cluster {
             | Output::Attached { .. }
             | Output::Wake { .. } => {}
             Output::Looked { seen, .. } => self.looked.push(seen),
+            Output::Carried { from, message } => self.carried.push((n, from, message)),
             Output::Store { epoch } => {
                 self.disks[n].epoch = epoch;
                 self.disks[n].clean = false;
@@ -388,4 +398,43 @@ fn places_that_wait_for_the_end_of_their_process_are_few() {
     assert!(attach(&mut cluster, 10, 8), "another may");
     cluster.node(0).handle_opener_ended(SessionId(3));
     assert!(attach(&mut cluster, 11, 7));
+}
+
+/// What coordinators say goes from one to the other as it is, whatever its length, and is not kept for who is silent.
+#[test]
+fn calls_of_coordinators_are_carried_while_their_node_is_heard() {
+    let mut cluster = Cluster::new(3);
+    let call =
+        |question, bytes| PeerMessage::Call { question, call: Call::Propose { command: vec![7; bytes] } };
+    let answer = PeerMessage::Answer { question: 1, answer: Answer::Unsure };
+    let now = cluster.now;
+    assert!(!cluster.node(0).carry(now, NodeId(1), &call(1, 5)), "there is no circuit yet");
+    cluster.run(Duration::from_secs(1));
+    let now = cluster.now;
+    assert!(!cluster.node(0).carry(now, NodeId(0), &call(1, 5)), "nobody has a circuit to himself");
+    for (from, to, message) in [(0, 1, call(1, 5)), (1, 0, answer.clone()), (2, 0, call(1, 100_000))] {
+        assert!(cluster.node(from).carry(now, NodeId(to), &message));
+        cluster.settle();
+        let carried = cluster.carried.pop();
+        assert_eq!(carried, Some((usize::from(to), NodeId(from as u16), message)));
+    }
+    // A short one does not wait for a long one.
+    assert!(cluster.node(0).carry(now, NodeId(1), &call(2, 160 << 10)));
+    assert!(cluster.node(0).carry(now, NodeId(1), &answer));
+    cluster.settle();
+    let order: Vec<_> = cluster.carried.drain(..).map(|(.., message)| message).collect();
+    assert_eq!(order, [answer.clone(), call(2, 160 << 10)]);
+
+    cluster.mute = Some(1);
+    cluster.run(Duration::from_secs(3));
+    let now = cluster.now;
+    assert!(!cluster.node(0).carry(now, NodeId(1), &call(3, 5)), "it is silent");
+    assert!(cluster.node(0).carry(now, NodeId(2), &call(3, 5)));
+    cluster.mute = None;
+    cluster.run(Duration::from_secs(3));
+    let now = cluster.now;
+    assert!(cluster.node(0).carry(now, NodeId(1), &call(4, 5)), "it is heard again");
+    cluster.settle();
+    let order: Vec<_> = cluster.carried.drain(..).map(|(to, _, message)| (to, message)).collect();
+    assert_eq!(order, [(2, call(3, 5)), (1, call(4, 5))]);
 }

@@ -564,8 +564,11 @@ impl World {
                     };
                     looks.extend(host.sessions.values().copied().filter(sits).map(|process| (process, None)));
                 }
-                // Programs that close are told before; nobody asks questions here.
-                Output::Close { .. } | Output::Asked { .. } | Output::Looked { .. } => {}
+                // Programs that close are told before; nobody asks questions here, and there is no coordinator yet.
+                Output::Close { .. }
+                | Output::Asked { .. }
+                | Output::Looked { .. }
+                | Output::Carried { .. } => {}
             }
         }
         if let Some(wake) = node.poll_timeout() {

@@ -333,6 +333,7 @@ impl Stage {
                 Output::Transmit(_)
                 | Output::Asked { .. }
                 | Output::Looked { .. }
+                | Output::Carried { .. }
                 | Output::Event(_)
                 | Output::Hint { .. } => {}
                 Output::Attached { session, attached, .. } => {

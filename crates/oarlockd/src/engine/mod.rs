@@ -296,6 +296,9 @@ impl Engine {
                             .with_spare(|| data.store(State { epoch, clean: false, ..data.state() }))?;
                         self.p.node.handle_stored(now, epoch);
                     }
+                    Output::Carried { from, .. } => {
+                        debug!("node {from} has a coordinator, and this one none")
+                    }
                     Output::Event(event) => self.log(now, &event),
                 }
             }
