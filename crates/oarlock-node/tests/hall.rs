@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order as QueueOrder, Registry, SpaceSettings};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
@@ -24,18 +25,18 @@ use seal::ChecksumSeal;
 #[allow(dead_code, unreachable_pub)]
 mod seal;
 
-/// What a node's data directory would keep.
-#[derive(Clone, Copy, Default)]
-struct Disk {
-    epoch: Epoch,
-    boots: u64,
-    clean: bool,
+/// The coordinator: one order, decided at once, shown to every node that runs.
+struct Coordinator {
+    registry: Registry,
+    /// Nothing reaches it, and nothing comes from it.
+    away: bool,
 }
 
 struct Cluster {
     now: Instant,
     nodes: Vec<Option<Node>>,
-    disks: Vec<Disk>,
+    boots: Vec<u64>,
+    coordinator: Coordinator,
     replies: BTreeMap<(usize, SessionId), VecDeque<Reply>>,
     events: Vec<String>,
     looked: Vec<Vec<(NodeId, Option<oarlock_layout::message::look::Seen>)>>,
@@ -49,12 +50,35 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7000 + n as u16))
 }
 
+/// A registry of so many founders.
+fn founded(count: usize) -> Registry {
+    let members = (0..count).map(|i| Founder {
+        name: format!("node-{}", (b'a' + i as u8) as char),
+        address: address(i),
+        key: ChecksumSeal::new(i as u64 + 1, 77, 0).public_key(),
+    });
+    let settings = SpaceSettings {
+        order: QueueOrder::Passover,
+        value: 64,
+        retain: true,
+        resources_max: 100,
+        owner: 0,
+        group: 0,
+        mode: 0o660,
+    };
+    let spaces = vec![FirstSpace { name: "default".into(), settings }];
+    let mut registry = Registry::new();
+    registry.apply(&Command::Init { cluster: [7; 16], members: members.collect(), spaces, above: Epoch(0) });
+    registry
+}
+
 impl Cluster {
     fn new(count: usize) -> Cluster {
         let mut cluster = Cluster {
             now: Instant::from_millis(1_000),
             nodes: (0..count).map(|_| None).collect(),
-            disks: vec![Disk { clean: true, ..Disk::default() }; count],
+            boots: vec![0; count],
+            coordinator: Coordinator { registry: founded(count), away: false },
             replies: BTreeMap::new(),
             events: Vec::new(),
             looked: Vec::new(),
@@ -68,9 +92,9 @@ impl Cluster {
     }
 
     fn start(&mut self, n: usize) {
-        let disk = &mut self.disks[n];
-        disk.boots += 1;
-        let seal = |n: usize| ChecksumSeal::new(n as u64 + 1, 77, disk.boots);
+        self.boots[n] += 1;
+        let boots = self.boots[n];
+        let seal = |n: usize| ChecksumSeal::new(n as u64 + 1, 77, boots);
         let config = Config {
             cluster: "harbour".into(),
             me: NodeId(n as u16),
@@ -88,10 +112,8 @@ impl Cluster {
                 resources_max: 100,
             }],
             shared: 5,
-            incarnation: Incarnation(disk.boots),
-            stored: disk.epoch,
-            clean: disk.clean,
-            seed: n as u64,
+            incarnation: Incarnation(boots),
+            seed: n as u64 + boots * 100,
             shards: 1,
             circuits: Default::default(),
             forget_after: Duration::from_secs(10),
@@ -100,7 +122,9 @@ impl Cluster {
         };
         let geometry = Geometry { slots: 100, areas: 16, entries: 64 };
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(Hub::new(Memory::private(geometry, n as u64)))];
-        self.nodes[n] = Some(Node::new(self.now, config, Box::new(seal(n)), words));
+        let mut node = Node::new(self.now, config, Box::new(seal(n)), words);
+        node.handle_applied(self.now, &self.coordinator.registry);
+        self.nodes[n] = Some(node);
     }
 
     fn node(&mut self, n: usize) -> &mut Node {
@@ -143,15 +167,24 @@ impl Cluster {
             | Output::Asked { .. }
             | Output::Hint { .. }
             | Output::Attached { .. }
+            | Output::Lease { .. }
             | Output::Wake { .. } => {}
             Output::Looked { seen, .. } => self.looked.push(seen),
             Output::Carried { from, message } => self.carried.push((n, from, message)),
-            Output::Store { epoch } => {
-                self.disks[n].epoch = epoch;
-                self.disks[n].clean = false;
-                self.node(n).handle_stored(now, epoch);
-            }
+            Output::Propose(_) if self.coordinator.away => {}
+            Output::Propose(command) => self.decide(n, &command),
             Output::Event(event) => self.events.push(format!("{n}: {event}")),
+        }
+    }
+
+    fn decide(&mut self, n: usize, command: &Command) {
+        let now = self.now;
+        let outcome = self.coordinator.registry.apply(command);
+        for node in self.nodes.iter_mut().flatten() {
+            node.handle_applied(now, &self.coordinator.registry);
+        }
+        if let Some(node) = &mut self.nodes[n] {
+            node.handle_answer(now, command, outcome);
         }
     }
 
@@ -296,35 +329,101 @@ fn a_question_is_answered_by_every_member_with_the_programs_named() {
     assert_eq!(rows.iter().filter(|(_, w)| matches!(w, What::Master(_))).count(), 1);
 }
 
+/// X10, L5, L11: what a node held that died is granted elsewhere once its lease is over, not before; what others hold stays
+/// held, and no token falls (R6).
 #[test]
-fn a_node_that_restarts_alone_is_refused_until_all_form_again() {
-    // L3.
+fn a_node_dies_and_its_locks_are_granted_elsewhere_once_its_lease_is_over() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    let Reply::Granted(first) = cluster.reply(a) else { panic!("not granted") };
+    cluster.lock(b, 1, Mode::EX);
+    let began = cluster.now;
+    cluster.nodes[0] = None;
+    cluster.run(Duration::from_millis(2_800));
+    assert_eq!(cluster.heard(b), None, "its lease goes on");
+    cluster.run(Duration::from_millis(2_200));
+    let Some(Reply::Granted(second)) = cluster.heard(b) else { panic!("not granted: {:#?}", cluster.events) };
+    assert!(second.token.fence > first.token.fence, "{:?} then {:?}", first.token, second.token);
+    assert!(cluster.now.since(began) <= Duration::from_secs(5), "silent death to usable (L10)");
+    // It comes back, and waits for the lock like any other.
+    cluster.start(0);
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.phases(), vec![Phase::Serving; 3], "{:#?}", cluster.events);
+    let a = cluster.session(0, 3);
+    cluster.lock(a, 1, Mode::EX);
+    assert_eq!(cluster.heard(a), None, "the survivor holds it");
+    assert_eq!(cluster.reply(b), Reply::Blocking { handle: 1, wanted: Mode::EX });
+    cluster.say(b, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    let Some(Reply::Granted(third)) = cluster.heard(a) else { panic!("not granted: {:#?}", cluster.events) };
+    assert!(third.token > second.token);
+}
+
+/// L5: a run that ends in order gives itself up, and nobody waits for its lease.
+#[test]
+fn a_run_that_gives_itself_up_is_not_waited_for() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.reply(a);
+    cluster.lock(b, 1, Mode::EX);
+    let now = cluster.now;
+    assert_eq!(cluster.node(0).stop(now), [a.1], "one program held a lock");
+    cluster.settle();
+    assert_eq!(cluster.reply(a), Reply::Blocking { handle: 1, wanted: Mode::EX });
+    assert!(matches!(cluster.reply(a), Reply::Lost { .. }));
+    assert!(cluster.node(0).surrender());
+    cluster.settle();
+    cluster.nodes[0] = None;
+    cluster.run(Duration::from_millis(500));
+    assert!(matches!(cluster.heard(b), Some(Reply::Granted(_))), "{:#?}", cluster.events);
+}
+
+/// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
+#[test]
+fn without_a_coordinator_a_lease_freezes_and_ends() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(0, 2));
+    cluster.lock(a, 1, Mode::PR);
+    cluster.reply(a);
+    cluster.coordinator.away = true;
+    cluster.run(Duration::from_millis(1_760));
+    cluster.lock(b, 1, Mode::PR);
+    assert_eq!(cluster.heard(b), None, "nothing new is granted, though it is owned");
+    let status = |cluster: &mut Cluster| {
+        let now = cluster.now;
+        cluster.node(0).status(now)
+    };
+    assert!(status(&mut cluster).problems.iter().any(|(code, _)| *code == Code::NotServing));
+    // It comes back in time.
+    cluster.coordinator.away = false;
+    cluster.run(Duration::from_millis(800));
+    assert!(matches!(cluster.heard(b), Some(Reply::Granted(_))), "{:#?}", cluster.events);
+    assert_eq!(cluster.heard(a), None, "nothing was lost");
+    cluster.coordinator.away = true;
+    cluster.run(Duration::from_millis(3_000));
+    assert!(matches!(cluster.heard(a), Some(Reply::Lost { .. })), "{:#?}", cluster.events);
+    assert!(cluster.nodes[0].as_ref().is_some_and(Node::has_ended));
+}
+
+/// A whole cluster that ends without a word begins again by itself, and its tokens go on (R6).
+#[test]
+fn a_cluster_that_died_as_a_whole_comes_back() {
     let mut cluster = serving(3);
     let a = cluster.session(0, 1);
     cluster.lock(a, 1, Mode::EX);
     let Reply::Granted(first) = cluster.reply(a) else { panic!("not granted") };
-    cluster.nodes[2] = None;
-    cluster.run(Duration::from_secs(3));
-    cluster.start(2);
-    cluster.run(Duration::from_secs(3));
-    assert_eq!(cluster.phases(), [Phase::Serving, Phase::Serving, Phase::Refused]);
-    let c = cluster.session(2, 1);
-    cluster.lock(c, 1, Mode::EX);
-    let Reply::Failed { why, .. } = cluster.reply(c) else { panic!("granted") };
-    assert_eq!(why.code, Code::Refused);
-    assert!(why.text.contains("restart of the whole cluster"), "{}", why.text);
-
-    cluster.nodes[0] = None;
-    cluster.nodes[1] = None;
-    cluster.start(0);
-    cluster.start(1);
-    cluster.run(Duration::from_secs(2));
+    for n in 0..3 {
+        cluster.nodes[n] = None;
+    }
+    for n in 0..3 {
+        cluster.start(n);
+    }
+    cluster.run(Duration::from_secs(5));
     assert_eq!(cluster.phases(), vec![Phase::Serving; 3], "{:#?}", cluster.events);
     let a = cluster.session(0, 7);
     cluster.lock(a, 1, Mode::EX);
-    assert_eq!(cluster.heard(a), None, "nobody stopped cleanly: one lease time passes first");
-    cluster.run(Duration::from_secs(4));
-    let Reply::Granted(second) = cluster.reply(a) else { panic!("not granted") };
+    let Some(Reply::Granted(second)) = cluster.heard(a) else { panic!("not granted: {:#?}", cluster.events) };
     assert!(second.token.fence > first.token.fence);
 }
 
@@ -371,8 +470,7 @@ fn a_covered_lock_sends_no_message_between_nodes() {
 /// A process that comes and goes without its last word leaves few places behind: every search looks at those too.
 #[test]
 fn places_that_wait_for_the_end_of_their_process_are_few() {
-    let mut cluster = Cluster::new(1);
-    cluster.settle();
+    let mut cluster = serving(1);
     let attach = |cluster: &mut Cluster, number: u32, pid: u32| {
         let (now, session) = (cluster.now, SessionId(number));
         let node = cluster.node(0);
