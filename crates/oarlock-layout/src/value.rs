@@ -37,6 +37,13 @@ impl Value {
         }
         Value { sequence: self.sequence + 1, valid: false, bytes: self.bytes }
     }
+
+    /// The block after a node left that may have written it, nobody knows how often: its bytes are the last that others
+    /// know, and no program has seen another block of this sequence. Also where nobody knows of any block.
+    #[must_use]
+    pub const fn doubted(&self) -> Value {
+        Value { sequence: self.sequence.saturating_add(1 << 32), valid: false, bytes: self.bytes }
+    }
 }
 
 impl Default for Value {

@@ -286,7 +286,7 @@ impl Master {
     /// All members have restated. `departed`: some member left whose own shadow nobody could ask.
     pub(crate) fn open(&mut self, ctx: &mut Context<'_>, departed: bool) {
         if departed && self.in_doubt() && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
-            self.rare.value = self.rare.value.invalidated();
+            self.rare.value = self.rare.value.doubted();
         }
         if self.inherits() {
             self.rare.inherited = None;

@@ -71,7 +71,7 @@ impl Lockspace {
         let gone = |node: NodeId| old.member(node).is_some() && old.member(node) != view.member(node);
         for Handover { value, writer, .. } in self.estates.values_mut() {
             if writer.is_some_and(gone) && !self.planted.has(Bug::KeepDeadWritersBlock) {
-                (*value, *writer) = (value.invalidated(), None);
+                (*value, *writer) = (value.doubted(), None);
             }
         }
         self.stage = Stage::Quiet;

@@ -104,6 +104,17 @@ impl Node {
         }
     }
 
+    /// Nothing is done under a lease that is over, whatever the node was about when it stood still (L1).
+    pub(crate) fn look_at_lease(&mut self, now: Instant) {
+        if self.lease > now || self.lease == Instant(0) || self.ended {
+            return;
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.handle_timeout(now);
+        }
+        self.drain_cluster(now);
+    }
+
     // ----- what follows ---------------------------------------------------------------------------------
 
     /// Carries what membership and recovery have to say. Returns whether anything moved.
@@ -173,6 +184,7 @@ impl Node {
             departed |= locks.handle_view(view);
         }
         (self.restating, self.restated) = (false, false);
+        self.outputs.push_back(Output::Store { epoch: view.epoch });
         self.event(Event::View { epoch: view.epoch, members: view.members.len() });
         self.recovery.handle_view(now, view, departed, self.fences);
     }

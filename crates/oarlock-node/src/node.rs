@@ -12,7 +12,7 @@ use oarlock_cluster::registry::{Command, Refusal};
 use oarlock_cluster::{Hearing, LogicalClock, Membership, Recovery};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::limit::SESSIONS_MAX;
 use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
@@ -84,6 +84,11 @@ pub enum Output {
         ticket: u64,
         /// By node.
         seen: Vec<(NodeId, Option<Seen>)>,
+    },
+    /// Make the epoch durable, against the day on which the coordinator's own memory is lost: tokens must not fall (R6).
+    Store {
+        /// Which epoch.
+        epoch: Epoch,
     },
     /// Give this to the coordinator; [`Node::handle_answer`] takes what came of it, if that is ever known.
     Propose(Command),
@@ -225,6 +230,7 @@ impl Node {
 
     /// A datagram arrived. Its bytes are opened in place.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+        self.look_at_lease(now);
         if !self.ended {
             self.circuits.handle_datagram(now, &mut self.clock, from, datagram);
         }
@@ -242,6 +248,7 @@ impl Node {
 
     /// A program sent a packet.
     pub fn handle_session_packet(&mut self, now: Instant, session: SessionId, packet: &[u8]) {
+        self.look_at_lease(now);
         let Some(known) = self.sessions.get(session) else { return };
         let greeted = known.greeted;
         match Request::from_bytes(packet) {
@@ -316,23 +323,9 @@ impl Node {
         }
     }
 
-    /// The lease had passed before it was renewed. What programs have granted themselves they do not believe any more;
-    /// so it is given to others, and their sessions end.
-    pub fn handle_lease_lost(&mut self, now: Instant) {
-        for Space { words, .. } in &mut self.spaces {
-            words.turn_epoch();
-        }
-        let attached = |id: &SessionId| self.sessions.get(*id).is_some_and(|s| !s.attached.is_empty());
-        let sessions: Vec<SessionId> = self.sessions.ids().filter(attached).collect();
-        for session in sessions {
-            let text =
-                "all locks of this session are gone: the node stood still for longer than its lease".into();
-            self.expel(now, session, Code::Lost, text);
-        }
-    }
-
     /// Takes up a number of the bells that programs have rung. True if there may be more.
     pub fn handle_bells(&mut self, now: Instant) -> bool {
+        self.look_at_lease(now);
         if self.ended {
             return false;
         }
@@ -400,6 +393,7 @@ impl Node {
 
     /// The time of [`poll_timeout`](Node::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.look_at_lease(now);
         if self.ended {
             return;
         }

@@ -168,6 +168,7 @@ impl Cluster {
             | Output::Hint { .. }
             | Output::Attached { .. }
             | Output::Lease { .. }
+            | Output::Store { .. }
             | Output::Wake { .. } => {}
             Output::Looked { seen, .. } => self.looked.push(seen),
             Output::Carried { from, message } => self.carried.push((n, from, message)),
@@ -524,12 +525,12 @@ fn calls_of_coordinators_are_carried_while_their_node_is_heard() {
     assert_eq!(order, [answer.clone(), call(2, 160 << 10)]);
 
     cluster.mute = Some(1);
-    cluster.run(Duration::from_secs(3));
+    cluster.run(Duration::from_millis(1_400));
     let now = cluster.now;
     assert!(!cluster.node(0).carry(now, NodeId(1), &call(3, 5)), "it is silent");
     assert!(cluster.node(0).carry(now, NodeId(2), &call(3, 5)));
     cluster.mute = None;
-    cluster.run(Duration::from_secs(3));
+    cluster.run(Duration::from_millis(800));
     let now = cluster.now;
     assert!(cluster.node(0).carry(now, NodeId(1), &call(4, 5)), "it is heard again");
     cluster.settle();

@@ -62,7 +62,8 @@ impl World {
                 return;
             }
             FaultKind::Pause => return self.pause(now, length),
-            FaultKind::Crash | FaultKind::Restarts => unreachable!("planned apart"),
+            FaultKind::Crash => return self.crash(now),
+            FaultKind::Restarts => unreachable!("planned apart"),
         };
         let (links, weather, length) = disturbance;
         self.disturb(now, Disturbance { links, weather, flap: 0 }, length);
@@ -114,30 +115,27 @@ impl World {
         }
     }
 
-    /// A node dies and comes back alone, or all are restarted; in the end all are restarted together (L3).
+    /// A node dies, or is stopped in order, and comes back: at once, while others still wait for its lease, or later.
+    fn crash(&mut self, now: Time) {
+        let random = &mut self.fault_random;
+        let node = random.below(self.options.nodes.into()) as u16;
+        let clean = random.chance(250);
+        let back = now + random.spread(10 * MS, 6 * S);
+        self.queue.push(back, Happening::Start { node });
+        self.end(node, clean);
+    }
+
+    /// All are restarted, some rounds before the last one was over.
     pub(crate) fn upheaval(&mut self, index: usize) {
         let now = self.queue.now();
         let (_, kind) = self.mix.upheavals[index];
         self.note_fault(kind as usize);
         let random = &mut self.fault_random;
-        match kind {
-            FaultKind::Crash => {
-                let node = random.below(self.options.nodes.into()) as u16;
-                let back = now + random.between(200 * MS, S);
-                let together = now + random.between(1500 * MS, 3 * S);
-                self.queue.push(back, Happening::Start { node });
-                self.queue.push(together, Happening::RestartAll { clean: false });
-                self.end(node, false);
-            }
-            _ => {
-                // Some rounds come before the last one was over.
-                let mut at = now;
-                for _ in 0..random.between(1, 4) {
-                    let clean = random.chance(300);
-                    self.queue.push(at, Happening::RestartAll { clean });
-                    at += random.between(200 * MS, 1200 * MS);
-                }
-            }
+        let mut at = now;
+        for _ in 0..random.between(1, 4) {
+            let clean = random.chance(300);
+            self.queue.push(at, Happening::RestartAll { clean });
+            at += random.between(200 * MS, 1200 * MS);
         }
     }
 }

@@ -60,9 +60,8 @@ pub(crate) struct Host {
     pub timer_at: Time,
     /// The segments of this run's lockspaces; none if programs have only their sockets.
     pub segments: Vec<Arc<Memory>>,
-    /// Up to when programs believe what they grant themselves, on this machine's clock; and the next renewal.
+    /// Up to when programs believe that they hold what they hold, on this machine's clock.
     pub lease_until: Instant,
-    pub renew_at: Time,
     /// The node waits, and whoever rings must knock.
     pub asleep: bool,
     /// How often in a row it was woken at the same moment.
@@ -88,7 +87,6 @@ impl Host {
             timer_at: Time::MAX,
             segments: Vec::new(),
             lease_until: Instant(0),
-            renew_at: Time::MAX,
             asleep: false,
             rushes: (0, 0),
             offset,
@@ -114,7 +112,7 @@ impl Host {
 
     fn rest(&mut self) {
         (self.serving, self.paused, self.timer_at) = (false, false, Time::MAX);
-        (self.asleep, self.renew_at) = (false, Time::MAX);
+        (self.asleep, self.lease_until) = (false, Instant(0));
     }
 
     /// Something reached the machine, for this run or for whichever goes on. Gives it back if the node is to

@@ -20,6 +20,7 @@
 
 pub mod check;
 pub mod conformance;
+mod coordinator;
 mod disk;
 mod faults;
 pub mod history;

@@ -107,6 +107,11 @@ impl Network {
         pairs.filter(|(a, b)| a != b).collect()
     }
 
+    /// Does anything pass between two nodes, both ways?
+    pub fn passes(&self, now: Time, a: u16, b: u16) -> bool {
+        self.weather(now, a, b).lost < 1000 && self.weather(now, b, a).lost < 1000
+    }
+
     fn weather(&self, now: Time, from: u16, to: u16) -> Weather {
         self.disturbances.values().fold(self.base, |weather, (since, d)| {
             let on = d.flap == 0 || ((now - since) / d.flap).is_multiple_of(2);

@@ -32,6 +32,14 @@ pub struct Load {
     pub by_entry: u64,
     /// Sessions that ended because their node's lease had passed.
     pub lapsed: u64,
+    /// Views in which a run was put out.
+    pub verdicts: u64,
+    /// Times in which no coordinator led.
+    pub leaders_lost: u64,
+    /// Views that came into effect, counted once at each node.
+    pub views: u64,
+    /// Views that another one overtook before masters granted, likewise.
+    pub overtaken: u64,
 }
 
 impl Load {
@@ -49,6 +57,10 @@ impl Load {
         self.grants += other.grants;
         self.by_entry += other.by_entry;
         self.lapsed += other.lapsed;
+        self.verdicts += other.verdicts;
+        self.leaders_lost += other.leaders_lost;
+        self.views += other.views;
+        self.overtaken += other.overtaken;
     }
 }
 

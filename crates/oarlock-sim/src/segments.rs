@@ -1,7 +1,7 @@
 //! Segments of simulated nodes: their leases, their bells and sleep, and the programs that grant themselves in them.
 //!
 //! ```text
-//!   node: renew ─► renew ─► …          stands still past the lease ─► sessions of the segment are over
+//!   node: lease ─► lease ─► …          stands still past the lease ─► its sessions are over
 //!         turn: wake up, inputs, bells, outputs, fall asleep
 //!   program: call ─► (anything) ─► look ─► (anything) ─► call
 //! ```
@@ -9,11 +9,10 @@
 use std::collections::BTreeMap;
 
 use oarlock_layout::id::SpaceId;
-use oarlock_layout::limit::LEASE;
 use oarlock_layout::message::session::{Attached, Request};
 use oarlock_layout::segment::geometry::{area, entry, slot};
 use oarlock_layout::segment::{Geometry, Grant, PlainWords, Stage, State, Words};
-use oarlock_layout::time::Duration;
+use oarlock_layout::time::Instant;
 use oarlock_shm::{Hub, Memory};
 
 use crate::history::{Ask, Client, Told, What};
@@ -25,8 +24,6 @@ use crate::swarm::{MS, S};
 use crate::trace::Kind;
 use crate::world::{Happening, World};
 
-/// How often a node renews its lease, as the daemon does.
-const RENEW_EACH: Duration = Duration::from_millis(750);
 /// Entries of a program: as few as there can be.
 const ENTRIES: u32 = 64;
 
@@ -49,37 +46,16 @@ impl World {
             .collect()
     }
 
-    /// The lease is renewed, unless it has passed: then everything in the segments is lost first (L1).
-    pub(crate) fn renew(&mut self, index: u16) {
-        let now = self.queue.now();
+    /// What programs hold is theirs until then.
+    pub(crate) fn lease(&mut self, index: u16, until: Instant) {
         let host = &mut self.hosts[usize::from(index)];
-        let (at, run) = (host.clock(now), host.disk.run());
-        if host.segments.is_empty() || host.node.is_none() {
-            return;
+        host.lease_until = until;
+        let run = host.disk.run();
+        let lapse_at = host.when(until);
+        if let Some(node) = &mut host.node {
+            node.renew(until.0);
         }
-        // A run that has just begun has none to lose.
-        if host.renew_at != Time::MAX && at >= host.lease_until {
-            self.lapse(index);
-            let host = &mut self.hosts[usize::from(index)];
-            host.node.as_mut().expect("looked at above").handle_lease_lost(at);
-        }
-        let host = &mut self.hosts[usize::from(index)];
-        host.lease_until = at + LEASE;
-        host.renew_at = host.when(at + RENEW_EACH).max(now + 1);
-        host.node.as_mut().expect("looked at above").renew(host.lease_until.0);
-        let (renew_at, lapse_at) = (host.renew_at, host.when(host.lease_until));
-        self.queue.push(renew_at, Happening::Renew { node: index, run });
         self.queue.push(lapse_at, Happening::Lapse { node: index, run });
-    }
-
-    /// It is time to renew.
-    pub(crate) fn renewal(&mut self, index: u16, run: u64) {
-        let host = &self.hosts[usize::from(index)];
-        if host.up && host.disk.run() == run && host.renew_at == self.queue.now() && !host.paused {
-            self.wake(index);
-            self.renew(index);
-            self.turn(index);
-        }
     }
 
     /// A lease may have passed, which programs notice by themselves.
@@ -95,7 +71,9 @@ impl World {
             self.hosts[usize::from(index)].sessions.iter().map(|(c, p)| (*c, *p)).collect();
         for (client, process) in sessions {
             let program = &self.processes[process];
-            if program.alive && program.client == client && !program.share.is_living() {
+            // Who has no place in a segment hears of the lease from its node, and counts by itself as well.
+            let over = !program.share.is_living() || !program.share.is_attached();
+            if program.alive && program.client == client && over {
                 self.load.lapsed += 1;
                 self.forsake(process);
             }

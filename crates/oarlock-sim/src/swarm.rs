@@ -39,7 +39,7 @@ pub enum FaultKind {
     Pause,
     /// The network is slow.
     Slow,
-    /// A node dies and comes back alone; later all are restarted (FT1, as far as L3 allows).
+    /// A node dies and comes back (FT1).
     Crash,
     /// All nodes are restarted, some of them again before they serve (FT15).
     Restarts,
@@ -67,7 +67,7 @@ impl FaultKind {
 /// How one seed's run is.
 #[derive(Clone, Debug)]
 pub struct Mix {
-    /// Weights of [`FaultKind::ALL`]; crashes and restarts are planned apart, because each costs seconds.
+    /// Weights of [`FaultKind::ALL`]; restarts of all are planned apart, because each costs seconds.
     pub faults: [u64; 13],
     /// Time between two faults, at most twice this.
     pub fault_gap: Time,
@@ -75,7 +75,7 @@ pub struct Mix {
     pub fault_max: Time,
     /// Weather without any fault.
     pub weather: Weather,
-    /// Moments of crashes or restart storms.
+    /// Moments of restart storms.
     pub upheavals: Vec<(Time, FaultKind)>,
     /// Each node's clock runs so many parts per million too fast (FT14).
     pub drift: Vec<i64>,
@@ -109,7 +109,7 @@ impl Mix {
     /// The mix of a seed. `seconds` is the length of the run, `storm_end` when faults must be over.
     pub fn draw(random: &mut Random, nodes: u16, storm_end: Time, resources: Option<u64>) -> Mix {
         let mut faults = [0; 13];
-        for weight in &mut faults[..11] {
+        for weight in &mut faults[..12] {
             // A third of the kinds is missing from each run.
             *weight = if random.chance(667) { random.between(1, 8) } else { 0 };
         }
@@ -177,8 +177,7 @@ fn upheavals(random: &mut Random, storm_end: Time) -> Vec<(Time, FaultKind)> {
     if storm_end < 14 * S || !random.chance(400) {
         return Vec::new();
     }
-    let kind = if random.chance(500) { FaultKind::Crash } else { FaultKind::Restarts };
-    vec![(random.between(3 * S, storm_end - 10 * S), kind)]
+    vec![(random.between(3 * S, storm_end - 10 * S), FaultKind::Restarts)]
 }
 
 #[cfg(test)]
@@ -189,13 +188,11 @@ mod tests {
     fn seeds_draw_different_mixes_and_every_kind_somewhere() {
         let mixes: Vec<Mix> =
             (0..200).map(|seed| Mix::draw(&mut Random::new(seed), 5, 46 * S, None)).collect();
-        for kind in 0..11 {
+        for kind in 0..12 {
             let with = mixes.iter().filter(|m| m.faults[kind] > 0).count();
             assert!((80..180).contains(&with), "kind {kind} in {with} of 200");
         }
-        for kind in [FaultKind::Crash, FaultKind::Restarts] {
-            assert!(mixes.iter().any(|m| m.upheavals.iter().any(|(_, k)| *k == kind)));
-        }
+        assert!(mixes.iter().any(|m| m.upheavals.iter().any(|(_, k)| *k == FaultKind::Restarts)));
         assert!(mixes.iter().all(|m| m.modes.iter().sum::<u64>() > 0));
     }
 }

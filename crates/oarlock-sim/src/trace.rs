@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Start = 9,
     End = 10,
     Caller = 11,
+    Decided = 12,
 }
 
 /// The hash of everything so far.

@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use oarlock_cluster::registry::Command;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
@@ -22,6 +23,7 @@ use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
+use crate::coordinator::Coordinator;
 use crate::disk;
 use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
@@ -75,12 +77,25 @@ pub(crate) enum Happening {
     },
     /// Some program stands still for a while.
     Freeze,
-    /// A node renews its lease; a lease may have passed.
-    Renew {
+    /// A lease may have passed.
+    Lapse {
         node: u16,
         run: u64,
     },
-    Lapse {
+    /// A proposal reaches whoever leads the coordinator.
+    Decide {
+        node: u16,
+        run: u64,
+        command: Command,
+    },
+    /// A node hears what was decided.
+    Catch {
+        node: u16,
+    },
+    /// Everybody asks whether something was decided.
+    Attend,
+    /// A run has ended by itself; its process begins another.
+    Again {
         node: u16,
         run: u64,
     },
@@ -130,6 +145,7 @@ pub(crate) enum Happening {
 /// Parts of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Part {
+    Heal,
     Calm,
     MustServe,
     Polite,
@@ -142,6 +158,7 @@ pub(crate) enum Part {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub storm_end: Time,
+    pub calm: Time,
     pub polite: Time,
     pub drain: Time,
     pub end: Time,
@@ -149,8 +166,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     fn new(seconds: u64) -> Plan {
-        let end = seconds.max(15) * S;
-        Plan { storm_end: end - 13 * S, polite: end - 6 * S, drain: end - 4 * S, end }
+        let end = seconds.max(22) * S;
+        Plan { storm_end: end - 17 * S, calm: end - 11 * S, polite: end - 6 * S, drain: end - 4 * S, end }
     }
 }
 
@@ -163,6 +180,7 @@ pub(crate) struct World {
     pub(crate) queue: Queue<Happening>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) network: Network,
+    pub(crate) coordinator: Coordinator,
     pub(crate) processes: Vec<Process>,
     pub(crate) names: Vec<Name>,
     /// The time, for the clocks of programs.
@@ -210,6 +228,7 @@ impl World {
             .collect();
         // Even ranks are in the first lockspace, odd ones in the second.
         let names = (0..mix.resources * 2).map(|n| Name::new(format!("r{}", n / 2).as_bytes()));
+        let founders = (0..options.nodes).map(|n| (name_of(n), key_of(&options, n))).collect();
         let rules = Rules::simulated(options.nodes, vec![false, true]);
         World {
             seed,
@@ -217,6 +236,7 @@ impl World {
             queue: Queue::default(),
             hosts,
             network,
+            coordinator: Coordinator::new(founders, random.fork()),
             processes,
             names: names.map(|name| name.expect("a short name")).collect(),
             phase: Phase::Load,
@@ -251,6 +271,7 @@ impl World {
             self.queue.push(at, Happening::Spawn { process });
         }
         self.queue.push(S, Happening::Kill);
+        self.queue.push(1, Happening::Attend);
         if self.mix.attached.is_some() {
             self.queue.push(S, Happening::Freeze);
         }
@@ -260,10 +281,11 @@ impl World {
                 self.queue.push(at, Happening::Upheaval { index });
             }
         }
-        let Plan { storm_end, polite, drain, end } = self.plan;
+        let Plan { storm_end, calm, polite, drain, end } = self.plan;
         for (at, part) in [
-            (storm_end, Part::Calm),
-            (storm_end + 3 * S, Part::MustServe),
+            (storm_end, Part::Heal),
+            (storm_end + 6 * S, Part::MustServe),
+            (calm, Part::Calm),
             (polite, Part::Polite),
             (drain - 1, Part::PoliteEnd),
             (drain, Part::Drain),
@@ -345,8 +367,11 @@ impl World {
             }
             Happening::Look { process, client } => self.look(process, client),
             Happening::Freeze => self.freeze(),
-            Happening::Renew { node, run } => self.renewal(node, run),
             Happening::Lapse { node, run } => self.lapsed(node, run),
+            Happening::Decide { node, run, command } => self.decide(node, run, command),
+            Happening::Catch { node } => self.catch(node),
+            Happening::Attend => self.attend(),
+            Happening::Again { node, run } => self.again(node, run),
             Happening::Sleep { node } => self.sleep(node),
             Happening::Spawn { process } => self.spawn(process),
             Happening::Kill => self.kill_somebody(),
@@ -369,7 +394,7 @@ impl World {
         if host.up {
             return;
         }
-        let clean = host.begin();
+        host.begin();
         let run = host.disk.run();
         let seed = self.seed ^ (u64::from(index) << 32) ^ run.wrapping_mul(0x9e37_79b9);
         let seed_of_run = seed;
@@ -380,9 +405,9 @@ impl World {
             resources_max: self.mix.resources_max,
         };
         let nodes = (0..self.options.nodes).map(|n| NodeConfig {
-            name: format!("node-{}", char::from(b'a' + (n % 26) as u8)),
+            name: name_of(n),
             address: Host::address(n),
-            key: self.options.crypto.map_or_else(|| seal_key(n), |make| make(n, 0).1),
+            key: key_of(&self.options, n),
         });
         let config = Config {
             cluster: "sim".into(),
@@ -391,8 +416,6 @@ impl World {
             spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
             shared: 1,
             incarnation: Incarnation(run),
-            stored: host.disk.stored(),
-            clean,
             seed,
             shards: 1,
             circuits: oarlock_circuit::Options {
@@ -410,9 +433,11 @@ impl World {
         };
         let words = self.words(index, seed_of_run);
         let host = &mut self.hosts[usize::from(index)];
-        host.node = Some(Node::new(host.clock(now), config, seal, words));
+        let at = host.clock(now);
+        let mut node = Node::new(at, config, seal, words);
+        node.handle_applied(at, self.coordinator.known(index));
+        self.hosts[usize::from(index)].node = Some(node);
         self.trace.record(now, Kind::Start, index.into(), &run.to_le_bytes());
-        self.renew(index);
         self.turn(index);
     }
 
@@ -422,13 +447,15 @@ impl World {
         self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
-        let mut clean = clean;
         if clean && let Some(node) = &mut host.node {
-            clean = node.may_leave_clean(at);
             node.stop(at);
+            // All programs are told below, before anything else happens.
+            node.surrender();
             self.drain(index);
         }
         let host = &mut self.hosts[usize::from(index)];
+        self.load.views += host.node.iter().flat_map(Node::failovers).count() as u64;
+        self.load.overtaken += host.node.iter().flat_map(Node::failovers).filter(|f| f.overtaken).count() as u64;
         if clean && host.up {
             host.disk.mark_clean();
         }
@@ -465,10 +492,7 @@ impl World {
             }
             Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
             Input::Gone { client } => node.handle_opener_ended(SessionId(client)),
-            Input::Stored { epoch } => {
-                host.disk.store(epoch);
-                node.handle_stored(at, epoch);
-            }
+            Input::Stored { epoch } => host.disk.store(epoch),
         }
     }
 
@@ -498,7 +522,7 @@ impl World {
         let host = &mut self.hosts[usize::from(index)];
         let (at, run) = (host.clock(now), host.disk.run());
         let Some(node) = &mut host.node else { return };
-        let mut looks = Vec::new();
+        let (mut looks, mut proposals, mut lease) = (Vec::new(), Vec::new(), None);
         while let Some(output) = node.poll_output(at) {
             match output {
                 Output::Transmit(transmit) => {
@@ -527,12 +551,16 @@ impl World {
                     let input = Input::Stored { epoch };
                     self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
                 }
+                Output::Propose(command) => proposals.push(command),
+                Output::Lease { until } => lease = Some(until),
                 Output::Event(event) => {
                     let text = event.to_string();
                     self.trace.record(now, Kind::Event, index.into(), text.as_bytes());
                     match event {
                         oarlock_node::Event::Serving { .. } => host.serving = true,
-                        oarlock_node::Event::Violation { .. } | oarlock_node::Event::Overwhelmed { .. } => {
+                        oarlock_node::Event::Violation { .. }
+                        | oarlock_node::Event::Overwhelmed { .. }
+                        | oarlock_node::Event::NotLetIn { .. } => {
                             let text = format!("node {index}: {text}");
                             self.others.add("honesty", now, text);
                         }
@@ -564,19 +592,29 @@ impl World {
                     };
                     looks.extend(host.sessions.values().copied().filter(sits).map(|process| (process, None)));
                 }
-                // Programs that close are told before; nobody asks questions here, and there is no coordinator yet.
+                // Programs that close are told before; nobody asks questions here, and no coordinator calls another.
                 Output::Close { .. }
                 | Output::Asked { .. }
                 | Output::Looked { .. }
                 | Output::Carried { .. } => {}
             }
         }
+        let ended = node.has_ended();
         if let Some(wake) = node.poll_timeout() {
             let when = host.when(wake).max(now);
             if when < host.timer_at {
                 host.timer_at = when;
                 self.queue.push(when, Happening::Timer { node: index, run });
             }
+        }
+        for command in proposals {
+            self.propose(index, run, command);
+        }
+        if let Some(until) = lease {
+            self.lease(index, until);
+        }
+        if ended {
+            self.queue.push(now, Happening::Again { node: index, run });
         }
         for (process, at) in looks {
             match at {
@@ -592,9 +630,8 @@ impl World {
         if !std::mem::take(&mut host.paused) {
             return;
         }
-        // As a daemon would: its lease first, then everything that waits in its sockets, its timers, its outputs.
+        // As a daemon would: everything that waits in its sockets, its timers, its outputs.
         self.wake(index);
-        self.renew(index);
         let waiting = std::mem::take(&mut self.hosts[usize::from(index)].inbox);
         for input in waiting {
             self.hand_in(index, input);
@@ -614,11 +651,21 @@ impl World {
             let this = clean && self.fault_random.chance(950);
             self.end(node, this);
         }
-        self.mark(Mark::NewCluster);
         for node in 0..self.options.nodes {
             let at = self.queue.now() + self.fault_random.below(S);
             self.queue.push(at, Happening::Start { node });
         }
+    }
+
+    /// A run has ended by itself.
+    fn again(&mut self, node: u16, run: u64) {
+        let host = &self.hosts[usize::from(node)];
+        if !host.up || host.disk.run() != run {
+            return;
+        }
+        self.end(node, false);
+        let at = self.queue.now() + self.local_random.spread(MS, 300 * MS);
+        self.queue.push(at, Happening::Start { node });
     }
 
     fn replay(&mut self) {
@@ -791,17 +838,20 @@ impl World {
     fn part(&mut self, part: Part) {
         match part {
             Part::Calm => {
+                self.mark(Mark::Calm);
+            }
+            Part::Heal => {
                 self.calm = true;
                 self.network.calm();
                 for node in 0..self.options.nodes {
                     self.resume(node);
+                    self.start(node);
                 }
-                self.mark(Mark::Calm);
             }
             Part::MustServe => {
                 let idle: BTreeSet<u16> = self.hosts.iter().filter(|h| !h.serving).map(|h| h.index).collect();
                 if !idle.is_empty() {
-                    let text = format!("nodes {idle:?} do not serve 3 s after the last fault");
+                    let text = format!("nodes {idle:?} do not serve 6 s after the last fault");
                     self.others.add("forming", self.queue.now(), text);
                 }
             }
@@ -827,7 +877,7 @@ impl World {
         }
     }
 
-    fn mark(&mut self, mark: Mark) {
+    pub(crate) fn mark(&mut self, mark: Mark) {
         self.event(What::Mark(mark));
     }
 
@@ -845,6 +895,14 @@ impl World {
         self.faults[kind] += 1;
         self.load.faults += 1;
     }
+}
+
+fn name_of(node: u16) -> String {
+    format!("node-{}", char::from(b'a' + (node % 26) as u8))
+}
+
+fn key_of(options: &Options, node: u16) -> PublicKey {
+    options.crypto.map_or_else(|| seal_key(node), |make| make(node, 0).1)
 }
 
 fn seal_key(node: u16) -> PublicKey {

@@ -59,7 +59,8 @@ impl Order {
                     self.granted(rules, ledger, event.at, (lock, *mode, fence), findings);
                 }
             }
-            What::Mark(Mark::NewCluster) => self.overtaken.clear(),
+            // What waits is queued anew, in whatever order it is stated (47).
+            What::Mark(Mark::NewCluster | Mark::NodeGone) => self.overtaken.clear(),
             _ => {}
         }
         if let What::Told { client, handle, told: Told::Granted { .. } | Told::Failed { .. } } = &event.what {

@@ -74,6 +74,7 @@ fn mark(word: &str) -> Option<Mark> {
         "polite" => Mark::Polite,
         "polite-end" => Mark::PoliteEnd,
         "drained" => Mark::Drained,
+        "node-gone" => Mark::NodeGone,
         "new-cluster" => Mark::NewCluster,
         _ => return None,
     })

@@ -35,6 +35,8 @@ struct Content {
     had: bool,
 }
 
+/// From the verdict about a node until all locks are recovered, at most.
+const RECOVERY_MAX: u64 = 8_000_000_000;
 /// Steps kept per resource; reads that span more are judged by what is left.
 const STEPS_MAX: usize = 512;
 
@@ -114,6 +116,15 @@ impl Track {
         self.step(contents)
     }
 
+    /// A node was put out: of what it may have written others know the last block they were told of, and mark it. Until
+    /// they have recovered a block that is written and told to the node that left is marked as well.
+    fn doubt(&mut self, at: u64) {
+        let marked = |content: &Content| Content { valid: false, had: true, ..*content };
+        let contents = self.steps.iter().flatten().map(marked).chain(self.now().iter().copied()).collect();
+        self.step(contents);
+        self.shaky_until = self.shaky_until.max(at + RECOVERY_MAX);
+    }
+
     /// Deaths of which `over` is true have been dealt with.
     fn bury(&mut self, over: impl Fn(u64, Mode) -> bool) {
         let done = &mut self.done;
@@ -170,6 +181,7 @@ impl Values {
                 }
             }
             What::Mark(Mark::NewCluster) => self.tracks.clear(),
+            What::Mark(Mark::NodeGone) => self.tracks.iter_mut().for_each(|track| track.doubt(event.at)),
             What::Opened { .. } | What::Mark(_) => {}
         }
     }
@@ -414,6 +426,13 @@ mod tests {
             "a release without a block leaves the old one (29)",
             &story(
                 "1 lock x EX; 1 granted EX 1.1.2; 1 convert NL; 1 granted NL 1.1.2; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=1:a",
+            ),
+        );
+        passes(
+            "an older block that is marked, after a node was put out (44)",
+            &story(
+                "2 lock x EX; 2 granted EX 1.1.2; 2 unlock write=b; 2 released; node-gone; \
+                 11 lock x CR VALBLK; 11 granted CR 2.1.0 read=9:a!",
             ),
         );
         passes(

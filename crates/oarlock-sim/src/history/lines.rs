@@ -79,12 +79,13 @@ pub struct LineError {
     pub why: String,
 }
 
-const MARKS: [(&str, Mark); 6] = [
+const MARKS: [(&str, Mark); 7] = [
     ("storm", Mark::Storm),
     ("calm", Mark::Calm),
     ("polite", Mark::Polite),
     ("polite-end", Mark::PoliteEnd),
     ("drained", Mark::Drained),
+    ("node-gone", Mark::NodeGone),
     ("new-cluster", Mark::NewCluster),
 ];
 

@@ -1,0 +1,198 @@
+//! The coordinator of a simulated cluster: an order of commands that a majority decides.
+//!
+//! ```text
+//!   node: Propose ──► (late, lost, twice) ──► Decide ──► is there a majority that the proposer reaches? ──► the order
+//!                                                                                                   │
+//!   node: handle_applied, handle_answer ◄── (late, several at once) ◄── Catch: it reaches a majority ◄┘
+//! ```
+//!
+//! How a majority agrees is not simulated here: that is the engines' own affair, and each has its tests. What a node can
+//! see of it is: nothing is decided without a majority or while there is no leader; what was decided stays; each node
+//! hears of it in order, late, or not at all as long as it is cut off. A proposer may never hear what came of it.
+
+use std::collections::VecDeque;
+
+use oarlock_cluster::registry::{
+    Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings,
+};
+use oarlock_layout::id::Epoch;
+use oarlock_layout::seal::PublicKey;
+
+use crate::history::Mark;
+use crate::host::Host;
+use crate::queue::Time;
+use crate::random::Random;
+use crate::swarm::{MS, S};
+use crate::trace::Kind;
+use crate::world::{Happening, World};
+
+/// How often a node that has heard of everything asks whether there is more.
+const ASK_EACH: Time = 100 * MS;
+
+/// What has been decided, and what each node knows of it.
+pub(crate) struct Coordinator {
+    /// With all that was decided.
+    registry: Registry,
+    order: Vec<Command>,
+    /// What each node's disk has: how many commands, and the registry after these.
+    known: Vec<(usize, Registry)>,
+    /// Answers that are due once the node has applied so many commands: of which run, to which command.
+    answers: Vec<VecDeque<(usize, u64, Command, Outcome)>>,
+    /// Nobody leads until then.
+    leaderless_until: Time,
+    random: Random,
+    pub(crate) decided: u64,
+}
+
+impl Coordinator {
+    /// A cluster that has just been founded.
+    pub(crate) fn new(founders: Vec<(String, PublicKey)>, random: Random) -> Coordinator {
+        let members: Vec<Founder> = (founders.into_iter().enumerate())
+            .map(|(n, (name, key))| Founder { name, address: Host::address(n as u16), key })
+            .collect();
+        let nodes = members.len();
+        let space = |name: &str, order| FirstSpace {
+            name: name.into(),
+            settings: SpaceSettings {
+                order,
+                value: 64,
+                retain: true,
+                resources_max: 1 << 16,
+                owner: 0,
+                group: 0,
+                mode: 0o660,
+            },
+        };
+        let spaces = vec![space("default", Order::Passover), space("strict", Order::Strict)];
+        let mut registry = Registry::new();
+        let outcome =
+            registry.apply(&Command::Init { cluster: [7; 16], members, spaces, above: Epoch(0) });
+        assert_eq!(outcome, Outcome::Done);
+        Coordinator {
+            order: Vec::new(),
+            known: vec![(0, registry.clone()); nodes],
+            registry,
+            answers: vec![VecDeque::new(); nodes],
+            leaderless_until: 0,
+            random,
+            decided: 0,
+        }
+    }
+
+    /// What the disk of a node says.
+    pub(crate) fn known(&self, node: u16) -> &Registry {
+        &self.known[usize::from(node)].1
+    }
+}
+
+impl World {
+    /// A node proposes something.
+    pub(crate) fn propose(&mut self, node: u16, run: u64, command: Command) {
+        let now = self.queue.now();
+        let random = &mut self.coordinator.random;
+        if !self.calm && random.chance(20) {
+            // Lost on its way.
+            return;
+        }
+        let copies = if !self.calm && random.chance(20) { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = !self.calm && random.chance(20);
+            let way = if late { random.spread(50 * MS, 5 * S) } else { random.spread(200_000, 15 * MS) };
+            self.queue.push(now + way, Happening::Decide { node, run, command: command.clone() });
+        }
+    }
+
+    /// A proposal has reached whoever leads, if anybody does.
+    pub(crate) fn decide(&mut self, node: u16, run: u64, command: Command) {
+        let now = self.queue.now();
+        // A process that gives its run up stays until it hears that it is given up.
+        let leaving = matches!(command, Command::Surrender { .. });
+        if now < self.coordinator.leaderless_until || !self.reaches_majority(node, leaving) {
+            return;
+        }
+        self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
+        let it = &mut self.coordinator;
+        it.decided += 1;
+        let outcome = it.registry.apply(&command);
+        it.order.push(command.clone());
+        let evicted = matches!(command, Command::Evict { .. }) && outcome == Outcome::Done;
+        it.answers[usize::from(node)].push_back((it.order.len(), run, command, outcome));
+        if evicted {
+            self.load.verdicts += 1;
+            self.mark(Mark::NodeGone);
+        }
+        for node in 0..self.options.nodes {
+            let way = self.coordinator.random.spread(200_000, 30 * MS);
+            self.queue.push(now + way, Happening::Catch { node });
+        }
+    }
+
+    /// A node looks whether there is more than it knows.
+    pub(crate) fn catch(&mut self, node: u16) {
+        let now = self.queue.now();
+        let host = &self.hosts[usize::from(node)];
+        if !host.up || host.paused || !self.reaches_majority(node, false) {
+            return;
+        }
+        let (run, at) = (host.disk.run(), host.clock(now));
+        let it = &mut self.coordinator;
+        let (known, registry) = &mut it.known[usize::from(node)];
+        let behind = it.order.len() - *known;
+        if behind == 0 {
+            return;
+        }
+        // One after the other, or all at once.
+        let step = if it.random.chance(500) { 1 } else { behind };
+        for command in &it.order[*known..*known + step] {
+            registry.apply(command);
+        }
+        *known += step;
+        let mut answers = Vec::new();
+        while let Some((index, ..)) = it.answers[usize::from(node)].front()
+            && *index <= *known
+        {
+            answers.extend(it.answers[usize::from(node)].pop_front());
+        }
+        let registry = registry.clone();
+        self.wake(node);
+        if let Some(it) = &mut self.hosts[usize::from(node)].node {
+            it.handle_applied(at, &registry);
+            for (_, of, command, outcome) in answers {
+                if of == run {
+                    it.handle_answer(at, &command, outcome);
+                }
+            }
+        }
+        self.turn(node);
+        if step < behind {
+            self.queue.push(now, Happening::Catch { node });
+        }
+    }
+
+    /// From time to time everybody looks, and sometimes a leader is lost.
+    pub(crate) fn attend(&mut self) {
+        let now = self.queue.now();
+        for node in 0..self.options.nodes {
+            self.queue.push(now, Happening::Catch { node });
+        }
+        if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
+            self.load.leaders_lost += 1;
+            let away = self.coordinator.random.between(100 * MS, 600 * MS);
+            self.coordinator.leaderless_until = now + away;
+        }
+        self.queue.push(now + ASK_EACH, Happening::Attend);
+    }
+
+    /// Can this node talk with a majority, itself included, in both directions?
+    fn reaches_majority(&self, node: u16, leaving: bool) -> bool {
+        let now = self.queue.now();
+        let works = |n: u16| {
+            let host = &self.hosts[usize::from(n)];
+            (host.up && !host.paused) || (n == node && leaving)
+        };
+        let reached = (0..self.options.nodes)
+            .filter(|other| works(*other) && (*other == node || self.network.passes(now, node, *other)))
+            .count();
+        works(node) && 2 * reached > usize::from(self.options.nodes)
+    }
+}
