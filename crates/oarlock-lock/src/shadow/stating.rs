@@ -151,6 +151,10 @@ impl Shadow {
     }
 
     fn want_of(&self, ctx: &Context<'_>, word: &Word, first: &Waiting, conv: Option<&Conv>) -> Want {
+        if ctx.frozen {
+            // No answer would lead to a grant.
+            return Want::default();
+        }
         if conv.is_some() {
             // The grant brings a new serial by itself; whether it brings the newest block depends on who
             // else owns what then.
@@ -215,7 +219,7 @@ impl Shadow {
         if self.forgetting || !self.unused(&ctx.words.look(self.slot)) {
             return false;
         }
-        if self.n == 0 {
+        if self.n == 0 && self.owned.is_none() {
             return true;
         }
         if ctx.quiet {
