@@ -140,7 +140,7 @@ pub struct Recovery {
     /// The barriers passed so far.
     passed: usize,
     peers: BTreeMap<NodeId, Peer>,
-    /// This node knew a run that is not in the view.
+    /// This node knew a run that is not in the view, or was not in an earlier one that never opened.
     departed: bool,
     /// This node has stated everything anew.
     stated: bool,
@@ -191,8 +191,9 @@ impl Recovery {
         if self.failovers.len() > FAILOVERS_MAX {
             self.failovers.pop_front();
         }
-        (self.passed, self.stated, self.last) = (0, false, None);
-        (self.departed, self.fences) = (departed, fences);
+        // What a view that never opened left to be doubted is doubted under this one.
+        self.departed = departed || (self.departed && !self.is_open());
+        (self.passed, self.stated, self.last, self.fences) = (0, false, None, fences);
         // What was to be said under the view before is of no use to anybody.
         self.outputs.clear();
         self.say_to_all(Step::Arrived);
