@@ -124,7 +124,8 @@ impl World {
                 return;
             }
             let Some(node) = &mut host.node else { return };
-            if node.fall_asleep() {
+            // After the end of a run nobody answers bells.
+            if node.has_ended() || node.fall_asleep() {
                 host.asleep = true;
                 return;
             }
