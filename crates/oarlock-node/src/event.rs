@@ -119,7 +119,9 @@ impl fmt::Display for Event {
                 f.write_str("no majority has confirmed this node's lease for long; nothing new is granted")
             }
             Event::Thawed => f.write_str("the lease is renewed; locks are granted again"),
-            Event::LeaseLost => f.write_str("the lease is over, or others have put this node out; all its locks are lost"),
+            Event::LeaseLost => {
+                f.write_str("the lease is over, or others have put this node out; all its locks are lost")
+            }
             Event::NotLetIn { why } => write!(f, "this node is not let in: {why}"),
             Event::Violation { node, what } => write!(f, "{node} misbehaves: {what}"),
             Event::Overwhelmed { node } => write!(

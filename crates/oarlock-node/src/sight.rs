@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
 use oarlock_layout::directory;
 use oarlock_layout::id::{NodeId, SpaceId};
@@ -12,7 +13,6 @@ use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{Look, Party, Seen, What};
 use oarlock_layout::name::Name;
 use oarlock_layout::time::Instant;
-use oarlock_cluster::recovery::Gate;
 use oarlock_lock::Counters as LockCounters;
 
 use crate::node::{Node, Space};

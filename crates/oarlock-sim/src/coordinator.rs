@@ -12,9 +12,7 @@
 
 use std::collections::VecDeque;
 
-use oarlock_cluster::registry::{
-    Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings,
-};
+use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings};
 use oarlock_layout::id::Epoch;
 use oarlock_layout::seal::PublicKey;
 
@@ -38,6 +36,8 @@ pub(crate) struct Coordinator {
     known: Vec<(usize, Registry)>,
     /// Answers that are due once the node has applied so many commands: of which run, to which command.
     answers: Vec<VecDeque<(usize, u64, Command, Outcome)>>,
+    /// What is decided does not reach these nodes until then, though all their circuits work.
+    deaf_until: Vec<Time>,
     /// Nobody leads until then.
     leaderless_until: Time,
     random: Random,
@@ -65,14 +65,14 @@ impl Coordinator {
         };
         let spaces = vec![space("default", Order::Passover), space("strict", Order::Strict)];
         let mut registry = Registry::new();
-        let outcome =
-            registry.apply(&Command::Init { cluster: [7; 16], members, spaces, above: Epoch(0) });
+        let outcome = registry.apply(&Command::Init { cluster: [7; 16], members, spaces, above: Epoch(0) });
         assert_eq!(outcome, Outcome::Done);
         Coordinator {
             order: Vec::new(),
             known: vec![(0, registry.clone()); nodes],
             registry,
             answers: vec![VecDeque::new(); nodes],
+            deaf_until: vec![0; nodes],
             leaderless_until: 0,
             random,
             decided: 0,
@@ -131,7 +131,11 @@ impl World {
     pub(crate) fn catch(&mut self, node: u16) {
         let now = self.queue.now();
         let host = &self.hosts[usize::from(node)];
-        if !host.up || host.paused || !self.reaches_majority(node, false) {
+        if !host.up
+            || host.paused
+            || now < self.coordinator.deaf_until[usize::from(node)] && !self.calm
+            || !self.reaches_majority(node, false)
+        {
             return;
         }
         let (run, at) = (host.disk.run(), host.clock(now));
@@ -179,6 +183,11 @@ impl World {
             self.load.leaders_lost += 1;
             let away = self.coordinator.random.between(100 * MS, 600 * MS);
             self.coordinator.leaderless_until = now + away;
+        }
+        if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
+            let node = self.coordinator.random.below(self.options.nodes.into()) as usize;
+            let away = self.coordinator.random.spread(50 * MS, 4 * S);
+            self.coordinator.deaf_until[node] = now + away;
         }
         self.queue.push(now + ASK_EACH, Happening::Attend);
     }

@@ -269,7 +269,11 @@ mod planted {
         Room(RoomBug::StaleForget),
         Room(RoomBug::OldBlock),
         Room(RoomBug::AnswerAlone),
-        Bug::EmptyMaster,
+        Room(RoomBug::KeepDeadWritersBlock),
+        Room(RoomBug::ToldAlready),
+        Room(RoomBug::TokenReset),
+        Bug::OpenEarly,
+        Bug::LongLease,
     ];
 
     /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails.

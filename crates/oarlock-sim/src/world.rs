@@ -42,102 +42,51 @@ use crate::trace::{Kind, Trace};
 #[derive(Debug)]
 pub(crate) enum Happening {
     /// Something reaches a node. Sessions and writes belong to one run of it.
-    Input {
-        node: u16,
-        run: Option<u64>,
-        input: Input,
-    },
+    Input { node: u16, run: Option<u64>, input: Input },
     /// A node asked to be woken.
-    Timer {
-        node: u16,
-        run: u64,
-    },
+    Timer { node: u16, run: u64 },
     /// An answer reaches a program.
-    Reply {
-        process: usize,
-        client: Client,
-        bytes: Vec<u8>,
-    },
+    Reply { process: usize, client: Client, bytes: Vec<u8> },
     /// A program that stood still may go on.
-    Thaw {
-        process: usize,
-        client: Client,
-    },
+    Thaw { process: usize, client: Client },
     /// A program is given a place in a segment.
-    Attached {
-        process: usize,
-        client: Client,
-        space: SpaceId,
-        attached: Attached,
-    },
+    Attached { process: usize, client: Client, space: SpaceId, attached: Attached },
     /// A program looks at its entries in segments.
-    Look {
-        process: usize,
-        client: Client,
-    },
+    Look { process: usize, client: Client },
     /// Some program stands still for a while.
     Freeze,
     /// A lease may have passed.
-    Lapse {
-        node: u16,
-        run: u64,
-    },
+    Lapse { node: u16, run: u64 },
     /// A proposal reaches whoever leads the coordinator.
-    Decide {
-        node: u16,
-        run: u64,
-        command: Command,
-    },
+    Decide { node: u16, run: u64, command: Command },
     /// A node hears what was decided.
-    Catch {
-        node: u16,
-    },
+    Catch { node: u16 },
     /// Everybody asks whether something was decided.
     Attend,
     /// A run has ended by itself; its process begins another.
-    Again {
-        node: u16,
-        run: u64,
-    },
+    Again { node: u16, run: u64 },
     /// A node has nothing to do.
-    Sleep {
-        node: u16,
-    },
+    Sleep { node: u16 },
     /// A program has something to do.
-    Think {
-        process: usize,
-        client: Client,
-    },
+    Think { process: usize, client: Client },
     /// A program starts.
-    Spawn {
-        process: usize,
-    },
+    Spawn { process: usize },
     /// Some program dies.
     Kill,
     /// The next fault.
     Fault,
     /// A disturbance of the network ends.
-    Settle {
-        disturbance: u64,
-    },
+    Settle { disturbance: u64 },
     /// A captured datagram comes again.
     Replay,
     /// A node goes on after standing still.
-    Resume {
-        node: u16,
-    },
+    Resume { node: u16 },
     /// A planned upheaval.
-    Upheaval {
-        index: usize,
-    },
+    Upheaval { index: usize },
     /// All nodes are stopped, to be started again.
-    RestartAll {
-        clean: bool,
-    },
+    RestartAll { clean: bool },
     /// A node is started.
-    Start {
-        node: u16,
-    },
+    Start { node: u16 },
     /// The next part of the run.
     Part(Part),
 }
@@ -455,7 +404,8 @@ impl World {
         }
         let host = &mut self.hosts[usize::from(index)];
         self.load.views += host.node.iter().flat_map(Node::failovers).count() as u64;
-        self.load.overtaken += host.node.iter().flat_map(Node::failovers).filter(|f| f.overtaken).count() as u64;
+        self.load.overtaken +=
+            host.node.iter().flat_map(Node::failovers).filter(|f| f.overtaken).count() as u64;
         if clean && host.up {
             host.disk.mark_clean();
         }

@@ -127,6 +127,10 @@ impl Shadow {
         if covered && self.passes_head(ctx, first) {
             return None;
         }
+        if ctx.frozen {
+            // What is granted now cannot be used: a new wish would be granted and stated without end.
+            return self.rare.wish.conv.filter(|told| told.attempt == first.attempt);
+        }
         let need = word.counts.need();
         let with_need = |mode| join_option(need, Some(mode)).expect("a join with some mode");
         let others = match first.from {
