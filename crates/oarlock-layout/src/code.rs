@@ -68,6 +68,8 @@ codes! {
     KeyMismatch = 1205, exit 78;
     /// A data directory cannot be used or is in use.
     DataDir = 1206, exit 78;
+    /// The file of the coordinator cannot be used.
+    CoordinatorFile = 1207, exit 78;
     /// No more descriptors.
     OutOfDescriptors = 1301, exit 69;
 
@@ -115,6 +117,8 @@ codes! {
     Refused = 2403, exit 69;
     /// Serials of this epoch are used up; restart the whole cluster to raise the epoch.
     TokensExhausted = 2404, exit 69;
+    /// The coordinator of this node cannot go on, so neither can the node.
+    CoordinatorStopped = 2405, exit 69;
     /// A member has not been heard; requests that need it wait.
     MemberSilent = 3101, exit 69;
     /// The view has changed and locks are being stated anew; nothing new is granted before that is done.

@@ -104,6 +104,11 @@ pub fn page(code: Code) -> Page {
             "it is missing, not writable, damaged, or another node has it locked",
             "ls -ld DIR; only one node may use a data directory",
         ),
+        Code::CoordinatorFile => page_of(
+            "the coordinator's file cannot be used",
+            "raft.redb in the data directory is missing, damaged, or of another version",
+            "keep the file as it is; remove the node from the cluster and let it join anew",
+        ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",
             "every session of a program takes two descriptors of the daemon",
@@ -220,6 +225,11 @@ pub fn page(code: Code) -> Page {
             "the serials of this epoch are used up",
             "tokens must keep growing, and the number has a last value",
             "restart the whole cluster: the next epoch starts from the beginning",
+        ),
+        Code::CoordinatorStopped => page_of(
+            "the coordinator of this node cannot go on",
+            "what the cluster decides cannot be kept or read here: a full or failing disk, or a newer version beside this one",
+            "df and dmesg; then start the node again",
         ),
         Code::MemberSilent => page_of(
             "a member has not been heard",

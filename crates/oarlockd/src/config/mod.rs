@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
+//!   founding.rs  the cluster it describes, as its founders propose it
 //!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
 //!   shared.rs    the part that must be the same on every member, as a number to compare
 //! ```
@@ -9,6 +10,7 @@
 //! Start at [`Config::load`].
 
 mod file;
+mod founding;
 mod shared;
 
 use std::net::SocketAddr;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 mod conformance;
+pub mod control;
 pub mod raft;
 
 /// Why a command was not decided, or nothing can be read.

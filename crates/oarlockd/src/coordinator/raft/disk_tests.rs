@@ -1,5 +1,6 @@
 //! The file of the embedded coordinator on a disk that forgets what was not forced, is full, or lies.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -54,9 +55,26 @@ impl Content {
 
 /// A disk in memory that remembers what was done to it.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Content>>);
+pub(in crate::coordinator) struct Disk(Arc<Mutex<Content>>);
 
 impl Disk {
+    /// A coordinator on this disk.
+    pub(in crate::coordinator) async fn start(
+        &self,
+        me: NodeId,
+        line: Arc<dyn Line>,
+        tuning: Tuning,
+    ) -> Result<Embedded, String> {
+        let store = self.store().map_err(|e| e.to_string())?;
+        Embedded::start_on(me, store, line, tuning).await
+    }
+
+    /// There is no room left.
+    pub(in crate::coordinator) fn fill(&self) {
+        let mut content = self.0.lock().unwrap();
+        content.room = Some(content.bytes.len() as u64);
+    }
+
     fn act(&self, op: Op) -> io::Result<()> {
         let mut content = self.0.lock().unwrap();
         let end = match &op {
@@ -330,7 +348,7 @@ fn a_node_with_a_full_disk_stops_taking_part() {
         let disk = Disk::default();
         let store = disk.store().unwrap();
         let node = Embedded::start_on(NodeId(1), store, Arc::new(Nobody), Tuning::default()).await.unwrap();
-        node.begin().await.unwrap();
+        node.begin(&BTreeSet::from([NodeId(1)])).await.unwrap();
         let revoke = |serial| Command::RevokeToken { serial };
         while node.propose(&revoke(0)).await.is_err() {}
         let room = disk.0.lock().unwrap().bytes.len() as u64;

@@ -18,9 +18,11 @@ use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::id::NodeId;
 use oarlock_layout::message::raft::{Answer, Ballot, Call, LogId};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use openraft::{Config, EmptyNode, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -38,6 +40,9 @@ mod machine;
 mod misdeed;
 mod store;
 mod types;
+
+#[cfg(test)]
+pub(super) use self::disk_tests::Disk;
 
 #[cfg(test)]
 mod disk_tests;
@@ -87,6 +92,14 @@ struct Parts {
     last: Option<LogId>,
     total: u32,
     bytes: Vec<u8>,
+}
+
+/// Makes the file of a node that has none yet, and looks through one that is there.
+///
+/// # Errors
+/// For people: the name of the file, and what of it cannot be used.
+pub fn prepare(file: &Path) -> Result<(), String> {
+    Store::open(file).map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// Who votes, who leads.
@@ -146,13 +159,38 @@ impl Embedded {
         Ok(Embedded { me, raft, line, shown, patience: tuning.patience, parts: Arc::default() })
     }
 
-    /// Makes this node the only voter of a new cluster.
+    /// Has a cluster begun here, or been heard of? Then the file is not empty.
     ///
     /// # Errors
-    /// [`Trouble::Stopped`], also if it is in a cluster already.
-    pub async fn begin(&self) -> Result<(), Trouble> {
-        let me = BTreeSet::from([u64::from(self.me.0)]);
-        self.raft.initialize(me).await.map_err(|e| Trouble::Stopped(e.to_string()))
+    /// [`Trouble::Stopped`].
+    pub async fn has_begun(&self) -> Result<bool, Trouble> {
+        self.raft.is_initialized().await.map_err(|why| Trouble::Stopped(why.to_string()))
+    }
+
+    /// Makes a new cluster with these voters, this node among them. Each of them may do so, if it names the same: it is
+    /// the same first entry then. Nothing comes of it where a cluster has begun already.
+    ///
+    /// # Errors
+    /// [`Trouble::Stopped`].
+    pub async fn begin(&self, voters: &BTreeSet<NodeId>) -> Result<(), Trouble> {
+        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0.into()).collect();
+        match self.raft.initialize(voters).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(why) => Err(Trouble::Stopped(why.to_string())),
+        }
+    }
+
+    /// Waits until it takes no part any more, and says why.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(why) = &metrics.borrow_watched().running_state {
+                return why.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "it has ended without a word".into();
+            }
+        }
     }
 
     /// Lets a node follow, without a vote. Only where this node leads.
@@ -171,6 +209,21 @@ impl Embedded {
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), Trouble> {
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0.into()).collect();
         self.decided(timeout(self.patience, self.raft.change_membership(voters, false)).await).map(|_| ())
+    }
+
+    /// Lets nodes go that follow without a vote. Only where this node leads.
+    ///
+    /// # Errors
+    /// [`Trouble::Unknown`] if another leads, or if it takes too long.
+    pub async fn remove_learners(&self, nodes: &BTreeSet<NodeId>) -> Result<(), Trouble> {
+        let nodes: BTreeSet<u64> = nodes.iter().map(|node| node.0.into()).collect();
+        let change = ChangeMembers::RemoveNodes(nodes);
+        self.decided(timeout(self.patience, self.raft.change_membership(change, false)).await).map(|_| ())
+    }
+
+    /// Does this node lead, as far as it knows?
+    pub fn leads(&self) -> bool {
+        self.standing().leader == Some(self.me)
     }
 
     /// Who votes, who leads.

@@ -1,5 +1,6 @@
 //! The embedded coordinator on disks that stay and a network that does not.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,7 +96,7 @@ impl Three {
             three.start(node).await;
         }
         let first = three.0.node(0).unwrap();
-        first.begin().await.unwrap();
+        first.begin(&BTreeSet::from([NodeId(0)])).await.unwrap();
         three.leader().await;
         for node in 1..3 {
             first.add_learner(NodeId(node)).await.unwrap();

@@ -1,0 +1,99 @@
+//! How a cluster begins, and how its voters follow what it decides about them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use oarlock_cluster::registry::{Command, Outcome, Refusal, Registry, Role};
+use oarlock_layout::id::NodeId;
+
+use crate::coordinator::raft::Embedded;
+use crate::coordinator::{Coordinator, Trouble};
+
+/// A founder that does not lead proposes the founding only if nobody has done so for this long.
+const COURTESY: Duration = Duration::from_secs(1);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Begins the cluster that `founding` describes, and proposes it until there is one. At a node that has a log already
+/// there is nothing to begin; but the founding may still be missing.
+///
+/// # Errors
+/// The cluster cannot be founded so. [`Trouble::Stopped`] says only that the coordinator does not go on.
+pub(super) async fn found(engine: &Embedded, founding: &Command) -> Result<(), String> {
+    let Command::Init { members, .. } = founding else { unreachable!("a founding is an Init") };
+    let voters = (0..members.len() as u16).map(NodeId).collect();
+    let Ok(begun) = engine.has_begun().await else { return Ok(()) };
+    if !begun && engine.begin(&voters).await.is_err() {
+        return Ok(());
+    }
+    let mut applied = engine.applied();
+    let mut waited = Duration::ZERO;
+    while applied.borrow_and_update().registry.cluster().is_none() {
+        if engine.leads() || waited >= COURTESY {
+            match engine.propose(founding).await {
+                // Somebody else's came first, and with it another cluster: then that is the one.
+                Ok(Outcome::Refused(Refusal::OtherCluster)) => return Ok(()),
+                Ok(Outcome::Refused(why)) => return Err(why.to_string()),
+                Err(why @ Trouble::Invalid(_)) => return Err(why.to_string()),
+                Ok(_) | Err(Trouble::Stopped(_)) => return Ok(()),
+                Err(Trouble::NoQuorum | Trouble::Unknown) => {}
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        waited += PAUSE;
+    }
+    Ok(())
+}
+
+/// What the engine's voters and followers would be if they were what the registry says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Roles {
+    voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
+}
+
+impl Roles {
+    fn of(registry: &Registry) -> Roles {
+        let mut roles = Roles::default();
+        for member in registry.members() {
+            match member.role {
+                Role::Voter => roles.voters.insert(member.node),
+                Role::Learner => roles.learners.insert(member.node),
+            };
+        }
+        roles
+    }
+
+    fn now(engine: &Embedded) -> Roles {
+        let standing = engine.standing();
+        Roles {
+            voters: standing.voters.into_iter().collect(),
+            learners: standing.learners.into_iter().collect(),
+        }
+    }
+}
+
+/// Makes the engine's voters and followers those of the registry, if they differ and this node leads. One step after the
+/// other, each repeated by whoever leads next if it was not finished.
+///
+/// # Errors
+/// [`Trouble`]; it is to be called again.
+pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(), Trouble> {
+    let (want, now) = (Roles::of(registry), Roles::now(engine));
+    // A registry without voters has not been founded yet.
+    if !engine.leads() || want == now || want.voters.is_empty() {
+        return Ok(());
+    }
+    // Who is to vote follows first: it must have the log by then.
+    let newcomers = want.voters.union(&want.learners).filter(|node| !now.voters.contains(node));
+    for node in newcomers.filter(|node| !now.learners.contains(node)) {
+        engine.add_learner(*node).await?;
+    }
+    if want.voters != now.voters {
+        engine.set_voters(&want.voters).await?;
+        // Who votes no more is gone altogether, and comes back as a follower in the next round.
+        return Ok(());
+    }
+    let gone: BTreeSet<NodeId> = now.learners.difference(&want.learners).copied().collect();
+    if gone.is_empty() { Ok(()) } else { engine.remove_learners(&gone).await }
+}

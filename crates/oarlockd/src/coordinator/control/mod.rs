@@ -1,0 +1,403 @@
+//! The control thread: it owns the coordinator of this node, beside the engine that owns everything else.
+//!
+//! ```text
+//!   engine thread                             control thread (one tokio runtime)
+//!   ┌─────────────────────┐  Propose, Carried  ┌──────────────────────────────┐
+//!   │ Node ── Link ───────┼──────────────────► │ a task for each proposal      │
+//!   │   ▲       ▲         │                    │ a task for each call of others│
+//!   │   │       │ Wake    │  Carry, Answered,  │ the founding, once            │
+//!   │ circuits  └─────────┼─ Failed, Misdeed, ─│ Embedded ── raft.redb         │
+//!   └─────────────────────┘  Applied, Down     └──────────────────────────────┘
+//! ```
+//!
+//! Nothing of it ever waits for the engine, and the engine never waits for it: both have a channel, and the engine a bell.
+//! Every proposal and every call of another node is a task of its own, so that none waits behind a slow one.
+//!
+//! # Order
+//!
+//! [`Link::poll`] shows a registry before the answers that rest on it: whoever hears that a command was applied has seen the
+//! registry to which it was applied, or a later one.
+//!
+//! # The end
+//!
+//! When the library cannot go on (the disk is full, a command of a newer version), or the thread panics, there is one
+//! [`FromControl::Down`] and nothing after it. The node must end its run then: it cannot know any more who is in.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use oarlock_cluster::registry::{Command, Outcome, Registry};
+use oarlock_layout::code::Code;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::message::peer::PeerMessage;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, TryAcquireError};
+
+use self::line::{Questions, Through};
+use super::raft::{Embedded, Line, Misdeed, Tuning};
+use super::{Coordinator, Trouble};
+use crate::host::wake::Wake;
+use crate::problem::{Problem, Result};
+
+mod founding;
+mod line;
+#[cfg(test)]
+mod tests;
+
+/// The coordinator's file in the data directory.
+pub const FILE: &str = "raft.redb";
+
+/// Calls of other nodes that are answered at a time; more are lost, as any call may be. Honest nodes have a few under way
+/// each: the entries, a vote, and what they propose.
+const CALLS_MAX: usize = 1024;
+/// Whatever is being written is given this time at the end.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// Voters and followers are compared with the registry this often, beside each change of it.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What the engine tells the control thread.
+#[derive(Debug)]
+pub enum ToControl {
+    /// Put this into the order. Answered with [`FromControl::Answered`] or [`FromControl::Failed`], in any order.
+    Propose(Command),
+    /// Node `from`, which has proven that it is, sent this.
+    Carried {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// The run ends.
+    Stop,
+}
+
+/// What the control thread tells the engine.
+#[derive(Debug)]
+pub enum FromControl {
+    /// Send this; if that cannot be, it is lost.
+    Carry {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// This is the registry here now. Of several changes in a row only the last may be shown.
+    Applied(Arc<Registry>),
+    /// A command was applied here.
+    Answered {
+        /// As it was proposed.
+        command: Command,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// A command was not decided, as far as this node knows.
+    Failed {
+        /// As it was proposed.
+        command: Command,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// A member sent what no honest one sends.
+    Misdeed {
+        /// Who.
+        from: NodeId,
+        /// What.
+        misdeed: Misdeed,
+    },
+    /// The coordinator cannot go on: the node must end its run. Nothing comes after it.
+    Down(Problem),
+}
+
+/// What a control thread is made of.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// Its file; see [`prepare`].
+    pub file: PathBuf,
+    /// The cluster that this node founds, if it is a founder: [`Command::found`].
+    pub founding: Option<Command>,
+    /// How long things take.
+    pub tuning: Tuning,
+    /// Rung when there is something for the engine.
+    pub wake: Wake,
+}
+
+/// The engine's end.
+pub struct Link {
+    to: UnboundedSender<ToControl>,
+    from: Receiver<FromControl>,
+    shown: Shown,
+    /// Taken from the channel, and kept back until the registry has been shown.
+    held: Option<FromControl>,
+    thread: Option<JoinHandle<()>>,
+    /// Closed when the thread has let go of its file.
+    done: Receiver<()>,
+}
+
+/// The newest registry that the engine has not seen.
+type Shown = Arc<Mutex<Option<Arc<Registry>>>>;
+
+/// The thread's way to the engine. Clones lead to the same one.
+#[derive(Clone)]
+struct ToEngine {
+    sender: Sender<FromControl>,
+    shown: Shown,
+    wake: Wake,
+}
+
+impl ToEngine {
+    /// An engine that has ended hears nothing, and needs nothing.
+    fn send(&self, message: FromControl) {
+        if self.sender.send(message).is_ok() {
+            self.wake.ring();
+        }
+    }
+
+    fn show(&self, registry: Arc<Registry>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry);
+        self.wake.ring();
+    }
+}
+
+/// Makes the file of a node that has never run, and refuses one that has run without it: what it has promised and stored is
+/// forgotten, and it would promise anew. To be called before the first run is noted.
+///
+/// # Errors
+/// [`Code::CoordinatorFile`], with the name of the file.
+pub fn prepare(file: &std::path::Path, first_run: bool) -> Result<()> {
+    if first_run {
+        return super::raft::prepare(file).map_err(|why| unusable(&why));
+    }
+    match file.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            Err(unusable(&format!("{}: it is missing, and this node has run before", file.display())))
+        }
+        Err(e) => Err(unusable(&format!("{}: {e}", file.display()))),
+    }
+}
+
+fn unusable(why: &str) -> Problem {
+    Problem::new(Code::CoordinatorFile, "the coordinator's file cannot be used").because(why)
+}
+
+/// Starts the thread, and returns when it has read its file.
+///
+/// # Errors
+/// [`Code::CoordinatorFile`], with the name of the file and what of it cannot be used.
+pub fn start(parts: Parts) -> Result<Link> {
+    start_with(parts, |me, file: PathBuf, line, tuning| async move {
+        Embedded::start(me, &file, line, tuning).await
+    })
+}
+
+/// The same on whatever `open` opens.
+fn start_with<F, C>(parts: Parts, open: F) -> Result<Link>
+where
+    F: FnOnce(NodeId, PathBuf, Arc<dyn Line>, Tuning) -> C + Send + 'static,
+    C: Future<Output = std::result::Result<Embedded, String>>,
+{
+    let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the coordinator", &e);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
+    let (to, wishes) = unbounded_channel();
+    let (sender, from) = mpsc::channel();
+    let (started, outcome) = mpsc::channel();
+    let (end, done) = mpsc::channel();
+    let shown = Shown::default();
+    let engine = ToEngine { sender, shown: Arc::clone(&shown), wake: parts.wake.clone() };
+    let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+        // The last to go: then the file is free.
+        let _end = end;
+        let watch = Watchman(engine.clone());
+        runtime.block_on(async move {
+            let Parts { me, file, founding, tuning, wake: _ } = parts;
+            let questions = Questions::default();
+            let line = Arc::new(Through { engine: engine.clone(), questions: questions.clone() });
+            let coordinator = match open(me, file, line, tuning).await {
+                Ok(coordinator) => coordinator,
+                Err(why) => {
+                    // Whoever started the thread waits for this.
+                    let _ = started.send(Err(why));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
+            let calls = Arc::new(Semaphore::new(CALLS_MAX));
+            Control { coordinator, engine, questions, calls }.run(founding, wishes).await;
+        });
+        drop(watch);
+        runtime.shutdown_timeout(STOP_MAX);
+    });
+    let thread = thread.map_err(fail)?;
+    match outcome.recv() {
+        Ok(Ok(())) => Ok(Link { to, from, shown, held: None, thread: Some(thread), done }),
+        Ok(Err(why)) => {
+            // It lets go of the file before anybody tries again.
+            let _ = thread.join();
+            Err(unusable(&why))
+        }
+        Err(_) => Err(unusable("the thread ended while it read its file")),
+    }
+}
+
+/// Tells the engine if the thread panics.
+struct Watchman(ToEngine);
+
+impl Drop for Watchman {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send(FromControl::Down(down("it panicked; the log has the place")));
+        }
+    }
+}
+
+fn down(why: &str) -> Problem {
+    Problem::new(Code::CoordinatorStopped, "the coordinator of this node cannot go on").because(why)
+}
+
+impl Link {
+    /// Tells the thread something. One that has ended has said so ([`FromControl::Down`]).
+    pub fn send(&self, message: ToControl) {
+        let _ = self.to.send(message);
+    }
+
+    /// What the thread has to say, until it is `None`; then wait for the bell.
+    pub fn poll(&mut self) -> Option<FromControl> {
+        if self.held.is_none() {
+            self.held = match self.from.try_recv() {
+                Ok(message) => Some(message),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            };
+        }
+        // What is shown was shown before what is held was sent, or is newer.
+        let registry = self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
+        registry.map(FromControl::Applied).or_else(|| self.held.take())
+    }
+
+    /// Ends the thread, and waits until its file is closed. False if a disk does not let it go in time.
+    pub fn stop(mut self) -> bool {
+        self.send(ToControl::Stop);
+        let thread = self.thread.take().expect("it is stopped once");
+        match self.done.recv_timeout(2 * STOP_MAX) {
+            Err(RecvTimeoutError::Timeout) => false,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().is_ok(),
+        }
+    }
+}
+
+// ----- the thread ---------------------------------------------------------------------------------------------
+
+struct Control {
+    coordinator: Embedded,
+    engine: ToEngine,
+    questions: Questions,
+    calls: Arc<Semaphore>,
+}
+
+impl Control {
+    /// Until it is to stop, or cannot go on.
+    async fn run(self, founding: Option<Command>, mut wishes: UnboundedReceiver<ToControl>) {
+        let why = tokio::select! {
+            () = self.listen(&mut wishes) => None,
+            () = self.show() => None,
+            () = self.follow() => None,
+            why = self.found(founding) => Some(why),
+            why = self.coordinator.failed() => Some(why),
+        };
+        // What others see of this node's end comes after it.
+        self.coordinator.stop().await;
+        if let Some(why) = why {
+            self.engine.send(FromControl::Down(down(&why)));
+        }
+    }
+
+    /// Until the engine ends, or says so.
+    async fn listen(&self, wishes: &mut UnboundedReceiver<ToControl>) {
+        while let Some(wish) = wishes.recv().await {
+            match wish {
+                ToControl::Propose(command) => self.propose(command),
+                ToControl::Carried { from, message: PeerMessage::Call { question, call } } => {
+                    self.answer(from, question, call);
+                }
+                ToControl::Carried { from, message: PeerMessage::Answer { question, answer } } => {
+                    self.questions.answer(from, question, answer);
+                }
+                // The hall carries nothing else here.
+                ToControl::Carried { .. } => {}
+                ToControl::Stop => return,
+            }
+        }
+    }
+
+    fn propose(&self, command: Command) {
+        let (coordinator, engine) = (self.coordinator.clone(), self.engine.clone());
+        tokio::spawn(async move {
+            let decided = coordinator.propose(&command).await;
+            // Before the answer, so that it is seen before it.
+            engine.show(Arc::clone(&coordinator.applied().borrow().registry));
+            engine.send(match decided {
+                Ok(outcome) => FromControl::Answered { command, outcome },
+                Err(trouble) => FromControl::Failed { command, trouble },
+            });
+        });
+    }
+
+    fn answer(&self, from: NodeId, question: u64, call: oarlock_layout::message::raft::Call) {
+        let permit = match Arc::clone(&self.calls).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return,
+        };
+        let (coordinator, engine) = (self.coordinator.clone(), self.engine.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            engine.send(match coordinator.handle(from, call).await {
+                Ok(answer) => {
+                    FromControl::Carry { to: from, message: PeerMessage::Answer { question, answer } }
+                }
+                Err(misdeed) => FromControl::Misdeed { from, misdeed },
+            });
+        });
+    }
+
+    /// Shows each registry that is applied, the one that came from the disk first.
+    async fn show(&self) {
+        let mut applied = self.coordinator.applied();
+        loop {
+            let registry = Arc::clone(&applied.borrow_and_update().registry);
+            self.engine.show(registry);
+            if applied.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Returns only if the cluster cannot be founded, with the reason.
+    async fn found(&self, founding: Option<Command>) -> String {
+        match founding {
+            None => std::future::pending().await,
+            Some(founding) => match founding::found(&self.coordinator, &founding).await {
+                Ok(()) => std::future::pending().await,
+                Err(why) => format!("the cluster cannot be founded: {why}"),
+            },
+        }
+    }
+
+    /// Keeps voters and followers as the registry says.
+    async fn follow(&self) {
+        let mut applied = self.coordinator.applied();
+        loop {
+            let registry = Arc::clone(&applied.borrow_and_update().registry);
+            // What did not come about is tried again.
+            let _ = founding::follow(&self.coordinator, &registry).await;
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+            }
+        }
+    }
+}

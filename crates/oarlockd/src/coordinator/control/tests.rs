@@ -1,0 +1,477 @@
+//! Control threads in one process. The test is their engines: it carries what they say, loses some of it, and is late.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Instant;
+
+use oarlock_cluster::registry::{FirstSpace, Founder, Order, Refusal, Role, SpaceSettings};
+use oarlock_layout::codec::Wire;
+use oarlock_layout::id::{Epoch, Incarnation};
+use oarlock_layout::message::raft::{Ballot, Call, Leadership};
+use oarlock_layout::seal::PublicKey;
+use tempfile::TempDir;
+
+use super::*;
+use crate::coordinator::raft::Disk;
+
+/// What takes longer hangs, on any machine.
+const LONG: Duration = Duration::from_secs(60);
+const TUNING: Tuning = Tuning {
+    heartbeat: Duration::from_millis(40),
+    election: [Duration::from_millis(120), Duration::from_millis(160)],
+    patience: Duration::from_millis(1_000),
+    snapshot_every: 60,
+};
+
+fn founding(above: u32) -> Command {
+    let founder = |n: u16| Founder {
+        name: format!("n{n}"),
+        address: ([10, 0, 0, n as u8 + 1], 7000).into(),
+        key: PublicKey([n as u8 + 1; 32]),
+    };
+    let settings = SpaceSettings {
+        order: Order::Passover,
+        value: 64,
+        retain: true,
+        resources_max: 100,
+        owner: 0,
+        group: 0,
+        mode: 0o660,
+    };
+    let space = |name: &str| FirstSpace { name: name.into(), settings: settings.clone() };
+    let spaces = vec![space("default"), space("jobs")];
+    Command::found("harbour", (0..3).map(founder).collect(), spaces, Epoch(above))
+}
+
+fn begin(node: u16) -> Command {
+    let (key, nonce) = (PublicKey([node as u8 + 1; 32]), node.into());
+    Command::Start { node: NodeId(node), key, incarnation: Incarnation(1), nonce, fences: Vec::new() }
+}
+
+fn renew(node: u16, number: u64) -> Command {
+    Command::Renew { node: NodeId(node), incarnation: Incarnation(1), number }
+}
+
+/// One node's engine, as far as the control thread knows it.
+#[derive(Default)]
+struct Engine {
+    link: Option<Link>,
+    registry: Arc<Registry>,
+    heard: Vec<(Command, Result<Outcome, Trouble>)>,
+    misdeeds: Vec<Misdeed>,
+    down: Option<Problem>,
+}
+
+struct Cluster {
+    directory: TempDir,
+    engines: Vec<Engine>,
+    /// What is under way: when it arrives, from whom, to whom.
+    under_way: VecDeque<(Instant, usize, usize, Vec<u8>)>,
+    chance: u64,
+    /// Of a hundred messages.
+    lost: u64,
+    late: Duration,
+    /// It hears nobody, and nobody hears it.
+    alone: Option<usize>,
+}
+
+impl Cluster {
+    fn new(lost: u64, late: Duration) -> Cluster {
+        let mut cluster = Cluster {
+            directory: TempDir::new().unwrap(),
+            engines: (0..3).map(|_| Engine::default()).collect(),
+            under_way: VecDeque::new(),
+            chance: 88_172_645_463_325_252,
+            lost,
+            late,
+            alone: None,
+        };
+        for node in 0..3 {
+            prepare(&cluster.file(node), true).unwrap();
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    fn file(&self, node: usize) -> PathBuf {
+        self.directory.path().join(format!("{node}.redb"))
+    }
+
+    fn start(&mut self, node: usize) {
+        prepare(&self.file(node), false).unwrap();
+        let link = start(Parts {
+            me: NodeId(node as u16),
+            file: self.file(node),
+            // Each has stored another epoch.
+            founding: Some(founding(node as u32)),
+            tuning: TUNING,
+            wake: Wake::new().unwrap(),
+        });
+        self.engines[node] = Engine { link: Some(link.unwrap()), ..Engine::default() };
+    }
+
+    fn stop(&mut self, node: usize) {
+        assert!(self.engines[node].link.take().unwrap().stop(), "it stops in time");
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        (self.chance >> 11) % n
+    }
+
+    /// Carries what there is to carry, and sleeps a little if there is nothing.
+    fn turn(&mut self) {
+        let mut idle = true;
+        for node in 0..self.engines.len() {
+            while let Some(message) = self.engines[node].link.as_mut().and_then(Link::poll) {
+                idle = false;
+                self.take(node, message);
+            }
+        }
+        let now = Instant::now();
+        let arrived = |message: &(Instant, usize, usize, Vec<u8>)| message.0 <= now;
+        while let Some(at) = self.under_way.iter().position(arrived) {
+            let (_, from, to, bytes) = self.under_way.remove(at).unwrap();
+            let message = PeerMessage::from_bytes(&bytes).expect("we read what we write");
+            if let Some(link) = &self.engines[to].link {
+                link.send(ToControl::Carried { from: NodeId(from as u16), message });
+            }
+        }
+        if idle {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn take(&mut self, node: usize, message: FromControl) {
+        let engine = &mut self.engines[node];
+        assert_eq!(engine.down, None, "something came after the last word: {message:?}");
+        match message {
+            FromControl::Carry { to, message } => {
+                let to = usize::from(to.0);
+                let cut = self.alone.is_some_and(|alone| alone == node || alone == to);
+                if !cut && self.below(100) >= self.lost {
+                    let late = self.late.mul_f64(self.below(100) as f64 / 100.0);
+                    self.under_way.push_back((Instant::now() + late, node, to, message.to_bytes()));
+                }
+            }
+            FromControl::Applied(registry) => {
+                assert!(registry.revision() >= engine.registry.revision(), "an older registry was shown");
+                engine.registry = registry;
+            }
+            FromControl::Answered { command, outcome } => {
+                // What was applied was seen before.
+                if let (Command::Renew { node, number, .. }, Outcome::Done) = (&command, outcome) {
+                    assert!(engine.registry.member(*node).unwrap().renewal >= *number);
+                }
+                engine.heard.push((command, Ok(outcome)));
+            }
+            FromControl::Failed { command, trouble } => engine.heard.push((command, Err(trouble))),
+            FromControl::Misdeed { misdeed, .. } => engine.misdeeds.push(misdeed),
+            FromControl::Down(why) => engine.down = Some(why),
+        }
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, done: impl Fn(&Cluster) -> bool) -> Duration {
+        let begin = Instant::now();
+        while !done(self) {
+            assert!(begin.elapsed() < LONG, "{what} takes for ever");
+            self.turn();
+        }
+        begin.elapsed()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            self.turn();
+        }
+    }
+
+    fn propose(&self, node: usize, command: &Command) {
+        self.engines[node].link.as_ref().unwrap().send(ToControl::Propose(command.clone()));
+    }
+
+    /// Proposes it until it is decided.
+    #[track_caller]
+    fn decide(&mut self, node: usize, command: &Command) -> Outcome {
+        let begin = Instant::now();
+        loop {
+            self.engines[node].heard.clear();
+            self.propose(node, command);
+            self.until("an answer", |c| !c.engines[node].heard.is_empty());
+            match self.engines[node].heard.pop().unwrap() {
+                (of, Ok(outcome)) if of == *command => return outcome,
+                (_, Err(Trouble::NoQuorum | Trouble::Unknown)) if begin.elapsed() < LONG => {}
+                other => panic!("{command:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn done(&mut self, node: usize, command: &Command) {
+        match self.decide(node, command) {
+            Outcome::Done | Outcome::Already => {}
+            other => panic!("{command:?}: {other:?}"),
+        }
+    }
+
+    /// All that live have the same registry.
+    fn agree(&self) -> bool {
+        let mut all = self.engines.iter().filter(|engine| engine.link.is_some());
+        let first = all.next().unwrap();
+        first.registry.cluster().is_some() && all.all(|engine| engine.registry == first.registry)
+    }
+
+    fn founded(lost: u64, late: Duration) -> Cluster {
+        let mut cluster = Cluster::new(lost, late);
+        cluster.until("the founding", Cluster::agree);
+        cluster
+    }
+}
+
+/// All founders begin and propose at once, over a network that loses and delays: there is one cluster, with one epoch to
+/// begin above, and each renews in it wherever it is.
+#[test]
+fn founders_found_once() {
+    let mut cluster = Cluster::founded(10, Duration::from_millis(20));
+    let registry = Arc::clone(&cluster.engines[0].registry);
+    assert_eq!(registry.revision(), 1);
+    let Command::Init { cluster: id, .. } = founding(0) else { unreachable!() };
+    assert_eq!(registry.cluster(), Some(id));
+    assert_eq!(registry.members().count(), 3);
+    assert_eq!(registry.spaces().map(|space| space.name.as_str()).collect::<Vec<_>>(), ["default", "jobs"]);
+    let above = registry.view().epoch.0;
+    assert!(above < 3);
+    for node in 0..3 {
+        cluster.done(node.into(), &begin(node));
+    }
+    for number in 1..=5 {
+        for node in 0..3 {
+            cluster.done(node.into(), &renew(node, number));
+        }
+    }
+    // The others' foundings come late, and find it founded.
+    cluster.pass(COURTESY_IS_OVER);
+    cluster.until("agreement", Cluster::agree);
+    let registry = &cluster.engines[0].registry;
+    assert_eq!((registry.revision(), registry.view().epoch.0), (1 + 3 + 15, above + 3));
+    assert!(registry.members().all(|member| member.renewal == 5));
+    for number in 0..3 {
+        assert_eq!(cluster.decide(number, &founding(9)), Outcome::Already);
+    }
+}
+
+/// Longer than any founder waits for another.
+const COURTESY_IS_OVER: Duration = Duration::from_millis(1_300);
+
+/// Each is stopped once while the others go on, whoever leads; then all at once. Nothing that was decided is lost, and
+/// nobody founds anything again.
+#[test]
+fn what_was_decided_outlives_each_and_all() {
+    let mut cluster = Cluster::founded(2, Duration::from_millis(4));
+    for node in 0..3 {
+        cluster.done(node.into(), &begin(node));
+    }
+    let mut number = 0;
+    for gone in [0, 1, 2] {
+        cluster.stop(gone);
+        let begin = Instant::now();
+        for _ in 0..3 {
+            number += 1;
+            cluster.done((gone + 1) % 3, &renew((gone as u16 + 1) % 3, number));
+        }
+        // A lease has 3 s, and is frozen 1.7 s after its last renewal (L6).
+        println!("without node {gone}: three renewals in {:?}", begin.elapsed());
+        cluster.start(gone);
+        cluster.until("agreement", Cluster::agree);
+    }
+    let before = Arc::clone(&cluster.engines[0].registry);
+    (0..3).for_each(|node| cluster.stop(node));
+    (0..3).for_each(|node| cluster.start(node));
+    cluster.until("agreement", Cluster::agree);
+    assert_eq!(cluster.engines[0].registry.snapshot(), before.snapshot());
+    assert_eq!(cluster.decide(1, &renew(0, number)), Outcome::Already);
+}
+
+/// A renewal does not wait behind proposals that nothing comes of, and each is answered by itself.
+#[test]
+fn proposals_do_not_wait_for_each_other() {
+    let mut cluster = Cluster::founded(0, Duration::ZERO);
+    cluster.done(0, &begin(0));
+    cluster.alone = Some(0);
+    cluster.pass(Duration::from_millis(300));
+    cluster.engines[0].heard.clear();
+    let begin = Instant::now();
+    for number in 1..=20 {
+        cluster.propose(0, &renew(0, number));
+    }
+    cluster.until("twenty answers", |c| c.engines[0].heard.len() == 20);
+    let took = begin.elapsed();
+    assert!(took < 10 * TUNING.patience, "one after the other they take 20 s; these took {took:?}");
+    for (command, heard) in cluster.engines[0].heard.drain(..) {
+        assert!(matches!(heard, Err(Trouble::NoQuorum | Trouble::Unknown)), "{command:?}: {heard:?}");
+    }
+    // The others have not waited.
+    cluster.done(1, &renew(0, 21));
+    cluster.alone = None;
+    cluster.done(0, &renew(0, 22));
+    cluster.until("agreement", Cluster::agree);
+    // Questions that got no answer are not kept.
+    assert!(cluster.engines.iter().all(|engine| engine.down.is_none()));
+}
+
+/// A node whose lease goes on renews while leaders come and go.
+#[test]
+fn renewals_go_on_while_leaders_change() {
+    let mut cluster = Cluster::founded(3, Duration::from_millis(5));
+    for node in 0..3 {
+        cluster.done(node.into(), &begin(node));
+    }
+    let mut longest = Duration::ZERO;
+    for number in 1..=12 {
+        // Whoever it is: one in three was the leader.
+        let alone = number as usize % 3;
+        cluster.alone = Some(alone);
+        let (node, begin) = ((alone + 1) % 3, Instant::now());
+        cluster.done(node, &renew(node as u16, number));
+        longest = longest.max(begin.elapsed());
+        cluster.alone = None;
+        cluster.pass(Duration::from_millis(50));
+    }
+    println!("the longest renewal took {longest:?}");
+    cluster.until("agreement", Cluster::agree);
+    let renewals: Vec<u64> = cluster.engines[0].registry.members().map(|member| member.renewal).collect();
+    assert_eq!(renewals, [11, 12, 10]);
+}
+
+/// Who votes is what the registry says, once somebody has led it there.
+#[test]
+fn voters_follow_the_registry() {
+    let mut cluster = Cluster::founded(0, Duration::ZERO);
+    let role = |cluster: &Cluster, role| {
+        let seen = cluster.engines[0].registry.member(NodeId(2)).unwrap().revision;
+        Command::SetRole { node: NodeId(2), seen, role }
+    };
+    let command = role(&cluster, Role::Learner);
+    cluster.done(0, &command);
+    cluster.pass(4 * FOLLOW_EVERY);
+    // Two voters: without one of them nothing is decided, though two nodes are there.
+    cluster.stop(1);
+    cluster.engines[0].heard.clear();
+    let refused = Command::RevokeToken { serial: 9 };
+    cluster.propose(0, &refused);
+    cluster.until("an answer", |c| !c.engines[0].heard.is_empty());
+    assert!(matches!(cluster.engines[0].heard[0].1, Err(Trouble::NoQuorum | Trouble::Unknown)));
+    cluster.start(1);
+    let command = role(&cluster, Role::Voter);
+    cluster.done(0, &command);
+    cluster.until("agreement", Cluster::agree);
+    cluster.pass(4 * FOLLOW_EVERY);
+    cluster.stop(1);
+    cluster.done(2, &refused);
+}
+
+/// What no honest member says is named and not answered.
+#[test]
+fn a_misdeed_is_told_and_not_answered() {
+    let mut cluster = Cluster::founded(0, Duration::ZERO);
+    let ballot = Ballot { leadership: Leadership { term: 1, node: NodeId(2) }, committed: true };
+    let call = Call::Append { ballot, previous: None, entries: Vec::new(), commit: None };
+    let message = PeerMessage::Call { question: 1, call };
+    cluster.engines[0].link.as_ref().unwrap().send(ToControl::Carried { from: NodeId(1), message });
+    cluster.until("a word about it", |c| !c.engines[0].misdeeds.is_empty());
+    assert_eq!(cluster.engines[0].misdeeds, [Misdeed::OtherBallot(NodeId(2))]);
+}
+
+fn alone(file: &Path, founding: Command) -> Result<Link> {
+    let (file, wake) = (file.to_owned(), Wake::new().unwrap());
+    start(Parts { me: NodeId(0), file, founding: Some(founding), tuning: TUNING, wake })
+}
+
+#[track_caller]
+fn last_word(link: &mut Link) -> Problem {
+    let begin = Instant::now();
+    loop {
+        match link.poll() {
+            Some(FromControl::Down(problem)) => return problem,
+            Some(_) => {}
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+        assert!(begin.elapsed() < LONG, "it goes on");
+    }
+}
+
+/// A file that is damaged, missing or nobody's is refused by name, before anything else happens, and is left as it is.
+#[test]
+fn a_file_that_cannot_be_used_is_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join(FILE);
+    let named = |problem: &Problem, what: &str| {
+        assert_eq!(problem.code, Code::CoordinatorFile);
+        let why = &problem.why;
+        assert!(why.starts_with(&file.display().to_string()) && why.contains(what), "{why}");
+    };
+    named(&prepare(&file, false).unwrap_err(), "it is missing, and this node has run before");
+    assert!(!file.exists());
+    prepare(&file, true).unwrap();
+    prepare(&file, true).unwrap();
+    prepare(&file, false).unwrap();
+    assert!(alone(&file, founding(0)).unwrap().stop());
+
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    named(&alone(&file, founding(0)).err().unwrap(), "");
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), bytes.len() as u64 / 2);
+    std::fs::write(&file, b"a letter to a friend".repeat(500)).unwrap();
+    named(&alone(&file, founding(0)).err().unwrap(), "");
+    named(&prepare(&file, true).unwrap_err(), "");
+    std::fs::write(&file, bytes).unwrap();
+    assert!(alone(&file, founding(0)).unwrap().stop(), "and the file is free again");
+}
+
+/// When the disk is full, the node hears that it must go, with the name of the file.
+#[test]
+fn a_full_disk_ends_the_run_with_the_file_named() {
+    let Command::Init { mut members, spaces, .. } = founding(0) else { unreachable!() };
+    members.truncate(1);
+    let founding = Command::found("alone", members, spaces, Epoch(0));
+    let disk = Disk::default();
+    let on = disk.clone();
+    let (file, wake) = ("never used".into(), Wake::new().unwrap());
+    let parts = Parts { me: NodeId(0), file, founding: Some(founding), tuning: TUNING, wake };
+    let open = move |me, _, line, tuning| async move { on.start(me, line, tuning).await };
+    let mut link = start_with(parts, open).unwrap();
+    let begin = Instant::now();
+    let mut founded = false;
+    while !founded {
+        assert!(begin.elapsed() < LONG);
+        if let Some(FromControl::Applied(registry)) = link.poll() {
+            founded = registry.cluster().is_some();
+        }
+    }
+    disk.fill();
+    for serial in 0..500 {
+        link.send(ToControl::Propose(Command::RevokeToken { serial }));
+    }
+    let problem = last_word(&mut link);
+    assert_eq!(problem.code, Code::CoordinatorStopped);
+    assert!(problem.why.contains("a disk in memory"), "{problem}");
+    assert!(link.stop());
+}
+
+/// A founding that the registry does not accept is not proposed for ever.
+#[test]
+fn a_founding_that_is_refused_ends_the_run() {
+    let Command::Init { mut members, spaces, .. } = founding(0) else { unreachable!() };
+    members.truncate(1);
+    members[0].name = "\n".into();
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join(FILE);
+    let mut link = alone(&file, Command::found("alone", members, spaces, Epoch(0))).unwrap();
+    let problem = last_word(&mut link);
+    assert_eq!(problem.code, Code::CoordinatorStopped);
+    assert!(problem.why.contains(&Refusal::BadName.to_string()), "{problem}");
+}
