@@ -84,6 +84,14 @@ pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(),
     if !engine.leads() || want == now || want.voters.is_empty() {
         return Ok(());
     }
+    // A leader that votes no more would have to go on without being counted; so another one makes the change.
+    if !want.voters.contains(&engine.me()) {
+        let next = now.voters.intersection(&want.voters).next();
+        return match next {
+            Some(next) => engine.hand_over(*next).await,
+            None => Ok(()),
+        };
+    }
     // Who is to vote follows first: it must have the log by then.
     let newcomers = want.voters.union(&want.learners).filter(|node| !now.voters.contains(node));
     for node in newcomers.filter(|node| !now.learners.contains(node)) {

@@ -37,7 +37,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, TryAcquireError};
 
 use self::line::{Questions, Through};
-use super::raft::{Embedded, Line, Misdeed, Tuning};
+use super::raft::{Embedded, Line, Misdeed, Standing, Tuning};
 use super::{Coordinator, Trouble};
 use crate::host::wake::Wake;
 use crate::problem::{Problem, Result};
@@ -84,6 +84,8 @@ pub enum FromControl {
         /// What.
         message: PeerMessage,
     },
+    /// Another node leads or votes than before, or nobody leads.
+    Standing(Standing),
     /// This is the registry here now. Of several changes in a row only the last may be shown.
     Applied(Arc<Registry>),
     /// A command was applied here.
@@ -303,6 +305,7 @@ impl Control {
         let why = tokio::select! {
             () = self.listen(&mut wishes) => None,
             () = self.show() => None,
+            () = self.watch() => None,
             () = self.follow() => None,
             why = self.found(founding) => Some(why),
             why = self.coordinator.failed() => Some(why),
@@ -374,6 +377,15 @@ impl Control {
         }
     }
 
+    /// Says who leads and who votes.
+    async fn watch(&self) {
+        let mut standing = Standing::default();
+        loop {
+            standing = self.coordinator.standing_after(&standing).await;
+            self.engine.send(FromControl::Standing(standing.clone()));
+        }
+    }
+
     /// Returns only if the cluster cannot be founded, with the reason.
     async fn found(&self, founding: Option<Command>) -> String {
         match founding {
@@ -387,6 +399,7 @@ impl Control {
 
     /// Keeps voters and followers as the registry says.
     async fn follow(&self) {
+        // Beside each change of the registry: the leader may be another one than when it changed.
         let mut applied = self.coordinator.applied();
         loop {
             let registry = Arc::clone(&applied.borrow_and_update().registry);

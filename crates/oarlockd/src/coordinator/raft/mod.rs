@@ -221,6 +221,35 @@ impl Embedded {
         self.decided(timeout(self.patience, self.raft.change_membership(change, false)).await).map(|_| ())
     }
 
+    /// Asks another voter to lead from now on. Only where this node leads; it may not come to it.
+    ///
+    /// # Errors
+    /// [`Trouble::Stopped`].
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), Trouble> {
+        let asked = self.raft.trigger().transfer_leader(to.0.into()).await;
+        asked.map_err(|why| Trouble::Stopped(why.to_string()))
+    }
+
+    /// Waits until it is not as `last` any more.
+    pub async fn standing_after(&self, last: &Standing) -> Standing {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            metrics.borrow_watched();
+            let now = self.standing();
+            if now != *last {
+                return now;
+            }
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Which node this is.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
     /// Does this node lead, as far as it knows?
     pub fn leads(&self) -> bool {
         self.standing().leader == Some(self.me)
