@@ -82,14 +82,15 @@ fn a_control_message_is_in_the_first_datagram_built_after_it() {
             assert!(world.run_until(Duration::from_secs(5), World::quiet));
         }
         world.send(0, 1, Class::Bulk, &vec![1; 200_000]);
-        (0..200).for_each(|_| world.send(0, 1, Class::Lock, &[2; 900]));
+        // They leave no room in a datagram for what comes behind them.
+        (0..2_000).for_each(|_| world.send(0, 1, Class::Lock, &[2; 90]));
         if round % 2 == 0 {
             // In the middle of it, with both windows full.
             world.run_for(Duration::from_micros(300));
         }
         let before = world.delivered(1, 0, Class::Control).len();
         assert_eq!(before, round as usize);
-        world.send(0, 1, Class::Control, &round.to_le_bytes());
+        world.send(0, 1, Class::Control, &[3; 300]);
         let first = first_datagram(&mut world);
         let (now, peer) = (world.now, &mut world.nodes[1]);
         peer.circuits.handle_datagram(now, &mut peer.clock, address(0), &mut first.clone());
