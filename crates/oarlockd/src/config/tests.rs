@@ -38,6 +38,30 @@ fn defaults_are_enough() {
     assert!(c.offload && c.segments && c.api.is_none());
 }
 
+/// Whoever has the same configuration founds the same cluster, whichever member it is and whatever it has stored.
+#[test]
+fn members_of_one_configuration_found_one_cluster() {
+    use oarlock_cluster::registry::{self, Command, Outcome, Registry};
+    use oarlock_layout::id::{Epoch, SpaceId};
+
+    let spaces = "[[space]]\nname = \"x\"\norder = \"strict\"\nretain = false\nresources_max = 7\n";
+    let a = parse(&text("", spaces)).unwrap();
+    let b = parse(&text("shards = 1\nlisten = \"0.0.0.0:7401\"", spaces)).unwrap();
+    let other = parse(&text("", "")).unwrap();
+    let mut registry = Registry::new();
+    assert_eq!(registry.apply(&a.founding(Epoch(4))), Outcome::Done);
+    assert_eq!(registry.apply(&b.founding(Epoch(0))), Outcome::Already);
+    assert!(matches!(registry.apply(&other.founding(Epoch(4))), Outcome::Refused(_)));
+    for (member, known) in a.members.iter().zip(registry.members()) {
+        assert_eq!((&member.name, member.address, member.key), (&known.name, known.address, known.key.0));
+    }
+    let x = registry.spaces().find(|space| space.id == SpaceId(1)).unwrap();
+    assert_eq!((x.name.as_str(), x.settings.order), ("x", registry::Order::Strict));
+    assert_eq!((x.settings.retain, x.settings.resources_max, x.settings.value), (false, 7, 64));
+    let Command::Init { members, .. } = a.founding(Epoch(0)) else { panic!("a founding is an Init") };
+    assert_eq!(members.len(), 2);
+}
+
 #[test]
 fn a_described_default_space_stays_the_first() {
     let c = parse(&text(

@@ -24,7 +24,7 @@
 //! [`FromControl::Down`] and nothing after it. The node must end its run then: it cannot know any more who is in.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -44,6 +44,8 @@ use crate::problem::{Problem, Result};
 
 mod founding;
 mod line;
+#[cfg(test)]
+mod socket_tests;
 #[cfg(test)]
 mod tests;
 
@@ -269,10 +271,7 @@ impl Link {
     /// What the thread has to say, until it is `None`; then wait for the bell.
     pub fn poll(&mut self) -> Option<FromControl> {
         if self.held.is_none() {
-            self.held = match self.from.try_recv() {
-                Ok(message) => Some(message),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            self.held = self.from.try_recv().ok();
         }
         // What is shown was shown before what is held was sent, or is newer.
         let registry = self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -321,8 +321,6 @@ fn proposals_do_not_wait_for_each_other() {
     cluster.alone = None;
     cluster.done(0, &renew(0, 22));
     cluster.until("agreement", Cluster::agree);
-    // Questions that got no answer are not kept.
-    assert!(cluster.engines.iter().all(|engine| engine.down.is_none()));
 }
 
 /// A node whose lease goes on renews while leaders come and go.
