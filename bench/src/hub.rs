@@ -116,7 +116,7 @@ pub(crate) fn remote_names(count: usize) -> Vec<Name> {
 impl Hub {
     fn serves(&self) -> bool {
         let status = self.node.status(clock::now());
-        status.phase == Phase::Serving && status.grants_wait.is_zero()
+        status.phase == Phase::Serving && status.open
     }
 
     /// Asks for a lock, as a program of this node would.

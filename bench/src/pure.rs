@@ -86,7 +86,7 @@ impl Pure {
             pure.settle();
             let serves = |node: &Node| {
                 let status = node.status(pure.now);
-                status.phase == Phase::Serving && status.grants_wait.is_zero()
+                status.phase == Phase::Serving && status.open
             };
             if pure.nodes.iter().all(serves) {
                 return Ok(pure);

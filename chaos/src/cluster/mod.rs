@@ -144,7 +144,7 @@ impl Cluster {
         let end = Instant::now() + patience;
         loop {
             let states: Vec<_> = (0..NODES).map(|node| self.status(node)).collect();
-            let well = |s: &Value| s["healthy"] == true && s["grants_wait_ms"] == 0;
+            let well = |s: &Value| s["healthy"] == true && s["granting"] == true;
             if states.iter().all(|s| s.as_ref().is_ok_and(well)) {
                 return Ok(states[0].as_ref().expect("all are well")["epoch"].as_u64().unwrap_or(0));
             }

@@ -1,6 +1,6 @@
 //! This run in the cluster: what the coordinator decided, who is in the view, and the way from a view to the first grant.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use oarlock_circuit::{Class, SendError};
@@ -65,6 +65,11 @@ impl Node {
         }
     }
 
+    /// Why this run is not let into the cluster, if it is not.
+    pub fn not_let_in(&self) -> Option<String> {
+        self.refused.as_ref().map(ToString::to_string)
+    }
+
     /// How the last views came into effect at this node, the newest last.
     pub fn failovers(&self) -> impl DoubleEndedIterator<Item = &Failover> {
         self.recovery.failovers()
@@ -120,6 +125,10 @@ impl Node {
     /// Carries what membership and recovery have to say. Returns whether anything moved.
     pub(crate) fn drain_cluster(&mut self, now: Instant) -> bool {
         let mut moved = false;
+        if self.ended {
+            // Whatever they have to say belongs to a run that is over.
+            return false;
+        }
         while let Some(output) = self.membership.as_mut().and_then(Membership::poll_output) {
             moved = true;
             self.part(now, output);

@@ -141,7 +141,7 @@ pub struct Node {
     /// Sessions that left places in segments which wait for the end of their process, and that process.
     pub(crate) left: BTreeMap<SessionId, u32>,
     pub(crate) questions: Questions,
-    /// A node that ended its run takes nothing more in.
+    /// A run that has ended takes nothing more in but what its coordinator needs to say that it has.
     pub(crate) ended: bool,
     pub(crate) outputs: VecDeque<Output>,
 }
@@ -231,9 +231,7 @@ impl Node {
     /// A datagram arrived. Its bytes are opened in place.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
         self.look_at_lease(now);
-        if !self.ended {
-            self.circuits.handle_datagram(now, &mut self.clock, from, datagram);
-        }
+        self.circuits.handle_datagram(now, &mut self.clock, from, datagram);
     }
 
     /// A program connected. Numbers of sessions are never used twice.
@@ -382,7 +380,7 @@ impl Node {
     /// again; while a peer is silent its circuit must not fill with calls that nobody waits for any more.
     pub fn carry(&mut self, now: Instant, to: NodeId, message: &PeerMessage) -> bool {
         assert!(matches!(message, PeerMessage::Call { .. } | PeerMessage::Answer { .. }));
-        if self.ended || self.hearing.silent_since(to).is_some() {
+        if self.hearing.silent_since(to).is_some() {
             return false;
         }
         let bytes = message.to_bytes();
@@ -394,10 +392,10 @@ impl Node {
     /// The time of [`poll_timeout`](Node::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.look_at_lease(now);
+        self.circuits.handle_timeout(now, &mut self.clock);
         if self.ended {
             return;
         }
-        self.circuits.handle_timeout(now, &mut self.clock);
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }
@@ -440,9 +438,6 @@ impl Node {
             if self.drain_rooms(now) {
                 continue;
             }
-            if self.ended {
-                return None;
-            }
             match self.circuits.poll_output(now, &mut self.clock)? {
                 oarlock_circuit::Output::Transmit(transmit) => return Some(Output::Transmit(transmit)),
                 other => self.circuit_output(now, other),
@@ -453,7 +448,7 @@ impl Node {
     /// When [`handle_timeout`](Node::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ended {
-            return None;
+            return self.circuits.poll_timeout();
         }
         let spaces = self.spaces.iter().map(|s| s.locks.poll_timeout());
         let membership = self.membership.as_ref().and_then(Membership::poll_timeout);
@@ -551,6 +546,10 @@ impl Node {
 
     pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         match message {
+            PeerMessage::Call { .. } | PeerMessage::Answer { .. } => {
+                self.outputs.push_back(Output::Carried { from, message });
+            }
+            _ if self.ended => {}
             PeerMessage::Lock(packet) => self.lock_message(now, from, packet),
             PeerMessage::Barrier(barrier) => self.barrier(now, from, barrier),
             PeerMessage::Report(report) => self.report(now, from, report),
@@ -563,9 +562,6 @@ impl Node {
                 let _ = self.send(now, from, Class::Bulk, &PeerMessage::Seen(seen));
             }
             PeerMessage::Seen(seen) => self.questions.answer(from, seen),
-            PeerMessage::Call { .. } | PeerMessage::Answer { .. } => {
-                self.outputs.push_back(Output::Carried { from, message });
-            }
         }
     }
 

@@ -43,7 +43,9 @@ pub struct Status {
 impl Status {
     /// Serving, and every member is in the view and heard.
     pub fn is_well(&self) -> bool {
-        self.phase == Phase::Serving && self.members.iter().all(|m| m.in_view && (m.is_me || m.heard))
+        self.phase == Phase::Serving
+            && self.open
+            && self.members.iter().all(|m| m.in_view && (m.is_me || m.heard))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::sync::{Arc, mpsc};
 
 use oarlock_layout::code::Code;
@@ -19,7 +20,9 @@ use super::cli::Serve;
 use super::config::check_files;
 use crate::config::{Config, Level, Order, Space};
 use crate::console;
-use crate::engine::{Engine, Link, Parts, Segment};
+use crate::coordinator::control;
+use crate::coordinator::raft::Tuning;
+use crate::engine::{Ending, Engine, Link, Parts, Segment};
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
 use crate::host::key::Secret;
@@ -38,6 +41,21 @@ const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs the node.
 pub fn run(args: &Serve) -> Result<()> {
+    match run_once(args)? {
+        Ending::Stopped => Ok(()),
+        // As a new process: nothing of the run that ended is left in it.
+        Ending::Again => {
+            let exe = std::env::current_exe().map_err(again)?;
+            Err(again(std::process::Command::new(exe).args(std::env::args_os().skip(1)).exec()))
+        }
+    }
+}
+
+fn again(e: io::Error) -> Problem {
+    Problem::io(Code::Failed, "cannot begin another run", &e)
+}
+
+fn run_once(args: &Serve) -> Result<Ending> {
     let config = Config::load(&args.config)?;
     let (key, secret) = check_files(&config)?;
     log_to_stderr(config.log);
@@ -46,6 +64,8 @@ pub fn run(args: &Serve) -> Result<()> {
     let signals = Signals::catch(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let mut data = DataDir::open(&config.data_dir)?;
+    let coordinator = config.data_dir.join(control::FILE);
+    control::prepare(&coordinator, data.state() == State::FIRST)?;
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
     let (before, state) = data.begin()?;
     let sockets = match Sockets::open(&config) {
@@ -75,11 +95,18 @@ pub fn run(args: &Serve) -> Result<()> {
     }
 
     let wake = Wake::new().map_err(|e| Problem::io(Code::Failed, "cannot make a bell", &e))?;
-    let (to_engine, control) = mpsc::channel();
+    let (to_engine, questions_of_people) = mpsc::channel();
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
     console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
     let Kept { words, segments, problems } = Kept::of(&config);
-    let node = node(&config, before, state, &key, &secret, words);
+    let node = node(&config, state, &key, &secret, words);
+    let coordinator = control::start(control::Parts {
+        me: NodeId(config.me as u16),
+        file: coordinator,
+        founding: Some(config.founding(state.epoch)),
+        tuning: Tuning::default(),
+        wake: wake.clone(),
+    })?;
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
         node,
@@ -93,7 +120,8 @@ pub fn run(args: &Serve) -> Result<()> {
         data,
         signals,
         wake,
-        control,
+        coordinator,
+        control: questions_of_people,
         asked,
     })?
     .run()
@@ -166,14 +194,7 @@ fn segment(space: &Space) -> Result<Segment, MapError> {
     Ok(Segment { memory, fd })
 }
 
-fn node(
-    config: &Config,
-    before: State,
-    state: State,
-    key: &Secret,
-    secret: &Secret,
-    words: AllWords,
-) -> Node {
+fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: AllWords) -> Node {
     let order = |order: Order| match order {
         Order::Passover => oarlock_node::Order::Passover,
         Order::Strict => oarlock_node::Order::Strict,
@@ -198,8 +219,6 @@ fn node(
             .collect(),
         shared: config.shared().0,
         incarnation: state.incarnation,
-        stored: state.epoch,
-        clean: before.clean,
         seed: random::seed(),
         shards: config.shards,
         circuits: Default::default(),

@@ -72,9 +72,6 @@ fn page(s: &Status) -> String {
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
     ]);
-    if s.grants_wait_ms > 0 {
-        out.push(format!("wait     grants begin in {}", waiting::age(s.grants_wait_ms * 1000)));
-    }
     for reason in &s.reasons {
         out.push(format!("health   {} {}", reason.code, reason.text));
     }
@@ -277,7 +274,7 @@ mod tests {
             serving: true,
             healthy: false,
             epoch: 3,
-            grants_wait_ms: 2500,
+            granting: false,
             incarnation: 7,
             uptime_s: 61,
             shared: String::new(),

@@ -58,8 +58,9 @@ pub struct Status {
     pub healthy: bool,
     /// Epoch of its view, 0 if it has none.
     pub epoch: u32,
-    /// Grants begin after so long, because not every member had stopped cleanly; 0 once they have begun.
-    pub grants_wait_ms: u64,
+    /// Locks are granted: what was held before the view is known, and the lease of the node is far from its end.
+    #[serde(default)]
+    pub granting: bool,
     /// Which run of the node this is.
     pub incarnation: u64,
     /// Since when the daemon runs, in seconds.
@@ -96,6 +97,9 @@ pub struct Member {
     pub address: String,
     /// It is the node that answers.
     pub this: bool,
+    /// The view names a run of it.
+    #[serde(default)]
+    pub in_view: bool,
     /// It is this node, or was heard within the silent time.
     pub heard: bool,
     /// Which run of it the circuit leads to; 0 if there is none.

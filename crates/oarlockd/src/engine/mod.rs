@@ -17,6 +17,7 @@
 
 mod complaints;
 mod control;
+mod coordination;
 mod segments;
 mod sessions;
 
@@ -37,12 +38,15 @@ use tracing::{debug, error, info, warn};
 
 use complaints::Complaints;
 pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
-use segments::Lease;
+pub use coordination::Ending;
+use coordinator::control::ToControl;
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
 use crate::config::Shared;
 use crate::console;
+use crate::coordinator;
+use crate::coordinator::raft::Standing;
 use crate::host::clock;
 use crate::host::datagrams::Datagrams;
 use crate::host::door::{self, Door, Opener};
@@ -96,8 +100,10 @@ pub struct Parts {
     pub data: DataDir,
     /// SIGTERM and the like.
     pub signals: Signals,
-    /// Rung by the console.
+    /// Rung by the console and by the coordinator.
     pub wake: Wake,
+    /// This node's coordinator.
+    pub coordinator: coordinator::control::Link,
     /// What the console wants.
     pub control: Receiver<Control>,
     /// Where questions of people go.
@@ -119,8 +125,10 @@ pub struct Engine {
     door_paused_until: Option<Instant>,
     complaints: Complaints,
     stopping: Option<Stopping>,
-    /// None before the first renewal, and if no lockspace has a segment.
-    lease: Option<Lease>,
+    /// Who leads and votes in the coordinator, as far as this node knows.
+    standing: Standing,
+    /// The coordinator cannot go on.
+    down: Option<Problem>,
 }
 
 /// What a program hears.
@@ -137,6 +145,8 @@ struct Stopping {
     until: Instant,
     /// Sessions that held locks and have not hung up yet.
     holders: Vec<SessionId>,
+    /// Has the run given itself up? None: not asked yet.
+    surrendered: Option<bool>,
 }
 
 impl Engine {
@@ -162,21 +172,22 @@ impl Engine {
             door_paused_until: None,
             complaints: Complaints::default(),
             stopping: None,
-            lease: None,
+            standing: Standing::default(),
+            down: None,
         })
     }
 
-    /// Runs until a signal or the console ends it. Leaves the clean mark if nobody can still hold a lock.
-    pub fn run(mut self) -> Result<()> {
+    /// Runs until a signal, the console or its own end. Leaves the clean mark if nobody can still hold a lock.
+    pub fn run(mut self) -> Result<Ending> {
         let mut ready = Vec::with_capacity(256);
         let mut more_bells = false;
-        // Before anything can be granted.
-        self.keep_lease();
+        self.coordinate(clock::now());
         loop {
             self.carry()?;
             if self.ended() {
                 return self.finish();
             }
+            self.give_up();
             // After the end of a run nobody answers bells.
             let asleep = self.p.node.has_ended() || (!more_bells && self.p.node.fall_asleep());
             let timeout = if asleep { self.timeout() } else { Some(Duration::ZERO) };
@@ -189,39 +200,16 @@ impl Engine {
         }
     }
 
-    /// Renews the lease if it is time. If it was over before that, what programs have granted themselves is lost (L1).
-    fn keep_lease(&mut self) {
-        let now = clock::now();
-        let segments = self.p.segments.iter().any(Option::is_some);
-        if !segments || self.p.node.has_ended() || self.lease.is_some_and(|lease| now < lease.due()) {
-            return;
-        }
-        // In this order: the node takes it for over no later than programs do.
-        let monotonic = clock::monotonic();
-        if let Some(over) = self.lease.and_then(|lease| lease.over(now)) {
-            warn!(
-                "this process stood still: its lease was over for {:.1} s; what programs have granted themselves is lost",
-                over.as_secs_f64()
-            );
-            self.p.node.handle_lease_lost(now);
-        }
-        let (lease, until) = Lease::renewed(now, monotonic);
-        self.p.node.renew(until);
-        self.lease = Some(lease);
-    }
-
     fn timeout(&self) -> Option<Duration> {
         let stop = self.stopping.as_ref().map(|s| s.until);
         let orphan = self.orphans.front().map(|(until, _)| *until);
-        let lease = self.lease.filter(|_| !self.p.node.has_ended()).map(|lease| lease.due());
-        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan, lease];
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan];
         let at = at.into_iter().flatten().min()?;
         Some(at.since(clock::now()))
     }
 
     /// Takes in all that is ready. True if more bells may have been rung than were answered.
     fn turn(&mut self, ready: &[Ready]) -> Result<bool> {
-        self.keep_lease();
         let now = clock::now();
         for r in ready {
             match r.token {
@@ -239,6 +227,7 @@ impl Engine {
                     while let Ok(control) = self.p.control.try_recv() {
                         self.control(now, control);
                     }
+                    self.coordinate(now);
                 }
                 token if token < FIRST_SESSION => self.signal(now),
                 token => self.session_ready(now, token, *r),
@@ -294,11 +283,12 @@ impl Engine {
                         let data = &mut self.p.data;
                         self.sessions
                             .with_spare(|| data.store(State { epoch, clean: false, ..data.state() }))?;
-                        self.p.node.handle_stored(now, epoch);
                     }
-                    Output::Carried { from, .. } => {
-                        debug!("node {from} has a coordinator, and this one none")
+                    Output::Carried { from, message } => {
+                        self.p.coordinator.send(ToControl::Carried { from, message });
                     }
+                    Output::Propose(command) => self.p.coordinator.send(ToControl::Propose(command)),
+                    Output::Lease { until } => self.lease(until),
                     Output::Event(event) => self.log(now, &event),
                 }
             }
@@ -446,36 +436,7 @@ impl Engine {
         self.door_paused_until = None;
         let _ = self.p.poll.remove(&self.p.door);
         let holders = self.p.node.stop(now);
-        self.stopping = Some(Stopping { until: now + STOP_MAX, holders });
-    }
-
-    fn ended(&self) -> bool {
-        match &self.stopping {
-            Some(s) => s.holders.is_empty() || s.until <= clock::now(),
-            None => self.p.node.has_ended(),
-        }
-    }
-
-    /// The end of a run.
-    fn finish(mut self) -> Result<()> {
-        let Some(stopping) = self.stopping else {
-            return Err(
-                Problem::new(Code::MemberSilent, "the node ended its run").because("see the log above")
-            );
-        };
-        if stopping.holders.is_empty() && self.p.node.may_leave_clean(clock::now()) {
-            let data = &mut self.p.data;
-            self.sessions.with_spare(|| data.store(State { clean: true, ..data.state() }))?;
-            info!("stopped; nobody can still hold a lock of this run");
-        } else if stopping.holders.is_empty() {
-            info!("stopped; a lock of the run before may still be in use, so the next view waits");
-        } else {
-            warn!(
-                "stopped, but {} programs did not hang up after losing their locks; the next view waits for them",
-                stopping.holders.len()
-            );
-        }
-        Ok(())
+        self.stopping = Some(Stopping { until: now + STOP_MAX, holders, surrendered: None });
     }
 
     // ----- the console ----------------------------------------------------------------------------------
@@ -576,8 +537,10 @@ impl Engine {
                 None => {}
             },
             Event::Up { .. } => debug!("{event}"),
-            Event::Serving { .. } | Event::Heard { .. } => info!("{event}"),
-            Event::Overwhelmed { .. } => error!("{event}"),
+            Event::View { .. } | Event::Serving { .. } | Event::Heard { .. } | Event::Thawed => {
+                info!("{event}");
+            }
+            Event::Overwhelmed { .. } | Event::LeaseLost | Event::NotLetIn { .. } => error!("{event}"),
             Event::Refused { node: Some(node), code: Code::PeerConfig, .. }
             | Event::RefusedBy { node, code: Code::PeerConfig } => {
                 let status = self.p.node.status(now);

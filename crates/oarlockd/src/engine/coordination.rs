@@ -1,0 +1,130 @@
+//! The engine and its coordinator: what is carried between them, and how a run ends.
+
+use std::time::Duration;
+
+use oarlock_cluster::registry::Command;
+use oarlock_layout::code::Code;
+use oarlock_layout::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::Engine;
+use crate::coordinator::control::{FromControl, ToControl};
+use crate::host::clock;
+use crate::host::state::State;
+use crate::problem::{Problem, Result};
+
+/// How long a run that has stopped in order may take to give itself up. Others wait for its lease otherwise.
+const SURRENDER_MAX: Duration = Duration::from_millis(1_500);
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// As somebody wished.
+    Stopped,
+    /// By itself: the process begins another.
+    Again,
+}
+
+impl Engine {
+    /// Takes in what the coordinator has to say.
+    pub(super) fn coordinate(&mut self, now: Instant) {
+        while let Some(message) = self.p.coordinator.poll() {
+            match message {
+                // What is not sent is lost; whoever called asks again.
+                FromControl::Carry { to, message } => _ = self.p.node.carry(now, to, &message),
+                FromControl::Applied(registry) => self.p.node.handle_applied(now, &registry),
+                FromControl::Answered { command, outcome } => self.answered(now, &command, outcome),
+                FromControl::Failed { command: command @ Command::Surrender { .. }, .. } => {
+                    self.p.coordinator.send(ToControl::Propose(command));
+                }
+                // Whoever is still of the same mind proposes it again.
+                FromControl::Failed { command, trouble } => debug!("{trouble}: {command:?}"),
+                FromControl::Standing(standing) => {
+                    if standing.leader != self.standing.leader {
+                        match standing.leader.and_then(|node| self.p.node.member_name(node)) {
+                            Some(name) => info!("{name} leads the coordinator"),
+                            None => warn!("nobody leads the coordinator, as far as this node knows"),
+                        }
+                    }
+                    self.standing = standing;
+                }
+                FromControl::Misdeed { from, misdeed } => {
+                    let name = self.p.node.member_name(from).unwrap_or("a stranger").to_owned();
+                    error!("{name} misbehaves: {misdeed}");
+                }
+                FromControl::Down(problem) => {
+                    error!("{problem}");
+                    self.down = Some(problem);
+                    self.stop(now);
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, now: Instant, command: &Command, outcome: oarlock_cluster::registry::Outcome) {
+        if let (Command::Surrender { .. }, Some(stopping)) = (command, &mut self.stopping) {
+            stopping.surrendered = Some(true);
+        }
+        self.p.node.handle_answer(now, command, outcome);
+    }
+
+    /// Segments say until when programs hold what they hold, on the clock that programs look at.
+    pub(super) fn lease(&mut self, until: Instant) {
+        // In this order: programs take it for over no later than the node does.
+        let monotonic = clock::monotonic();
+        let left = until.since(clock::now());
+        self.p.node.renew(monotonic + left.as_nanos() as u64);
+    }
+
+    /// A run that has been stopped, and under whose locks nobody acts any more, gives itself up.
+    pub(super) fn give_up(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if !stopping.holders.is_empty() || stopping.surrendered.is_some() || self.down.is_some() {
+            return;
+        }
+        // False: it was in no view.
+        let asked = self.p.node.surrender();
+        stopping.surrendered = Some(!asked);
+        stopping.until = clock::now() + SURRENDER_MAX;
+    }
+
+    /// Is there nothing left to wait for?
+    pub(super) fn ended(&self) -> bool {
+        match &self.stopping {
+            Some(s) => s.surrendered == Some(true) || s.until <= clock::now(),
+            None => self.p.node.has_ended(),
+        }
+    }
+
+    /// The end of a run.
+    pub(super) fn finish(mut self) -> Result<Ending> {
+        // Programs have heard; what is left of them hangs up now.
+        let stopping = self.stopping.take();
+        if !self.p.coordinator.stop() {
+            warn!("the disk does not let the coordinator's file go");
+        }
+        if let Some(problem) = self.down {
+            return Err(problem);
+        }
+        let Some(stopping) = stopping else {
+            if let Some(why) = self.p.node.not_let_in() {
+                return Err(Problem::new(Code::Refused, "this node is not let into the cluster").because(why));
+            }
+            warn!("this run has ended; another begins");
+            return Ok(Ending::Again);
+        };
+        if !stopping.holders.is_empty() {
+            warn!(
+                "stopped, but {} programs did not hang up after losing their locks; others wait for the end of the lease",
+                stopping.holders.len()
+            );
+        } else if stopping.surrendered == Some(true) {
+            let data = &mut self.p.data;
+            self.sessions.with_spare(|| data.store(State { clean: true, ..data.state() }))?;
+            info!("stopped; nobody can still hold a lock of this run");
+        } else {
+            info!("stopped; the coordinator did not hear of it, so others wait for the end of the lease");
+        }
+        Ok(Ending::Stopped)
+    }
+}
