@@ -17,6 +17,7 @@ use tokio::sync::watch;
 #[cfg(test)]
 mod conformance;
 pub mod control;
+pub mod etcd;
 pub mod raft;
 
 /// Why a command was not decided, or nothing can be read.
