@@ -72,6 +72,24 @@ codes! {
     CoordinatorFile = 1207, exit 78;
     /// No more descriptors.
     OutOfDescriptors = 1301, exit 69;
+    /// A storyboard cannot be read: a heading, a table or a cell is not what it should be.
+    StoryMalformed = 1401, exit 2;
+    /// Two rows of a storyboard, or two flows, can mean the same.
+    StoryAmbiguous = 1402, exit 2;
+    /// A row leads to a state that has no rows.
+    StoryUnknownState = 1403, exit 2;
+    /// A storyboard uses a name that it gives to nothing.
+    StoryUnknownName = 1404, exit 2;
+    /// No way of a flow leads to a state, or to the end.
+    StoryUnreachable = 1405, exit 2;
+    /// A storyboard expects nothing, so it shows nothing.
+    StoryExpectsNothing = 1406, exit 2;
+    /// The cluster on which a storyboard is to be played cannot do what a row says.
+    StoryNotHere = 1407, exit 2;
+    /// An expectation of a storyboard did not hold, or a promise was broken while it was played.
+    StoryFailed = 1408, exit 1;
+    /// All flows of a storyboard wait, and nothing can come any more.
+    StoryStuck = 1409, exit 1;
 
     /// Not granted: somebody holds it, and the request did not want to wait.
     Busy = 2101, exit 75;

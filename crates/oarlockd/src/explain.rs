@@ -115,6 +115,51 @@ pub fn page(code: Code) -> Page {
             "raise the limit of open files (ulimit -n, or LimitNOFILE= in the unit), or close programs",
         ),
 
+        Code::StoryMalformed => page_of(
+            "a storyboard cannot be read",
+            "a heading, a table or a cell is not what it should be",
+            "docs/storyboards.md tells how one is written",
+        ),
+        Code::StoryAmbiguous => page_of(
+            "two rows or two flows of a storyboard can mean the same",
+            "which of them applies would be a matter of luck",
+            "give one of them another state, event or name",
+        ),
+        Code::StoryUnknownState => page_of(
+            "a row of a storyboard leads to a state that has no rows",
+            "the cell `next` names it, and no cell `state` does",
+            "give the state a row, or write `done` where the flow ends",
+        ),
+        Code::StoryUnknownName => page_of(
+            "a storyboard uses a name that it gives to nothing",
+            "an event that nobody raises, a lock that its flow never takes, or a flow that is not there",
+            "look for a slip of the pen; every name is given by `raise`, `lock`, `let` or a heading",
+        ),
+        Code::StoryUnreachable => page_of(
+            "no way of a flow leads to a state, or to the end",
+            "a row that can never be taken shows nothing, and a flow without an end cannot come true",
+            "lead a row there, or take the state away",
+        ),
+        Code::StoryExpectsNothing => page_of(
+            "a storyboard expects nothing",
+            "it would come true whatever the cluster did",
+            "say what must be so with `expect`",
+        ),
+        Code::StoryNotHere => page_of(
+            "a storyboard cannot be played on this cluster",
+            "a row says what a simulated cluster, or one of real nodes, has no means for",
+            "the other of --sim and --dev",
+        ),
+        Code::StoryFailed => page_of(
+            "a storyboard did not come true",
+            "an expectation did not hold, or a promise was broken while it was played",
+            "oarlock story run --trace FILE shows every step and answer",
+        ),
+        Code::StoryStuck => page_of(
+            "all flows of a storyboard wait, and nothing can come any more",
+            "they wait for each other, or for an answer that the cluster does not give",
+            "oarlock story run --trace FILE shows every step and answer",
+        ),
         Code::Busy => page_of(
             "not granted: somebody holds it",
             "the request did not want to wait, and the lock is held in a conflicting mode",
