@@ -36,6 +36,7 @@ pub mod seal;
 mod segments;
 mod share;
 mod socket;
+pub mod story;
 pub mod swarm;
 mod trace;
 mod world;

@@ -89,6 +89,8 @@ pub(crate) enum Happening {
     Start { node: u16 },
     /// The next part of the run.
     Part(Part),
+    /// Nothing but that it is this late: somebody outside waits for the moment.
+    Alarm,
 }
 
 /// Parts of a run.
@@ -143,13 +145,13 @@ pub(crate) struct World {
     pub(crate) fault_random: Random,
     local_random: Random,
     pub(crate) segment_random: Random,
-    next_client: Client,
+    pub(crate) next_client: Client,
     pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
     traffic: (u64, u64),
     /// The second in which words were last compared with entries.
     audited: u64,
-    judge: Judge,
+    pub(crate) judge: Judge,
     pub(crate) others: Findings,
     history: Option<Vec<Event>>,
 }
@@ -285,7 +287,7 @@ impl World {
 
     /// A cluster that talks without end about what nobody asks for breaks no promise to any client. But it does
     /// not come to rest, and no network would bear it.
-    fn watch_traffic(&mut self) {
+    pub(crate) fn watch_traffic(&mut self) {
         let now = self.queue.now();
         let (second, before) = self.traffic;
         let sent = self.load.datagrams - before;
@@ -304,7 +306,7 @@ impl World {
         }
     }
 
-    fn happen(&mut self, happening: Happening) {
+    pub(crate) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Input { node, run, input } => self.input(node, run, input),
             Happening::Timer { node, run } => self.timer(node, run),
@@ -332,6 +334,7 @@ impl World {
             Happening::RestartAll { clean } => self.restart_all(clean),
             Happening::Start { node } => self.start(node),
             Happening::Part(part) => self.part(part),
+            Happening::Alarm => {}
         }
     }
 

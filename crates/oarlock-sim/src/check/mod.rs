@@ -71,6 +71,11 @@ impl Findings {
     }
 
     /// All of them, in the order they were found.
+    pub fn as_slice(&self) -> &[Finding] {
+        &self.0
+    }
+
+    /// The same, for good.
     pub fn into_vec(self) -> Vec<Finding> {
         self.0
     }
@@ -132,6 +137,11 @@ impl Judge {
     /// Has nothing been found so far?
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// What has been found so far, in order.
+    pub fn findings(&self) -> &[Finding] {
+        self.findings.as_slice()
     }
 
     /// The account of the history so far.

@@ -1,0 +1,404 @@
+//! A simulated cluster as a stage for storyboards (S5, S7).
+//!
+//! ```text
+//!   Play ── Action ──► Theatre ── Ask ──► socket ──► Node          the nodes, network and clocks of a World,
+//!        ◄── News ───          ◄── Told ── socket ◄── Node          and its checkers; nothing goes wrong but
+//!                              └── Event ──► Judge                  what the storyboard says
+//! ```
+//!
+//! [`play`] plays one storyboard with one seed. The pieces that turn actions into requests and answers into news
+//! serve a stage of real nodes as well.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use oarlock_layout::codec::Wire;
+use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlock_layout::name::Name;
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_story::table::{Command, Condition, Fact, Link, Place, Promise, Sum, Term};
+use oarlock_story::{Action, News, Outcome, Report, Stage, Story, perform};
+
+use crate::check::Finding;
+use crate::history::{Ask, End, Mark, Told, What};
+use crate::host::Input;
+use crate::network::{Disturbance, Network, Weather};
+use crate::options::Options;
+use crate::process::{Process, packet, pid};
+use crate::queue::Time;
+use crate::random::Random;
+use crate::swarm::{MS, S};
+use crate::world::{Happening, World};
+
+/// When the curtain rises: the cluster has formed, and the checker of order looks from two seconds on.
+const BEGIN: Time = 3 * S;
+/// So long may nothing happen: longer than any lease, timeout or pause of retransmission.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Another stream of the same seed.
+const WEATHER: u64 = 0x3707_7ea7_e600_0000;
+
+/// Plays a storyboard in a simulated cluster. The last line of the transcript is a hash over every datagram: the
+/// same seed gives the same transcript, to the last letter. Of the options only a planted bug counts.
+pub fn play(story: &Story, seed: u64, options: &Options) -> Report {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut theatre = Theatre::new(story, seed, options);
+        let mut report = perform(story, &mut theatre, Some(seed));
+        report.transcript.push(format!("seed {seed}, trace {}", theatre.world.trace));
+        report
+    }));
+    played.unwrap_or_else(|panic| Report {
+        outcome: Outcome::Broken(vec![format!("an assertion failed: {}", crate::panic_text(panic.as_ref()))]),
+        rows: 0,
+        expectations: 0,
+        transcript: Vec::new(),
+    })
+}
+
+/// What a simulated cluster cannot do of a storyboard, each with its line.
+pub fn refusals(story: &Story) -> Vec<oarlock_story::Fault> {
+    let theatre = Theatre::new(story, 0, &Options::default());
+    story.refusals(|command| theatre.refuses(command))
+}
+
+/// A simulated cluster with a program for each flow that has a node.
+pub struct Theatre {
+    world: World,
+    /// For each flow its program, if it has one.
+    actors: Vec<Option<usize>>,
+    /// For each program its flow, and whether it was alive when looked at last.
+    flows: Vec<(usize, bool)>,
+    cuts: BTreeMap<Link, u64>,
+    news: Vec<News>,
+}
+
+impl Theatre {
+    /// A cluster of as many nodes as the storyboard names, formed and in fine weather, with all programs attached.
+    pub fn new(story: &Story, seed: u64, options: &Options) -> Theatre {
+        let options = Options {
+            nodes: story.nodes(),
+            processes: 0,
+            faults: false,
+            segments: Some(false),
+            ..options.clone()
+        };
+        let nodes = options.nodes;
+        let mut world = World::new(seed, options);
+        // What a seed draws for storms is no part of a storyboard, but for clocks and delays.
+        world.network = Network::new(nodes, Weather::FINE, Random::new(seed ^ WEATHER));
+        (world.mix.retain, world.mix.resources_max) = (true, 1 << 16);
+        (world.mix.forget_after, world.mix.rekey) = (10 * S, (120 * S, 1 << 32));
+        let mut theatre =
+            Theatre { world, actors: Vec::new(), flows: Vec::new(), cuts: BTreeMap::new(), news: Vec::new() };
+        theatre.world.processes.clear();
+        for (index, flow) in story.flows.iter().enumerate() {
+            let program = flow.node.map(|node| {
+                theatre.world.processes.push(Process::new(node.0, false));
+                theatre.flows.push((index, false));
+                theatre.flows.len() - 1
+            });
+            theatre.actors.push(program);
+        }
+        theatre.world.mark(Mark::Storm);
+        theatre.world.mark(Mark::Calm);
+        for node in 0..nodes {
+            let at = theatre.world.fault_random.below(200 * MS);
+            theatre.world.queue.push(at, Happening::Start { node });
+        }
+        theatre.run(BEGIN);
+        for program in 0..theatre.flows.len() {
+            let flow = theatre.flows[program].0;
+            theatre.attach(program, &story.flows[flow].name);
+        }
+        // Long enough for everybody to be welcome.
+        theatre.run(BEGIN + 100 * MS);
+        let idle: Vec<u16> = theatre.world.hosts.iter().filter(|h| !h.serving).map(|h| h.index).collect();
+        assert!(idle.is_empty(), "nodes {idle:?} do not serve after {} s", BEGIN / S);
+        theatre
+    }
+
+    fn attach(&mut self, program: usize, label: &str) {
+        let world = &mut self.world;
+        let now = world.queue.now();
+        world.next_client += 1;
+        let client = world.next_client;
+        let process = &mut world.processes[program];
+        process.spawn(now, client, &mut world.load_random);
+        self.flows[program].1 = true;
+        let node = process.node;
+        world.hosts[usize::from(node)].sessions.insert(client, program);
+        world.event(What::Opened { client, node });
+        world.put(program, Input::Open { client, pid: pid(client) });
+        let hello = Request::Hello { version: VERSION, label: label.into() };
+        world.put(program, Input::Packet { client, bytes: hello.to_bytes() });
+    }
+
+    /// Lets everything happen up to a moment, news or not.
+    fn run(&mut self, until: Time) {
+        self.world.queue.push(until, Happening::Alarm);
+        while let Some(happening) = self.world.queue.pop(until) {
+            self.happen(happening);
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        self.world.load.events += 1;
+        self.world.time.set(self.world.queue.now());
+        match happening {
+            Happening::Reply { process, client, bytes } => {
+                let actor = &self.world.processes[process];
+                if actor.client == client && actor.alive {
+                    self.hear(process, &bytes);
+                }
+            }
+            // Whoever is dead stays dead.
+            Happening::Spawn { .. } => {}
+            other => self.world.happen(other),
+        }
+        self.world.watch_traffic();
+        for program in 0..self.flows.len() {
+            let (flow, alive) = self.flows[program];
+            if alive && !self.world.processes[program].alive {
+                self.flows[program].1 = false;
+                self.news.push(News { flow, what: oarlock_story::Told::Lost });
+            }
+        }
+    }
+
+    fn hear(&mut self, program: usize, bytes: &[u8]) {
+        let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
+        if matches!(reply, Reply::Welcome { .. }) {
+            return;
+        }
+        let world = &mut self.world;
+        let (client, node) = (world.processes[program].client, world.processes[program].node);
+        match told(reply) {
+            Some((handle, told)) => {
+                if let Some(what) = news(handle, &told) {
+                    self.news.push(News { flow: self.flows[program].0, what });
+                }
+                world.event(What::Told { client, handle, told });
+            }
+            None => {
+                // `Lost` or `Refused`: the node hangs up.
+                world.hosts[usize::from(node)].sessions.remove(&client);
+                world.lost(program);
+            }
+        }
+    }
+
+    fn ask(&mut self, flow: usize, handle: u32, ask: Ask) {
+        let Some(program) = self.actors[flow] else { return };
+        let client = self.world.processes[program].client;
+        let bytes = request(handle, &ask).to_bytes();
+        self.world.event(What::Asked { client, handle, ask });
+        self.world.put(program, Input::Packet { client, bytes });
+    }
+
+    /// The program is killed: its node sees the end of the socket, and nothing else.
+    fn kill(&mut self, flow: usize) {
+        let Some(program) = self.actors[flow] else { return };
+        let process = &mut self.world.processes[program];
+        if !std::mem::take(&mut process.alive) {
+            return;
+        }
+        self.flows[program].1 = false;
+        let (client, node) = (process.client, process.node);
+        self.world.hosts[usize::from(node)].sessions.remove(&client);
+        self.world.event(What::Ended { client, how: End::Died });
+        self.world.put(program, Input::Hangup { client });
+    }
+
+    fn cut(&mut self, link: Link) -> Result<(), String> {
+        let (from, to) = (link.from.0, link.to.0);
+        let links = if link.one_way { vec![(from, to)] } else { vec![(from, to), (to, from)] };
+        let weather = Weather { lost: 1000, ..Weather::FINE };
+        let now = self.world.queue.now();
+        if self.cuts.contains_key(&link) {
+            return Err(format!("{link} is cut already"));
+        }
+        let number = self.world.network.disturb(now, Disturbance { links, weather, flap: 0 });
+        self.cuts.insert(link, number);
+        self.weather_changed();
+        Ok(())
+    }
+
+    fn heal(&mut self, link: Link) -> Result<(), String> {
+        let number = self.cuts.remove(&link).ok_or_else(|| format!("{link} was not cut, in these words"))?;
+        self.world.network.settle(number);
+        self.weather_changed();
+        Ok(())
+    }
+
+    fn pause(&mut self, node: Place, pause: bool) -> Result<(), String> {
+        let host = &mut self.world.hosts[usize::from(node.0)];
+        if host.paused == pause {
+            return Err(format!(
+                "{node} {}",
+                if pause { "stands still already" } else { "does not stand still" }
+            ));
+        }
+        match pause {
+            true => host.paused = true,
+            false => self.world.resume(node.0),
+        }
+        self.weather_changed();
+        Ok(())
+    }
+
+    /// Where order is judged, and from when on, hangs on whether all can reach all.
+    fn weather_changed(&mut self) {
+        let calm = self.cuts.is_empty() && self.world.hosts.iter().all(|host| !host.paused);
+        self.world.mark(if calm { Mark::Calm } else { Mark::Storm });
+    }
+}
+
+impl Stage for Theatre {
+    fn refuses(&self, command: &Command) -> Option<String> {
+        let node = self.world.hosts[0].node.as_ref()?;
+        refusal(command, |name| node.counters().iter().any(|counter| counter.name == name))
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.world.queue.now())
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Kill { flow } => self.kill(flow),
+            Action::Pause(node) => return self.pause(node, true),
+            Action::Continue(node) => return self.pause(node, false),
+            Action::Cut(link) => return self.cut(link),
+            Action::Heal(link) => return self.heal(link),
+            action => {
+                let (flow, handle, ask) = asked(action).ok_or("views do not change here")?;
+                self.ask(flow, handle, ask);
+            }
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, node: Place) -> Result<u64, String> {
+        let counters = self.world.hosts[usize::from(node.0)].node.as_ref().map(|node| node.counters());
+        let counter = counters.into_iter().flatten().find(|counter| counter.name == name);
+        counter.map(|counter| counter.value).ok_or_else(|| format!("{node} has no counter {name}"))
+    }
+
+    fn broken(&mut self, promise: Promise) -> Vec<String> {
+        let findings = self.world.judge.findings().iter().chain(self.world.others.as_slice());
+        findings.filter(|found| is_about(found, promise)).map(ToString::to_string).collect()
+    }
+
+    fn pass(&mut self, until: Instant) -> Vec<News> {
+        self.world.queue.push(until.0, Happening::Alarm);
+        while self.news.is_empty() {
+            let Some(happening) = self.world.queue.pop(until.0) else { break };
+            self.happen(happening);
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        let paused = self.world.hosts.iter().filter(|host| host.paused);
+        let paused = paused.map(|host| format!("{} stands still", Place(host.index)));
+        paused.chain(self.cuts.keys().map(|link| format!("the way {link} is cut"))).collect()
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        for node in 0..self.world.hosts.len() {
+            if self.world.hosts[node].paused {
+                self.world.resume(node as u16);
+            }
+        }
+        for (_, number) in std::mem::take(&mut self.cuts) {
+            self.world.network.settle(number);
+        }
+        // What is under way arrives; then whoever waits must wait for somebody who was told.
+        self.run(self.world.queue.now() + 5 * S);
+        self.world.mark(Mark::PoliteEnd);
+        for flow in 0..self.actors.len() {
+            self.kill(flow);
+        }
+        self.run(self.world.queue.now() + 3 * S);
+        self.world.mark(Mark::Drained);
+        self.broken(Promise::All)
+    }
+}
+
+/// Is this what the checker of a promise has found?
+pub fn is_about(found: &Finding, promise: Promise) -> bool {
+    promise == Promise::All || promise.name() == found.checker
+}
+
+/// What no stage can do, with the reason; `counts` knows the counters of a node.
+pub fn refusal(command: &Command, counts: impl Fn(&str) -> bool) -> Option<String> {
+    let unknown = |sum: &Sum| match &sum.term {
+        Term::Counter(name, _) if !counts(name) => {
+            Some(format!("no node counts {name}; see `oarlock metrics`"))
+        }
+        _ => None,
+    };
+    match command {
+        // A node that comes back alone is refused (L3), and a dead one is not evicted yet.
+        Command::KillNode(_) | Command::StartNode(_) => {
+            Some("views are static, a cluster whose node has died serves only after a restart of all".into())
+        }
+        Command::Let(_, sum) => unknown(sum),
+        Command::Expect(Condition { fact: Fact::Compare(a, _, b), .. }) => unknown(a).or_else(|| unknown(b)),
+        _ => None,
+    }
+}
+
+/// The request in an action about a lock, as histories have it: whose, of which lock, what.
+pub fn asked(action: Action) -> Option<(usize, u32, Ask)> {
+    Some(match action {
+        Action::Lock { flow, handle, resource, mode, flags, timeout_ms } => {
+            let name = Name::new(resource.name.as_bytes()).expect("a checked name");
+            (flow, handle, Ask::Lock { space: resource.strict.into(), name, mode, flags, timeout_ms })
+        }
+        Action::Convert { flow, handle, mode, flags, timeout_ms, value } => {
+            (flow, handle, Ask::Convert { mode, flags, timeout_ms, value })
+        }
+        Action::Unlock { flow, handle, value, invalidate } => {
+            (flow, handle, Ask::Unlock { value, invalidate })
+        }
+        Action::Cancel { flow, handle } => (flow, handle, Ask::Cancel),
+        _ => return None,
+    })
+}
+
+/// The packet with which a program asks.
+pub fn request(handle: u32, ask: &Ask) -> Request {
+    packet(handle, ask)
+}
+
+/// What a reply says about which lock, as histories have it; none if it speaks of no lock.
+pub fn told(reply: Reply) -> Option<(u32, Told)> {
+    Some(match reply {
+        Reply::Granted(g) => {
+            let (token, value) = (Some(g.token), g.value.map(Box::new));
+            (g.handle, Told::Granted { mode: g.mode, token, value, alternate: g.alternate })
+        }
+        Reply::Failed { handle, why } => (handle, Told::Failed { code: why.code }),
+        Reply::Released { handle } => (handle, Told::Released),
+        Reply::Blocking { handle, wanted } => (handle, Told::Blocking { wanted }),
+        _ => return None,
+    })
+}
+
+/// The same as news of a play.
+pub fn news(handle: u32, told: &Told) -> Option<oarlock_story::Told> {
+    use oarlock_story::Told as News;
+    Some(match told {
+        Told::Granted { mode, token, value, .. } => {
+            News::Granted { handle, mode: *mode, token: (*token)?, value: value.clone() }
+        }
+        Told::Released => News::Released { handle },
+        Told::Failed { code } => News::Failed { handle, code: *code },
+        Told::Blocking { wanted } => News::Blocking { handle, wanted: *wanted },
+        Told::Token { .. } => return None,
+    })
+}

@@ -1,0 +1,152 @@
+//! Every storyboard of `stories/` in the simulator (S7).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oarlock_sim::Options;
+use oarlock_sim::story::{play, refusals};
+use oarlock_story::{Outcome, Report, Story, read};
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../stories");
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    files.sort();
+    files
+}
+
+fn named(name: &str) -> Story {
+    let path = files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
+    load(&path)
+}
+
+fn load(path: &Path) -> Story {
+    let text = fs::read_to_string(path).unwrap();
+    read(&text).unwrap_or_else(|faults| panic!("{}: {}", path.display(), faults[0]))
+}
+
+#[track_caller]
+fn kept(name: &str, seed: u64, report: &Report) {
+    let text = report.transcript.join("\n");
+    assert!(report.is_kept(), "{name}, seed {seed}: {:#?}\n{text}", report.outcome);
+}
+
+/// S1: what is printed back is the same storyboard.
+#[test]
+fn every_storyboard_prints_back_as_it_was_read() {
+    for path in files() {
+        let printed = load(&path).to_string();
+        assert_eq!(read(&printed).unwrap().to_string(), printed, "{}", path.display());
+    }
+}
+
+/// S7: the folder is a conformance suite; each file, over several seeds.
+#[test]
+fn every_storyboard_comes_true_whatever_the_seed() {
+    let files = files();
+    assert!(files.len() >= 12, "{} storyboards", files.len());
+    for path in files {
+        let (story, name) = (load(&path), path.file_stem().unwrap().to_string_lossy().into_owned());
+        assert_eq!(refusals(&story), [], "{name}");
+        for seed in 0..25 {
+            kept(&name, seed, &play(&story, seed, &Options::default()));
+        }
+    }
+}
+
+/// S5: the same file and seed give the same transcript, and with it every datagram, byte for byte.
+#[test]
+fn the_same_seed_is_the_same_play_to_the_last_letter() {
+    for name in ["a-release-grants-up-to-the-first-that-does-not-fit", "silence-loses-nothing"] {
+        let story = named(name);
+        let (first, second) = (play(&story, 5, &Options::default()), play(&story, 5, &Options::default()));
+        kept(name, 5, &first);
+        assert_eq!(first.transcript, second.transcript);
+        assert_ne!(first.transcript, play(&story, 6, &Options::default()).transcript);
+    }
+}
+
+/// S8: a deliberate deadlock over two resources, which nobody breaks yet, ends with a report and not with a hang.
+#[test]
+fn flows_that_wait_for_each_other_end_in_a_report() {
+    let flow = |name: &str, node: &str, one: &str, two: &str| {
+        format!(
+            "## flow {name} at {node}\n\n| state | on | do | next |\n| - | - | - | - |\n\
+             | start | - | lock {one} EX; wait {one}; expect granted {one} | both |\n\
+             | both | meet inside | lock {two} EX | waits |\n\
+             | waits | granted {two} | unlock {one}; unlock {two} | done |\n\n"
+        )
+    };
+    let text = flow("anna", "node-a", "left", "right") + &flow("bert", "node-b", "right", "left");
+    let report = play(&read(&text).unwrap(), 3, &Options::default());
+    let Outcome::Stuck(lines) = &report.outcome else { panic!("{:?}", report.outcome) };
+    for line in [
+        "flow anna, state waits, line 7: waits for `granted right`",
+        "flow bert, state waits, line 15: waits for `granted left`",
+        "lock anna.left holds EX on left, and was told that somebody wants EX",
+        "lock anna.right waits for EX on right",
+        "lock bert.left waits for EX on left",
+    ] {
+        assert!(lines.iter().any(|l| l == line), "{line:?} is not in {lines:#?}");
+    }
+}
+
+/// S8: slow is not stuck: what waits for time or for an answer on its way goes on.
+#[test]
+fn a_long_pause_is_not_taken_for_the_end() {
+    let text = "## flow anna at node-a\n\n| state | on | do | next |\n| - | - | - | - |\n\
+                | start | - | lock r EX | asks |\n| asks | granted r | - | sits |\n\
+                | sits | after 600s | expect granted r; unlock r | done |\n";
+    kept("a long pause", 1, &play(&read(text).unwrap(), 1, &Options::default()));
+}
+
+/// S7: what this stage cannot do is said before the play, with the line.
+#[test]
+fn what_cannot_be_played_here_is_refused_at_its_line() {
+    let text = "## flow a\n\n| state | on | do | next |\n| - | - | - | - |\n\
+                | start | - | kill node node-b; expect counter info_sent at node-a > 0 | next |\n\
+                | next | - | start node node-b; expect counter wishes at node-a == 0 | done |\n";
+    let faults = refusals(&read(text).unwrap());
+    let lines: Vec<u32> = faults.iter().map(|fault| fault.line).collect();
+    assert_eq!(lines, [5, 6, 6]);
+    assert!(
+        faults[0].text.contains("views are static") && faults[2].text.contains("counts wishes"),
+        "{faults:?}"
+    );
+}
+
+/// An expectation that is wrong is seen to be wrong: the storyboards can fail.
+#[test]
+fn a_wrong_expectation_names_its_line_and_what_is_so_instead() {
+    let text = "## flow anna at node-a\n\n| state | on | do | next |\n| - | - | - | - |\n\
+                | start | - | lock r EX; wait r; expect waiting r | done |\n";
+    let report = play(&read(text).unwrap(), 0, &Options::default());
+    let Outcome::Failed(failure) = &report.outcome else { panic!("{:?}", report.outcome) };
+    let said = failure.to_string();
+    assert_eq!(said, "line 5, flow anna: expected `waiting r`, but r holds EX on r");
+}
+
+/// Nodes with a rule left out: the storyboard that is about the rule does not come true.
+#[cfg(feature = "planted")]
+#[test]
+fn a_planted_bug_is_seen_by_the_storyboard_about_its_rule() {
+    use oarlock_node::Bug::Room;
+    use oarlock_node::RoomBug;
+
+    for (name, bug) in [
+        ("a-try-is-answered", RoomBug::TryByRetention),
+        ("of-two-conversions-the-later-is-refused", RoomBug::NoDeadlock),
+        ("what-a-node-keeps-costs-no-message", RoomBug::KeepRetained),
+        ("a-newcomer-waits-behind-a-waiter", RoomBug::NoNotice),
+    ] {
+        let story = named(name);
+        let options = Options { bug: Some(Room(bug)), ..Options::default() };
+        let plays: Vec<Report> = (0..8).map(|seed| play(&story, seed, &options)).collect();
+        let report = plays
+            .iter()
+            .find(|report| !report.is_kept())
+            .unwrap_or_else(|| panic!("{name} comes true with {bug:?}:\n{}", plays[0].transcript.join("\n")));
+        println!("{bug:?}: {name}: {:?}", report.outcome);
+    }
+}
