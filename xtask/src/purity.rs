@@ -4,7 +4,7 @@
 //! crate brings `std` along, neither by itself nor through a dependency:
 //!
 //! ```text
-//!   crates/oarlock-{layout,circuit,cluster,lock,node}
+//!   crates/oarlock-{layout,circuit,cluster,lock,story,node}
 //!            │  linked into
 //!            ▼
 //!   target/purity: a no_std static library with its own panic handler      must build
@@ -36,6 +36,7 @@ pub(crate) const PURE: &[(&str, &[&str])] = &[
     ("oarlock-circuit", &["oarlock-layout"]),
     ("oarlock-cluster", &["oarlock-layout"]),
     ("oarlock-lock", &["oarlock-layout"]),
+    ("oarlock-story", &["oarlock-layout"]),
     ("oarlock-node", &["oarlock-layout", "oarlock-circuit", "oarlock-cluster", "oarlock-lock"]),
 ];
 

@@ -4,6 +4,7 @@
 use crate::ci::Outcome;
 use crate::context::{Context, Volume, watch};
 use crate::fronts::Front;
+use crate::testing;
 
 /// Seeds of a standard run: each is a minute of five nodes and forty programs.
 const SEEDS: u64 = 600;
@@ -55,6 +56,8 @@ pub(crate) fn planted(context: &Context) -> Outcome {
     if result.is_err() || passed == 0 {
         failed = failed.max(1);
     }
+    let stories = testing::planted_stories(context);
+    (passed, failed) = (passed + stories.passed, failed + stories.failed);
     Outcome { passed, failed, note: format!("planted bugs, {SEEDS_PER_BUG} seeds at most for each") }
 }
 

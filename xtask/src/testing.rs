@@ -26,6 +26,17 @@ pub(crate) fn explorer(context: &Context) -> Outcome {
     count.outcome(error)
 }
 
+/// Storyboards on nodes with a rule left out: the one about the rule must not come true. Built as the table of planted
+/// bugs is.
+pub(crate) fn planted_stories(context: &Context) -> Outcome {
+    let mut command = context.cargo();
+    command.args(["test", "--locked", "--quiet", "--profile", "sim", "--package", "oarlock-sim"]);
+    command.args(["--features", "planted", "--test", "stories"]);
+    let mut count = Count::default();
+    let result = watch(&mut command, |line| count.see(line));
+    count.outcome(result.err())
+}
+
 /// A program has 84,000 stops, and something happens at each of them 747,000 times in all: a millisecond each. In so many
 /// parts at night, and one out of so many for a commit.
 const STEPPER_PARTS: u32 = 8;

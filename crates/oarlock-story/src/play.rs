@@ -270,6 +270,7 @@ impl<'a> Play<'a> {
                     }
                 } else {
                     barrier.arrived.remove(&index);
+                    barrier.open.remove(&index);
                 }
             }
             if barrier.arrived.len() == barrier.parties.len() {
