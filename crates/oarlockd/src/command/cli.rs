@@ -60,6 +60,9 @@ pub enum Command {
     /// Check this machine: kernel, limits, network, keys, daemon
     #[command(after_help = super::doctor::CHECKS.help())]
     Doctor(Doctor),
+    /// Check and play storyboards: tables of states and events that are tests
+    #[command(subcommand)]
+    Story(Story),
     /// Explain an error code
     #[command(after_help = super::help::CODES.help())]
     Explain(Explain),
@@ -324,6 +327,37 @@ pub struct Doctor {
     /// How to ask and print.
     #[command(flatten)]
     pub ask: AskList,
+}
+
+/// `oarlock story`
+#[derive(Subcommand, Debug)]
+pub enum Story {
+    /// Say what is wrong with storyboards, each fault with its line
+    Check {
+        /// The storyboards, in Markdown
+        #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+    /// Play a storyboard, in a simulated cluster or on real nodes
+    #[command(
+        after_help = "In the simulator the same file and seed give the same play, to the last letter of --trace. \
+                            With --dev the nodes are processes of a cluster that is made for the play and removed \
+                            after it."
+    )]
+    Run {
+        /// The storyboard, in Markdown
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Play it in a simulated cluster; everything follows from this number
+        #[arg(long, value_name = "SEED", default_value_t = 0, conflicts_with = "dev")]
+        sim: u64,
+        /// Play it on real nodes
+        #[arg(long)]
+        dev: bool,
+        /// Print each row, command and answer with its time
+        #[arg(long)]
+        trace: bool,
+    },
 }
 
 /// `oarlock explain`

@@ -7,6 +7,7 @@
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
+//!   story                                              storyboards, played in a simulation or on daemons
 //!   key  config  doctor  explain  man  complete        everything around them
 //! ```
 
@@ -28,6 +29,7 @@ pub mod output;
 pub mod serve;
 pub mod session;
 pub mod status;
+pub mod story;
 pub mod tree;
 pub mod waiting;
 pub mod watch;
@@ -79,6 +81,7 @@ fn run(command: Command) -> Result<()> {
         Command::Key(command) => key::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Story(command) => story::run(&command),
         Command::Explain(args) => help::explain(&args),
         Command::Completions(args) => help::completions(&args),
         Command::Man(args) => help::man(&args),

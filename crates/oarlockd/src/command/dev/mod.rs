@@ -17,6 +17,7 @@ mod place;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
@@ -53,6 +54,34 @@ pub fn run(args: &cli::Dev) -> Result<()> {
         output::tell(format_args!("{}", welcome(&place, took, registered.as_ref().err().copied())));
     }
     watch(&place, nodes, &signals, args, epoch)
+}
+
+/// A cluster for one piece of work: it serves when the work begins, and is removed when it is done.
+pub(super) struct Cluster<'a> {
+    /// Each node's socket.
+    pub(super) sockets: Vec<PathBuf>,
+    /// Each node's process.
+    pub(super) pids: Vec<u32>,
+    /// Whoever wants the work to end sends one of these.
+    pub(super) signals: &'a Signals,
+}
+
+/// Makes a cluster, does the work and removes the cluster. No other command finds it.
+pub(super) fn with_cluster<T>(args: &cli::Dev, work: impl FnOnce(&Cluster<'_>) -> Result<T>) -> Result<T> {
+    let signals = Signals::catch(&[SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
+    let place = Place::make(args)?;
+    let mut nodes = start(&place, args, &signals)?;
+    if nodes.wait_until_serving(&signals)?.is_none() {
+        nodes.stop()?;
+        return Err(
+            Problem::new(Code::Failed, "interrupted").because("a signal came while the cluster formed")
+        );
+    }
+    let sockets = place.names.iter().map(|name| place.socket(name)).collect();
+    let done = work(&Cluster { sockets, pids: nodes.pids(), signals: &signals });
+    nodes.stop()?;
+    done
 }
 
 /// Starts all nodes; chooses other ports if somebody took one in between.

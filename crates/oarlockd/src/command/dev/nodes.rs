@@ -144,6 +144,11 @@ impl<'a> Nodes<'a> {
         self.nodes.iter().filter(|n| n.status.is_none()).count()
     }
 
+    /// The process of each.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|n| n.child.id()).collect()
+    }
+
     /// Descriptors that tell when a node ends.
     pub(super) fn watched(&self) -> impl Iterator<Item = &OwnedFd> {
         self.nodes.iter().filter_map(|n| n.ended.as_ref())

@@ -1,0 +1,244 @@
+//! Real nodes as a stage for storyboards. Each flow with a node has a session of its own there; what it asks and hears
+//! is judged by the simulator's checkers.
+
+use std::collections::BTreeSet;
+use std::time::Instant as Wall;
+
+use oarlock_layout::id::SpaceId;
+use oarlock_layout::message::session::{Reply, Request};
+use oarlock_layout::time::{Duration, Instant};
+use oarlock_sim::check::Judge;
+use oarlock_sim::history::{Ask, End, Event, Mark, Rules, What};
+use oarlock_sim::story::{asked, is_about, news, refusal, request, told};
+use oarlock_story::table::{Command, Place, Promise};
+use oarlock_story::{Action, Fault, News, Stage, Story, Told};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::super::dev::Cluster;
+use super::super::session::{Session, timespec};
+use crate::console::doc::{Counters, Question};
+use crate::problem::Result;
+
+/// So long may nothing be heard: far longer than a lease, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What is under way at the end arrives in that time.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// A cluster of node processes, and a session for each flow that has a node.
+pub(super) struct Real<'a> {
+    cluster: &'a Cluster<'a>,
+    began: Wall,
+    /// By flow; none if it has no node or its session is over.
+    actors: Vec<Option<Actor>>,
+    judge: Judge,
+    /// Names of all counters.
+    counts: BTreeSet<String>,
+    paused: BTreeSet<Place>,
+}
+
+struct Actor {
+    session: Session,
+    client: u32,
+    strict: SpaceId,
+}
+
+/// What real nodes cannot do, whichever they are.
+pub(super) fn refusals(story: &Story) -> Vec<Fault> {
+    story.refusals(no_means)
+}
+
+fn no_means(command: &Command) -> Option<String> {
+    match command {
+        Command::Cut(_) | Command::Heal(_) => {
+            Some("there is no means yet to cut the network of real nodes; play it with --sim".into())
+        }
+        other => refusal(other, |_| true),
+    }
+}
+
+impl<'a> Real<'a> {
+    /// Opens all sessions.
+    pub(super) fn open(story: &Story, cluster: &'a Cluster<'a>) -> Result<Real<'a>> {
+        let mut judge = Judge::new(Rules::real(story.nodes(), vec![false, true]));
+        let began = Wall::now();
+        let mut see = |what| judge.see(&Event { at: began.elapsed().as_nanos() as u64, what });
+        see(What::Mark(Mark::Storm));
+        see(What::Mark(Mark::Calm));
+        let mut actors = Vec::new();
+        for (index, flow) in story.flows.iter().enumerate() {
+            let Some(node) = flow.node else {
+                actors.push(None);
+                continue;
+            };
+            let mut session = Session::open(&cluster.sockets[usize::from(node.0)], &flow.name)?;
+            let strict = session.space("strict")?;
+            let client = index as u32 + 1;
+            see(What::Opened { client, node: node.0 });
+            actors.push(Some(Actor { session, client, strict }));
+        }
+        let counters: Counters =
+            Session::open(&cluster.sockets[0], "oarlock story")?.document(&Question::Counters)?;
+        let counts = counters.counters.into_iter().map(|counter| counter.name).collect();
+        Ok(Real { cluster, began, actors, judge, counts, paused: BTreeSet::new() })
+    }
+
+    fn see(&mut self, what: What) {
+        let at = self.began.elapsed().as_nanos() as u64;
+        self.judge.see(&Event { at, what });
+    }
+
+    fn ask(&mut self, flow: usize, handle: u32, ask: Ask) -> Result<(), String> {
+        let Some(actor) = &mut self.actors[flow] else { return Ok(()) };
+        let mut packet = request(handle, &ask);
+        if let Request::Lock(lock) = &mut packet
+            && lock.space != SpaceId(0)
+        {
+            lock.space = actor.strict;
+        }
+        let client = actor.client;
+        self.see(What::Asked { client, handle, ask });
+        let actor = self.actors[flow].as_mut().expect("it was there");
+        actor.session.send(&packet).map_err(|problem| problem.what)
+    }
+
+    /// Everything that waits in the sockets.
+    fn hear(&mut self) -> Vec<News> {
+        let mut all = Vec::new();
+        for flow in 0..self.actors.len() {
+            while let Some(actor) = &mut self.actors[flow] {
+                let client = actor.client;
+                let reply = match actor.session.try_receive() {
+                    Ok(None) => break,
+                    Ok(Some(Reply::Lost { .. })) | Err(_) => {
+                        self.actors[flow] = None;
+                        self.see(What::Ended { client, how: End::Lost });
+                        all.push(News { flow, what: Told::Lost });
+                        break;
+                    }
+                    Ok(Some(reply)) => reply,
+                };
+                let Some((handle, told)) = told(reply) else { continue };
+                all.extend(news(handle, &told).map(|what| News { flow, what }));
+                self.see(What::Told { client, handle, told });
+            }
+        }
+        all
+    }
+
+    /// Its socket closes without a word, which is all that a node sees of a killed program.
+    fn kill(&mut self, flow: usize) {
+        if let Some(actor) = self.actors[flow].take() {
+            self.see(What::Ended { client: actor.client, how: End::Died });
+        }
+    }
+
+    fn signal(&mut self, node: Place, signal: Signal) -> Result<(), String> {
+        let pid = Pid::from_raw(self.cluster.pids[usize::from(node.0)] as i32).ok_or("no process")?;
+        kill_process(pid, signal).map_err(|e| format!("{node} cannot be sent a signal: {e}"))?;
+        // Order is judged only while all can reach all.
+        self.see(What::Mark(if self.paused.is_empty() { Mark::Calm } else { Mark::Storm }));
+        Ok(())
+    }
+}
+
+impl Stage for Real<'_> {
+    fn refuses(&self, command: &Command) -> Option<String> {
+        no_means(command).or_else(|| refusal(command, |name| self.counts.contains(name)))
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.began.elapsed().as_nanos() as u64)
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Kill { flow } => self.kill(flow),
+            Action::Pause(node) => {
+                if !self.paused.insert(node) {
+                    return Err(format!("{node} stands still already"));
+                }
+                return self.signal(node, Signal::STOP);
+            }
+            Action::Continue(node) => {
+                if !self.paused.remove(&node) {
+                    return Err(format!("{node} does not stand still"));
+                }
+                return self.signal(node, Signal::CONT);
+            }
+            action => {
+                let (flow, handle, ask) = asked(action).ok_or("real nodes cannot do that yet")?;
+                return self.ask(flow, handle, ask);
+            }
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, node: Place) -> Result<u64, String> {
+        let socket = &self.cluster.sockets[usize::from(node.0)];
+        let counters =
+            Session::open(socket, "oarlock story").and_then(|mut s| s.document(&Question::Counters));
+        let counters: Counters = counters.map_err(|problem| problem.what)?;
+        let counter = counters.counters.iter().find(|counter| counter.name == name);
+        counter.map(|counter| counter.value).ok_or_else(|| format!("{node} has no counter {name}"))
+    }
+
+    fn broken(&mut self, promise: Promise) -> Vec<String> {
+        let findings = self.judge.findings().iter();
+        findings.filter(|found| is_about(found, promise)).map(ToString::to_string).collect()
+    }
+
+    fn pass(&mut self, until: Instant) -> Vec<News> {
+        loop {
+            let all = self.hear();
+            let left = until.since(self.now());
+            if !all.is_empty() || left.is_zero() || self.interrupted() {
+                return all;
+            }
+            let sessions =
+                self.actors.iter().flatten().map(|actor| PollFd::new(&actor.session, PollFlags::IN));
+            let mut fds: Vec<PollFd<'_>> = sessions.collect();
+            let pipes: Vec<_> = self.cluster.signals.watched().map(|(_, fd)| fd).collect();
+            fds.extend(pipes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let _ = poll(&mut fds, Some(&timespec(left)));
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        self.paused.iter().map(|node| format!("{node} stands still")).collect()
+    }
+
+    fn interrupted(&self) -> bool {
+        self.cluster.signals.pending()
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        for node in std::mem::take(&mut self.paused) {
+            // One that has ended cannot go on, which its sessions have said.
+            let _ = self.signal(node, Signal::CONT);
+        }
+        let end = self.now() + SETTLING;
+        while self.now() < end && !self.interrupted() {
+            self.pass(end);
+        }
+        self.see(What::Mark(Mark::PoliteEnd));
+        for flow in 0..self.actors.len() {
+            self.kill(flow);
+        }
+        self.see(What::Mark(Mark::Drained));
+        self.broken(Promise::All)
+    }
+}
+
+impl Drop for Real<'_> {
+    /// A node that stands still would not hear that it should stop.
+    fn drop(&mut self) {
+        for node in std::mem::take(&mut self.paused) {
+            let _ = self.signal(node, Signal::CONT);
+        }
+    }
+}
