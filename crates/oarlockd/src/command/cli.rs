@@ -358,6 +358,13 @@ pub enum Story {
         #[arg(long)]
         trace: bool,
     },
+    /// Be a program of a play on real nodes: connect the socket on standard input, and live
+    #[command(hide = true)]
+    Program {
+        /// The node's socket
+        #[arg(value_name = "PATH", value_hint = ValueHint::FilePath)]
+        socket: PathBuf,
+    },
 }
 
 /// `oarlock explain`

@@ -36,6 +36,11 @@ impl Session {
     pub fn open(path: &Path, label: &str) -> Result<Session> {
         door::check_path(path)?;
         let fd = door::connect(path).map_err(|e| connect::failed(path, &e))?;
+        Session::begin(fd, path, label)
+    }
+
+    /// The same on a socket that is connected already, by whichever process.
+    pub fn begin(fd: OwnedFd, path: &Path, label: &str) -> Result<Session> {
         let mut session = Session {
             fd,
             path: path.into(),

@@ -254,13 +254,23 @@ const KNOCK_MAX: Duration = Duration::from_secs(2);
 
 /// Knocks at a door. The descriptor blocks. Fails with `WouldBlock` if nobody opens in time.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket = unconnected()?;
+    knock(&socket, path)?;
+    Ok(socket)
+}
+
+/// A socket with which somebody will knock: the process that does is the one whose session it is.
+pub fn unconnected() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Knocks with such a socket.
+pub fn knock(socket: impl AsFd, path: &Path) -> io::Result<()> {
     // The send timeout is also that of connect.
     set_socket_timeout(&socket, Timeout::Send, Some(KNOCK_MAX))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     set_socket_timeout(&socket, Timeout::Send, None)?;
-    Ok(socket)
+    Ok(())
 }
 
 /// Sends one packet; `false` if the buffer of the socket is full.

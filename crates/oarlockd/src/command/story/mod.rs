@@ -1,5 +1,6 @@
 //! `oarlock story`: storyboards, checked and played.
 
+mod program;
 mod real;
 
 use std::fs;
@@ -26,6 +27,7 @@ pub fn run(command: &Command) -> Result<()> {
             }
             all(problems)
         }
+        Command::Program { socket } => program::live(socket),
         Command::Run { file, sim, dev, trace } => {
             let story = match load(file) {
                 Ok(story) => story,
@@ -100,7 +102,11 @@ fn judged(file: &Path, report: &Report, how: &str) -> Result<()> {
     match &report.outcome {
         Outcome::Kept => {
             let (rows, expectations) = (report.rows, report.expectations);
-            output::tell(format_args!("{file} came true: {rows} rows, {expectations} expectations, {how}"));
+            let expectations = match expectations {
+                1 => "1 expectation".into(),
+                n => format!("{n} expectations"),
+            };
+            output::tell(format_args!("{file} came true: {rows} rows, {expectations}, {how}"));
             Ok(())
         }
         Outcome::Failed(failure) => {

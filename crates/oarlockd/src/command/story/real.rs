@@ -1,5 +1,5 @@
-//! Real nodes as a stage for storyboards. Each flow with a node has a session of its own there; what it asks and hears
-//! is judged by the simulator's checkers.
+//! Real nodes as a stage for storyboards. Each flow with a node has a session of its own there, opened by a process of
+//! its own; what it asks and hears is judged by the simulator's checkers.
 
 use std::collections::BTreeSet;
 use std::time::Instant as Wall;
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::dev::Cluster;
 use super::super::session::{Session, timespec};
+use super::program::Program;
 use crate::console::doc::{Counters, Question};
 use crate::problem::Result;
 
@@ -35,9 +36,12 @@ pub(super) struct Real<'a> {
     /// Names of all counters.
     counts: BTreeSet<String>,
     paused: BTreeSet<Place>,
+    /// Sockets of programs that were killed, still open here: a session ends with its process, not with its socket.
+    left: Vec<Session>,
 }
 
 struct Actor {
+    program: Program,
     session: Session,
     client: u32,
     strict: SpaceId,
@@ -71,16 +75,18 @@ impl<'a> Real<'a> {
                 actors.push(None);
                 continue;
             };
-            let mut session = Session::open(&cluster.sockets[usize::from(node.0)], &flow.name)?;
+            let socket = &cluster.sockets[usize::from(node.0)];
+            let (program, fd) = Program::start(socket)?;
+            let mut session = Session::begin(fd, socket, &flow.name)?;
             let strict = session.space("strict")?;
             let client = index as u32 + 1;
             see(What::Opened { client, node: node.0 });
-            actors.push(Some(Actor { session, client, strict }));
+            actors.push(Some(Actor { program, session, client, strict }));
         }
         let counters: Counters =
             Session::open(&cluster.sockets[0], "oarlock story")?.document(&Question::Counters)?;
         let counts = counters.counters.into_iter().map(|counter| counter.name).collect();
-        Ok(Real { cluster, began, actors, judge, counts, paused: BTreeSet::new() })
+        Ok(Real { cluster, began, actors, judge, counts, paused: BTreeSet::new(), left: Vec::new() })
     }
 
     fn see(&mut self, what: What) {
@@ -126,10 +132,12 @@ impl<'a> Real<'a> {
         all
     }
 
-    /// Its socket closes without a word, which is all that a node sees of a killed program.
+    /// The process is killed, and nobody closes its socket.
     fn kill(&mut self, flow: usize) {
-        if let Some(actor) = self.actors[flow].take() {
-            self.see(What::Ended { client: actor.client, how: End::Died });
+        if let Some(Actor { program, session, client, .. }) = self.actors[flow].take() {
+            self.see(What::Ended { client, how: End::Died });
+            drop(program);
+            self.left.push(session);
         }
     }
 
