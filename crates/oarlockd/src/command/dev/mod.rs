@@ -7,9 +7,8 @@
 //!     node-b/  …
 //! ```
 //!
-//! Each node is a child process: this same program with `serve`. Views are static in this version, so a node
-//! that comes back alone would be refused by the others (L3): when one dies, all are restarted, unless
-//! `--keep` wants to see what happens then.
+//! Each node is a child process: this same program with `serve`. One that dies is started again, unless `--keep` wants to
+//! see the others without it: they put it out of the view once its lease is over, and grant what it held.
 
 mod nodes;
 mod place;
@@ -33,7 +32,7 @@ use crate::problem::{Problem, Result};
 use nodes::Nodes;
 use place::Place;
 
-/// A cluster that dies again so soon after a start will not get better by another start.
+/// A node that dies again so soon after a start will not get better by another start.
 const TOO_SOON: Duration = Duration::from_secs(5);
 /// So many hasty deaths in a row end `dev`.
 const HASTY_MAX: u32 = 3;
@@ -47,13 +46,15 @@ pub fn run(args: &cli::Dev) -> Result<()> {
     let began = Instant::now();
     let place = Place::make(args)?;
     let mut nodes = start(&place, args, &signals)?;
-    let Some(epoch) = nodes.wait_until_serving(&signals)? else { return nodes.stop() };
+    if nodes.wait_until_serving(&signals)?.is_none() {
+        return nodes.stop();
+    }
     let registered = Registered::new(&place);
     if !args.quiet {
         let took = began.elapsed().as_secs_f64();
         output::tell(format_args!("{}", welcome(&place, took, registered.as_ref().err().copied())));
     }
-    watch(&place, nodes, &signals, args, epoch)
+    watch(nodes, &signals, args)
 }
 
 /// A cluster for one piece of work: it serves when the work begins, and is removed when it is done.
@@ -102,15 +103,8 @@ fn start<'a>(place: &'a Place, args: &cli::Dev, signals: &Signals) -> Result<Nod
 }
 
 /// Waits for deaths and signals.
-fn watch<'a>(
-    place: &'a Place,
-    mut nodes: Nodes<'a>,
-    signals: &Signals,
-    args: &cli::Dev,
-    mut epoch: u32,
-) -> Result<()> {
+fn watch(mut nodes: Nodes<'_>, signals: &Signals, args: &cli::Dev) -> Result<()> {
     let mut hasty = 0;
-    let mut started = Instant::now();
     loop {
         wait(&nodes, signals);
         if !signals.take().is_empty() {
@@ -120,45 +114,29 @@ fn watch<'a>(
             }
             return Ok(());
         }
-        let dead = nodes.reap();
-        if dead.is_empty() {
-            continue;
-        }
-        let told = dead.iter().map(|d| format!("{} {}", d.name, d.how)).collect::<Vec<_>>().join(", ");
-        if args.keep {
-            output::say(format_args!(
-                "oarlock: {told}\n  --keep: the others go on. What it held stays held, requests that need it wait, and a \
-                 restarted node would be refused until all restart together."
-            ));
-            if nodes.living() == 0 {
-                return Err(Problem::new(Code::Failed, "no node is left")
-                    .because(told)
-                    .try_next("oarlock dev, without --keep"));
-            }
-            continue;
-        }
-        hasty = if started.elapsed() < TOO_SOON { hasty + 1 } else { 0 };
-        if hasty >= HASTY_MAX {
-            let log = nodes.log_of(&dead[0].name);
-            return Err(Problem::new(Code::Failed, format!("{told}, soon after each start")).because(log));
-        }
-        output::say(format_args!(
-            "oarlock: {told}\n  A node that restarts alone is refused, so all {} restart together; every lock is lost.",
-            place.names.len()
-        ));
-        nodes.stop()?;
-        nodes = start(place, args, signals)?;
-        started = Instant::now();
-        match nodes.wait_until_serving(signals)? {
-            None => return nodes.stop(),
-            Some(now) => {
+        for dead in nodes.reap() {
+            let told = format!("{} {}", dead.name, dead.how);
+            if args.keep {
                 output::say(format_args!(
-                    "oarlock: all {} serve again after {:.1} s, epoch {epoch} became {now}",
-                    place.names.len(),
-                    started.elapsed().as_secs_f64()
+                    "oarlock: {told}\n  --keep: it is not started again. What it held is granted to others once its lease \
+                     is over."
                 ));
-                epoch = now;
+                if nodes.living() == 0 {
+                    return Err(Problem::new(Code::Failed, "no node is left")
+                        .because(told)
+                        .try_next("oarlock dev, without --keep"));
+                }
+                continue;
             }
+            hasty = if dead.lived < TOO_SOON { hasty + 1 } else { 0 };
+            if hasty >= HASTY_MAX {
+                let log = nodes.log_of(&dead.name);
+                return Err(Problem::new(Code::Failed, format!("{told}, soon after each start")).because(log));
+            }
+            output::say(format_args!(
+                "oarlock: {told}; it is started again. What it held is granted to others once its lease is over."
+            ));
+            nodes.start_again(&dead.name)?;
         }
     }
 }

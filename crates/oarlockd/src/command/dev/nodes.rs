@@ -17,7 +17,7 @@ use crate::host::child;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
 
-/// A cluster that does not serve by then will not. A restart after a crash waits out a lease of 3 s first.
+/// A cluster that does not serve by then will not. After a crash of all of it a lease of 3 s is waited out first.
 const SERVING_MAX: Duration = Duration::from_secs(20);
 /// A node opens its socket in milliseconds, unless the machine is very busy.
 const LISTENING_MAX: Duration = Duration::from_secs(10);
@@ -31,12 +31,14 @@ struct Node {
     child: Child,
     ended: Option<OwnedFd>,
     status: Option<ExitStatus>,
+    started: Instant,
 }
 
 /// A node that ended.
 pub(super) struct Dead {
     pub(super) name: String,
     pub(super) how: String,
+    pub(super) lived: Duration,
 }
 
 /// All of them. Killed when dropped.
@@ -48,22 +50,34 @@ pub(super) struct Nodes<'a> {
 impl<'a> Nodes<'a> {
     pub(super) fn spawn(place: &'a Place) -> Result<Nodes<'a>> {
         let failed = |e: std::io::Error| Problem::io(Code::Failed, "cannot start a node", &e);
-        let exe = std::env::current_exe().map_err(failed)?;
         // Each node keeps the directory locked for as long as it runs, also when `dev` is killed.
         place.marker.as_ref().map_or(Ok(()), child::inherit).map_err(failed)?;
         let mut nodes = Nodes { place, nodes: Vec::new() };
         for name in &place.names {
-            let log = OpenOptions::new().create(true).append(true).open(place.log(name)).map_err(failed)?;
-            let mut command = Command::new(&exe);
-            command.arg("serve").arg("--config").arg(place.config(name));
-            command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
-            // Ctrl-C is for `dev`, which then stops the nodes in good order.
-            command.process_group(0);
-            let child = child::spawn_bound(&mut command, Signal::TERM).map_err(failed)?;
-            let ended = Some(child::watch(child.id()).map_err(failed)?);
-            nodes.nodes.push(Node { name: name.clone(), child, ended, status: None });
+            nodes.nodes.push(nodes.start(name).map_err(failed)?);
         }
         Ok(nodes)
+    }
+
+    /// A node that has ended begins another run.
+    pub(super) fn start_again(&mut self, name: &str) -> Result<()> {
+        let node = self.start(name).map_err(|e| Problem::io(Code::Failed, "cannot start a node", &e))?;
+        let place = self.nodes.iter_mut().find(|n| n.name == name).expect("it was there");
+        *place = node;
+        Ok(())
+    }
+
+    fn start(&self, name: &str) -> std::io::Result<Node> {
+        let exe = std::env::current_exe()?;
+        let log = OpenOptions::new().create(true).append(true).open(self.place.log(name))?;
+        let mut command = Command::new(&exe);
+        command.arg("serve").arg("--config").arg(self.place.config(name));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // Ctrl-C is for `dev`, which then stops the nodes in good order.
+        command.process_group(0);
+        let child = child::spawn_bound(&mut command, Signal::TERM)?;
+        let ended = Some(child::watch(child.id())?);
+        Ok(Node { name: name.into(), child, ended, status: None, started: Instant::now() })
     }
 
     /// Waits until every node answers on its socket.
@@ -133,7 +147,7 @@ impl<'a> Nodes<'a> {
                     (None, Some(code)) => format!("ended with status {code}"),
                     (None, None) => "ended".into(),
                 };
-                dead.push(Dead { name: node.name.clone(), how });
+                dead.push(Dead { name: node.name.clone(), how, lived: node.started.elapsed() });
             }
         }
         dead
