@@ -200,7 +200,7 @@ impl Master {
         if info.value.is_some() && !restates && !rec.held.is_some_and(Mode::writes_value) {
             return Err(Violation::ValueWithoutRight);
         }
-        if !known && !restates && info.want.any() && info.conv.is_none() {
+        if !known && info.held.is_none() && info.want.any() && info.conv.is_none() {
             return Err(Violation::NoRecord);
         }
         Ok(())
