@@ -78,6 +78,8 @@ pub(crate) struct Rare {
     /// Sequence of the block when the master last learned that less than PW is owned. Who owns less has written nothing
     /// since: a later one was made up by a program.
     value_written: u64,
+    /// It owned PW or EX when this view came, and has said nothing under it: whatever is written until then is to be told.
+    writes_unheard: bool,
     idle_since: Option<oarlock_layout::time::Instant>,
 }
 
@@ -93,6 +95,7 @@ impl Nothing for Rare {
             value_use: Carried::new(false),
             value_known: Carried::new(0),
             value_written: 0,
+            writes_unheard: false,
             idle_since: None,
         };
         &NOTHING
@@ -156,7 +159,8 @@ impl Shadow {
     /// Another view is valid: what the master knew counts no more, what is owned does (L11). The first statement says all of it.
     pub(crate) fn enter(&mut self, ctx: &mut Context<'_>, master: NodeId) {
         let writes = |mode: Option<Mode>| mode.is_some_and(Mode::writes_value);
-        let written = if writes(self.owned) || writes(self.told.held) {
+        let writer = writes(self.owned) || writes(self.told.held) || self.rare.writes_unheard;
+        let written = if writer {
             ctx.words.value(self.slot).sequence
         } else {
             self.rare.value_known.expected().max(self.rare.value_written)
@@ -167,6 +171,9 @@ impl Shadow {
         self.told = Told { held: self.owned, unsure: self.owned.is_some(), ..Told::default() };
         if written > 0 {
             self.rare.value_written = written;
+        }
+        if writer {
+            self.rare.writes_unheard = true;
         }
         if let Some(Rare { queues, vain, idle_since, wish, .. }) = old.rare.into_some() {
             if !queues.is_empty() {

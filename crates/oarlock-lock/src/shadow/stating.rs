@@ -74,7 +74,7 @@ impl Shadow {
         let wish = Wish { conv, busy };
         let value = ctx.words.value(self.slot);
         let owns_block = self.owned.is_some_and(Mode::writes_value);
-        let written = self.told.held.is_some_and(Mode::writes_value);
+        let written = self.told.held.is_some_and(Mode::writes_value) || self.rare.writes_unheard;
         if written && self.rare.value_written != value.sequence {
             self.rare.value_written = value.sequence;
         }
@@ -83,6 +83,9 @@ impl Shadow {
             return;
         }
         self.n += 1;
+        if self.rare.writes_unheard {
+            self.rare.writes_unheard = false;
+        }
         let carries = self.value_is_news(value.sequence);
         if carries {
             self.rare.value_known.carry(self.n, value.sequence);
