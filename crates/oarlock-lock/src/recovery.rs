@@ -53,7 +53,8 @@ pub(crate) enum Stage {
 }
 
 impl Lockspace {
-    /// Another view is valid. Returns whether a run that was in the one before is not in this one.
+    /// Another view is valid. Returns whether a run that was in the one before is not in this one; or in one before that, if
+    /// the views since then were never open here: what it may have done is not settled yet.
     ///
     /// # Panics
     /// If its epoch is not above the one before, or this node is no member.

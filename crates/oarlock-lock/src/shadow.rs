@@ -167,8 +167,6 @@ impl Shadow {
         };
         let old = core::mem::replace(self, Shadow::new(self.slot, master, ctx.epoch));
         (self.owned, self.uses_value, self.attempts) = (old.owned, old.uses_value, old.attempts);
-        // Whatever is lowered before it may speak: as an owner it may have written until then.
-        self.told = Told { held: self.owned, unsure: self.owned.is_some(), ..Told::default() };
         if written > 0 {
             self.rare.value_written = written;
         }

@@ -55,6 +55,8 @@ pub struct Lockspace {
     pub(crate) masters: Masters,
     /// What this node knew as master of resources that others, or it anew, are masters of now.
     pub(crate) estates: BTreeMap<Name, Handover>,
+    /// Somebody has left since this node was last open.
+    pub(crate) departed: bool,
     pub(crate) serial: u64,
     pub(crate) waiting: BTreeMap<LockId, Slot>,
     deadlines: BTreeSet<(Instant, LockId)>,
@@ -86,6 +88,7 @@ impl Lockspace {
             shadows: Vec::new(),
             masters: Masters::default(),
             estates: BTreeMap::new(),
+            departed: false,
             serial: 0,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -560,6 +563,7 @@ impl core::hash::Hash for Lockspace {
         self.idle.hash(state);
         self.inside.hash(state);
         self.estates.hash(state);
-        (&self.view, self.stage, self.frozen, self.sweep, self.config, self.planted).hash(state);
+        (&self.view, self.stage, self.frozen, self.departed).hash(state);
+        (self.sweep, self.config, self.planted).hash(state);
     }
 }
