@@ -124,6 +124,14 @@ pub enum Misdeed {
     },
 }
 
+/// The state, for explorers: everything that decides what happens next. Who was last and when things happened is a record of it.
+impl core::hash::Hash for Recovery {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        (self.me, &self.view, self.passed, &self.peers).hash(state);
+        (self.departed, self.stated, self.fences).hash(state);
+    }
+}
+
 /// How far a member has come, as it said.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Peer {
@@ -277,6 +285,11 @@ impl Recovery {
     /// The view that is valid here; of epoch 0 before the first.
     pub const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The view that is valid here; 0 before the first.
+    pub fn epoch(&self) -> Epoch {
+        self.view.epoch
     }
 
     /// Do masters here grant?
