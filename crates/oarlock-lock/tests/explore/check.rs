@@ -13,7 +13,7 @@ use super::world::{Checked, Doing, Node, World, ensure};
 
 impl World {
     fn master_node(&self) -> usize {
-        self.nodes.len() - 1
+        self.views.as_ref().map_or(self.nodes.len() - 1, |views| views.master())
     }
 
     fn master(&self) -> Option<MasterProbe<'_>> {
@@ -33,7 +33,10 @@ impl World {
     pub(crate) fn check_always(&self) -> Checked {
         self.check_programs()?;
         self.check_owned()?;
-        self.check_believed()
+        match &self.views {
+            None => self.check_believed(),
+            Some(views) => self.check_believed_in(views),
+        }
     }
 
     /// What programs were told they hold is what is counted, and stands side by side.
@@ -136,7 +139,17 @@ impl World {
         self.check_agreement(order)?;
         self.check_waiting()?;
         self.check_notices()?;
-        self.check_cycles()
+        self.check_cycles()?;
+        self.check_block()
+    }
+
+    /// The newest block is at whoever owns PW or EX, else at the master (R5): the next reader is shown that.
+    fn check_block(&self) -> Checked {
+        let writes = |node| self.shadow(node).and_then(|s| s.owned()).is_some_and(Mode::writes_value);
+        match self.master() {
+            Some(master) if !(0..self.nodes.len()).any(writes) => self.ghost.may_be(master.value()),
+            _ => Ok(()),
+        }
     }
 
     /// Master and shadow believe the same of each other (C4-C7, X5).

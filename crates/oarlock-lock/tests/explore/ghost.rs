@@ -14,8 +14,14 @@ use super::world::{Checked, Doing, Fault, Program, block, ensure};
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Ghost {
-    /// Number of the last write, and whether it is to be believed. Write 0 is "never".
-    newest: (u8, bool),
+    /// Number of the last write, and whether it is to be believed. Write 0 is "never". After the death of a node that may
+    /// have written it is one of several, until somebody is shown which.
+    newest: Vec<(u8, bool)>,
+    /// A node has died that may have written: until everybody has recovered the block may be marked, unless one of these
+    /// programs keeps what no writer stands beside. With which write is the least that may be served then (44).
+    witnesses: Option<(Vec<usize>, u8)>,
+    /// Views are changing.
+    unsettled: bool,
     /// The resource was gone at some moment since, and the block with it (33, R12).
     vanished: bool,
     written: u8,
@@ -40,7 +46,9 @@ struct Watch {
 impl Ghost {
     pub(crate) fn new(programs: usize) -> Ghost {
         Ghost {
-            newest: (0, true),
+            newest: vec![(0, true)],
+            witnesses: None,
+            unsettled: false,
             vanished: false,
             written: 0,
             watches: vec![Watch::default(); programs],
@@ -54,28 +62,113 @@ impl Ghost {
     pub(crate) fn write(&mut self) -> [u8; VALUE_BYTES] {
         self.written += 1;
         self.vanished = false;
-        self.renew((self.written, true));
+        self.renew(vec![(self.written, true)]);
+        if let Some((witnesses, known)) = &mut self.witnesses {
+            *known = self.written;
+            if witnesses.is_empty() {
+                // Whoever wrote it may give way before its node has restated, and nobody is left to tell.
+                self.renew(vec![(self.written, false), (self.written, true)]);
+            }
+        }
         block(self.written)
     }
 
     /// A holder of PW or EX died (35).
     pub(crate) fn invalidate(&mut self) {
-        if self.newest.0 != 0 {
-            self.renew((self.newest.0, false));
+        // What was marked without ever having been written stays marked.
+        let mut marked: Vec<(u8, bool)> =
+            self.newest.iter().map(|(write, valid)| (*write, *valid && *write == 0)).collect();
+        marked.sort_unstable();
+        marked.dedup();
+        if marked != self.newest {
+            self.renew(marked);
         }
     }
 
-    fn renew(&mut self, newest: (u8, bool)) {
+    fn renew(&mut self, newest: Vec<(u8, bool)>) {
         self.newest = newest;
         for watch in &mut self.watches {
-            watch.blocks.push(newest);
+            watch.blocks.extend(&self.newest);
         }
+    }
+
+    // ----- views ----------------------------------------------------------------------------------------
+
+    /// A node is dead. `owned`: it owned PW or EX; `unclear`: others may think so, or not know. `known`: the newest write
+    /// that a survivor has.
+    pub(crate) fn departed(
+        &mut self,
+        programs: &[Program],
+        survivors: &[bool],
+        owned: bool,
+        unclear: bool,
+        known: u8,
+    ) {
+        self.unsettled = true;
+        let newest = self.newest.iter().map(|(write, _)| *write).max().unwrap_or(0);
+        let written = newest > 0;
+        let alive = || programs.iter().enumerate().filter(|(p, _)| survivors[*p]);
+        if owned && written {
+            self.witnesses = Some((Vec::new(), known));
+            self.renew((known..=newest).map(|write| (write, false)).collect());
+        } else if owned || unclear {
+            let above = |p: &Program| p.doing.held().is_some_and(|held| !matches!(held, Mode::NL | Mode::CR));
+            let witnesses: Vec<usize> = alive().filter(|(_, p)| above(p)).map(|(p, _)| p).collect();
+            let known = self.witnesses.take().map_or(known, |(_, before)| before.min(known));
+            self.witnesses = Some((witnesses, known));
+            self.excuse_mark(programs, true);
+        }
+        let uses = |p: &Program| match p.doing {
+            Doing::Holds { flags, .. } | Doing::Converts { held: flags, .. } => flags.contains(Flags::VALBLK),
+            _ => false,
+        };
+        if unclear && !alive().any(|(_, p)| uses(p)) {
+            // With the master and everybody who used it the block is gone as well (44).
+            self.vanished |= written;
+        }
+    }
+
+    /// Whoever kept the block from being in doubt keeps it no more.
+    fn excuse_mark(&mut self, programs: &[Program], anew: bool) {
+        let Some((witnesses, known)) = &mut self.witnesses else { return };
+        if witnesses.is_empty() && !anew {
+            return;
+        }
+        witnesses
+            .retain(|p| programs[*p].doing.held().is_some_and(|held| !matches!(held, Mode::NL | Mode::CR)));
+        if !witnesses.is_empty() {
+            return;
+        }
+        let newest = self.newest.iter().map(|(write, _)| *write).max().unwrap_or(0);
+        let mut all = self.newest.clone();
+        all.extend((*known..=newest).map(|write| (write, false)));
+        all.sort_unstable();
+        all.dedup();
+        if all != self.newest {
+            self.renew(all);
+        }
+    }
+
+    /// Programs whose node has entered a view are granted nothing by a master of an earlier one.
+    pub(crate) fn entered(&mut self, there: &[bool]) {
+        self.unsettled = true;
+        for (watch, _) in self.watches.iter_mut().zip(there).filter(|(_, there)| **there) {
+            if !watch.blocks.is_empty() {
+                watch.blocks = self.newest.clone();
+            }
+        }
+    }
+
+    /// Everybody is in the newest view, and it is open: what is to be marked is marked.
+    pub(crate) fn settled(&mut self) {
+        self.unsettled = false;
+        self.witnesses = None;
     }
 
     /// A program asks. `queued` are the wishes in the master's queue: one that was withdrawn counts until the
     /// master has heard of it, for a refusal can be as old as the slowest message.
     pub(crate) fn asked(&mut self, program: usize, programs: &[Program], queued: &[(usize, Conv)]) {
-        self.watches[program] = Watch { blocks: vec![self.newest], ..Watch::default() };
+        self.watches[program] = Watch { blocks: self.newest.clone(), ..Watch::default() };
         self.excuse(program, programs, queued);
     }
 
@@ -98,7 +191,8 @@ impl Ghost {
             ensure!(!self.watches[program].releasing, "program {} unlocked and was not told", program + 1);
             self.excuse(program, programs, queued);
         }
-        self.vanished |= gone && self.newest.0 != 0;
+        self.excuse_mark(programs, false);
+        self.vanished |= gone && self.newest != [(0, true)];
         Ok(())
     }
 
@@ -180,7 +274,7 @@ impl Ghost {
         let shown = (bytes[0], valid);
         if self.vanished && shown == (0, true) && !known.contains(&shown) {
             self.vanished = false;
-            self.renew(shown);
+            self.renew(vec![shown]);
             return Ok(());
         }
         ensure!(
@@ -191,9 +285,25 @@ impl Ghost {
             if valid { "valid" } else { "not valid" },
         );
         // Whoever holds a lock keeps what it has seen alive.
-        if shown == self.newest {
+        if self.newest.contains(&shown) {
             self.vanished = false;
+            if !self.unsettled && self.newest.len() > 1 {
+                self.newest = vec![shown];
+            }
         }
+        Ok(())
+    }
+
+    /// What the next reader will be shown.
+    pub(crate) fn may_be(&self, Value { valid, bytes, .. }: Value) -> Checked {
+        let next = (bytes[0], valid);
+        ensure!(
+            self.newest.contains(&next) || (self.vanished && next == (0, true)),
+            "the next to read is shown write {} ({}), but the newest is one of {:?}",
+            next.0,
+            if valid { "valid" } else { "not valid" },
+            self.newest
+        );
         Ok(())
     }
 

@@ -5,6 +5,8 @@ use oarlock_layout::mode::Mode;
 use oarlock_lock::Order;
 use oarlock_lock::planted::Bug;
 
+use super::views::Plan;
+
 /// One space to be explored in full.
 #[derive(Clone, Debug)]
 pub(crate) struct Menu {
@@ -35,6 +37,8 @@ pub(crate) struct Menu {
     /// ... also in the middle of a step of the room.
     pub(crate) intrude: bool,
     pub(crate) bug: Option<Bug>,
+    /// Views that change, if they do.
+    pub(crate) plan: Option<Plan>,
 }
 
 const NONE: Flags = Flags::empty();
@@ -60,6 +64,7 @@ impl Menu {
             fast: false,
             intrude: false,
             bug: None,
+            plan: None,
         }
     }
 
@@ -140,6 +145,17 @@ impl Menu {
     /// The master has programs of its own.
     pub(crate) fn master_at_last_shadow(mut self) -> Menu {
         self.nodes -= 1;
+        self
+    }
+
+    /// The view changes as planned, each time at any moment.
+    pub(crate) fn through(mut self, plan: Plan) -> Menu {
+        self.plan = Some(plan);
+        self
+    }
+
+    pub(crate) fn uncancelled(mut self) -> Menu {
+        self.cancel = false;
         self
     }
 

@@ -4,6 +4,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode::{self, CR, CW, EX, NL, PR, PW};
 
 use super::menu::Menu;
+use super::views::Plan;
 
 const NONE: Flags = Flags::empty();
 const THREE: [Mode; 3] = [NL, PR, EX];
@@ -61,6 +62,37 @@ pub(crate) fn quick() -> Vec<Menu> {
     ])
 }
 
+/// Nodes that die, join and come back, a shadow's and the master's, one after the other and in the middle of a recovery
+/// (X10, X11, L11, scenarios 41 to 49). Programs are at `a` and `b`.
+pub(crate) fn views(full: bool) -> Vec<Menu> {
+    let more = u8::from(full);
+    let of = |name: &str, nodes: u16, actions: u8| {
+        Menu::new(name, nodes - 1, 1, actions + more).at(&[0, 1]).uncancelled()
+    };
+    let three = [0, 1, 2];
+    vec![
+        of("a shadow's node dies", 3, 4).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[1], &[], 2)),
+        of("the master's node dies", 3, 3).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[2], &[], 1)),
+        of("a node joins", 3, 3).modes(&[PR, EX]).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
+        of("the master comes back", 3, 3).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[2], &[2], 2)),
+        blocks("blocks: a shadow's node dies", 3, 4 + more).through(Plan::of(&three, 2).then(&[1], &[], 2)),
+        blocks("blocks: the master's node dies", 3, 4 + more).through(Plan::of(&three, 2).then(&[2], &[], 1)),
+        blocks("blocks: a node joins", 3, 3 + more).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
+        blocks("blocks: two join", 4, 4 + more)
+            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
+        blocks("blocks: the master dies, another joins", 4, 3 + more)
+            .through(Plan::of(&three, 2).then(&[2], &[], 1).then(&[], &[3], 3).briskly()),
+        blocks("blocks: a writer dies, another joins", 4, 3 + more)
+            .through(Plan::of(&three, 2).then(&[1], &[], 2).then(&[], &[3], 2).briskly()),
+        blocks("blocks: writer and master die, one comes back", 4, 3 + more)
+            .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
+        blocks("blocks: forgotten, then two join", 4, 4 + more)
+            .forgets()
+            .unretained()
+            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
+    ]
+}
+
 /// R11 in full and more; for the night.
 pub(crate) fn full() -> Vec<Menu> {
     both(vec![
@@ -81,6 +113,16 @@ pub(crate) fn values(name: &str, shadows: u16, actions: u8) -> Menu {
         .only(&[(NL, v), (CR, v), (PW, v), (EX, v)], &[(NL, NONE), (CR, v), (PW, v)])
         .writes()
         .ends()
+}
+
+/// What becomes of blocks, in few steps. Programs are at `a` and `b`.
+pub(crate) fn blocks(name: &str, nodes: u16, actions: u8) -> Menu {
+    let v = Flags::VALBLK;
+    Menu::new(name, nodes - 1, 1, actions)
+        .at(&[0, 1])
+        .only(&[(NL, v), (PW, v)], &[(CR, v)])
+        .writes()
+        .uncancelled()
 }
 
 /// Blocks of those who took their lock without one, blocks that are marked, and readers who go down.

@@ -11,7 +11,7 @@ use oarlock_layout::id::{
     Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, Slot, SpaceId, TransactionId,
 };
 use oarlock_layout::limit::VALUE_BYTES;
-use oarlock_layout::message::lock::{Conv, Packet};
+use oarlock_layout::message::lock::Conv;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Claim, PlainWords, Words};
@@ -23,6 +23,7 @@ use super::ghost::Ghost;
 use super::intruder::{Intruder, Intrusion};
 use super::menu::Menu;
 use super::show;
+use super::views::{Mail, Views};
 
 /// Time stands still: what waits for time to pass is an action like any other.
 pub(crate) const NOW: Instant = Instant(0);
@@ -122,6 +123,20 @@ pub(crate) enum Step {
     Pressure {
         node: usize,
     },
+    /// The next view of the plan is decided: whoever is not in it is dead.
+    Decide,
+    /// The newest view is valid at a node.
+    Enter {
+        node: usize,
+    },
+    /// A node says the next piece of what it has to say under a view.
+    Restate {
+        node: usize,
+    },
+    /// Nothing is left to prove of those who left.
+    Fenced {
+        node: usize,
+    },
     /// The delivery or bell meets a change of the counts in its middle, before the room's `at`-th operation.
     Intruded {
         step: Plain,
@@ -161,16 +176,32 @@ pub(crate) struct Node {
     pub(crate) rung: bool,
 }
 
+impl Node {
+    /// In no view yet.
+    pub(crate) fn new(n: u16, menu: &Menu) -> Node {
+        let config = Config {
+            order: menu.order,
+            retain: menu.retain,
+            forget_after: Duration::ZERO,
+            ..Config::native(SpaceId(0), NodeId(n))
+        };
+        let words = PlainWords::new(if menu.pressure { 1 } else { 4 });
+        Node { space: lockspace(config, menu), words, rung: false }
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
-    channels: Vec<VecDeque<Packet>>,
+    pub(crate) channels: Vec<VecDeque<Mail>>,
     pub(crate) programs: Vec<Program>,
     pub(crate) ghost: Ghost,
     pub(crate) left: u8,
     pub(crate) resource: Name,
+    /// Views that change, if they do.
+    pub(crate) views: Option<Box<Views>>,
     /// Steps since a program last did something; no part of the state.
-    steps: u32,
+    pub(crate) steps: u32,
     /// What happens is written down, for people.
     pub(crate) said: Option<RefCell<Vec<String>>>,
 }
@@ -203,18 +234,13 @@ impl World {
             .find(|name| directory::master(SpaceId(0), name.as_bytes(), view.nodes()) == master)
             .unwrap();
         let node = |n| {
-            let config = Config {
-                order: menu.order,
-                retain: menu.retain,
-                forget_after: Duration::ZERO,
-                ..Config::native(SpaceId(0), NodeId(n))
-            };
-            let mut space = lockspace(config, menu);
-            let mut words = PlainWords::new(if menu.pressure { 1 } else { 4 });
-            space.found(NOW, &mut words, &view);
-            Node { space, words, rung: false }
+            let mut node = Node::new(n, menu);
+            if menu.plan.is_none() {
+                node.space.found(NOW, &mut node.words, &view);
+            }
+            node
         };
-        World {
+        let mut world = World {
             nodes: (0..menu.nodes).map(node).collect(),
             channels: vec![VecDeque::new(); usize::from(menu.nodes) * usize::from(menu.nodes)],
             programs: menu
@@ -225,9 +251,14 @@ impl World {
             ghost: Ghost::new(menu.homes.len()),
             left: menu.actions,
             resource,
+            views: None,
             steps: 0,
             said: None,
+        };
+        if let Some(plan) = &menu.plan {
+            world.begin(menu, plan);
         }
+        world
     }
 
     pub(crate) fn hash(&self) -> u128 {
@@ -240,6 +271,7 @@ impl World {
         self.channels.hash(&mut hasher);
         self.programs.hash(&mut hasher);
         self.ghost.hash(&mut hasher);
+        self.views.hash(&mut hasher);
         hasher.write_u8(self.left);
         hasher.digest128()
     }
@@ -258,7 +290,9 @@ impl World {
 
     /// Nothing is under way: only programs can move on.
     pub(crate) fn at_rest(&self) -> bool {
-        self.channels.iter().all(VecDeque::is_empty) && self.nodes.iter().all(|n| !n.rung)
+        self.channels.iter().all(VecDeque::is_empty)
+            && self.nodes.iter().all(|n| !n.rung)
+            && self.views.as_ref().is_none_or(|views| views.settled())
     }
 
     // ----- what can happen ------------------------------------------------------------------------------
@@ -275,12 +309,16 @@ impl World {
             }
         }
         out.extend((0..nodes).filter(|n| self.nodes[*n].rung).map(|node| Step::Bell { node }));
+        if let Some(views) = &self.views {
+            views.steps(out);
+        }
         if self.left == 0 {
             return;
         }
         let plain = out.len();
         for program in 0..self.programs.len() {
-            if self.may_start(program, menu) {
+            let there = self.views.as_ref().is_none_or(|views| views.serves(self.programs[program].home));
+            if there && self.may_start(program, menu) {
                 self.asks(menu, program, &mut |ask| out.push(Step::Program { program, ask }));
             }
         }
@@ -306,6 +344,10 @@ impl World {
         let of = |node: usize| self.programs.iter().filter(move |p| p.home == node);
         if program > 0 && self.programs[program - 1].home == home {
             return self.programs[program - 1].started || self.programs[program].started;
+        }
+        if menu.plan.is_some() {
+            // What becomes of a node makes it different from the others.
+            return true;
         }
         let master = usize::from(menu.nodes) - 1;
         let alike = home > 0 && home != master && of(home - 1).count() == of(home).count();
@@ -397,6 +439,14 @@ impl World {
 
     /// Makes a step and checks what follows from it for the programs. False if it does not apply.
     pub(crate) fn apply(&mut self, step: Step) -> Result<bool, Fault> {
+        let applied = self.make(step)?;
+        if applied && self.views.is_some() {
+            self.hasten()?;
+        }
+        Ok(applied)
+    }
+
+    fn make(&mut self, step: Step) -> Result<bool, Fault> {
         let node = match step {
             Step::Deliver { from, to } => {
                 if self.channels[from * self.nodes.len() + to].is_empty() {
@@ -473,6 +523,9 @@ impl World {
                 self.programs[program].started = true;
                 self.programs[program].home
             }
+            Step::Decide | Step::Enter { .. } | Step::Restate { .. } | Step::Fenced { .. } => {
+                return self.apply_view(step);
+            }
         };
         self.collect(node)?;
         self.steps += 1;
@@ -480,9 +533,12 @@ impl World {
         Ok(true)
     }
 
-    fn deliver(&mut self, from: usize, to: usize, intrusion: Option<&mut Intrusion>) -> Checked {
+    pub(crate) fn deliver(&mut self, from: usize, to: usize, intrusion: Option<&mut Intrusion>) -> Checked {
         let index = from * self.nodes.len() + to;
-        let packet = self.channels[index].pop_front().expect("a message under way");
+        let packet = match self.channels[index].pop_front().expect("a message under way") {
+            Mail::Lock(packet) => packet,
+            Mail::Barrier(barrier) => return self.hear(from, to, barrier),
+        };
         let node = &mut self.nodes[to];
         let mut intruder;
         let words: &mut dyn Words = match intrusion {
@@ -644,7 +700,7 @@ impl World {
     }
 
     /// Takes up what a node has to say.
-    fn collect(&mut self, from: usize) -> Checked {
+    pub(crate) fn collect(&mut self, from: usize) -> Checked {
         while let Some(output) = self.nodes[from].space.poll_output() {
             match output {
                 Output::Send { to, packet } => {
@@ -652,7 +708,9 @@ impl World {
                     self.say(|| {
                         format!("{}>{} {}", show::letter(from), show::letter(to), show::show(&packet.body))
                     });
-                    self.channels[from * self.nodes.len() + to].push_back(packet);
+                    if self.views.as_ref().is_none_or(|views| views.reaches(from, to)) {
+                        self.channels[from * self.nodes.len() + to].push_back(Mail::Lock(packet));
+                    }
                 }
                 Output::Granted(granted) => {
                     self.say(|| {
@@ -681,20 +739,25 @@ impl World {
             }
         }
         let queued = self.queued();
-        let gone = self.nodes[self.nodes.len() - 1].space.probe_master(&self.resource).is_none();
+        let gone = match &self.views {
+            None => self.nodes[self.nodes.len() - 1].space.probe_master(&self.resource).is_none(),
+            Some(views) => self.is_gone(views),
+        };
         self.ghost.after(&self.programs, &queued, gone)
     }
 
-    /// The wishes in the master's queue.
+    /// The wishes in the queue of the master, or of whoever still is one.
     fn queued(&self) -> Vec<(usize, Conv)> {
-        let master = self.nodes[self.nodes.len() - 1].space.probe_master(&self.resource);
-        let Some(master) = master else { return Vec::new() };
-        master.queue().filter_map(|node| Some((usize::from(node.0), master.record(node)?.conv()?))).collect()
+        let masters = self.nodes.iter().filter_map(|node| node.space.probe_master(&self.resource));
+        let wishes = masters.flat_map(|master| {
+            master.queue().filter_map(move |node| Some((usize::from(node.0), master.record(node)?.conv()?)))
+        });
+        wishes.collect()
     }
 
     // ----- words for people -----------------------------------------------------------------------------
 
-    fn say(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         if let Some(said) = &self.said {
             said.borrow_mut().push(text());
         }
@@ -728,6 +791,10 @@ impl World {
                 format!("-- the second {}>{} arrives first", show::letter(from), show::letter(to))
             }
             Step::Pressure { node } => format!("-- {} wants another resource", show::letter(node)),
+            Step::Decide => "-- the next view is decided".into(),
+            Step::Enter { node } => format!("-- {} enters the newest view", show::letter(node)),
+            Step::Restate { node } => format!("-- {} restates a piece", show::letter(node)),
+            Step::Fenced { node } => format!("-- {} knows the fences", show::letter(node)),
             Step::Program { program, ask } => format!("-- {}", self.describe(program, ask)),
             Step::Bell { node } => format!("-- {} answers the bell", show::letter(node)),
             Step::Time { node } => format!("-- time passes at {}", show::letter(node)),
