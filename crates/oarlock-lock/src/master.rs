@@ -23,6 +23,7 @@ use crate::output::Violation;
 use crate::planted::Bug;
 use crate::records::Records;
 use crate::seldom::{Nothing, Seldom};
+use crate::value::newer;
 
 /// A resource at its master.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -95,11 +96,23 @@ pub(crate) struct Asking {
     value_known: u64,
     /// Number of the recall whose answer its question for the value waits for.
     recall: u64,
+    /// The block it wrote before it gave its record up, which the master of the view before may have heard or not.
+    left: Value,
+    /// It gave its record up before all had restated: its last change and statement then.
+    forgets: Option<(u64, u64)>,
 }
 
 impl Nothing for Asking {
     fn nothing() -> &'static Asking {
-        static NOTHING: Asking = Asking { conv: None, told: None, busy: 0, value_known: 0, recall: 0 };
+        static NOTHING: Asking = Asking {
+            conv: None,
+            told: None,
+            busy: 0,
+            value_known: 0,
+            recall: 0,
+            left: Value::NEVER,
+            forgets: None,
+        };
         &NOTHING
     }
 }
@@ -151,6 +164,9 @@ impl Master {
             }
             return Ok(());
         }
+        if rec.rare.forgets.is_some() {
+            rec.rare.forgets = None;
+        }
         rec.held = info.held;
         rec.openers = info.openers;
         rec.uses_value |= info.uses_value;
@@ -159,7 +175,9 @@ impl Master {
         // after a write which the answer does not know.
         rec.rare.recall = 0;
         rec.want = info.want;
-        if let Some(value) = info.value {
+        if let (None, Some(value)) = (info.held, info.value) {
+            rec.rare.left = value;
+        } else if let Some(value) = info.value {
             rec.rare.value_known = rec.rare.value_known.max(value.sequence);
             if value.sequence > self.rare.value.sequence {
                 self.rare.value = value;
@@ -228,11 +246,22 @@ impl Master {
                 self.rare.value = value;
             }
         }
+        if ctx.open {
+            self.let_go(ctx, from, m.g, m.n);
+            self.run(ctx, Vec::new());
+        } else {
+            // What it wrote is not yet what this master knows: another view may come before all have restated, and then it
+            // must be there to say so again.
+            self.records.get_mut(&from).expect("found above").rare.forgets = Some((m.g, m.n));
+        }
+        Ok(())
+    }
+
+    /// The record of a shadow goes, and it is told so.
+    fn let_go(&mut self, ctx: &mut Context<'_>, from: NodeId, g: u64, n: u64) {
         self.records.remove(&from);
         self.leave(from);
-        ctx.send(from, &self.name, Body::ForgetAck(ForgetAck { g: m.g, n: m.n }));
-        self.run(ctx, Vec::new());
-        Ok(())
+        ctx.send(from, &self.name, Body::ForgetAck(ForgetAck { g, n }));
     }
 
     /// Does anybody still have a record? If not, the resource and its block may go (33).
@@ -250,10 +279,11 @@ impl Master {
     /// What this master knows that no shadow can say, for whoever is master in the next view. `complete`: all members had
     /// restated, so that what it knows is all there is.
     pub(crate) fn estate(&self, complete: bool) -> Option<Handover> {
-        let Busy { value, inherited, .. } = *self.rare;
+        let Busy { inherited, .. } = *self.rare;
         if !complete && inherited.is_none() {
             return None;
         }
+        let value = self.with_left(inherited.and_then(|it| it.writer));
         let writes = |(_, rec): &(&NodeId, &Record)| rec.held.is_some_and(Mode::writes_value);
         let writer = self.records.iter().find(writes).map(|(node, _)| *node);
         let unheard = || inherited?.writer.filter(|node| !self.records.contains_key(node));
@@ -286,10 +316,20 @@ impl Master {
     /// All members have restated. `departed`: some member left whose own shadow nobody could ask.
     pub(crate) fn open(&mut self, ctx: &mut Context<'_>, departed: bool) {
         if departed && self.in_doubt() && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
-            self.rare.value = self.rare.value.doubted();
+            let left = self.records.values().map(|rec| rec.rare.left);
+            self.rare.value = left.fold(self.rare.value, newer).doubted();
+        } else if let Some(Inherited { writer, .. }) = self.rare.inherited {
+            self.rare.value = self.with_left(writer);
         }
         if self.inherits() {
             self.rare.inherited = None;
+        }
+        for rec in self.records.values_mut().filter(|rec| rec.rare.left != Value::NEVER) {
+            rec.rare.left = Value::NEVER;
+        }
+        let forgets = |(node, rec): (&NodeId, &Record)| rec.rare.forgets.map(|(g, n)| (*node, g, n));
+        for (node, g, n) in self.records.iter().filter_map(forgets).collect::<Vec<_>>() {
+            self.let_go(ctx, node, g, n);
         }
         let mut decided = Vec::new();
         // Without order: that in which they were stated anew could itself be a deadlock (47).
@@ -306,10 +346,17 @@ impl Master {
         self.run(ctx, decided);
     }
 
+    /// The newest block, with what `writer` wrote before it gave its record up.
+    fn with_left(&self, writer: Option<NodeId>) -> Value {
+        let left = writer.and_then(|node| self.records.get(&node)).map(|rec| rec.rare.left);
+        left.map_or(self.rare.value, |left| newer(self.rare.value, left))
+    }
+
     /// May there have been a newer block than any that was stated? The master of the view before has not said who could
     /// have written one. Beside a mode above CR nobody can have (44).
     fn in_doubt(&self) -> bool {
-        let used = self.rare.value.sequence > 0 || self.records.values().any(|rec| rec.uses_value);
+        let uses = |rec: &Record| rec.uses_value || rec.rare.left.sequence > 0;
+        let used = self.rare.value.sequence > 0 || self.records.values().any(uses);
         let witness = |rec: &Record| rec.held.is_some_and(|held| !matches!(held, Mode::NL | Mode::CR));
         used && !self.inherits() && !self.records.values().any(witness)
     }

@@ -5,6 +5,7 @@
 //! rules in one fixed order: grant, give way to the head, notify, state.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
@@ -14,6 +15,7 @@ use oarlock_layout::message::lock::{Head, Kind, Want};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::Word;
 use oarlock_layout::token::Fence;
+use oarlock_layout::value::Value;
 
 use crate::config::Order;
 use crate::context::Context;
@@ -160,17 +162,21 @@ impl Shadow {
     pub(crate) fn enter(&mut self, ctx: &mut Context<'_>, master: NodeId) {
         let writes = |mode: Option<Mode>| mode.is_some_and(Mode::writes_value);
         let writer = writes(self.owned) || writes(self.told.held) || self.rare.writes_unheard;
-        let written = if writer {
+        let mut written = if writer {
             ctx.words.value(self.slot).sequence
         } else {
             self.rare.value_known.expected().max(self.rare.value_written)
         };
         let old = core::mem::replace(self, Shadow::new(self.slot, master, ctx.epoch));
         (self.owned, self.uses_value, self.attempts) = (old.owned, old.uses_value, old.attempts);
+        if old.forgetting && written <= old.rare.value_known.sure() {
+            // It is no news even if the record is not gone.
+            written = 0;
+        }
         if written > 0 {
             self.rare.value_written = written;
         }
-        if writer {
+        if writer && !old.forgetting {
             self.rare.writes_unheard = true;
         }
         if let Some(Rare { queues, vain, idle_since, wish, .. }) = old.rare.into_some() {
@@ -190,6 +196,29 @@ impl Shadow {
         }
         if ctx.planted.has(Bug::ToldAlready) {
             self.told = old.told;
+        }
+        if old.forgetting {
+            // The answer will not come. If the record is gone, the resource may have gone and come back since (33): nothing
+            // is owned any more, and of the block only that is kept which the master may not have heard (X9).
+            self.disown(ctx, written > 0);
+        }
+    }
+
+    /// Owns nothing any more: nobody here holds anything. The block goes too, unless somebody must still be told of it.
+    fn disown(&mut self, ctx: &mut Context<'_>, keep: bool) {
+        self.owned = None;
+        self.uses_value = keep || self.rare.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
+        if !keep {
+            ctx.words.set_value(self.slot, Value::NEVER);
+        }
+        ctx.words.disown(self.slot);
+        let made_up: Vec<LockId> =
+            self.rare.queues.converts().filter(|e| self.made_up(e)).map(|e| e.lock).collect();
+        for lock in made_up {
+            if let Some(entry) = self.rare.queues.remove(lock) {
+                self.retire(ctx, &entry);
+                ctx.failed(lock, Code::NoSuchLock);
+            }
         }
     }
 

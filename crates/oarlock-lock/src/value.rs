@@ -30,6 +30,11 @@ pub(crate) fn readable_under(owned: Mode) -> bool {
     matches!(owned, Mode::CW | Mode::PR | Mode::PW | Mode::EX)
 }
 
+/// The newer of two blocks of one life of a resource.
+pub(crate) fn newer(one: Value, other: Value) -> Value {
+    if other.sequence > one.sequence { other } else { one }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

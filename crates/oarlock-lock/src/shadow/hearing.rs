@@ -1,10 +1,7 @@
 //! What a shadow makes of its master's messages.
 
-use alloc::vec::Vec;
-
 use oarlock_layout::code::Code;
-use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, LockId};
+use oarlock_layout::id::Epoch;
 use oarlock_layout::limit::SERIAL_BITS;
 use oarlock_layout::message::lock::{Deny, ForgetAck, Grant, HeadNotice, Reason, Want};
 use oarlock_layout::token::Fence;
@@ -31,6 +28,12 @@ impl Shadow {
                 self.answered();
                 return Ok(());
             }
+        }
+        if self.owned.is_none() && self.rare.value_written > 0 {
+            // What it kept to be told is of a life of the resource that may be over. The master has judged it.
+            ctx.words.set_value(self.slot, Value::NEVER);
+            self.rare.value_written = 0;
+            self.rare.value_known.learn(0);
         }
         self.owned = Some(m.mode);
         ctx.words.raise(self.slot, m.mode, fence);
@@ -118,18 +121,8 @@ impl Shadow {
         if !self.rare.queues.is_empty() {
             self.rare.queues.ask_anew();
         }
-        self.uses_value = self.rare.queues.iter().any(|e| e.flags.contains(Flags::VALBLK));
         // Whatever the block was, the resource may have gone and come back since (33).
-        ctx.words.set_value(self.slot, Value::NEVER);
-        ctx.words.disown(self.slot);
-        let made_up: Vec<LockId> =
-            self.rare.queues.converts().filter(|e| self.made_up(e)).map(|e| e.lock).collect();
-        for lock in made_up {
-            if let Some(entry) = self.rare.queues.remove(lock) {
-                self.retire(ctx, &entry);
-                ctx.failed(lock, Code::NoSuchLock);
-            }
-        }
+        self.disown(ctx, false);
         if self.rare.queues.is_empty() {
             return Ok(true);
         }

@@ -78,7 +78,9 @@ impl Shadow {
         if written && self.rare.value_written != value.sequence {
             self.rare.value_written = value.sequence;
         }
-        let value_due = !owns_block && self.owned.is_some() && self.value_is_news(value.sequence);
+        // Who was giving its record up when the view came owns nothing, and says so only if it wrote.
+        let may_write = self.owned.is_some() || self.n == 0;
+        let value_due = !owns_block && may_write && self.value_is_news(value.sequence);
         if !self.told.differs(self.owned, want, self.rare.wish, wish) && !value_due {
             return;
         }
