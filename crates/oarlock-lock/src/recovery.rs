@@ -26,12 +26,14 @@
 //! A master that lives hands over the newest block it knew and who might have written a newer one; if that one has left,
 //! the block is marked as not to be believed before. If no master lives to say so, a member that owns more than CR is
 //! a witness that nobody was writing. Without either the block is marked. A second view in the middle loses nothing but
-//! certainty: who had not yet handed over hands over then, and what a dead heir had is missing, which marks the block.
+//! certainty: who had not yet handed over hands over then, what comes late to an heir that is in the next view already is
+//! handed on by it, and what a dead heir had is missing, which marks the block.
 
 use alloc::collections::BTreeSet;
 
-use oarlock_layout::id::{NodeId, Slot};
+use oarlock_layout::id::{Epoch, NodeId, Slot};
 use oarlock_layout::message::lock::{Body, Handover};
+use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
@@ -51,6 +53,9 @@ pub(crate) enum Stage {
     /// Masters grant.
     Open,
 }
+
+/// Views that follow each other before one is open, and of which each is remembered. Each takes a decision of all.
+const OVERTAKEN_MAX: usize = 16;
 
 impl Lockspace {
     /// Another view is valid. Returns whether a run that was in the one before is not in this one; or in one before that, if
@@ -77,7 +82,35 @@ impl Lockspace {
         }
         self.stage = Stage::Quiet;
         self.serial = 0;
-        old.nodes().any(gone)
+        self.departed = old.nodes().any(gone) || (self.departed && !complete);
+        if complete {
+            self.overtaken.clear();
+        } else if !old.members.is_empty() {
+            self.overtaken.push(old);
+        }
+        if self.overtaken.len() > OVERTAKEN_MAX {
+            // What is handed over under the oldest will be refused, so nobody may be sure of a block.
+            self.overtaken.remove(0);
+            self.departed = true;
+        }
+        self.departed
+    }
+
+    /// What a master of an earlier view handed over under a view that was overtaken before it was open here. Whoever said it
+    /// has nothing more, and says that it is in the view that is valid only after it: so it comes before this node restates.
+    pub(crate) fn late_estate(&mut self, from: NodeId, epoch: Epoch, name: Name, mut estate: Handover) {
+        let Some(then) = self.overtaken.iter().find(|view| view.epoch == epoch) else { return };
+        if self.stage != Stage::Quiet
+            || then.member(from).is_none()
+            || self.master_in(then, &name) != self.config().me
+        {
+            return;
+        }
+        let gone = |node: NodeId| then.member(node) != self.view.member(node);
+        if estate.writer.is_some_and(gone) {
+            (estate.value, estate.writer) = (estate.value.doubted(), None);
+        }
+        self.estates.entry(name).or_insert(estate);
     }
 
     /// All members are in the view: says what the next so many resources have to say. Returns whether there are more.
@@ -125,12 +158,11 @@ impl Lockspace {
             let Some(name) = self.masters.name_at(place).cloned() else { continue };
             let (_, masters, mut ctx) = self.split(now, words);
             let Some(master) = masters.get_mut(&name) else { continue };
+            master.open(&mut ctx, departed);
             if master.is_empty() {
                 masters.remove(&name);
-            } else {
-                master.open(&mut ctx, departed);
-                self.drain_inside(now, words);
             }
+            self.drain_inside(now, words);
         }
     }
 

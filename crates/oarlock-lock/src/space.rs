@@ -57,6 +57,8 @@ pub struct Lockspace {
     pub(crate) estates: BTreeMap<Name, Handover>,
     /// Somebody has left since this node was last open.
     pub(crate) departed: bool,
+    /// The views since then, without the one that is valid.
+    pub(crate) overtaken: Vec<View>,
     pub(crate) serial: u64,
     pub(crate) waiting: BTreeMap<LockId, Slot>,
     deadlines: BTreeSet<(Instant, LockId)>,
@@ -89,6 +91,7 @@ impl Lockspace {
             masters: Masters::default(),
             estates: BTreeMap::new(),
             departed: false,
+            overtaken: Vec::new(),
             serial: 0,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -134,6 +137,9 @@ impl Lockspace {
     ) -> Result<(), Violation> {
         if packet.epoch < self.view.epoch && !self.planted.has(Bug::StaleEpoch) {
             self.counters.stale_epoch += 1;
+            if let Body::Handover(estate) = packet.body {
+                self.late_estate(from, packet.epoch, packet.name, estate);
+            }
             return Ok(());
         }
         let result = if packet.epoch > self.view.epoch {
@@ -437,7 +443,11 @@ impl Lockspace {
     }
 
     pub(crate) fn master_of(&self, name: &Name) -> NodeId {
-        directory::master(self.config.space, name.as_bytes(), self.view.nodes()).expect("a view has members")
+        self.master_in(&self.view, name)
+    }
+
+    pub(crate) fn master_in(&self, view: &View, name: &Name) -> NodeId {
+        directory::master(self.config.space, name.as_bytes(), view.nodes()).expect("a view has members")
     }
 
     // ----- slots ----------------------------------------------------------------------------------------
@@ -563,7 +573,7 @@ impl core::hash::Hash for Lockspace {
         self.idle.hash(state);
         self.inside.hash(state);
         self.estates.hash(state);
-        (&self.view, self.stage, self.frozen, self.departed).hash(state);
+        (&self.view, &self.overtaken, self.stage, self.frozen, self.departed).hash(state);
         (self.sweep, self.config, self.planted).hash(state);
     }
 }
