@@ -10,15 +10,17 @@ use super::views::Views;
 use super::world::{Checked, Doing, Node, World, ensure};
 
 impl World {
-    /// Nobody who lives owns anything, and whoever is master in the end has no record: block and all may go (33).
+    /// Whoever grants has no record, or nobody grants and nobody who lives owns anything: block and all may go (33).
     pub(crate) fn is_gone(&self, views: &Views) -> bool {
-        if views.settled() {
-            return self.nodes[views.master()].space.probe_master(&self.resource).is_none();
+        let grants = (0..self.nodes.len()).find(|at| {
+            self.nodes[*at].space.is_open()
+                && views.view_of(*at).is_some_and(|view| views.master_in(view.epoch) == *at)
+        });
+        if let Some(at) = grants {
+            return self.nodes[at].space.probe_master(&self.resource).is_none();
         }
-        let owns = |Node { space, words, .. }: &Node| {
-            space.probe_shadow(words, &self.resource).is_some_and(|s| s.owned().is_some())
-        };
-        !self.nodes.iter().any(owns)
+        let owns = |node| self.probe(node).is_some_and(|s| s.owned().is_some() && !s.forgetting());
+        !(0..self.nodes.len()).any(owns)
     }
 
     /// What any master believes of a living run covers what that owns, from the moment it has heard of it; once it grants
