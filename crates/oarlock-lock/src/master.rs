@@ -246,7 +246,7 @@ impl Master {
                 self.rare.value = value;
             }
         }
-        if ctx.open {
+        if ctx.open || ctx.planted.has(Bug::ForgetAtOnce) {
             self.let_go(ctx, from, m.g, m.n);
             self.run(ctx, Vec::new());
         } else {
@@ -301,6 +301,9 @@ impl Master {
         if ctx.open || self.rare.inherited.is_some() {
             return Err(Violation::Handover);
         }
+        if ctx.planted.has(Bug::HeirForgets) {
+            return Ok(());
+        }
         if m.value.sequence > self.rare.value.sequence {
             self.rare.value = m.value;
         }
@@ -315,7 +318,8 @@ impl Master {
 
     /// All members have restated. `departed`: some member left whose own shadow nobody could ask.
     pub(crate) fn open(&mut self, ctx: &mut Context<'_>, departed: bool) {
-        if departed && self.in_doubt() && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
+        let in_doubt = self.in_doubt() || ctx.planted.has(Bug::MarkAlways);
+        if departed && in_doubt && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
             let left = self.records.values().map(|rec| rec.rare.left);
             self.rare.value = left.fold(self.rare.value, newer).doubted();
         } else if let Some(Inherited { writer, .. }) = self.rare.inherited {

@@ -62,11 +62,33 @@ pub enum Bug {
     ToldAlready,
     /// Grants of a new view carry the epoch of the first (R6).
     TokenReset,
+    /// Whoever has entered a view still listens to grants of the one before (L11).
+    OldGrants,
+    /// A master grants as soon as its own node has restated, and not all have (L11, 48).
+    HalfBuilt,
+    /// What the master of the view before hands over is thrown away (44).
+    HeirForgets,
+    /// A handover that arrives late is thrown away like any old message (44).
+    LateHandover,
+    /// Only who left with the last view counts, although the one before it was never open (48).
+    DepartedOnce,
+    /// A shadow that owns NL does not say so to a new master (X11).
+    NlUnstated,
+    /// Whenever somebody has left every block is marked, whoever still stands beside it (43).
+    MarkAlways,
+    /// A shadow that was giving its record up takes itself for its owner in the next view (X9).
+    OldTombstone,
+    /// What is written between entering a view and the first statement under it is not told (R5).
+    WriteUnheard,
+    /// A master lets records go before all have restated (48).
+    ForgetAtOnce,
+    /// A node states anew before all are in the view (L11).
+    SpeaksEarly,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 28] = [
+    pub const ALL: [Bug; 39] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -95,6 +117,17 @@ impl Bug {
         Bug::KeepDeadWritersBlock,
         Bug::ToldAlready,
         Bug::TokenReset,
+        Bug::OldGrants,
+        Bug::HalfBuilt,
+        Bug::HeirForgets,
+        Bug::LateHandover,
+        Bug::DepartedOnce,
+        Bug::NlUnstated,
+        Bug::MarkAlways,
+        Bug::OldTombstone,
+        Bug::WriteUnheard,
+        Bug::ForgetAtOnce,
+        Bug::SpeaksEarly,
     ];
 }
 

@@ -82,7 +82,8 @@ impl Lockspace {
         }
         self.stage = Stage::Quiet;
         self.serial = 0;
-        self.departed = old.nodes().any(gone) || (self.departed && !complete);
+        self.departed =
+            old.nodes().any(gone) || (self.departed && !complete && !self.planted.has(Bug::DepartedOnce));
         if complete {
             self.overtaken.clear();
         } else if !old.members.is_empty() {
@@ -101,6 +102,7 @@ impl Lockspace {
     pub(crate) fn late_estate(&mut self, from: NodeId, epoch: Epoch, name: Name, mut estate: Handover) {
         let Some(then) = self.overtaken.iter().find(|view| view.epoch == epoch) else { return };
         if self.stage != Stage::Quiet
+            || self.planted.has(Bug::LateHandover)
             || then.member(from).is_none()
             || self.master_in(then, &name) != self.config().me
         {

@@ -176,7 +176,7 @@ impl Shadow {
         if written > 0 {
             self.rare.value_written = written;
         }
-        if writer && !old.forgetting {
+        if writer && !old.forgetting && !ctx.planted.has(Bug::WriteUnheard) {
             self.rare.writes_unheard = true;
         }
         if let Some(Rare { queues, vain, idle_since, wish, .. }) = old.rare.into_some() {
@@ -197,7 +197,7 @@ impl Shadow {
         if ctx.planted.has(Bug::ToldAlready) {
             self.told = old.told;
         }
-        if old.forgetting {
+        if old.forgetting && !ctx.planted.has(Bug::OldTombstone) {
             // The answer will not come. If the record is gone, the resource may have gone and come back since (33): nothing
             // is owned any more, and of the block only that is kept which the master may not have heard (X9).
             self.disown(ctx, written > 0);

@@ -135,7 +135,9 @@ impl Lockspace {
         from: NodeId,
         packet: Packet,
     ) -> Result<(), Violation> {
-        if packet.epoch < self.view.epoch && !self.planted.has(Bug::StaleEpoch) {
+        let believed = self.planted.has(Bug::StaleEpoch)
+            || (self.planted.has(Bug::OldGrants) && matches!(packet.body, Body::Grant(_)));
+        if packet.epoch < self.view.epoch && !believed {
             self.counters.stale_epoch += 1;
             if let Body::Handover(estate) = packet.body {
                 self.late_estate(from, packet.epoch, packet.name, estate);
@@ -545,8 +547,9 @@ impl Lockspace {
             config: &self.config,
             planted: self.planted,
             epoch: self.view.epoch,
-            open: self.stage == Stage::Open,
-            quiet: self.stage == Stage::Quiet,
+            open: self.stage == Stage::Open
+                || (self.stage == Stage::Restated && self.planted.has(Bug::HalfBuilt)),
+            quiet: self.stage == Stage::Quiet && !self.planted.has(Bug::SpeaksEarly),
             frozen: self.frozen,
             serial: &mut self.serial,
             counters: &mut self.counters,

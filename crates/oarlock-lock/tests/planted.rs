@@ -9,15 +9,17 @@ mod explore;
 use explore::menu::Menu;
 use explore::search::{self, Broken};
 use explore::sets;
+use explore::views::Plan;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode::{CR, CW, EX, NL, PR, PW};
 use oarlock_lock::planted::Bug;
 
 /// Small spaces, one per kind of rule. None of them is made for one bug: each bug is looked for in all of them,
-/// in this order, until somebody notices.
+/// in this order, until somebody notices. In the last ones views change.
 fn menus() -> Vec<Menu> {
     let v = Flags::VALBLK;
     let none = Flags::empty();
+    let of = |name: &str, actions| Menu::new(name, 2, 1, actions).at(&[0, 1]).modes(&[PR, EX]).uncancelled();
     vec![
         Menu::new("two shadows", 2, 1, 4).modes(&[NL, PR, EX]),
         Menu::new("tries", 2, 1, 4).only(&[(PR, none), (EX, Flags::NOQUEUE)], &[(EX, none)]),
@@ -31,16 +33,41 @@ fn menus() -> Vec<Menu> {
             .only(&[(NL, v | Flags::FRESH), (EX, v)], &[])
             .writes(),
         Menu::new("callers in between", 2, 1, 4).modes(&[NL, PR]).forgets().intruded(),
+        of("a shadow's node dies", 3).through(Plan::of(&[0, 1, 2], 2).then(&[1], &[], 2)),
+        of("the master's node dies", 3).through(Plan::of(&[0, 1, 2], 2).then(&[2], &[], 1)),
+        of("a node joins", 3).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
+        sets::blocks("blocks: a shadow's node dies", 3, 3).through(Plan::of(&[0, 1, 2], 2).then(
+            &[1],
+            &[],
+            2,
+        )),
+        sets::blocks("blocks: the master's node dies", 3, 3).through(Plan::of(&[0, 1, 2], 2).then(
+            &[2],
+            &[],
+            1,
+        )),
+        sets::blocks("blocks: writer and master die, one comes back", 4, 3)
+            .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
+        sets::forgotten("blocks: forgotten, then a node joins", 3)
+            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).briskly()),
+        sets::forgotten("blocks: forgotten, then two join", 4)
+            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
     ]
 }
+
+/// So many states of each space are looked at, first and then.
+const LIMITS: [usize; 2] = [20_000, 900_000];
 
 /// The first exploration that notices `plant`, and how.
 fn caught(plant: impl Fn(Menu) -> Menu) -> Option<(String, Broken)> {
     std::panic::set_hook(Box::new(|_| {}));
-    menus().into_iter().find_map(|menu| {
-        let menu = plant(menu);
-        let broken = search::explore(&menu, 400_000).broken?;
-        Some((menu.name.clone(), broken))
+    // Most are found at once in the right space, and only after long in the others.
+    LIMITS.into_iter().find_map(|limit| {
+        menus().into_iter().find_map(|menu| {
+            let menu = plant(menu);
+            let broken = search::explore(&menu, limit).broken?;
+            Some((menu.name.clone(), broken))
+        })
     })
 }
 
@@ -69,8 +96,8 @@ fn a_channel_that_reorders_is_noticed() {
 }
 
 /// The same spaces without a bug: what the checks say above is the bug's doing. Here the two objects (3.1), the
-/// rules of shadow (3.4) and master (3.6), every crossing of their messages (3.7) and counts that callers change
-/// in between (M8) hold together.
+/// rules of shadow (3.4) and master (3.6), every crossing of their messages (3.7), counts that callers change
+/// in between (M8) and views that change (L11) hold together.
 #[test]
 fn nothing_is_noticed_where_nothing_is_planted() {
     if let Some((menu, broken)) = caught(|menu| menu) {

@@ -84,6 +84,10 @@ impl Shadow {
         if !self.told.differs(self.owned, want, self.rare.wish, wish) && !value_due {
             return;
         }
+        let silent = self.n == 0 && self.owned == Some(Mode::NL) && wish.conv.is_none();
+        if silent && ctx.planted.has(Bug::NlUnstated) {
+            return;
+        }
         self.n += 1;
         if self.rare.writes_unheard {
             self.rare.writes_unheard = false;

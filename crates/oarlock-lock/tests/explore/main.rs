@@ -12,13 +12,10 @@ fn main() -> ExitCode {
     let value = |key: &str| args.iter().position(|a| a == key).and_then(|i| args.get(i + 1));
     let number = |key: &str| value(key).map(|v| v.parse::<usize>().expect("a number"));
     let has = |key: &str| args.iter().any(|a| a == key);
-    let mut menus = if has("--views") {
-        sets::views(has("--full"))
-    } else if has("--full") {
-        sets::full()
-    } else {
-        sets::quick()
-    };
+    let mut menus = if has("--full") { sets::full() } else { sets::quick() };
+    if has("--views") {
+        menus.retain(|m| m.plan.is_some());
+    }
     if let Some(name) = value("--name") {
         menus.retain(|m| m.name.contains(name.as_str()));
     }

@@ -154,6 +154,11 @@ impl Menu {
         self
     }
 
+    pub(crate) fn cancelled(mut self) -> Menu {
+        self.cancel = true;
+        self
+    }
+
     pub(crate) fn uncancelled(mut self) -> Menu {
         self.cancel = false;
         self

@@ -22,6 +22,13 @@ const MANNERS: [(Mode, Flags); 7] = [
 
 /// What a commit must pass: under 90 s in a release build.
 pub(crate) fn quick() -> Vec<Menu> {
+    let mut menus = still();
+    menus.extend(views(0));
+    menus
+}
+
+/// One view.
+fn still() -> Vec<Menu> {
     both(vec![
         Menu::new("two shadows", 2, 1, 5).modes(&THREE),
         Menu::new("three shadows", 3, 1, 4).modes(&THREE),
@@ -63,38 +70,67 @@ pub(crate) fn quick() -> Vec<Menu> {
 }
 
 /// Nodes that die, join and come back, a shadow's and the master's, one after the other and in the middle of a recovery
-/// (X10, X11, L11, scenarios 41 to 49). Programs are at `a` and `b`.
-pub(crate) fn views(full: bool) -> Vec<Menu> {
-    let more = u8::from(full);
+/// (X10, X11, L11, scenarios 41 to 49). Programs are at `a` and `b`. `more`: so many actions more, for the night.
+pub(crate) fn views(more: u8) -> Vec<Menu> {
     let of = |name: &str, nodes: u16, actions: u8| {
-        Menu::new(name, nodes - 1, 1, actions + more).at(&[0, 1]).uncancelled()
+        Menu::new(name, nodes - 1, 1, actions + more).at(&[0, 1]).modes(&[PR, EX]).uncancelled()
     };
-    let three = [0, 1, 2];
+    let three = || Plan::of(&[0, 1, 2], 2);
+    let shadow_dies = || three().then(&[1], &[], 2);
+    let master_dies = || three().then(&[2], &[], 1);
+    let joins = || Plan::of(&[0, 1], 1).then(&[], &[2], 2);
+    let two_die = || Plan::of(&[0, 1, 2, 3], 3).then(&[3], &[], 2).then(&[2], &[], 0).briskly();
+    let two_join = || joins().then(&[], &[3], 3).briskly();
+    let tries = [(PR, Flags::NOQUEUE), (EX, Flags::NOQUEUE)];
+    let ways = [(EX, NONE), (CW, NONE), (PR, NONE)];
     vec![
-        of("a shadow's node dies", 3, 4).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[1], &[], 2)),
-        of("the master's node dies", 3, 3).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[2], &[], 1)),
-        of("a node joins", 3, 3).modes(&[PR, EX]).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
-        of("the master comes back", 3, 3).modes(&[PR, EX]).through(Plan::of(&three, 2).then(&[2], &[2], 2)),
-        blocks("blocks: a shadow's node dies", 3, 4 + more).through(Plan::of(&three, 2).then(&[1], &[], 2)),
-        blocks("blocks: the master's node dies", 3, 4 + more).through(Plan::of(&three, 2).then(&[2], &[], 1)),
-        blocks("blocks: a node joins", 3, 3 + more).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
-        blocks("blocks: two join", 4, 4 + more)
-            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
-        blocks("blocks: the master dies, another joins", 4, 3 + more)
-            .through(Plan::of(&three, 2).then(&[2], &[], 1).then(&[], &[3], 3).briskly()),
+        of("a shadow's node dies", 3, 4).through(shadow_dies()),
+        of("a shadow's node dies, fences", 3, 3).strict().through(shadow_dies().with_fences()),
+        of("the master's node dies", 3, 3).through(master_dies()),
+        of("the master's node dies, fences", 3, 3).strict().through(master_dies().with_fences()),
+        of("the master's node dies, tries", 3, 3).and(&tries, &tries).through(master_dies()),
+        of("the master's node dies, converts", 3, 4)
+            .only(&[(PR, NONE), (NL, NONE)], &ways)
+            .through(master_dies()),
+        of("the master's node dies, callers", 3, 3).fast().through(master_dies()),
+        of("the master's node dies, cancels and ends", 3, 3)
+            .only(&[(EX, NONE)], &[])
+            .cancelled()
+            .ends()
+            .forgets()
+            .through(master_dies()),
+        of("a node joins", 3, 2).through(joins().in_pieces()),
+        of("a node joins, briskly", 3, 4).through(joins().in_pieces().briskly()),
+        of("the master comes back", 3, 2).through(three().then(&[2], &[2], 2)),
+        of("two die", 4, 3).through(two_die()),
+        of("two join", 4, 3).through(two_join()),
+        blocks("blocks: a shadow's node dies", 3, 4 + more).through(shadow_dies()),
+        blocks("blocks: the master's node dies", 3, 3 + more).through(master_dies().in_pieces()),
+        blocks("blocks: a node joins", 3, 2 + more).through(joins().in_pieces()),
+        blocks("blocks: a node joins, briskly", 3, 3 + more).through(joins().in_pieces().briskly()),
+        blocks("blocks: two join", 4, 2 + more).through(two_join()),
+        blocks("blocks: the master dies, another joins", 4, 2 + more)
+            .through(three().then(&[2], &[], 1).then(&[], &[3], 3).briskly()),
         blocks("blocks: a writer dies, another joins", 4, 3 + more)
-            .through(Plan::of(&three, 2).then(&[1], &[], 2).then(&[], &[3], 2).briskly()),
+            .through(three().then(&[1], &[], 2).then(&[], &[3], 2).briskly()),
         blocks("blocks: writer and master die, one comes back", 4, 3 + more)
             .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
-        blocks("blocks: forgotten, then two join", 4, 4 + more)
-            .forgets()
-            .unretained()
-            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
+        forgotten("blocks: forgotten, then a node joins", 3).through(joins().briskly()),
     ]
 }
 
 /// R11 in full and more; for the night.
 pub(crate) fn full() -> Vec<Menu> {
+    let mut menus = large();
+    menus.extend(views(1));
+    menus.push(
+        forgotten("blocks: forgotten, then two join", 4)
+            .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).then(&[], &[3], 3).briskly()),
+    );
+    menus
+}
+
+fn large() -> Vec<Menu> {
     both(vec![
         Menu::new("two shadows", 2, 1, 6).modes(&THREE).tries().forgets(),
         values("values", 2, 6),
@@ -123,6 +159,12 @@ pub(crate) fn blocks(name: &str, nodes: u16, actions: u8) -> Menu {
         .only(&[(NL, v), (PW, v)], &[(CR, v)])
         .writes()
         .uncancelled()
+}
+
+/// Blocks of those who gave their records up. Nobody but the master may know them then.
+pub(crate) fn forgotten(name: &str, nodes: u16) -> Menu {
+    let v = Flags::VALBLK;
+    blocks(name, nodes, 4).only(&[(NL, v), (PW, v)], &[]).forgets().unretained()
 }
 
 /// Blocks of those who took their lock without one, blocks that are marked, and readers who go down.
