@@ -9,6 +9,9 @@
 //!   > cancel a1  > die a1              the session of that lock ends
 //!   > hold a>c   > let a>c [1]         keep messages of a direction back; let them go (only so many)
 //!   > wait 100ms                       time passes
+//!   > nodes 4 first abc master c ab:b abd:d     the views to come, each with the master it shall have
+//!   > view ab                          the next view: who is not in it is dead, and all members enter it
+//!   > decide ab  > enter a             the same in steps
 //!   > dump       > count a info_stale
 //!   > grants a   > waits a            grants by what brought them about; how long they had waited
 //! ```
@@ -25,7 +28,6 @@ use oarlock_layout::id::{
     Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId,
 };
 use oarlock_layout::limit::VALUE_BYTES;
-use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, What};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -36,6 +38,9 @@ use oarlock_lock::{Config, Convert, Lock, Lockspace, Order, Output, Request, Unl
 use oarlock_shm::{Answer, Caller, Clock, First, Hub, Memory, Party, Taken, Ticket};
 
 mod show;
+mod views;
+
+use views::{Mail, Views};
 
 use show::{letter, mode, show, show_head, show_value};
 
@@ -72,14 +77,19 @@ pub(crate) enum Over {
     Entries,
 }
 
+/// The room and the counts it works on.
+type Node = (Lockspace, Box<dyn Words>);
+
 pub(crate) struct Stage {
     now: Instant,
     over: Over,
-    nodes: Vec<(Lockspace, Box<dyn Words>)>,
+    nodes: Vec<Node>,
     /// The segments of the nodes, and the sessions in them with their one lock each.
     segments: Vec<Arc<Memory>>,
     callers: BTreeMap<(usize, SessionId), (Caller<Still>, Ticket)>,
-    channels: BTreeMap<(usize, usize), VecDeque<Packet>>,
+    channels: BTreeMap<(usize, usize), VecDeque<Mail>>,
+    config: Config,
+    views: Views,
     held: BTreeSet<(usize, usize)>,
     resource: Name,
     said: Vec<String>,
@@ -90,47 +100,66 @@ impl Stage {
         let count: u16 = args[0].parse().expect("how many nodes");
         let has = |word: &str| args.contains(&word);
         let master = args.iter().position(|w| *w == "master").map_or(0, |i| node(args[i + 1]));
+        let first = args.iter().position(|w| *w == "first").map(|i| members(args[i + 1]));
+        let first = first.unwrap_or_else(|| (0..usize::from(count)).collect());
         let view = View {
             epoch: Epoch(1),
-            members: (0..count).map(|n| Member { node: NodeId(n), incarnation: Incarnation(1) }).collect(),
+            members: first
+                .iter()
+                .map(|n| Member { node: NodeId(*n as u16), incarnation: Incarnation(1) })
+                .collect(),
         };
+        let wished = [(first, master)].into_iter().chain(args.iter().filter_map(|word| {
+            let (names, master) = word.split_once(':')?;
+            Some((members(names), node(master)))
+        }));
+        let wished: Vec<(Vec<usize>, usize)> = wished.collect();
         let name = (0..)
             .map(|i: u32| Name::new(format!("R{i}").as_bytes()).unwrap())
             .find(|name| {
-                directory::master(SpaceId(0), name.as_bytes(), view.nodes()) == Some(NodeId(master as u16))
+                wished.iter().all(|(members, master)| {
+                    let nodes = members.iter().map(|n| NodeId(*n as u16));
+                    directory::master(SpaceId(0), name.as_bytes(), nodes) == Some(NodeId(*master as u16))
+                })
             })
             .unwrap();
-        let mut segments = Vec::new();
-        let nodes = (0..count)
-            .map(|n| {
-                let mut config = Config::native(SpaceId(0), NodeId(n));
-                config.order = if has("strict") { Order::Strict } else { Order::Passover };
-                config.retain = !has("unretained");
-                let mut space = Lockspace::new(config);
-                let mut words: Box<dyn Words> = if over == Over::Plain {
-                    Box::new(PlainWords::new(16))
-                } else {
-                    let memory = Memory::private(Geometry { slots: 16, areas: 64, entries: 64 }, 7);
-                    segments.push(Arc::clone(&memory));
-                    let mut hub = Hub::new(memory);
-                    hub.renew(u64::MAX);
-                    Box::new(hub)
-                };
-                space.found(Instant(0), words.as_mut(), &view);
-                (space, words)
-            })
-            .collect();
-        Stage {
+        let mut config = Config::native(SpaceId(0), NodeId(0));
+        config.order = if has("strict") { Order::Strict } else { Order::Passover };
+        config.retain = !has("unretained");
+        let mut stage = Stage {
             now: Instant(0),
             over,
-            nodes,
-            segments,
+            nodes: Vec::new(),
+            segments: Vec::new(),
             callers: BTreeMap::new(),
             channels: BTreeMap::new(),
+            config,
+            views: Views::new(usize::from(count), &view),
             held: BTreeSet::new(),
             resource: name,
             said: Vec::new(),
+        };
+        for n in 0..usize::from(count) {
+            let (mut node, segment) = stage.fresh(n);
+            if view.member(NodeId(n as u16)).is_some() {
+                node.0.found(Instant(0), node.1.as_mut(), &view);
+            }
+            stage.nodes.push(node);
+            stage.segments.extend(segment);
         }
+        stage
+    }
+
+    /// A node that has just begun.
+    fn fresh(&self, n: usize) -> (Node, Option<Arc<Memory>>) {
+        let space = Lockspace::new(Config { me: NodeId(n as u16), ..self.config });
+        if self.over == Over::Plain {
+            return ((space, Box::new(PlainWords::new(16))), None);
+        }
+        let memory = Memory::private(Geometry { slots: 16, areas: 64, entries: 64 }, 7);
+        let mut hub = Hub::new(Arc::clone(&memory));
+        hub.renew(u64::MAX);
+        ((space, Box::new(hub)), Some(memory))
     }
 
     fn command(&mut self, words: &[&str]) {
@@ -209,6 +238,17 @@ impl Stage {
                     }
                     self.collect(n);
                 }
+                self.quiesce();
+            }
+            ["view", names] => {
+                let members = members(names);
+                self.decide(&members);
+                members.into_iter().for_each(|n| self.enter(n));
+                self.quiesce();
+            }
+            ["decide", names] => self.decide(&members(names)),
+            ["enter", name] => {
+                self.enter(node(name));
                 self.quiesce();
             }
             ["dump"] => self.dump(),
@@ -314,7 +354,7 @@ impl Stage {
                     let to = to.0 as usize;
                     let note = if self.held.contains(&(from, to)) { "   (held)" } else { "" };
                     self.said.push(format!("{}>{} {}{note}", letter(from), letter(to), show(&packet.body)));
-                    self.channels.entry((from, to)).or_default().push_back(packet);
+                    self.channels.entry((from, to)).or_default().push_back(Mail::Lock(packet));
                 }
                 Output::Granted(g) => {
                     let mut line =
@@ -339,8 +379,11 @@ impl Stage {
     }
 
     fn deliver(&mut self, (from, to): (usize, usize)) {
-        let packet =
-            self.channels.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("a held message");
+        let mail = self.channels.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("a held message");
+        let packet = match mail {
+            Mail::Lock(packet) => packet,
+            Mail::Barrier(barrier) => return self.hear(from, to, barrier),
+        };
         let (space, words) = &mut self.nodes[to];
         space
             .handle_message(self.now, words.as_mut(), NodeId(from as u16), packet)
@@ -422,6 +465,10 @@ impl Clock for Still {
 
 fn node(name: &str) -> usize {
     (name.as_bytes()[0] - b'a') as usize
+}
+
+fn members(names: &str) -> Vec<usize> {
+    names.bytes().map(|name| usize::from(name - b'a')).collect()
 }
 
 fn pair(direction: &str) -> (usize, usize) {
