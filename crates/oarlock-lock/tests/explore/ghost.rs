@@ -62,15 +62,23 @@ impl Ghost {
     pub(crate) fn write(&mut self) -> [u8; VALUE_BYTES] {
         self.written += 1;
         self.vanished = false;
-        self.renew(vec![(self.written, true)]);
+        self.begin(self.written);
+        block(self.written)
+    }
+
+    /// This write is the newest, whatever was before. While a death is not settled it may come to be marked: whoever knows of
+    /// it may give way before its node has restated, and nobody is left to tell.
+    fn begin(&mut self, write: u8) {
+        let mut newest = vec![(write, true)];
         if let Some((witnesses, known)) = &mut self.witnesses {
-            *known = self.written;
+            *known = write;
             if witnesses.is_empty() {
-                // Whoever wrote it may give way before its node has restated, and nobody is left to tell.
-                self.renew(vec![(self.written, false), (self.written, true)]);
+                // Of a resource that came back the bytes of an earlier life may be all that is left to be marked.
+                newest.extend((write..=self.written).map(|write| (write, false)));
+                newest.sort_unstable();
             }
         }
-        block(self.written)
+        self.renew(newest);
     }
 
     /// A holder of PW or EX died (35).
@@ -139,9 +147,8 @@ impl Ghost {
         if !witnesses.is_empty() {
             return;
         }
-        let newest = self.newest.iter().map(|(write, _)| *write).max().unwrap_or(0);
         let mut all = self.newest.clone();
-        all.extend((*known..=newest).map(|write| (write, false)));
+        all.extend((*known..=self.written).map(|write| (write, false)));
         all.sort_unstable();
         all.dedup();
         if all != self.newest {
@@ -274,7 +281,7 @@ impl Ghost {
         let shown = (bytes[0], valid);
         if self.vanished && shown == (0, true) && !known.contains(&shown) {
             self.vanished = false;
-            self.renew(vec![shown]);
+            self.begin(0);
             return Ok(());
         }
         ensure!(

@@ -434,7 +434,8 @@ impl World {
         let unclear = believed || !views.settled() || views.may_have_mastered(node);
         // Of what the survivors know nobody may serve less.
         let copies = (0..self.nodes.len()).filter(|other| *other != node).filter_map(|other| {
-            let owns = shadow(other).is_some_and(|s| s.owned().is_some());
+            // Whoever gives its record up takes its copy along.
+            let owns = shadow(other).is_some_and(|s| s.owned().is_some() && !s.forgetting());
             let slot = self.slot(other).filter(|_| owns)?;
             Some(oarlock_layout::segment::Words::value(&self.nodes[other].words, slot).bytes[0])
         });
