@@ -1,6 +1,7 @@
 //! Which calls read the value block and which write it (scenarios 26 to 28).
 
 use oarlock_layout::mode::Mode;
+use oarlock_layout::value::Value;
 
 /// What a grant or convert with VALBLK does with the block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
