@@ -15,6 +15,9 @@ use oarlock_shm::{Hub, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{info, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::cli::Serve;
 use super::config::check_files;
@@ -248,12 +251,11 @@ fn log_to_stderr(level: Level) {
     };
     let colour = std::env::var_os("NO_COLOR").is_none() && io::IsTerminal::is_terminal(&io::stderr());
     // Fails only if somebody has set a subscriber before, which in this process nobody does.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(colour)
-        .try_init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(colour);
+    // What the coordinator's library says of its own doings is for its authors; what of it matters here, this node says.
+    let library = if level > tracing::Level::INFO { level } else { tracing::Level::ERROR };
+    let worth = Targets::new().with_default(level).with_target("openraft", library);
+    let _ = tracing_subscriber::registry().with(lines).with(worth).try_init();
 }
 
 /// Each program takes a descriptor, and the soft limit is made for programs that use select.
