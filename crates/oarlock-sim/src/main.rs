@@ -247,7 +247,6 @@ mod planted {
             Room(RoomBug::ForgetHeadGone),
             "a request behind a head that has gone is stated, and granted by the master a message later",
         ),
-        (Room(RoomBug::SilentUse), "it shows only when the locks of a dead node are taken over"),
         (Room(RoomBug::ForgetUncounted), "it needs callers that take locks without asking their node"),
     ];
 

@@ -100,6 +100,8 @@ impl Theatre {
         }
         theatre.world.mark(Mark::Storm);
         theatre.world.mark(Mark::Calm);
+        // The coordinator has its troubles in storms only.
+        theatre.world.calm = true;
         for node in 0..nodes {
             let at = theatre.world.fault_random.below(200 * MS);
             theatre.world.queue.push(at, Happening::Start { node });
@@ -245,9 +247,27 @@ impl Theatre {
         Ok(())
     }
 
+    fn kill_node(&mut self, node: Place) -> Result<(), String> {
+        if !self.world.hosts[usize::from(node.0)].up {
+            return Err(format!("{node} is dead already"));
+        }
+        self.world.end(node.0, false);
+        self.weather_changed();
+        Ok(())
+    }
+
+    fn start_node(&mut self, node: Place) -> Result<(), String> {
+        if self.world.hosts[usize::from(node.0)].up {
+            return Err(format!("{node} runs already"));
+        }
+        self.world.start(node.0);
+        self.weather_changed();
+        Ok(())
+    }
+
     /// Where order is judged, and from when on, hangs on whether all can reach all.
     fn weather_changed(&mut self) {
-        let calm = self.cuts.is_empty() && self.world.hosts.iter().all(|host| !host.paused);
+        let calm = self.cuts.is_empty() && self.world.hosts.iter().all(|host| host.up && !host.paused);
         self.world.mark(if calm { Mark::Calm } else { Mark::Storm });
     }
 }
@@ -267,10 +287,12 @@ impl Stage for Theatre {
             Action::Kill { flow } => self.kill(flow),
             Action::Pause(node) => return self.pause(node, true),
             Action::Continue(node) => return self.pause(node, false),
+            Action::KillNode(node) => return self.kill_node(node),
+            Action::StartNode(node) => return self.start_node(node),
             Action::Cut(link) => return self.cut(link),
             Action::Heal(link) => return self.heal(link),
             action => {
-                let (flow, handle, ask) = asked(action).ok_or("views do not change here")?;
+                let (flow, handle, ask) = asked(action).ok_or("nobody can do that here")?;
                 self.ask(flow, handle, ask);
             }
         }
@@ -304,7 +326,9 @@ impl Stage for Theatre {
     fn remarks(&mut self) -> Vec<String> {
         let paused = self.world.hosts.iter().filter(|host| host.paused);
         let paused = paused.map(|host| format!("{} stands still", Place(host.index)));
-        paused.chain(self.cuts.keys().map(|link| format!("the way {link} is cut"))).collect()
+        let dead = self.world.hosts.iter().filter(|host| !host.up);
+        let dead = dead.map(|host| format!("{} is dead", Place(host.index)));
+        paused.chain(dead).chain(self.cuts.keys().map(|link| format!("the way {link} is cut"))).collect()
     }
 
     fn end(&mut self) -> Vec<String> {
@@ -342,10 +366,6 @@ pub fn refusal(command: &Command, counts: impl Fn(&str) -> bool) -> Option<Strin
         _ => None,
     };
     match command {
-        // A node that comes back alone is refused (L3), and a dead one is not evicted yet.
-        Command::KillNode(_) | Command::StartNode(_) => {
-            Some("views are static, a cluster whose node has died serves only after a restart of all".into())
-        }
         Command::Let(_, sum) => unknown(sum),
         Command::Expect(Condition { fact: Fact::Compare(a, _, b), .. }) => unknown(a).or_else(|| unknown(b)),
         _ => None,

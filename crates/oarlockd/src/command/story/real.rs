@@ -57,6 +57,9 @@ fn no_means(command: &Command) -> Option<String> {
         Command::Cut(_) | Command::Heal(_) => {
             Some("there is no means yet to cut the network of real nodes; play it with --sim".into())
         }
+        Command::StartNode(_) => {
+            Some("real nodes that were killed stay dead for the rest of the play; play it with --sim".into())
+        }
         other => refusal(other, |_| true),
     }
 }
@@ -173,6 +176,12 @@ impl Stage for Real<'_> {
                     return Err(format!("{node} does not stand still"));
                 }
                 return self.signal(node, Signal::CONT);
+            }
+            Action::KillNode(node) => {
+                // Until others have recovered, what it may have written is in doubt.
+                self.see(What::Mark(Mark::NodeGone));
+                self.paused.insert(node);
+                return self.signal(node, Signal::KILL);
             }
             action => {
                 let (flow, handle, ask) = asked(action).ok_or("real nodes cannot do that yet")?;
