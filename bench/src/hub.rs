@@ -10,7 +10,7 @@ use oarlock_circuit::Options;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
@@ -26,6 +26,7 @@ use oarlockd::host::poll::{Epoll, Poll, Ready};
 use oarlockd::host::seal::HostSeal;
 
 use crate::anchor::rtt::Wait;
+use crate::founding::{Shared, founded};
 use crate::rounds::Failure;
 use crate::sealing::{CountedSeal, Tally};
 
@@ -37,6 +38,9 @@ const SESSION: SessionId = SessionId(1);
 pub(crate) struct Hub {
     node: Node,
     wire: Datagrams,
+    coordinator: Arc<Shared>,
+    /// The revision that the node has been shown.
+    seen: u64,
     /// Numbers of locks that were granted since somebody looked.
     pub(crate) granted: Vec<u32>,
     failure: Option<Failure>,
@@ -60,6 +64,13 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
             key: PublicKey(secret.public()),
         });
     }
+    let space = SpaceConfig {
+        name: "default".into(),
+        order: Order::Passover,
+        retain: false,
+        resources_max: RESOURCES_MAX,
+    };
+    let coordinator = Arc::new(Shared::new(founded(&nodes, &space)));
     let mut hubs = Vec::new();
     for (at, (wire, secret)) in wires.into_iter().zip(&secrets).enumerate() {
         let tally = Arc::new(Tally::default());
@@ -68,16 +79,9 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
             cluster: "bench".into(),
             me: NodeId(at as u16),
             nodes: nodes.clone(),
-            spaces: vec![SpaceConfig {
-                name: "default".into(),
-                order: Order::Passover,
-                retain: false,
-                resources_max: RESOURCES_MAX,
-            }],
+            spaces: vec![space.clone()],
             shared: 1,
             incarnation: Incarnation(1),
-            stored: Epoch(0),
-            clean: true,
             seed: at as u64 + 1,
             shards: 1,
             circuits: Options::default(),
@@ -88,7 +92,8 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
         node.handle_session_opened(clock::now(), SESSION, std::process::id());
         let hello = Request::Hello { version: VERSION, label: "bench".into() };
         node.handle_session_packet(clock::now(), SESSION, &hello.to_bytes());
-        hubs.push(Hub { node, wire, granted: Vec::new(), failure: None, tally });
+        let coordinator = coordinator.clone();
+        hubs.push(Hub { node, wire, coordinator, seen: 0, granted: Vec::new(), failure: None, tally });
     }
     let mut hubs: [Hub; 2] = hubs.try_into().ok().expect("two were made");
     let end = clock::now() + Duration::from_secs(10);
@@ -143,6 +148,11 @@ impl Hub {
     /// One turn of the engine: what has arrived, what is due, what is to be sent.
     pub(crate) fn turn(&mut self) {
         let now = clock::now();
+        let revision = self.coordinator.revision();
+        if revision != self.seen {
+            self.seen = revision;
+            self.node.handle_applied(now, &self.coordinator.look());
+        }
         let node = &mut self.node;
         if let Err(e) = self.wire.receive(|from, datagram| node.handle_datagram(now, from, datagram)) {
             self.failure = Some(format!("the socket of a node: {e}"));
@@ -160,13 +170,20 @@ impl Hub {
             match output {
                 Output::Transmit(t) => self.wire.send(t.to, &t.bytes, t.segment),
                 Output::Reply { packet, .. } => self.reply(&packet),
-                Output::Store { epoch } => self.node.handle_stored(now, epoch),
+                Output::Propose(command) => {
+                    let outcome = self.coordinator.decide(&command);
+                    self.node.handle_applied(now, &self.coordinator.look());
+                    self.node.handle_answer(now, &command, outcome);
+                }
                 Output::Close { .. } => self.failure = Some("the node closed the session".into()),
                 Output::Asked { .. }
                 | Output::Looked { .. }
                 | Output::Event(_)
                 | Output::Hint { .. }
                 | Output::Attached { .. }
+                | Output::Carried { .. }
+                | Output::Lease { .. }
+                | Output::Store { .. }
                 | Output::Wake { .. } => {}
             }
         }

@@ -14,6 +14,7 @@
 
 mod anchor;
 mod cluster;
+mod founding;
 mod goal;
 mod hub;
 mod machine;

@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use oarlock_circuit::Options;
+use oarlock_cluster::Registry;
+use oarlock_cluster::registry::Command;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
@@ -21,6 +23,7 @@ use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlockd::host::key::Secret;
 use oarlockd::host::seal::HostSeal;
 
+use crate::founding::founded;
 use crate::rounds::Failure;
 
 const SESSION: SessionId = SessionId(1);
@@ -31,6 +34,7 @@ const RESOURCES_MAX: u32 = 1 << 21;
 pub(crate) struct Pure {
     now: Instant,
     nodes: Vec<Node>,
+    registry: Registry,
     granted: Vec<VecDeque<u32>>,
     failure: Option<Failure>,
 }
@@ -52,21 +56,21 @@ impl Pure {
                 key: PublicKey(secret.public()),
             })
             .collect();
+        let space = SpaceConfig {
+            name: "default".into(),
+            order: Order::Passover,
+            retain,
+            resources_max: RESOURCES_MAX,
+        };
+        let registry = founded(&members, &space);
         let nodes = (secrets.iter().enumerate()).map(|(node, secret)| {
             let config = Config {
                 cluster: "bench".into(),
                 me: NodeId(node as u16),
                 nodes: members.clone(),
-                spaces: vec![SpaceConfig {
-                    name: "default".into(),
-                    order: Order::Passover,
-                    retain,
-                    resources_max: RESOURCES_MAX,
-                }],
+                spaces: vec![space.clone()],
                 shared: 1,
                 incarnation: Incarnation(1),
-                stored: Epoch(0),
-                clean: true,
                 seed: node as u64 + 1,
                 shards: 1,
                 circuits: Options::default(),
@@ -75,13 +79,14 @@ impl Pure {
             let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(RESOURCES_MAX))];
             let seal = Box::new(HostSeal::new(secret.bytes(), cluster.bytes()));
             let mut node = Node::new(now, config, seal, words);
+            node.handle_applied(now, &registry);
             node.handle_session_opened(now, SESSION, 1);
             let hello = Request::Hello { version: VERSION, label: "bench".into() };
             node.handle_session_packet(now, SESSION, &hello.to_bytes());
             node
         });
         let nodes = nodes.collect();
-        let mut pure = Pure { now, nodes, granted: vec![VecDeque::new(); size], failure: None };
+        let mut pure = Pure { now, nodes, registry, granted: vec![VecDeque::new(); size], failure: None };
         for _ in 0..10_000 {
             pure.settle();
             let serves = |node: &Node| {
@@ -123,15 +128,26 @@ impl Pure {
                 Ok(Reply::Welcome { .. } | Reply::Released { .. } | Reply::Blocking { .. }) => {}
                 other => self.failure = Some(format!("an unexpected reply: {other:?}")),
             },
-            Output::Store { epoch } => self.nodes[node].handle_stored(self.now, epoch),
+            Output::Propose(command) => self.decide(node, &command),
             Output::Close { .. } => self.failure = Some("a session was closed".into()),
             Output::Asked { .. }
             | Output::Looked { .. }
             | Output::Event(_)
             | Output::Hint { .. }
             | Output::Attached { .. }
+            | Output::Carried { .. }
+            | Output::Lease { .. }
+            | Output::Store { .. }
             | Output::Wake { .. } => {}
         }
+    }
+
+    fn decide(&mut self, node: usize, command: &Command) {
+        let outcome = self.registry.apply(command);
+        for node in &mut self.nodes {
+            node.handle_applied(self.now, &self.registry);
+        }
+        self.nodes[node].handle_answer(self.now, command, outcome);
     }
 
     /// To the next moment somebody waits for.

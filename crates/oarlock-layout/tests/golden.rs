@@ -11,6 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
+use oarlock_layout::message::barrier::Step;
 use oarlock_layout::message::lock::Body;
 use oarlock_layout::message::look::What;
 use oarlock_layout::message::peer::PeerMessage;
@@ -76,16 +77,13 @@ fn every_kind_of_message_has_a_sample() {
                 Body::Head(_) => 3,
                 Body::Forget(_) => 4,
                 Body::ForgetAck(_) => 5,
+                Body::Handover(_) => 6,
             },
-            PeerMessage::Form(form) => {
-                use oarlock_layout::message::form::Form;
-                match form {
-                    Form::Standing { .. } => 6,
-                    Form::Propose { .. } => 7,
-                    Form::Accept { .. } => 8,
-                    Form::Commit { .. } => 9,
-                }
-            }
+            PeerMessage::Barrier(barrier) => match barrier.step {
+                Step::Arrived => 7,
+                Step::Restated { .. } => 8,
+            },
+            PeerMessage::Report(_) => 9,
             PeerMessage::Look(_) => 10,
             PeerMessage::Seen(seen) => match seen.rows[0].what {
                 What::Holder(_) => 11,

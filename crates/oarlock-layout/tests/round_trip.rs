@@ -44,7 +44,10 @@ proptest! {
     fn lock_messages_round_trip(m in any::packet()) { check(&m)?; }
 
     #[test]
-    fn forming_messages_round_trip(m in any::form()) { check(&m)?; }
+    fn barriers_round_trip(m in any::barrier()) { check(&m)?; }
+
+    #[test]
+    fn reports_round_trip(m in any::report()) { check(&m)?; }
 
     #[test]
     fn calls_of_coordinators_round_trip(m in any::call(), changes in changes()) {

@@ -29,7 +29,7 @@ have four bytes of length. A decoder refuses everything else, so each message ha
 const MESSAGES: &[(&str, &str, &[&str])] = &[
     ("Between nodes", "peer.rs", &["PeerMessage"]),
     ("Masters and shadows", "lock.rs", &["Packet", "Info", "Conv", "Head", "Kind", "Reason"]),
-    ("Forming a view", "form.rs", &["Form", "Phase", "View"]),
+    ("Another view", "barrier.rs", &["Barrier", "Report"]),
     ("Questions of people", "look.rs", &["Look", "Seen", "What", "Party", "Token"]),
     ("A program and its node", "session.rs", &["Request", "Reply", "Failure"]),
 ];

@@ -4,9 +4,9 @@
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Epoch, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::limit::{NODES_MAX, VALUE_BYTES};
-use oarlock_layout::message::form::{Form, Phase};
+use oarlock_layout::message::barrier::{Barrier, Report, Step};
 use oarlock_layout::message::lock::*;
 use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
@@ -17,7 +17,6 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
-use oarlock_layout::view::{Member, View};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
@@ -131,6 +130,9 @@ fn body() -> impl Strategy<Value = Body> {
             value
         })),
         (any::<u64>(), any::<u64>()).prop_map(|(g, n)| Body::ForgetAck(ForgetAck { g, n })),
+        (value(), of(any::<u16>()), any::<bool>()).prop_map(|(value, writer, uses_value)| {
+            Body::Handover(Handover { value, writer: writer.map(NodeId), uses_value })
+        }),
     ]
 }
 
@@ -143,28 +145,14 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
     })
 }
 
-fn view() -> impl Strategy<Value = View> {
-    (any::<u32>(), btree_map(any::<u16>(), any::<u64>(), 0..=NODES_MAX)).prop_map(|(epoch, members)| View {
-        epoch: Epoch(epoch),
-        members: members
-            .into_iter()
-            .map(|(node, run)| Member { node: NodeId(node), incarnation: Incarnation(run) })
-            .collect(),
-    })
+pub(crate) fn barrier() -> impl Strategy<Value = Barrier> {
+    let step =
+        prop_oneof![Just(Step::Arrived), any::<bool>().prop_map(|departed| Step::Restated { departed }),];
+    (any::<u32>(), step).prop_map(|(epoch, step)| Barrier { epoch: Epoch(epoch), step })
 }
 
-pub(crate) fn form() -> impl Strategy<Value = Form> {
-    let phase = prop_oneof![Just(Phase::Forming), Just(Phase::Serving), Just(Phase::Refused)];
-    prop_oneof![
-        (phase, any::<u32>(), any::<bool>()).prop_map(|(phase, stored, clean)| Form::Standing {
-            phase,
-            stored: Epoch(stored),
-            clean
-        }),
-        (view(), any::<bool>()).prop_map(|(view, wait)| Form::Propose { view, wait }),
-        any::<u32>().prop_map(|epoch| Form::Accept { epoch: Epoch(epoch) }),
-        any::<u32>().prop_map(|epoch| Form::Commit { epoch: Epoch(epoch) }),
-    ]
+pub(crate) fn report() -> impl Strategy<Value = Report> {
+    any::<u64>().prop_map(|silent| Report { silent })
 }
 
 fn at() -> impl Strategy<Value = At> {
@@ -248,7 +236,8 @@ pub(crate) fn seen() -> impl Strategy<Value = Seen> {
 pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
     prop_oneof![
         packet().prop_map(PeerMessage::Lock),
-        form().prop_map(PeerMessage::Form),
+        barrier().prop_map(PeerMessage::Barrier),
+        report().prop_map(PeerMessage::Report),
         look().prop_map(PeerMessage::Look),
         seen().prop_map(PeerMessage::Seen),
         (any::<u64>(), call()).prop_map(|(question, call)| PeerMessage::Call { question, call }),

@@ -6,7 +6,6 @@
 #![allow(dead_code)]
 
 use oarlock_layout::codec::Wire;
-use oarlock_layout::message::form::Form;
 use oarlock_layout::message::frame::{Chunk, Chunks, Datagram, Greeting};
 use oarlock_layout::message::look::Seen;
 use oarlock_layout::message::peer::PeerMessage;
@@ -19,7 +18,6 @@ pub(crate) type Feed = fn(&[u8]);
 /// Name of the fuzz target and of its corpus, and what it does with an input.
 pub(crate) const TARGETS: &[(&str, Feed)] = &[
     ("peer", message::<PeerMessage>),
-    ("form", message::<Form>),
     ("seen", message::<Seen>),
     ("request", message::<Request>),
     ("reply", message::<Reply>),

@@ -8,8 +8,8 @@
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
-use oarlock_layout::message::form::{Form, Phase};
+use oarlock_layout::id::{Epoch, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::barrier::{Barrier, Report, Step};
 use oarlock_layout::message::lock::*;
 use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
@@ -22,7 +22,6 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
-use oarlock_layout::view::{Member, View};
 
 /// Messages of one conversation: name, bytes, and whether the bytes decode to the message they came from.
 pub(crate) struct Conversation {
@@ -77,13 +76,7 @@ fn packet(body: Body) -> PeerMessage {
 
 /// What nodes say to each other.
 pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
-    let view = View {
-        epoch: Epoch(4),
-        members: vec![
-            Member { node: NodeId(0), incarnation: Incarnation(9) },
-            Member { node: NodeId(2), incarnation: Incarnation(8) },
-        ],
-    };
+    let barrier = |step| PeerMessage::Barrier(Barrier { epoch: Epoch(4), step });
     let seen = |what| {
         let rows = vec![Row { name: name("accounts/7"), what }];
         PeerMessage::Seen(Seen { question: 0x31, cut: false, rows })
@@ -113,12 +106,12 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         ("forget", packet(Body::Forget(Forget { g: 0x21, n: 0x22, value: Some(value()) }))),
         ("forget acknowledged", packet(Body::ForgetAck(ForgetAck { g: 0x21, n: 0x22 }))),
         (
-            "standing",
-            PeerMessage::Form(Form::Standing { phase: Phase::Refused, stored: Epoch(7), clean: true }),
+            "handover",
+            packet(Body::Handover(Handover { value: value(), writer: Some(NodeId(6)), uses_value: true })),
         ),
-        ("propose", PeerMessage::Form(Form::Propose { view, wait: true })),
-        ("accept", PeerMessage::Form(Form::Accept { epoch: Epoch(4) })),
-        ("commit", PeerMessage::Form(Form::Commit { epoch: Epoch(4) })),
+        ("arrived", barrier(Step::Arrived)),
+        ("restated", barrier(Step::Restated { departed: true })),
+        ("report", PeerMessage::Report(Report { silent: 0x0a0b_0c0d })),
         ("look at one", look(At::Resource(name("accounts/7")))),
         ("look at all", look(At::All)),
         ("look at waiting", look(At::Waiting)),

@@ -18,12 +18,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hand::{Dice, Haunted};
+use oarlock_cluster::Registry;
+use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order as QueueOrder, Outcome, SpaceSettings};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{
     Epoch, Incarnation, NodeId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId,
 };
-use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
+use oarlock_layout::limit::{LEASE, SESSION_PACKET_BYTES_MAX};
 use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -96,6 +98,8 @@ struct Program {
 
 struct Stage {
     node: Node,
+    /// The coordinator, which decides at once.
+    registry: Registry,
     now: Instant,
     /// Numbers are never used twice, so each place counts on.
     next: u32,
@@ -140,8 +144,7 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
         match input.byte() % 16 {
             0 => stage.close(place),
             1 => {
-                stage.now += Duration::from_millis(100 * u64::from(input.byte()));
-                stage.node.handle_timeout(stage.now);
+                stage.pass(Duration::from_millis(100 * u64::from(input.byte())));
             }
             3 if stage.memory.is_some() => {
                 // All bells, a few at a time; a node that is about to sleep; a lease that was lost.
@@ -150,7 +153,8 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
                     stage.node.wake_up();
                 }
                 if input.byte() == 0xff {
-                    stage.node.handle_lease_lost(stage.now);
+                    // It stood still for longer than its lease: the run is over.
+                    stage.now += LEASE;
                 }
             }
             4 | 5 if stage.memory.is_some() => stage.program(place, &mut input),
@@ -168,6 +172,26 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
         }
         stage.settle();
     }
+}
+
+/// The registry of a cluster of this one node.
+fn founded(config: &Config) -> Registry {
+    let node = &config.nodes[0];
+    let settings = SpaceSettings {
+        order: QueueOrder::Passover,
+        value: 64,
+        retain: true,
+        resources_max: 4,
+        owner: 0,
+        group: 0,
+        mode: 0o660,
+    };
+    let founder = Founder { name: node.name.clone(), address: node.address, key: node.key };
+    let spaces = vec![FirstSpace { name: config.spaces[0].name.clone(), settings }];
+    let mut registry = Registry::new();
+    let founding = Command::found(&config.cluster, vec![founder], spaces, Epoch(0));
+    assert_eq!(registry.apply(&founding), Outcome::Done, "a sound founding");
+    registry
 }
 
 impl Stage {
@@ -190,8 +214,6 @@ impl Stage {
             }],
             shared: 5,
             incarnation: Incarnation(1),
-            stored: Epoch(0),
-            clean: true,
             seed: 1,
             shards: 1,
             circuits: Default::default(),
@@ -200,8 +222,22 @@ impl Stage {
             bug: None,
         };
         let now = Instant::from_millis(1_000);
-        let node = Node::new(now, config, Box::new(seal), vec![words]);
-        Stage { node, now, next: 0, open: BTreeMap::new(), programs: BTreeMap::new(), memory }
+        let registry = founded(&config);
+        let mut node = Node::new(now, config, Box::new(seal), vec![words]);
+        node.handle_applied(now, &registry);
+        Stage { node, registry, now, next: 0, open: BTreeMap::new(), programs: BTreeMap::new(), memory }
+    }
+
+    /// Lets time pass, and wakes the node whenever it asked for it.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.node.poll_timeout().filter(|at| *at < end) {
+            self.now = self.now.max(at);
+            self.node.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+        self.node.handle_timeout(end);
     }
 
     /// The session at a place, greeted when it is new.
@@ -329,11 +365,17 @@ impl Stage {
                         self.open.retain(|_, open| *open != session);
                     }
                 }
-                Output::Store { epoch } => self.node.handle_stored(self.now, epoch),
+                Output::Propose(command) => {
+                    let outcome = self.registry.apply(&command);
+                    self.node.handle_applied(self.now, &self.registry);
+                    self.node.handle_answer(self.now, &command, outcome);
+                }
                 Output::Transmit(_)
                 | Output::Asked { .. }
                 | Output::Looked { .. }
                 | Output::Carried { .. }
+                | Output::Lease { .. }
+                | Output::Store { .. }
                 | Output::Event(_)
                 | Output::Hint { .. } => {}
                 Output::Attached { session, attached, .. } => {

@@ -1,5 +1,8 @@
 //! A member of a cluster that can go mad: a real node with its real key on a real socket, whose seal writes
 //! nonsense into what it encrypts. So everything it sends is authentic, and nothing of it makes sense.
+//!
+//! What its coordinator says is spared: a voter that lies is more than the coordinator's algorithm stands, and
+//! `docs/faults.md` says so.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -8,9 +11,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use oarlock_chaos::cluster::Cluster;
+use oarlock_cluster::Registry;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::frame::{Chunk, Chunks, Class};
 use oarlock_layout::message::session::{LockRequest, Reply, Request, VERSION};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
@@ -21,9 +26,12 @@ use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_node::{Node, NodeConfig, Output, SpaceConfig};
 use oarlock_sim::Random;
 use oarlockd::config::{Config, Order};
+use oarlockd::coordinator::control::{self, FromControl, ToControl};
+use oarlockd::coordinator::raft::Tuning;
 use oarlockd::host::clock;
 use oarlockd::host::key::Secret;
 use oarlockd::host::seal::HostSeal;
+use oarlockd::host::wake::Wake;
 
 /// What the seal does to bodies.
 #[derive(Clone, Copy)]
@@ -48,9 +56,25 @@ impl Member {
     pub(crate) fn start(cluster: &Cluster, me: usize) -> Member {
         let config = Config::load(&cluster.places[me].config()).unwrap();
         let (madness, grants, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(control::FILE);
+        control::prepare(&file, true).unwrap();
+        let coordinator = control::start(control::Parts {
+            me: NodeId(me as u16),
+            file,
+            founding: Some(config.founding(Epoch(0))),
+            tuning: Tuning::default(),
+            wake: Wake::new().unwrap(),
+        });
         let member = Inside {
             socket: UdpSocket::bind(config.listen).unwrap(),
-            node: node(&config, Arc::clone(&madness)),
+            node: node(&config, Incarnation(1), Arc::clone(&madness)),
+            run: Incarnation(1),
+            coordinator: coordinator.unwrap(),
+            registry: None,
+            _directory: directory,
+            config,
+            madness: Arc::clone(&madness),
             grants: Arc::clone(&grants),
             stop: Arc::clone(&stop),
             asked: 0,
@@ -74,7 +98,7 @@ impl Member {
     }
 }
 
-fn node(config: &Config, madness: Arc<AtomicU8>) -> Node {
+fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> Node {
     let spaces = config.spaces.iter().map(|s| SpaceConfig {
         name: s.name.clone(),
         order: match s.order {
@@ -93,10 +117,8 @@ fn node(config: &Config, madness: Arc<AtomicU8>) -> Node {
             .collect(),
         spaces: spaces.collect(),
         shared: config.shared().0,
-        incarnation: oarlock_layout::id::Incarnation(1),
-        stored: oarlock_layout::id::Epoch(0),
-        clean: true,
-        seed: 7,
+        incarnation,
+        seed: 6 + incarnation.0,
         shards: 1,
         circuits: Default::default(),
         forget_after: Duration::from_secs(30),
@@ -106,7 +128,12 @@ fn node(config: &Config, madness: Arc<AtomicU8>) -> Node {
     let seal = MadSeal { inner, madness };
     let words =
         config.spaces.iter().map(|s| Box::new(PlainWords::new(s.resources_max)) as Box<dyn Words + Send>);
-    Node::new(clock::now(), node_config, Box::new(seal), words.collect())
+    let now = clock::now();
+    let mut node = Node::new(now, node_config, Box::new(seal), words.collect());
+    node.handle_session_opened(now, SESSION, 1);
+    let hello = Request::Hello { version: VERSION, label: "mad".into() };
+    node.handle_session_packet(now, SESSION, &hello.to_bytes());
+    node
 }
 
 const SESSION: SessionId = SessionId(1);
@@ -116,6 +143,14 @@ const NAMES: u32 = 16;
 struct Inside {
     socket: UdpSocket,
     node: Node,
+    run: Incarnation,
+    coordinator: control::Link,
+    /// As it was applied here last.
+    registry: Option<Arc<Registry>>,
+    /// Of the coordinator's file.
+    _directory: tempfile::TempDir,
+    config: Config,
+    madness: Arc<AtomicU8>,
     grants: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     asked: u32,
@@ -124,15 +159,20 @@ struct Inside {
 impl Inside {
     fn run(mut self) {
         self.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-        let now = clock::now();
-        self.node.handle_session_opened(now, SESSION, 1);
-        let hello = Request::Hello { version: VERSION, label: "mad".into() };
-        self.node.handle_session_packet(now, SESSION, &hello.to_bytes());
         let mut buffer = vec![0; 65_536];
-        let mut next = now;
+        let mut next = clock::now();
         while !self.stop.load(Ordering::Relaxed) {
             if let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
                 self.node.handle_datagram(clock::now(), from, &mut buffer[..length]);
+            }
+            self.coordinate();
+            if self.node.has_ended() {
+                // The others have put it out: it begins anew.
+                self.run = Incarnation(self.run.0 + 1);
+                self.node = node(&self.config, self.run, Arc::clone(&self.madness));
+                if let Some(registry) = &self.registry {
+                    self.node.handle_applied(clock::now(), registry);
+                }
             }
             let now = clock::now();
             if self.node.poll_timeout().is_some_and(|at| at <= now) {
@@ -143,6 +183,23 @@ impl Inside {
                 self.ask();
             }
             self.carry();
+        }
+        self.coordinator.stop();
+    }
+
+    fn coordinate(&mut self) {
+        let now = clock::now();
+        while let Some(message) = self.coordinator.poll() {
+            match message {
+                FromControl::Carry { to, message } => _ = self.node.carry(now, to, &message),
+                FromControl::Applied(registry) => {
+                    self.node.handle_applied(now, &registry);
+                    self.registry = Some(registry);
+                }
+                FromControl::Answered { command, outcome } => self.node.handle_answer(now, &command, outcome),
+                FromControl::Down(problem) => panic!("{problem}"),
+                FromControl::Failed { .. } | FromControl::Standing(_) | FromControl::Misdeed { .. } => {}
+            }
         }
     }
 
@@ -171,7 +228,10 @@ impl Inside {
                         let _ = self.socket.send_to(datagram, t.to);
                     }
                 }
-                Output::Store { epoch } => self.node.handle_stored(now, epoch),
+                Output::Propose(command) => self.coordinator.send(ToControl::Propose(command)),
+                Output::Carried { from, message } => {
+                    self.coordinator.send(ToControl::Carried { from, message });
+                }
                 Output::Reply { packet, .. } => {
                     if let Ok(Reply::Granted(granted)) = Reply::from_bytes(&packet) {
                         self.grants.fetch_add(1, Ordering::Relaxed);
@@ -239,6 +299,13 @@ impl Response for MadHandshake<dyn Response + Send> {
     }
 }
 
+/// Does a coordinator say something in it?
+fn of_coordinator(body: &[u8]) -> bool {
+    let mut chunks = Chunks::new(body);
+    let mut next = || chunks.next_chunk().expect("not changed yet");
+    std::iter::from_fn(&mut next).any(|chunk| matches!(chunk, Chunk::Run { class: Class::Control, .. }))
+}
+
 struct MadKeys {
     inner: Box<dyn Keys + Send>,
     madness: Arc<AtomicU8>,
@@ -248,7 +315,7 @@ struct MadKeys {
 impl Keys for MadKeys {
     fn seal(&mut self, number: u64, header: &[u8], body: &mut [u8]) -> [u8; TAG_BYTES] {
         let madness = self.madness.load(Ordering::Relaxed);
-        if madness != 0 && !body.is_empty() && self.random.chance(500) {
+        if madness != 0 && !body.is_empty() && !of_coordinator(body) && self.random.chance(500) {
             let changes = if madness == Madness::Bodies as u8 { body.len() as u64 } else { 3 };
             for n in 0..changes {
                 let all = madness == Madness::Bodies as u8;

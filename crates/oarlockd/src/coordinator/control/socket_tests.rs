@@ -53,7 +53,6 @@ impl Place {
                     let _ = self.socket.send_to(datagram, transmit.to);
                 }),
                 Output::Carried { from, message } => self.link.send(ToControl::Carried { from, message }),
-                Output::Store { epoch } => self.node.handle_stored(now, epoch),
                 _ => {}
             }
         }
@@ -100,8 +99,6 @@ fn nodes_found_and_decide_over_their_circuits() {
             spaces: Vec::new(),
             shared: 5,
             incarnation: Incarnation(1),
-            stored: Epoch(0),
-            clean: true,
             seed: me as u64,
             shards: 1,
             circuits: Default::default(),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oarlock_cluster::registry::{Command, Order, Outcome, Refusal, SpaceSettings};
+use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order, Outcome, Refusal, SpaceSettings};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::seal::PublicKey;
@@ -28,8 +28,10 @@ fn settings() -> SpaceSettings {
 }
 
 fn init(cluster: [u8; 16]) -> Command {
-    let (name, address, key) = ("n0".into(), ([127, 0, 0, 1], 7000).into(), PublicKey([1; 32]));
-    Command::Init { cluster, name, address, key, above: Epoch(0), settings: settings() }
+    let founder =
+        Founder { name: "n0".into(), address: ([127, 0, 0, 1], 7000).into(), key: PublicKey([1; 32]) };
+    let spaces = vec![FirstSpace { name: "default".into(), settings: settings() }];
+    Command::Init { cluster, members: vec![founder], spaces, above: Epoch(0) }
 }
 
 fn start() -> Command {
