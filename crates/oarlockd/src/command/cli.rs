@@ -48,6 +48,9 @@ pub enum Command {
     /// Look at members and their circuits
     #[command(subcommand)]
     Node(Node),
+    /// Look at how the last views came into effect: who left, and what was waited for
+    #[command(subcommand)]
+    Failover(Failover),
     /// Show the counters of this node
     #[command(after_help = super::status::COUNTERS.help())]
     Metrics(AskList),
@@ -260,6 +263,23 @@ pub enum Node {
         /// Name of the member [default: the node that answers]
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
         name: Option<String>,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// `oarlock failover`
+#[derive(Subcommand, Debug)]
+pub enum Failover {
+    /// List the last views of the node that answers
+    #[command(after_help = super::failover::FAILOVERS.help())]
+    Ls(AskList),
+    /// Show the timeline of one view: when each barrier was passed, and who was last
+    Show {
+        /// Number of the view, or `last`
+        #[arg(value_name = "EPOCH", default_value = "last")]
+        epoch: String,
         /// How to ask and print.
         #[command(flatten)]
         ask: Ask,

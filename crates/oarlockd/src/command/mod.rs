@@ -5,6 +5,7 @@
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
+//!   failover                                           the same about views
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
 //!   story                                              storyboards, played in a simulation or on daemons
@@ -19,6 +20,7 @@ pub mod config;
 pub mod connect;
 pub mod dev;
 pub mod doctor;
+pub mod failover;
 pub mod help;
 pub mod key;
 pub mod listing;
@@ -77,6 +79,7 @@ fn run(command: Command) -> Result<()> {
         Command::Ok(ask) => status::ok(&ask),
         Command::Locks(command) => locks::run(&command),
         Command::Node(command) => status::node(&command),
+        Command::Failover(command) => failover::run(&command),
         Command::Metrics(ask) => status::metrics(&ask),
         Command::Key(command) => key::run(&command),
         Command::Config(command) => config::run(&command),

@@ -4,7 +4,11 @@
 //! Rules: every document carries `"v":1`; keys are never renamed; durations are numbers with the unit in the
 //! key; 64-bit numbers that programs compare (fences) are strings, because many readers of JSON round them.
 
+mod cluster;
+
 use serde::{Deserialize, Serialize};
+
+pub use cluster::*;
 
 /// Version of all documents.
 pub const VERSION: u32 = 1;
@@ -28,6 +32,8 @@ pub enum Question {
         #[serde(default)]
         name: Option<String>,
     },
+    /// How did the last views come into effect here?
+    Failovers,
 }
 
 /// How a node is.

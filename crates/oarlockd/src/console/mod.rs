@@ -9,6 +9,7 @@
 //! A thread of its own: making documents out of thousands of rows never delays a grant.
 
 pub mod doc;
+mod failover;
 mod http;
 mod merge;
 mod metrics;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_layout::code::Code;
-use oarlock_layout::id::SpaceId;
+use oarlock_layout::id::{NodeId, SpaceId};
 use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -28,6 +29,7 @@ pub use merge::merge;
 
 use crate::config::Config;
 use crate::engine::{Answer, Asked, Control, Link, Snapshot};
+use crate::host::clock;
 use crate::problem::{Problem, Result, did_you_mean};
 use doc::Question;
 
@@ -109,11 +111,23 @@ impl Console {
                 let snapshot = self.snapshot().await?;
                 serde_json::to_string(&metrics::document(&snapshot))
             }
+            Question::Failovers => {
+                let snapshot = self.snapshot().await?;
+                let name = |node| self.name(&snapshot, node);
+                serde_json::to_string(&failover::document(&name, &snapshot, clock::wall_millis()))
+            }
             Question::Locks { space, waiting, name } => {
                 serde_json::to_string(&self.locks(&space, waiting, name.as_deref()).await?)
             }
         };
         Ok(text.expect("a document is plain data"))
+    }
+
+    /// A node's name, also of one that has left.
+    fn name(&self, snapshot: &Snapshot, node: NodeId) -> String {
+        let record = snapshot.registry.as_ref().and_then(|registry| registry.member(node));
+        let configured = || self.config.members.get(usize::from(node.0)).map(|m| m.name.clone());
+        record.map(|m| m.name.clone()).or_else(configured).unwrap_or_else(|| format!("node {node}"))
     }
 
     pub(crate) async fn snapshot(&self) -> std::result::Result<Snapshot, (Code, String)> {

@@ -1,14 +1,19 @@
 //! What the console wants of the engine, and what the engine passes to the console. Documents are made on
 //! the console's thread: a question never delays a grant.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use oarlock_cluster::Registry;
+use oarlock_cluster::recovery::{Failover, Gate};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId, SpaceId};
 use oarlock_layout::message::look::{At, Seen};
 use oarlock_layout::time::Instant;
+use oarlock_layout::view::View;
 use oarlock_node::{Counter, Status};
 
+use crate::coordinator::raft::Standing;
 use crate::host::wake::Wake;
 
 /// A question of a person that came over a session.
@@ -38,6 +43,16 @@ pub struct Snapshot {
     pub status: Status,
     /// What it counted.
     pub counters: Vec<Counter>,
+    /// The view that is valid at it; of epoch 0 before the first.
+    pub view: View,
+    /// How the last views came into effect, the newest last.
+    pub failovers: Vec<Failover>,
+    /// The barrier at which the newest waits, and for whom.
+    pub waits: Option<(Gate, Vec<NodeId>)>,
+    /// The registry as it is here; none before it was read.
+    pub registry: Option<Arc<Registry>>,
+    /// Who leads and votes in the coordinator, as far as the node knows.
+    pub standing: Standing,
 }
 
 /// What goes back to a session that asked.

@@ -32,7 +32,10 @@ impl Engine {
             match message {
                 // What is not sent is lost; whoever called asks again.
                 FromControl::Carry { to, message } => _ = self.p.node.carry(now, to, &message),
-                FromControl::Applied(registry) => self.p.node.handle_applied(now, &registry),
+                FromControl::Applied(registry) => {
+                    self.p.node.handle_applied(now, &registry);
+                    self.registry = Some(registry);
+                }
                 FromControl::Answered { command, outcome } => self.answered(now, &command, outcome),
                 FromControl::Failed { command: command @ Command::Surrender { .. }, .. } => {
                     self.p.coordinator.send(ToControl::Propose(command));

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use oarlock_cluster::Registry;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Failure, PIECE_BYTES_MAX, Reply};
@@ -127,6 +128,8 @@ pub struct Engine {
     stopping: Option<Stopping>,
     /// Who leads and votes in the coordinator, as far as this node knows.
     standing: Standing,
+    /// What it has decided, as far as this node has seen it.
+    registry: Option<Arc<Registry>>,
     /// The coordinator cannot go on.
     down: Option<Problem>,
 }
@@ -173,6 +176,7 @@ impl Engine {
             complaints: Complaints::default(),
             stopping: None,
             standing: Standing::default(),
+            registry: None,
             down: None,
         })
     }
@@ -457,15 +461,8 @@ impl Engine {
 
     fn control(&mut self, now: Instant, control: Control) {
         match control {
-            Control::Snapshot(reply) => {
-                let mut counters = self.p.node.counters();
-                counters.extend(self.counters());
-                let mut status = self.p.node.status(now);
-                status.problems.extend(self.p.problems.iter().cloned());
-                let segments = self.p.segments.iter().map(Option::is_some).collect();
-                // Whoever asked may have left meanwhile.
-                let _ = reply.send(Snapshot { now, began: self.began, status, counters, segments });
-            }
+            // Whoever asked may have left meanwhile.
+            Control::Snapshot(reply) => _ = reply.send(self.snapshot(now)),
             Control::Look { space, at, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
@@ -476,6 +473,26 @@ impl Engine {
                 self.sessions.answered(session);
                 self.answer(session, request, answer);
             }
+        }
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let node = &self.p.node;
+        let mut counters = node.counters();
+        counters.extend(self.counters());
+        let mut status = node.status(now);
+        status.problems.extend(self.p.problems.iter().cloned());
+        Snapshot {
+            segments: self.p.segments.iter().map(Option::is_some).collect(),
+            now,
+            began: self.began,
+            status,
+            counters,
+            view: node.recovery().view().clone(),
+            failovers: node.failovers().cloned().collect(),
+            waits: node.recovery().waits(),
+            registry: self.registry.clone(),
+            standing: self.standing.clone(),
         }
     }
 

@@ -22,6 +22,12 @@ pub fn wall_seconds() -> u64 {
     clock_gettime(ClockId::Realtime).tv_sec.max(0) as u64
 }
 
+/// Milliseconds since 1970, for people. Never decides anything.
+pub fn wall_millis() -> u64 {
+    let at = clock_gettime(ClockId::Realtime);
+    at.tv_sec.max(0) as u64 * 1_000 + at.tv_nsec as u64 / 1_000_000
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
