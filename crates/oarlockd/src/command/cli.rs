@@ -51,6 +51,9 @@ pub enum Command {
     /// Look at how the last views came into effect: who left, and what was waited for
     #[command(subcommand)]
     Failover(Failover),
+    /// Look at what the coordinator keeps: members, views and why they changed, fences
+    #[command(subcommand)]
+    Coord(Coord),
     /// Show the counters of this node
     #[command(after_help = super::status::COUNTERS.help())]
     Metrics(AskList),
@@ -267,6 +270,13 @@ pub enum Node {
         #[command(flatten)]
         ask: Ask,
     },
+}
+
+/// `oarlock coord`
+#[derive(Subcommand, Debug)]
+pub enum Coord {
+    /// Show the registry as the node that answers has it, and who leads and votes
+    Show(Ask),
 }
 
 /// `oarlock failover`

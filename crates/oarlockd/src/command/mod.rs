@@ -5,7 +5,7 @@
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
-//!   failover                                           the same about views
+//!   failover  coord                                    the same about views and what decides them
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
 //!   story                                              storyboards, played in a simulation or on daemons
@@ -18,6 +18,7 @@ pub mod complete;
 pub mod condition;
 pub mod config;
 pub mod connect;
+pub mod coord;
 pub mod dev;
 pub mod doctor;
 pub mod failover;
@@ -80,6 +81,7 @@ fn run(command: Command) -> Result<()> {
         Command::Locks(command) => locks::run(&command),
         Command::Node(command) => status::node(&command),
         Command::Failover(command) => failover::run(&command),
+        Command::Coord(command) => coord::run(&command),
         Command::Metrics(ask) => status::metrics(&ask),
         Command::Key(command) => key::run(&command),
         Command::Config(command) => config::run(&command),

@@ -7,8 +7,8 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, waiting};
-use crate::console::doc::{Circuit, Counter, Counters, Member, Question, Reason, Status};
+use super::{connect, coord, waiting};
+use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -35,7 +35,6 @@ fn page(s: &Status) -> String {
         (true, false) => "serving, not healthy",
         (false, _) => s.phase.as_str(),
     };
-    let heard = s.members.iter().filter(|m| m.heard).count();
     let sum = |of: fn(&crate::console::doc::Space) -> u64| s.spaces.iter().map(of).sum::<u64>();
     let grants = sum(|s| s.grants);
     let covered = match grants {
@@ -55,7 +54,8 @@ fn page(s: &Status) -> String {
             "cluster {}   {health}   epoch {}   node {} (run {})",
             s.cluster, s.epoch, s.node, s.incarnation
         ),
-        format!("nodes    {heard} of {} heard", s.members.len()),
+        nodes(s),
+        coordinator(&s.coordinator, &s.members),
         format!(
             "locks    {} waiting, {}, {} on this node",
             sum(|s| s.waiting),
@@ -72,6 +72,7 @@ fn page(s: &Status) -> String {
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
     ]);
+    out.extend(s.fences.iter().map(|fence| format!("fence    {}", coord::fence(fence))));
     for reason in &s.reasons {
         out.push(format!("health   {} {}", reason.code, reason.text));
     }
@@ -79,6 +80,27 @@ fn page(s: &Status) -> String {
         out.push("         `oarlock explain CODE` says what to do".into());
     }
     out.join("\n")
+}
+
+fn nodes(s: &Status) -> String {
+    let count = |of: fn(&&Member) -> bool| s.members.iter().filter(of).count();
+    let (view, heard) = (count(|m| m.in_view), count(|m| m.heard));
+    let out: Vec<_> = s.members.iter().filter(|m| !m.in_view).map(|m| m.node.as_str()).collect();
+    let out = if out.is_empty() { String::new() } else { format!("; out: {}", out.join(", ")) };
+    format!("nodes    {view} of {} in the view, {heard} heard{out}", s.members.len())
+}
+
+fn coordinator(c: &Coordinator, members: &[Member]) -> String {
+    let leader = match &c.leader {
+        Some(leader) => format!("{leader} leads"),
+        None => "nobody leads, as far as this node knows".into(),
+    };
+    let heard = members.iter().filter(|m| m.heard && c.voters.contains(&m.node)).count();
+    let learners = match c.learners.len() {
+        0 => String::new(),
+        n => format!(", {}", counted(n as u64, "learner")),
+    };
+    format!("{:<8} {leader}, {heard}/{} voters heard{learners}", c.engine, c.voters.len())
 }
 
 fn counted(n: u64, noun: &str) -> String {
@@ -177,10 +199,13 @@ struct Shown<'a> {
 pub static MEMBERS: Columns = Columns {
     all: &[
         column("NODE", Kind::Name),
+        column("VIEW", Kind::Word),
         column("HEARD", Kind::Word),
         column("CIRCUIT", Kind::Word),
         column("RTT", Kind::Time),
         column("ADDRESS", Kind::Name),
+        column("DRAINED", Kind::Word),
+        column("VIEW RUN", Kind::Count),
         column("RUN", Kind::Count),
         column("SILENT", Kind::Time),
         column("SENT", Kind::Count),
@@ -188,7 +213,7 @@ pub static MEMBERS: Columns = Columns {
         column("RESENT", Kind::Count),
         column("KEY AGE", Kind::Time),
     ],
-    narrow: 5,
+    narrow: 7,
 };
 
 fn member_row(m: &Member) -> Vec<Cell> {
@@ -198,10 +223,13 @@ fn member_row(m: &Member) -> Vec<Cell> {
     let state = m.circuit.as_ref().map_or(String::new(), |c| c.state.clone());
     vec![
         Cell::name(&m.node),
+        Cell::word(if m.in_view { "in" } else { "OUT" }),
         Cell::word(if m.heard { "yes" } else { "NO" }),
         Cell::word(if m.this { "this node".into() } else { state }),
         Cell::shown(rtt.map_or(String::new(), |us| format!("{us} us")), rtt),
         Cell::name(&m.address),
+        Cell::word(if m.drained { "yes" } else { "" }),
+        if m.in_view { Cell::count(m.view_run) } else { Cell::name("") },
         Cell::count(m.incarnation),
         Cell::age(number(|c| c.silent_ms * 1000).filter(|us| *us > 0)),
         count(|c| c.sent),
@@ -215,9 +243,16 @@ fn member_page(m: &Member) -> String {
     let mut lines = vec![
         format!("node       {} (id {})", m.node, m.id),
         format!("address    {}", m.address),
+        match m.in_view {
+            true => format!("view       in it as run {}", m.view_run),
+            false => "view       out".into(),
+        },
         format!("heard      {}", if m.heard { "yes" } else { "no" }),
         format!("run        {}", m.incarnation),
     ];
+    if m.drained {
+        lines.push("drained    yes: it is to get no new work".into());
+    }
     match &m.circuit {
         None => lines.push("circuit    none: this is the node that answers".into()),
         Some(c) => {
@@ -261,6 +296,21 @@ mod tests {
     use super::*;
     use crate::console::doc::Space;
 
+    fn member(node: &str, in_view: bool) -> Member {
+        Member {
+            node: node.into(),
+            id: 0,
+            address: "10.0.0.11:7401".into(),
+            this: node == "node-a",
+            in_view,
+            view_run: if in_view { 7 } else { 0 },
+            drained: false,
+            heard: true,
+            incarnation: 7,
+            circuit: None,
+        }
+    }
+
     fn sick() -> Status {
         Status {
             v: 1,
@@ -279,7 +329,11 @@ mod tests {
             uptime_s: 61,
             shared: String::new(),
             reasons: vec![Reason { code: "OAR-3101".into(), text: "node-c has been silent for 4 s".into() }],
-            members: vec![],
+            members: vec![
+                member("node-a", true),
+                member("node-b", true),
+                Member { heard: false, ..member("node-c", false) },
+            ],
             spaces: vec![Space {
                 name: "default".into(),
                 order: "passover".into(),
@@ -298,6 +352,13 @@ mod tests {
                 messages: 3,
             }],
             sessions: 1,
+            coordinator: Coordinator {
+                engine: "raft".into(),
+                leader: Some("node-a".into()),
+                voters: ["node-a", "node-b", "node-c"].map(String::from).into(),
+                learners: vec![],
+            },
+            fences: vec![],
         }
     }
 
@@ -311,6 +372,19 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_is_out_is_told_from_one_that_is_not_heard() {
+        let cells = |m: &Member| member_row(m).into_iter().map(|c| c.text).collect::<Vec<_>>();
+        assert_eq!(cells(&member("node-a", true)).len(), MEMBERS.all.len());
+        assert_eq!(cells(&member("node-a", true))[..3], ["node-a", "in", "yes"]);
+        let drained = Member { drained: true, ..member("node-c", false) };
+        assert_eq!(cells(&drained)[..3], ["node-c", "OUT", "yes"]);
+        assert_eq!(cells(&drained)[6..8], ["yes", ""]);
+        assert!(member_page(&drained).contains("view       out"));
+        assert!(member_page(&drained).contains("drained    yes"));
+        assert!(member_page(&member("node-a", true)).contains("view       in it as run 7"));
+    }
+
+    #[test]
     fn status_is_one_short_page() {
         let page = page(&sick());
         assert!(
@@ -320,6 +394,8 @@ mod tests {
                 && page.contains("OAR-3101")
         );
         assert!(page.contains("4000 more by programs themselves (1 attached)"), "{page}");
+        assert!(page.contains("nodes    2 of 3 in the view, 2 heard; out: node-c"), "{page}");
+        assert!(page.contains("raft     node-a leads, 2/3 voters heard"), "{page}");
         assert!(page.contains("5 resources, 1 session on this node"), "{page}");
         assert!(page.lines().count() <= 10 && page.lines().all(|l| l.len() <= 80), "{page}");
     }

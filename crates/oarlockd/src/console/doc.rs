@@ -34,6 +34,8 @@ pub enum Question {
     },
     /// How did the last views come into effect here?
     Failovers,
+    /// What does the coordinator keep?
+    Registry,
 }
 
 /// How a node is.
@@ -81,6 +83,12 @@ pub struct Status {
     pub spaces: Vec<Space>,
     /// Programs attached to this node.
     pub sessions: u64,
+    /// Who decides what the cluster agrees on.
+    #[serde(default)]
+    pub coordinator: Coordinator,
+    /// What is still to be proven of runs that are out; until then masters grant nothing.
+    #[serde(default)]
+    pub fences: Vec<Fence>,
 }
 
 /// Something that is not as it should be.
@@ -106,6 +114,12 @@ pub struct Member {
     /// The view names a run of it.
     #[serde(default)]
     pub in_view: bool,
+    /// Which; 0 if none.
+    #[serde(default)]
+    pub view_run: u64,
+    /// It is to get no new work.
+    #[serde(default)]
+    pub drained: bool,
     /// It is this node, or was heard within the silent time.
     pub heard: bool,
     /// Which run of it the circuit leads to; 0 if there is none.

@@ -13,6 +13,7 @@ mod failover;
 mod http;
 mod merge;
 mod metrics;
+mod registry;
 pub(crate) mod status;
 
 use std::net::TcpListener;
@@ -113,21 +114,19 @@ impl Console {
             }
             Question::Failovers => {
                 let snapshot = self.snapshot().await?;
-                let name = |node| self.name(&snapshot, node);
+                let name = names(&self.config, &snapshot);
                 serde_json::to_string(&failover::document(&name, &snapshot, clock::wall_millis()))
+            }
+            Question::Registry => {
+                let snapshot = self.snapshot().await?;
+                let name = names(&self.config, &snapshot);
+                serde_json::to_string(&registry::document(&name, &snapshot)?)
             }
             Question::Locks { space, waiting, name } => {
                 serde_json::to_string(&self.locks(&space, waiting, name.as_deref()).await?)
             }
         };
         Ok(text.expect("a document is plain data"))
-    }
-
-    /// A node's name, also of one that has left.
-    fn name(&self, snapshot: &Snapshot, node: NodeId) -> String {
-        let record = snapshot.registry.as_ref().and_then(|registry| registry.member(node));
-        let configured = || self.config.members.get(usize::from(node.0)).map(|m| m.name.clone());
-        record.map(|m| m.name.clone()).or_else(configured).unwrap_or_else(|| format!("node {node}"))
     }
 
     pub(crate) async fn snapshot(&self) -> std::result::Result<Snapshot, (Code, String)> {
@@ -172,6 +171,15 @@ impl Console {
         let seen = wait(receiver).await?;
         let names: Vec<String> = self.config.members.iter().map(|m| m.name.clone()).collect();
         Ok(merge(space, &names, &seen))
+    }
+}
+
+/// Names of nodes, also of those that have left.
+fn names<'a>(config: &'a Config, snapshot: &'a Snapshot) -> impl Fn(NodeId) -> String + 'a {
+    move |node| {
+        let record = snapshot.registry.as_ref().and_then(|registry| registry.member(node));
+        let configured = || config.members.get(usize::from(node.0)).map(|m| m.name.clone());
+        record.map(|m| m.name.clone()).or_else(configured).unwrap_or_else(|| format!("node {node}"))
     }
 }
 

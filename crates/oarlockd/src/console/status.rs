@@ -8,13 +8,14 @@ use oarlock_layout::id::Incarnation;
 use oarlock_layout::time::Instant;
 use oarlock_node::MemberStatus;
 
-use super::doc;
+use super::{doc, registry};
 use crate::config::{Config, Shared};
 use crate::engine::Snapshot;
 
 /// The document.
 pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
     let s = &snapshot.status;
+    let name = super::names(config, snapshot);
     let members = s
         .members
         .iter()
@@ -58,6 +59,8 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         members: members.collect(),
         spaces: spaces.collect(),
         sessions: s.sessions as u64,
+        coordinator: registry::coordinator(&name, &snapshot.standing),
+        fences: snapshot.registry.as_ref().map_or(Vec::new(), |it| registry::fences(&name, it)),
     }
 }
 
@@ -89,6 +92,8 @@ fn member(config: &Config, snapshot: &Snapshot, m: &MemberStatus, address: Strin
         address,
         this: m.is_me,
         in_view: m.in_view,
+        view_run: snapshot.view.member(m.node).map_or(0, |member| member.incarnation.0),
+        drained: snapshot.registry.as_ref().and_then(|it| it.member(m.node)).is_some_and(|it| it.drained),
         heard: m.heard,
         incarnation: incarnation.0,
         circuit: m.circuit.as_ref().map(|c| circuit(config, snapshot.now, m, c)),

@@ -80,3 +80,100 @@ pub struct Waits {
     /// Members whose part is missing.
     pub missing: Vec<String>,
 }
+
+/// Who decides what the cluster agrees on, as far as a node knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Coordinator {
+    /// Which engine: `raft`.
+    pub engine: String,
+    /// Who leads, if the node knows one.
+    pub leader: Option<String>,
+    /// Who votes.
+    pub voters: Vec<String>,
+    /// Who only follows.
+    pub learners: Vec<String>,
+}
+
+/// An evicted run of which not everything is proven: what it had is granted to nobody.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fence {
+    /// Which.
+    #[serde(flatten)]
+    pub run: Run,
+    /// The first view without it.
+    pub epoch: u32,
+    /// What is missing.
+    pub needs: Vec<Need>,
+}
+
+/// One thing that must be proven of an evicted run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Need {
+    /// `lease`, `client` or `tail`.
+    pub need: String,
+    /// The same for people.
+    pub text: String,
+}
+
+/// What the coordinator keeps, as a node has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Registry {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers: what it has may be behind.
+    pub node: String,
+    /// The name of the cluster that no other has, in hexadecimal digits; none before it was founded.
+    pub cluster_id: Option<String>,
+    /// Changes so far.
+    pub revision: u64,
+    /// The view.
+    pub epoch: u32,
+    /// No clock of the cluster has gone beyond this; a string, as fences are.
+    pub watermark: String,
+    /// Who decides.
+    pub coordinator: Coordinator,
+    /// Who may be in views.
+    pub members: Vec<MemberRecord>,
+    /// The last views and what made them, oldest first.
+    pub views: Vec<Verdict>,
+    /// What is still to be proven of runs that are out.
+    pub fences: Vec<Fence>,
+}
+
+/// A member in the registry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Its name.
+    pub node: String,
+    /// Its id.
+    pub id: u16,
+    /// `voter` or `learner`.
+    pub role: String,
+    /// Where its circuits listen.
+    pub address: String,
+    /// The run of it that is in the view; none if it is out.
+    pub view_run: Option<u64>,
+    /// The latest run that entered a view; 0 if none ever did.
+    pub entered: u64,
+    /// Renewals of that run's lease.
+    pub renewals: u64,
+    /// That run gave itself up.
+    pub surrendered: bool,
+    /// It is to get no new work.
+    pub drained: bool,
+}
+
+/// A view and what made it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its number.
+    pub epoch: u32,
+    /// Who is in it.
+    pub members: Vec<Run>,
+    /// Who was put out.
+    pub out: Vec<Departed>,
+    /// Who came in.
+    pub entered: Vec<Run>,
+    /// What whoever asked for it had to say.
+    pub note: Option<String>,
+}

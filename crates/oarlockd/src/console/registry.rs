@@ -1,0 +1,99 @@
+//! What the coordinator keeps, as documents.
+
+use oarlock_cluster::registry::{self, Registry, Role};
+use oarlock_layout::code::Code;
+use oarlock_layout::id::NodeId;
+use oarlock_layout::view::Member;
+
+use super::{doc, failover};
+use crate::coordinator::raft::Standing;
+use crate::engine::Snapshot;
+
+type Name<'a> = &'a dyn Fn(NodeId) -> String;
+
+/// The document, once the registry was read.
+pub(super) fn document(name: Name<'_>, snapshot: &Snapshot) -> Result<doc::Registry, (Code, String)> {
+    let Some(registry) = &snapshot.registry else {
+        return Err((Code::NotServing, "the node has not read what the coordinator keeps yet".into()));
+    };
+    Ok(doc::Registry {
+        v: doc::VERSION,
+        node: snapshot.status.node.clone(),
+        cluster_id: registry.cluster().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        revision: registry.revision(),
+        epoch: registry.view().epoch.0,
+        watermark: registry.watermark().to_string(),
+        coordinator: coordinator(name, &snapshot.standing),
+        members: registry.members().map(|it| member(registry, it)).collect(),
+        views: registry.history().iter().map(|it| verdict(name, it)).collect(),
+        fences: fences(name, registry),
+    })
+}
+
+/// Who decides.
+pub(super) fn coordinator(name: Name<'_>, standing: &Standing) -> doc::Coordinator {
+    let names = |nodes: &[NodeId]| nodes.iter().map(|node| name(*node)).collect();
+    doc::Coordinator {
+        engine: "raft".into(),
+        leader: standing.leader.map(name),
+        voters: names(&standing.voters),
+        learners: names(&standing.learners),
+    }
+}
+
+/// What is still to be proven.
+pub(super) fn fences(name: Name<'_>, registry: &Registry) -> Vec<doc::Fence> {
+    let fence = |it: &registry::Fence| doc::Fence {
+        run: doc::Run { node: name(it.node), incarnation: it.incarnation.0 },
+        epoch: it.epoch.0,
+        needs: it.needs.iter().map(|need| self::need(name, *need)).collect(),
+    };
+    registry.fences().map(fence).collect()
+}
+
+fn need(name: Name<'_>, need: registry::Need) -> doc::Need {
+    let (word, text) = match need {
+        registry::Need::Lease => ("lease", need.to_string()),
+        // Its own text has the number of the server, which nobody knows by heart.
+        registry::Need::Client { server } => ("client", format!("a fence against it at {}", name(server))),
+        registry::Need::Tail { .. } => ("tail", need.to_string()),
+    };
+    doc::Need { need: word.into(), text }
+}
+
+pub(super) fn run(name: Name<'_>, run: Member) -> doc::Run {
+    doc::Run { node: name(run.node), incarnation: run.incarnation.0 }
+}
+
+fn member(registry: &Registry, it: &registry::MemberRecord) -> doc::MemberRecord {
+    let role = match it.role {
+        Role::Voter => "voter",
+        Role::Learner => "learner",
+    };
+    doc::MemberRecord {
+        node: it.name.clone(),
+        id: it.node.0,
+        role: role.into(),
+        address: it.address.to_string(),
+        view_run: registry.run(it.node).map(|run| run.0),
+        entered: it.entered.0,
+        renewals: it.renewal,
+        surrendered: it.surrendered,
+        drained: it.drained,
+    }
+}
+
+fn verdict(name: Name<'_>, it: &registry::Change) -> doc::Verdict {
+    let departed = |out: &registry::Out| {
+        let (word, why) = failover::basis(out.basis);
+        let member = Member { node: out.node, incarnation: out.incarnation };
+        doc::Departed { run: run(name, member), basis: Some(word.into()), why }
+    };
+    doc::Verdict {
+        epoch: it.view.epoch.0,
+        members: it.view.members.iter().map(|it| run(name, *it)).collect(),
+        out: it.out.iter().map(departed).collect(),
+        entered: it.entered.iter().map(|it| run(name, *it)).collect(),
+        note: it.note.clone(),
+    }
+}
