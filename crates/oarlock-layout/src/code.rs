@@ -139,10 +139,10 @@ codes! {
     CoordinatorStopped = 2405, exit 69;
     /// A member has not been heard; requests that need it wait.
     MemberSilent = 3101, exit 69;
-    /// The view has changed and locks are being stated anew; nothing new is granted before that is done.
-    Recovering = 3103, exit 69;
     /// Half of this epoch's serials are used.
     SerialsLow = 3102, exit 0;
+    /// The view has changed and locks are being stated anew; nothing new is granted before that is done.
+    Recovering = 3103, exit 69;
 
     /// A peer's key is not the pinned one.
     PeerKey = 5101, exit 1;
