@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::time::{Duration, Instant};
 
-/// Which peers are silent. Evidence only: with static views nobody draws a conclusion from it (L3, L8), but
+/// Which peers are silent. Evidence only: by itself it puts nobody out of the view (L7, L8), but
 /// whoever waits for a silent peer deserves to be told so.
 #[derive(Clone, Debug, Default)]
 pub struct Hearing {

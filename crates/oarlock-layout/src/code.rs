@@ -131,9 +131,9 @@ codes! {
     Lost = 2401, exit 76;
     /// The node is not in a view yet.
     NotServing = 2402, exit 69;
-    /// The node restarted alone and is refused until the whole cluster forms again.
+    /// This run is not let into the cluster, or is out of it.
     Refused = 2403, exit 69;
-    /// Serials of this epoch are used up; restart the whole cluster to raise the epoch.
+    /// Serials of this epoch are used up; whatever changes the view raises the epoch.
     TokensExhausted = 2404, exit 69;
     /// The coordinator of this node cannot go on, so neither can the node.
     CoordinatorStopped = 2405, exit 69;
@@ -150,7 +150,7 @@ codes! {
     PeerVersion = 5102, exit 1;
     /// A peer's shared configuration differs.
     PeerConfig = 5103, exit 1;
-    /// A peer restarted; this version needs a restart of the whole cluster.
+    /// A later run of the same node is known, or another one with the same number.
     PeerRestarted = 5104, exit 1;
     /// A peer sent what no honest peer sends.
     PeerViolation = 5105, exit 1;

@@ -55,7 +55,7 @@ pub const RESTATE_BACKLOG_BYTES: usize = 1 << 20;
 pub const PROBE: Duration = Duration::from_millis(100);
 /// Ten unanswered probes make a peer silent. Evidence, not a verdict.
 pub const SILENT: Duration = Duration::from_secs(1);
-/// What a membership lease lasts. With static views: how long a new view waits after an unclean stop.
+/// What a membership lease lasts: so long a run that died is waited for.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How often a lease is renewed: three times before its holder freezes and four times before it is lost, were
 /// none confirmed.

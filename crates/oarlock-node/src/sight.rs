@@ -76,8 +76,12 @@ impl Node {
             };
             problems.push((Code::MemberSilent, text));
         }
+        for member in members.iter().filter(|m| phase == Phase::Serving && !m.in_view) {
+            let text = format!("{} is not in the view; what it had is granted to others", member.name);
+            problems.push((Code::MemberSilent, text));
+        }
         if self.spaces.iter().any(|s| s.locks.serial() > SERIAL_WARN) {
-            let text = "half of this epoch's fencing numbers are used; plan a restart of the whole cluster";
+            let text = "half of this epoch's fencing numbers are used; plan a restart of one node, which begins a new epoch";
             problems.push((Code::SerialsLow, text.into()));
         }
         let spaces = self.config.spaces.iter().zip(&self.spaces).map(|(config, space)| {

@@ -27,8 +27,7 @@ pub(crate) fn lock_failure(code: Code) -> String {
         }
         Code::TooManyWaiters => "too many requests wait for this resource on this node".into(),
         Code::TokensExhausted => {
-            "the fencing numbers of this epoch are used up; restart the whole cluster to begin a new one"
-                .into()
+            "the fencing numbers of this epoch are used up; restart one node to begin a new one".into()
         }
         Code::NotServing => "the node is not in a view yet".into(),
         other => format!("{other}"),

@@ -258,18 +258,18 @@ pub fn page(code: Code) -> Page {
         ),
         Code::NotServing => page_of(
             "the node is not serving",
-            "not every member of the cluster has been heard yet, so there is no view",
+            "it is in no view: there is no majority of members, or not every member of the view hears it yet",
             "oarlock status names the members that are missing",
         ),
         Code::Refused => page_of(
-            "this node restarted alone and is refused",
-            "the others still count the locks of its earlier run; this version needs a restart of the whole cluster",
-            "stop every node, then start every node",
+            "this node is not let into the cluster",
+            "its run has ended, a later run of it or a copy with the same key is in, or the cluster does not know it",
+            "oarlock status says which; look for a second node with this key_file",
         ),
         Code::TokensExhausted => page_of(
             "the serials of this epoch are used up",
             "tokens must keep growing, and the number has a last value",
-            "restart the whole cluster: the next epoch starts from the beginning",
+            "restart one node: that begins a new epoch, which counts from the beginning",
         ),
         Code::CoordinatorStopped => page_of(
             "the coordinator of this node cannot go on",
@@ -278,13 +278,13 @@ pub fn page(code: Code) -> Page {
         ),
         Code::MemberSilent => page_of(
             "a member has not been heard",
-            "it is stopped, cut off, or refuses this node; requests that need it wait",
+            "it is stopped, cut off, or refuses this node; requests that need it wait until it is out of the view",
             "oarlock node ls; then look at that machine",
         ),
         Code::SerialsLow => page_of(
             "half of this epoch's serials are used",
             "each remote grant takes one",
-            "plan a restart of the whole cluster; nothing is wrong yet",
+            "plan a restart of one node, which begins a new epoch; nothing is wrong yet",
         ),
 
         Code::PeerKey => page_of(
@@ -303,9 +303,9 @@ pub fn page(code: Code) -> Page {
             "oarlock config check on both machines prints a fingerprint for each shared part",
         ),
         Code::PeerRestarted => page_of(
-            "a peer restarted alone",
-            "its earlier run's locks still count; this version needs a restart of the whole cluster",
-            "stop every node, then start every node",
+            "another run of the same node is known",
+            "a run that is over has no circuits; or two nodes have one key, or a data directory was copied or put back",
+            "look for a second node with this key_file; a node whose data directory is lost needs a new place in the cluster",
         ),
         Code::PeerViolation => page_of(
             "a peer sent what no honest peer sends",

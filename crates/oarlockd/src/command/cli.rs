@@ -89,7 +89,7 @@ pub struct Dev {
     /// Where to put keys, configuration and sockets (DIR/node-a/oarlock.sock …) [default: a temporary directory]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
-    /// When a node dies, leave the others running instead of restarting the whole cluster
+    /// When a node dies, do not start it again: see what the others do without it
     #[arg(long)]
     pub keep: bool,
     /// How many nodes

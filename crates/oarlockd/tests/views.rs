@@ -1,0 +1,205 @@
+//! Real daemons that die, stop, stand still and are too few: who is in the view then, who gets their locks and when, and
+//! how they come back. Times are printed; what is asserted leaves room for a busy machine, except where too early is
+//! wrong: nobody gets a lock before the lease of whoever had it can be over.
+
+mod support;
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oarlock::blocking::Client;
+use support::solo::Solo;
+use support::{Dev, Held, Said, ask, lives, oarlock, signal, until};
+
+/// A node renews its lease of 3 s every 750 ms; so when it dies, at least this much of it is left.
+const LEASE_LEFT: Duration = Duration::from_millis(2_000);
+/// What is promised for a machine that is not busy with other things is half of this.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Waits at a node for a lock that somebody holds elsewhere.
+fn waiting(dev: &Dev, node: char, name: &str) -> Child {
+    let mut command = dev.at(node);
+    command.args(["lock", "-w", "30s", name, "-c", "echo $OARLOCK_TOKEN"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    until("it waits", || dev.run(node, &["locks", "why", name]).out.contains("1 wait"));
+    child
+}
+
+fn token(said: &Said) -> u64 {
+    said.out.trim().parse().unwrap()
+}
+
+fn incarnation(dev: &Dev, node: char) -> u64 {
+    dev.run(node, &["status", "-o", "json"]).json()["incarnation"].as_u64().unwrap()
+}
+
+fn all_well(dev: &Dev) -> bool {
+    ['a', 'b', 'c'].iter().all(|node| dev.run(*node, &["ok"]).status == Some(0))
+}
+
+/// A node that is started by hand, as a service manager would.
+fn serve(dev: &Dev, node: char) -> Held {
+    let mut command = oarlock();
+    command.args(["serve", "--config"]).arg(dev.cluster().join(format!("node-{node}/node.toml")));
+    Held(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// X10, L5, L10: what a node held that was killed is granted elsewhere once its lease is over, with a greater token, and it
+/// comes back by itself.
+#[test]
+fn a_killed_nodes_lock_is_granted_elsewhere_and_the_node_comes_back() {
+    let dev = Dev::start();
+    let first = token(&dev.run('a', &["lock", "x", "-c", "echo $OARLOCK_TOKEN"]).expect(0, &[]));
+    let _held = ask(&dev, 'a', "holder", &["x"]);
+    until("it is held", || dev.run('b', &["locks", "ls"]).out.contains("(holder)"));
+    let next = waiting(&dev, 'b', "x");
+    let (pid, killed) = (dev.pid('a'), Instant::now());
+    signal(pid, "KILL");
+    let said = Said::of(next.wait_with_output().unwrap()).expect(0, &[]);
+    let took = killed.elapsed();
+    println!("killed to granted elsewhere: {took:?}");
+    assert!(took > LEASE_LEFT && took < BUSY, "{took:?}");
+    assert!(token(&said) > first, "tokens grow over a change of views (R6)");
+    until("it is back, and all is well", || all_well(&dev));
+    println!("killed to back and all well: {:?}", killed.elapsed());
+    assert_eq!((incarnation(&dev, 'a'), incarnation(&dev, 'b')), (2, 1), "only it began again");
+    assert!(dev.said().contains("node-a was killed by signal 9; it is started again"), "{}", dev.said());
+    dev.run('a', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
+    // How long it took is told to people as well.
+    let log = fs::read_to_string(dev.cluster().join("node-b/log")).unwrap();
+    assert!(!log.contains("this run has ended"), "{log}");
+}
+
+/// L5: a node that is stopped in order gives itself up, so nobody waits for its lease.
+#[test]
+fn a_stopped_nodes_locks_move_at_once() {
+    let dev = Dev::start_with(&["--keep"]);
+    let _held = ask(&dev, 'a', "holder", &["x"]);
+    until("it is held", || dev.run('b', &["locks", "ls"]).out.contains("(holder)"));
+    let next = waiting(&dev, 'b', "x");
+    let (pid, stopped) = (dev.pid('a'), Instant::now());
+    signal(pid, "TERM");
+    Said::of(next.wait_with_output().unwrap()).expect(0, &[]);
+    let took = stopped.elapsed();
+    println!("stopped to granted elsewhere: {took:?}");
+    assert!(took < LEASE_LEFT, "{took:?}: that is as long as for a node that was killed");
+    until("it has ended", || !lives(pid));
+    let log = fs::read_to_string(dev.cluster().join("node-a/log")).unwrap();
+    assert!(log.contains("nobody can still hold a lock of this run"), "{log}");
+    let state = fs::read_to_string(dev.cluster().join("node-a/data/state")).unwrap();
+    assert!(state.contains("clean 1"), "{state}");
+}
+
+/// L1, L6: a node stands still for longer than its lease. Its programs know that their locks are lost before others get
+/// them, although their node says nothing; and when it goes on it begins another run in the same process.
+#[test]
+fn a_node_that_stands_still_loses_its_locks_and_begins_another_run() {
+    let dev = Dev::start();
+    let (here, there) =
+        (Client::connect(dev.socket('a')).unwrap(), Client::connect(dev.socket('b')).unwrap());
+    let (here, there) = (here.space("default").unwrap(), there.space("default").unwrap());
+    here.lock("x").acquire().unwrap().release().unwrap();
+    let handle = here.handle("x");
+    let guard = handle.acquire().unwrap();
+    assert!(!guard.is_lost());
+    let pid = dev.pid('a');
+    let began = Instant::now();
+    signal(pid, "STOP");
+    let (lost, granted) = thread::scope(|scope| {
+        let next = scope.spawn(|| {
+            let guard = there.lock("x").timeout(Duration::from_secs(30)).acquire().unwrap();
+            let at = Instant::now();
+            guard.release().unwrap();
+            at
+        });
+        while !guard.is_lost() {
+            assert!(began.elapsed() < BUSY, "it is never lost");
+            thread::sleep(Duration::from_millis(1));
+        }
+        (Instant::now(), next.join().unwrap())
+    });
+    println!("still to lost: {:?}, to granted elsewhere: {:?}", lost - began, granted - began);
+    assert!(lost < granted, "lost after {:?}, granted after {:?}", lost - began, granted - began);
+    assert!(lost - began > LEASE_LEFT, "renewed every 750 ms");
+    signal(pid, "CONT");
+    let going = Instant::now();
+    until("it is back", || all_well(&dev));
+    println!("going on to all well: {:?}", going.elapsed());
+    assert_eq!((dev.pid('a'), incarnation(&dev, 'a')), (pid, 2), "another run of the same process");
+    dev.run('a', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
+    assert!(!dev.said().contains("started again"), "`dev` had nothing to do: {}", dev.said());
+}
+
+/// L1, L6: one of three cannot know what the other two have granted. It grants nothing and says so; with a second one there
+/// is a majority again.
+#[test]
+fn a_minority_grants_nothing_and_says_so_until_a_second_node_is_back() {
+    let dev = Dev::start_with(&["--keep"]);
+    let before = token(&dev.run('a', &["lock", "x", "-c", "echo $OARLOCK_TOKEN"]).expect(0, &[]));
+    let killed = Instant::now();
+    signal(dev.pid('b'), "KILL");
+    signal(dev.pid('c'), "KILL");
+    until("it says so", || dev.run('a', &["ok"]).status == Some(69));
+    let alone = || {
+        let said = dev.run('a', &["ok"]);
+        said.status == Some(69) && said.err.contains("OAR-2402")
+    };
+    until("its lease is over", alone);
+    println!("two killed to out of the view: {:?}", killed.elapsed());
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        // What it owned a moment ago is no exception.
+        for name in ["x", "y"] {
+            dev.run('a', &["lock", "-w", "200ms", name, "--", "true"]).expect(69, &["OAR-2402", "no view"]);
+        }
+        dev.run('a', &["ok"]).expect(69, &["OAR-2402", "it does not hear node-b, node-c"]);
+    }
+    let back = Instant::now();
+    let _second = serve(&dev, 'b');
+    let works = || dev.run('a', &["lock", "-w", "200ms", "x", "--", "true"]).status == Some(0);
+    until("two of three serve", works);
+    println!("the second started to granted: {:?}", back.elapsed());
+    let after = token(&dev.run('b', &["lock", "-w", "5s", "x", "-c", "echo $OARLOCK_TOKEN"]).expect(0, &[]));
+    assert!(after > before, "tokens grow, though nobody remembers who was granted what (R6)");
+    dev.run('a', &["ok"]).expect(69, &["node-c"]);
+    let _third = serve(&dev, 'c');
+    until("all are back", || all_well(&dev));
+}
+
+/// R6: all are killed at once, and begin again by themselves, with greater tokens.
+#[test]
+fn a_cluster_that_is_killed_begins_again_by_itself() {
+    let dev = Dev::start();
+    let tell =
+        |node| token(&dev.run(node, &["lock", "-w", "20s", "x", "-c", "echo $OARLOCK_TOKEN"]).expect(0, &[]));
+    let before = tell('a');
+    let killed = Instant::now();
+    ['a', 'b', 'c'].map(|node| dev.pid(node)).into_iter().for_each(|pid| signal(pid, "KILL"));
+    until("all are back", || all_well(&dev));
+    println!("all killed to all well: {:?}", killed.elapsed());
+    assert!(tell('c') > before);
+}
+
+/// FT16: a coordinator that has forgotten what it promised would promise anew. Its file is named, whatever is wrong with it.
+#[test]
+fn a_damaged_or_missing_coordinators_file_is_refused_by_name() {
+    let mut solo = Solo::new("");
+    solo.start();
+    assert_eq!(solo.end("TERM"), Some(0));
+    let file = solo.path("data/raft.redb");
+    let good = fs::read(&file).unwrap();
+    fs::write(&file, b"not a database").unwrap();
+    solo.serve().expect(78, &["OAR-1207", "raft.redb"]);
+    fs::write(&file, &good[..good.len() / 2]).unwrap();
+    solo.serve().expect(78, &["OAR-1207", "raft.redb"]);
+    fs::remove_file(&file).unwrap();
+    let state = fs::read_to_string(solo.path("data/state")).unwrap();
+    solo.serve().expect(78, &["OAR-1207", "raft.redb", "it is missing, and this node has run before"]);
+    assert!(!file.exists(), "nothing is made in its place");
+    assert_eq!(fs::read_to_string(solo.path("data/state")).unwrap(), state, "a run that was refused is none");
+    fs::write(&file, &good).unwrap();
+    solo.start();
+    solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
+}
