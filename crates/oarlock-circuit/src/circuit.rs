@@ -12,7 +12,7 @@ use oarlock_layout::message::frame::{
     self, Chunk, Chunks, Class, SEALED_HEADER_BYTES, SEALED_OVERHEAD_BYTES, SealedHeader,
 };
 use oarlock_layout::seal::{Initiation, MAC_BYTES, TAG_BYTES};
-use oarlock_layout::stamp::{Clock, Stamp};
+use oarlock_layout::stamp::Clock;
 use oarlock_layout::time::Instant;
 
 use crate::chance::Chance;
@@ -64,7 +64,7 @@ pub(crate) struct Circuit {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) knocking: Knocking,
     /// The newest hello that was accepted; one that is not newer is a replay.
-    pub(crate) newest_hello: Option<(Incarnation, Stamp)>,
+    pub(crate) newest_hello: Option<(Incarnation, u64)>,
     /// Hash of the peer's shared configuration, as it said last.
     pub(crate) shared: Option<u64>,
     pub(crate) cookie: Option<([u8; MAC_BYTES], Instant)>,
@@ -196,9 +196,9 @@ impl Circuit {
         self.counters.messages_sent += 1;
     }
 
-    /// An acknowledgement goes out at the next occasion: the first packet with new keys tells the responder
-    /// that we have them.
-    pub(crate) fn confirm_keys(&mut self) {
+    /// An acknowledgement goes out at the next occasion, be there nothing to acknowledge: the first packet with new keys
+    /// tells the responder that we have them, and any packet tells what our clock reads.
+    pub(crate) fn say_something(&mut self) {
         if let Some(open) = &mut self.open {
             open.inbound[Class::Lock as usize].acknowledge();
         }
@@ -208,14 +208,14 @@ impl Circuit {
     pub(crate) fn handle_body(
         &mut self,
         now: Instant,
-        stamp: Stamp,
+        order: (Instant, u64),
         body: &[u8],
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), Malformed> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.hearing.handle_packet(now);
         let (options, counters) = (&self.options, &mut self.counters);
-        let packet = Packet { now, stamp, from: self.peer.node, options, counters, outputs };
+        let packet = Packet { now, order, from: self.peer.node, options, counters, outputs };
         let result = open.handle_chunks(body, packet);
         self.report(now, outputs);
         result
@@ -315,8 +315,8 @@ impl Circuit {
             if pad {
                 bytes.resize(limit, 0);
             }
-            let header = SealedHeader { receiver: epoch.sender, number: epoch.number, stamp: clock.stamp() }
-                .to_array();
+            let reading = clock.reading(self.peer.node);
+            let header = SealedHeader { receiver: epoch.sender, number: epoch.number, reading }.to_array();
             epoch.number += 1;
             open.order += 1;
             bytes[start..start + SEALED_HEADER_BYTES].copy_from_slice(&header);
@@ -367,7 +367,8 @@ impl Circuit {
 /// A packet whose body is being read, and where its effects go.
 struct Packet<'a> {
     now: Instant,
-    stamp: Stamp,
+    /// Since when its keys are in use, and its number under them: tells an older packet from a newer one.
+    order: (Instant, u64),
     from: NodeId,
     options: &'a Options,
     counters: &'a mut PeerCounters,
@@ -446,8 +447,8 @@ impl Open {
     }
 
     fn handle_chunk(&mut self, chunk: Chunk<'_>, packet: &mut Packet<'_>) -> Result<(), Malformed> {
-        let Packet { now, stamp, from, options, counters, outputs } = packet;
-        let (now, stamp, from) = (*now, *stamp, *from);
+        let Packet { now, order, from, options, counters, outputs } = packet;
+        let (now, order, from) = (*now, *order, *from);
         match chunk {
             Chunk::Run { class, first, mut segments } => {
                 let inbound = &mut self.inbound[class as usize];
@@ -476,10 +477,10 @@ impl Open {
                 let outbound = &mut self.outbound[class as usize];
                 outbound.handle_ack(now, ack, self.order, &mut self.rtt, patience(options))?;
             }
-            Chunk::Keepalive { number, deaf } => self.hearing.handle_keepalive(stamp, number, deaf),
+            Chunk::Keepalive { number, deaf } => self.hearing.handle_keepalive(order, number, deaf),
             Chunk::Alive { number, deaf } => {
                 counters.keepalive_acked += 1;
-                if let Some(rtt) = self.hearing.handle_alive(now, stamp, number, deaf) {
+                if let Some(rtt) = self.hearing.handle_alive(now, order, number, deaf) {
                     self.rtt.sample(rtt);
                 }
             }

@@ -75,6 +75,8 @@ pub struct Circuits {
     pub(crate) prologue: Vec<u8>,
     /// Drawn once: tells this run from any other, even one with the same incarnation.
     pub(crate) run: u64,
+    /// Hellos and replies that were written so far: each has its number.
+    pub(crate) greetings: u64,
     pub(crate) chance: Chance,
     pub(crate) door: Door,
     pub(crate) strangers: Reports,
@@ -116,6 +118,7 @@ impl Circuits {
             config,
             seal,
             run,
+            greetings: 0,
             chance,
             door,
             strangers: Reports::default(),
@@ -145,6 +148,15 @@ impl Circuits {
         circuit.push(class, message);
         self.busy |= 1 << place;
         Ok(())
+    }
+
+    /// Sends a datagram to a peer without delay, be there no message for it: somebody waits for what the clock reads. Does
+    /// nothing while there is no circuit.
+    pub fn say_something(&mut self, to: NodeId) {
+        if let Some(place) = self.place(to) {
+            self.circuits[place].say_something();
+            self.busy |= 1 << place;
+        }
     }
 
     /// Bytes to a peer that are not acknowledged yet, all classes together.
@@ -216,7 +228,7 @@ impl Circuits {
         header: SealedHeader,
         datagram: &mut [u8],
     ) {
-        let SealedHeader { receiver, number, stamp } = header;
+        let SealedHeader { receiver, number, reading } = header;
         let place = (receiver % (1 << PLACE_BITS)) as usize;
         let Some(circuit) = self.circuits.get_mut(place) else {
             self.counts.no_such_key += 1;
@@ -241,19 +253,19 @@ impl Circuits {
             return;
         }
         // Before anything else is looked at, and whatever becomes of it (E3).
-        if clock.hear(stamp).is_err() {
+        if clock.hear(circuit.peer.node, &reading).is_err() {
             circuit.counters.absurd_stamps += 1;
             return;
         }
         circuit.counters.datagrams_received += 1;
         circuit.counters.bytes_received += length as u64;
-        let run = epoch.run;
+        let (run, order) = (epoch.run, (epoch.born, number));
         if circuit.keys.confirm(receiver) {
             circuit.establish(now, run, &mut self.outputs);
         }
         self.busy |= 1 << place;
         let body = &sealed[..sealed.len() - TAG_BYTES];
-        if circuit.handle_body(now, stamp, body, &mut self.outputs).is_err() {
+        if circuit.handle_body(now, order, body, &mut self.outputs).is_err() {
             circuit.counters.violations += 1;
             let node = Some(circuit.peer.node);
             if circuit.reports.note(now, Code::PeerViolation) {

@@ -13,7 +13,7 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::message::frame::{self, Greeting};
 use oarlock_layout::seal::{MAC_BYTES, MacKey};
-use oarlock_layout::stamp::Clock;
+use oarlock_layout::stamp::{Clock, Reading};
 use oarlock_layout::time::Instant;
 
 use crate::circuit::Attempt;
@@ -83,7 +83,7 @@ impl Circuits {
             self.refuse_in_clear(now, from, hello.sender, Code::PeerKey, Some(greeting.node));
             return;
         };
-        if clock.hear(greeting.stamp).is_err() {
+        if clock.hear(greeting.node, &Reading::bare(greeting.stamp)).is_err() {
             self.circuits[place].counters.absurd_stamps += 1;
             return;
         }
@@ -95,7 +95,7 @@ impl Circuits {
         };
         let circuit = &self.circuits[place];
         if objection.is_none() {
-            if circuit.newest_hello >= Some((greeting.incarnation, greeting.stamp)) {
+            if circuit.newest_hello >= Some((greeting.incarnation, greeting.number)) {
                 self.counts.hellos_replayed += 1;
                 return;
             }
@@ -109,7 +109,7 @@ impl Circuits {
             }
         }
         let receiver = self.draw_receiver(place);
-        let answer = self.greeting(clock, objection);
+        let answer = self.greeting(clock, greeting.node, objection);
         let mut bytes = Vec::new();
         let keys = frame::encode_reply(&mut bytes, hello.sender, receiver, |out| {
             arrival.response.accept(&answer.to_bytes(), out)
@@ -121,7 +121,7 @@ impl Circuits {
             return;
         }
         let circuit = &mut self.circuits[place];
-        circuit.newest_hello = Some((greeting.incarnation, greeting.stamp));
+        circuit.newest_hello = Some((greeting.incarnation, greeting.number));
         circuit.attempt = None;
         circuit.keys.responded(KeyEpoch {
             keys,
@@ -167,7 +167,7 @@ impl Circuits {
                 return;
             }
         };
-        if clock.hear(greeting.stamp).is_err() {
+        if clock.hear(greeting.node, &Reading::bare(greeting.stamp)).is_err() {
             circuit.counters.absurd_stamps += 1;
             circuit.step_back(now, &mut self.chance);
             return;
@@ -199,7 +199,7 @@ impl Circuits {
             run,
         });
         circuit.establish(now, run, &mut self.outputs);
-        circuit.confirm_keys();
+        circuit.say_something();
         self.busy |= 1 << place;
     }
 
@@ -297,7 +297,8 @@ impl Circuits {
 
     pub(crate) fn say_hello(&mut self, now: Instant, clock: &mut dyn Clock, place: usize) {
         let receiver = self.draw_receiver(place);
-        let greeting = self.greeting(clock, None).to_bytes();
+        let to = self.circuits[place].peer.node;
+        let greeting = self.greeting(clock, to, None).to_bytes();
         let circuit = &mut self.circuits[place];
         let (seal, key) = (self.seal.as_mut(), circuit.peer.key);
         let mut bytes = Vec::new();
@@ -336,13 +337,15 @@ impl Circuits {
         }
     }
 
-    fn greeting(&self, clock: &mut dyn Clock, objection: Option<Code>) -> Greeting {
+    fn greeting(&mut self, clock: &mut dyn Clock, to: NodeId, objection: Option<Code>) -> Greeting {
+        self.greetings += 1;
         Greeting {
             node: self.config.me,
             incarnation: self.config.incarnation,
             run: self.run,
             shared: self.config.shared,
-            stamp: clock.stamp(),
+            number: self.greetings,
+            stamp: clock.reading(to).stamp,
             status: objection.map_or(0, Code::number),
         }
     }

@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 
-use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 
 /// What one end of a circuit knows about hearing and being heard.
@@ -30,8 +29,8 @@ pub(crate) struct Hearing {
     owed: Option<u32>,
     deaf: bool,
     peer_deaf: bool,
-    /// The stamp of the packet that said so.
-    told_at: Stamp,
+    /// The place of the packet that said so among those of the peer.
+    told_by: (Instant, u64),
     reported: bool,
     pub(crate) heard_at: Instant,
     pub(crate) silent_since: Option<Instant>,
@@ -60,7 +59,7 @@ impl Hearing {
             owed: None,
             deaf: false,
             peer_deaf: false,
-            told_at: Stamp(0),
+            told_by: (Instant(0), 0),
             reported: false,
             heard_at: now,
             silent_since: None,
@@ -85,20 +84,20 @@ impl Hearing {
     }
 
     /// It asked for an answer.
-    pub(crate) fn handle_keepalive(&mut self, stamp: Stamp, number: u32, deaf: bool) {
+    pub(crate) fn handle_keepalive(&mut self, order: (Instant, u64), number: u32, deaf: bool) {
         self.owed = Some(number);
-        self.handle_deaf(stamp, deaf);
+        self.handle_deaf(order, deaf);
     }
 
     /// It answered. Gives the round trip if it answers the newest question, the only one whose time is kept.
     pub(crate) fn handle_alive(
         &mut self,
         now: Instant,
-        stamp: Stamp,
+        order: (Instant, u64),
         number: u32,
         deaf: bool,
     ) -> Option<Duration> {
-        self.handle_deaf(stamp, deaf);
+        self.handle_deaf(order, deaf);
         if number != self.number {
             return None;
         }
@@ -106,9 +105,9 @@ impl Hearing {
     }
 
     /// It said whether it hears us. A word that was overtaken on the way is older than what we know.
-    fn handle_deaf(&mut self, stamp: Stamp, deaf: bool) {
-        if stamp > self.told_at {
-            self.told_at = stamp;
+    fn handle_deaf(&mut self, order: (Instant, u64), deaf: bool) {
+        if order > self.told_by {
+            self.told_by = order;
             self.peer_deaf = deaf;
         }
     }
@@ -232,16 +231,16 @@ mod tests {
     fn a8_a_peer_that_cannot_hear_us_is_silent_too() {
         let mut h = hearing();
         h.handle_packet(ms(5));
-        h.handle_keepalive(Stamp(5), 1, true);
+        h.handle_keepalive((ms(0), 5), 1, true);
         assert_eq!(h.poll_change(ms(5)), Some(Change::Silent));
         assert_eq!(h.take_alive(), Some((1, false)));
         h.handle_packet(ms(6));
-        h.handle_alive(ms(6), Stamp(7), 9, false);
+        h.handle_alive(ms(6), (ms(0), 7), 9, false);
         assert_eq!(h.poll_change(ms(6)), Some(Change::Heard));
         // Said before, arrived after.
-        h.handle_keepalive(Stamp(6), 2, true);
+        h.handle_keepalive((ms(0), 6), 2, true);
         assert_eq!(h.poll_change(ms(7)), None);
-        h.handle_keepalive(Stamp(8), 3, true);
+        h.handle_keepalive((ms(3), 0), 3, true);
         assert_eq!(h.poll_change(ms(8)), Some(Change::Silent));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oarlock_circuit::{Class, Options, State};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::Incarnation;
-use oarlock_layout::message::frame::Kind;
+use oarlock_layout::message::frame::{Kind, VERSION};
 
 mod net;
 use net::*;
@@ -113,10 +113,10 @@ fn another_cluster_name_is_not_understood() {
 #[test]
 fn another_version_is_named_by_both_sides() {
     let mut world = World::new(3, 4, Options::default(), checksum_seals());
-    // What node 2 sends is of version 2, and what it gets but refusals it takes for version 2 as well.
+    // What node 2 sends is of the next version, and what it gets but refusals it takes for that as well.
     world.hook = Some(Box::new(|from, to, bytes| {
         if (from == 2 || to == 2) && bytes[3] != Kind::Refusal as u8 {
-            bytes[2] = 2;
+            bytes[2] = VERSION + 1;
         }
         true
     }));

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use oarlock_circuit::{Class, Options, State};
+use oarlock_layout::id::NodeId;
 use oarlock_layout::message::frame::Datagram;
-use oarlock_layout::stamp::{Clock, Stamp};
+use oarlock_layout::stamp::{AbsurdStamp, Clock, Reading, Stamp};
 
 mod net;
 use net::*;
@@ -100,8 +101,9 @@ fn e2_every_datagram_is_stamped_when_it_is_sent() {
     let mut last = [0; 2];
     world.hook = Some(Box::new(move |from, _, bytes| {
         if let Ok(Datagram::Sealed(header)) = Datagram::decode(bytes) {
-            assert!(header.stamp.0 > last[from], "{} after {}", header.stamp, last[from]);
-            last[from] = header.stamp.0;
+            let stamp = header.reading.stamp;
+            assert!(stamp.0 > last[from], "{stamp} after {}", last[from]);
+            last[from] = stamp.0;
         }
         true
     }));
@@ -130,10 +132,10 @@ fn e3_a_stamp_on_nothing_new_is_heard() {
 fn e3_an_absurd_stamp_is_dropped_and_counted() {
     struct Liar(bool);
     impl Clock for Liar {
-        fn stamp(&mut self) -> Stamp {
-            Stamp(if self.0 { Stamp::MAX.0 + 1 } else { 1 << 40 })
+        fn reading(&mut self, _: NodeId) -> Reading {
+            Reading::bare(Stamp(if self.0 { Stamp::MAX.0 + 1 } else { 1 << 40 }))
         }
-        fn hear(&mut self, _: Stamp) -> Result<(), oarlock_layout::stamp::AbsurdStamp> {
+        fn hear(&mut self, _: NodeId, _: &Reading) -> Result<(), AbsurdStamp> {
             Ok(())
         }
     }
@@ -230,4 +232,17 @@ fn a_pause_of_our_own_is_no_silence_of_the_peer() {
     for node in 0..2 {
         assert_eq!(world.count(node, |e| matches!(e, Event::Silent(_))), 0);
     }
+}
+
+/// E5: what the clock reads can be told at once, with nothing else to say, and it is one datagram.
+#[test]
+fn e5_a_reading_is_told_at_once_when_somebody_waits_for_it() {
+    let mut world = world(2, 12);
+    world.run_for(Duration::from_millis(30));
+    let sent = |world: &World| world.nodes[0].circuits.counters().peers.datagrams_sent;
+    let before = sent(&world);
+    world.nodes[0].clock.0 += 1_000_000;
+    world.nodes[0].circuits.say_something(NodeId(1));
+    world.run_for(Duration::from_millis(5));
+    assert_eq!((sent(&world) - before, world.nodes[1].clock.0 > 1_000_000), (1, true));
 }

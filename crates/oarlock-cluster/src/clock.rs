@@ -1,19 +1,23 @@
-//! The node's logical clock (E1-E4).
+//! A logical clock without ceilings (E1-E4).
 
-use oarlock_layout::stamp::{AbsurdStamp, Clock, Stamp};
+use oarlock_layout::id::NodeId;
+use oarlock_layout::stamp::{AbsurdStamp, Clock, Reading, Stamp};
 
 /// A scalar logical clock: every stamp it issues is larger than all it has issued or heard before.
 ///
 /// It counts events, not time, so it needs no timer. What makes two idle nodes agree within a probe period
 /// is that circuits exchange a stamped frame at least that often (E4).
 ///
+/// It is for circuits that are used alone. A node has a [`Watermark`](crate::Watermark), whose clock keeps below ceilings.
+///
 /// ```
 /// use oarlock_cluster::LogicalClock;
-/// use oarlock_layout::stamp::{Clock, Stamp};
+/// use oarlock_layout::id::NodeId;
+/// use oarlock_layout::stamp::{Clock, Reading, Stamp};
 ///
 /// let mut clock = LogicalClock::new();
 /// let first = clock.stamp();
-/// clock.hear(Stamp(40)).unwrap();
+/// clock.hear(NodeId(1), &Reading::bare(Stamp(40))).unwrap();
 /// assert!(first < Stamp(40) && clock.stamp() == Stamp(41));
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -37,20 +41,25 @@ impl LogicalClock {
     pub const fn clock_jumps(&self) -> u64 {
         self.clock_jumps
     }
-}
 
-impl Clock for LogicalClock {
+    /// The next stamp: larger than every one issued or heard before (E1).
+    ///
     /// # Panics
     /// After 2^64 stamps: at a thousand million frames a second that is five centuries. Peers stop believing
     /// stamps at [`Stamp::MAX`] long before.
-    fn stamp(&mut self) -> Stamp {
+    pub fn stamp(&mut self) -> Stamp {
         self.last = Stamp(self.last.0.checked_add(1).expect("fewer than 2^64 stamps in one run"));
         self.last
     }
+}
 
-    fn hear(&mut self, stamp: Stamp) -> Result<(), AbsurdStamp> {
-        // The bound is what keeps one broken peer from driving every clock to its end; ceilings that follow
-        // the real clocks closely come with the watermark (E5, E6).
+impl Clock for LogicalClock {
+    fn reading(&mut self, _: NodeId) -> Reading {
+        Reading::bare(self.stamp())
+    }
+
+    fn hear(&mut self, _: NodeId, &Reading { stamp, .. }: &Reading) -> Result<(), AbsurdStamp> {
+        // The bound is what keeps one broken peer from driving every clock to its end.
         if stamp > Stamp::MAX {
             return Err(AbsurdStamp { stamp, max: Stamp::MAX });
         }
@@ -67,6 +76,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn hear(clock: &mut LogicalClock, stamp: Stamp) -> Result<(), AbsurdStamp> {
+        clock.hear(NodeId(1), &Reading::bare(stamp))
+    }
+
     #[test]
     fn stamps_rise_and_no_two_are_equal() {
         // E1.
@@ -79,9 +92,9 @@ mod tests {
     fn hearing_the_past_changes_nothing() {
         // E3: only a larger stamp moves the clock.
         let mut clock = LogicalClock::new();
-        clock.hear(Stamp(10)).unwrap();
-        clock.hear(Stamp(10)).unwrap();
-        clock.hear(Stamp(3)).unwrap();
+        hear(&mut clock, Stamp(10)).unwrap();
+        hear(&mut clock, Stamp(10)).unwrap();
+        hear(&mut clock, Stamp(3)).unwrap();
         assert_eq!((clock.last(), clock.clock_jumps()), (Stamp(10), 1));
     }
 
@@ -90,9 +103,9 @@ mod tests {
         // E3, E6: believed up to 2^62 and not one further.
         let mut clock = LogicalClock::new();
         let absurd = Stamp(Stamp::MAX.0 + 1);
-        assert_eq!(clock.hear(absurd), Err(AbsurdStamp { stamp: absurd, max: Stamp::MAX }));
+        assert_eq!(hear(&mut clock, absurd), Err(AbsurdStamp { stamp: absurd, max: Stamp::MAX }));
         assert_eq!(clock.last(), Stamp(0));
-        assert_eq!(clock.hear(Stamp::MAX), Ok(()));
+        assert_eq!(hear(&mut clock, Stamp::MAX), Ok(()));
         assert!(clock.stamp() > Stamp::MAX, "its own stamps go on rising");
     }
 
@@ -111,7 +124,7 @@ mod tests {
                 in_flight.push((to, stamp));
                 if deliver {
                     let (at, heard) = in_flight.swap_remove(stamp.0 as usize % in_flight.len());
-                    clocks[at].hear(heard).unwrap();
+                    hear(&mut clocks[at], heard).unwrap();
                     prop_assert!(clocks[at].stamp() > heard);
                 }
             }

@@ -15,7 +15,7 @@ use oarlock_layout::message::frame::{
     encode_hello, encode_keepalive, encode_refusal, encode_reply, end_run,
 };
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::stamp::Stamp;
+use oarlock_layout::stamp::{Reading, Stamp};
 
 fn main() -> io::Result<()> {
     let corpus = PathBuf::from(env::args().nth(1).unwrap_or_else(|| "fuzz/corpus".into()));
@@ -39,6 +39,7 @@ fn main() -> io::Result<()> {
         incarnation: Incarnation(2),
         run: 3,
         shared: 4,
+        number: 6,
         stamp: Stamp(5),
         status: 0,
     };
@@ -92,7 +93,9 @@ fn datagrams() -> Vec<(&'static str, Vec<u8>)> {
         (
             "sealed",
             made(&|out| {
-                out.extend(SealedHeader { receiver: 7, number: 8, stamp: Stamp(9) }.to_array());
+                out.extend(
+                    SealedHeader { receiver: 7, number: 8, reading: Reading::bare(Stamp(9)) }.to_array(),
+                );
                 out.extend([3; 40]);
             }),
         ),

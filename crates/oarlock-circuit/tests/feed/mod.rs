@@ -18,7 +18,7 @@ use oarlock_layout::message::frame::{self, Greeting, SealedHeader};
 use oarlock_layout::seal::{
     Arrival, Initiation, Keys, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Response, Seal, TAG_BYTES,
 };
-use oarlock_layout::stamp::{AbsurdStamp, Clock, Stamp};
+use oarlock_layout::stamp::{AbsurdStamp, Clock, Reading, Stamp};
 use oarlock_layout::time::Instant;
 
 /// What takes an input.
@@ -86,12 +86,12 @@ impl Keys for Believing {
 struct Ticking(u64);
 
 impl Clock for Ticking {
-    fn stamp(&mut self) -> Stamp {
+    fn reading(&mut self, _: NodeId) -> Reading {
         self.0 += 1;
-        Stamp(self.0)
+        Reading::bare(Stamp(self.0))
     }
 
-    fn hear(&mut self, stamp: Stamp) -> Result<(), AbsurdStamp> {
+    fn hear(&mut self, _: NodeId, &Reading { stamp, .. }: &Reading) -> Result<(), AbsurdStamp> {
         if stamp > Stamp::MAX {
             return Err(AbsurdStamp { stamp, max: Stamp::MAX });
         }
@@ -150,6 +150,7 @@ impl Bench {
             incarnation: Incarnation(1),
             run: 5,
             shared: 7,
+            number: 1,
             stamp: Stamp(1),
             status: 0,
         };
@@ -170,8 +171,8 @@ impl Bench {
     }
 
     fn sealed(&mut self, body: &[u8]) {
-        let stamp = Stamp(self.clock.0);
-        let header = SealedHeader { receiver: self.receiver, number: self.number, stamp };
+        let reading = Reading::bare(Stamp(self.clock.0));
+        let header = SealedHeader { receiver: self.receiver, number: self.number, reading };
         self.number += 1;
         let mut bytes = [&header.to_array()[..], body, &[0; TAG_BYTES]].concat();
         self.datagram(1, &mut bytes);

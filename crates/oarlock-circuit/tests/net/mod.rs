@@ -10,7 +10,7 @@ use oarlock_circuit::{Circuits, Class, Config, Options, Output, Peer, Transmit};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::seal::{PublicKey, Seal};
-use oarlock_layout::stamp::{AbsurdStamp, Clock, Stamp};
+use oarlock_layout::stamp::{AbsurdStamp, Clock, Reading, Stamp};
 use oarlock_layout::time::Instant;
 
 #[path = "../../../oarlock-sim/src/seal.rs"]
@@ -30,12 +30,12 @@ pub fn checksum_seals() -> MakeSeal {
 pub struct Lamport(pub u64);
 
 impl Clock for Lamport {
-    fn stamp(&mut self) -> Stamp {
+    fn reading(&mut self, _: NodeId) -> Reading {
         self.0 += 1;
-        Stamp(self.0)
+        Reading::bare(Stamp(self.0))
     }
 
-    fn hear(&mut self, stamp: Stamp) -> Result<(), AbsurdStamp> {
+    fn hear(&mut self, _: NodeId, &Reading { stamp, .. }: &Reading) -> Result<(), AbsurdStamp> {
         if stamp > Stamp::MAX {
             return Err(AbsurdStamp { stamp, max: Stamp::MAX });
         }

@@ -5,12 +5,19 @@
 //! is encrypted as well, a tag.
 //!
 //! ```text
-//!  0        2      3      4             8               16              24                    -16
-//!  +--------+------+------+-------------+---------------+---------------+----------------------+-----+
-//!  | magic  | ver  | kind | receiver    | number        | stamp         | body: chunks         | tag |
-//!  +--------+------+------+-------------+---------------+---------------+----------------------+-----+
-//!  |<------------------- authenticated ------------------------------->|<---- encrypted ----->|
+//!  0        2      3      4             8               16
+//!  +--------+------+------+-------------+---------------+
+//!  | magic  | ver  | kind | receiver    | number        |
+//!  +--------+------+------+-------------+---------------+---------------+-------+
+//!  | stamp         | ceiling            | acked         | epoch                 |   what the sender's clock reads
+//!  +---------------+--------------------+---------------+-----------------------+
+//!  16              24                   32              40                      44
+//!  | body: chunks                                                         | tag |
+//!  +----------------------------------------------------------------------+-----+
+//!  44                                                                    -16
 //! ```
+//!
+//! The first 44 bytes are authenticated, the body is encrypted as well.
 //!
 //! A body is a row of chunks: acknowledgements, keepalives, and runs of consecutive segments of one class. A
 //! segment is a message or a piece of one. All numbers are little-endian. What never changes from version to
@@ -21,17 +28,17 @@ use alloc::vec::Vec;
 
 use crate::code::Code;
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Epoch, Incarnation, NodeId};
 use crate::seal::{MAC_BYTES, TAG_BYTES};
-use crate::stamp::Stamp;
+use crate::stamp::{Reading, Stamp};
 
 /// The first two bytes of every datagram ("OR"): most accidents on a port end here.
 pub const MAGIC: u16 = 0x524f;
 /// Version of everything in this module and of the messages in it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes before the body of a sealed datagram.
-pub const SEALED_HEADER_BYTES: usize = 24;
+pub const SEALED_HEADER_BYTES: usize = 44;
 /// What a sealed datagram has besides its body.
 pub const SEALED_OVERHEAD_BYTES: usize = SEALED_HEADER_BYTES + TAG_BYTES;
 /// A whole cookie.
@@ -180,8 +187,9 @@ pub struct SealedHeader {
     pub receiver: u32,
     /// The packet's number under its key: nonce, and protection against replay.
     pub number: u64,
-    /// The sender's clock when it sealed (E2).
-    pub stamp: Stamp,
+    /// The sender's clock when it sealed, and its ceilings (E2, E5). In the header, so that it is heard before the body
+    /// is looked at.
+    pub reading: Reading,
 }
 
 /// Why a datagram cannot be taken apart.
@@ -210,7 +218,11 @@ impl SealedHeader {
         bytes[..4].copy_from_slice(&start(Kind::Sealed));
         bytes[4..8].copy_from_slice(&self.receiver.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.number.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.stamp.0.to_le_bytes());
+        let Reading { stamp, ceiling, acked, epoch } = self.reading;
+        bytes[16..24].copy_from_slice(&stamp.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&ceiling.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&acked.0.to_le_bytes());
+        bytes[40..].copy_from_slice(&epoch.0.to_le_bytes());
         bytes
     }
 }
@@ -304,7 +316,10 @@ impl<'a> Datagram<'a> {
                 Ok(Datagram::Cookie { receiver, cookie, proof })
             }
             k if k == Kind::Sealed as u8 => {
-                let header = SealedHeader { receiver: r.u32()?, number: r.u64()?, stamp: Stamp(r.u64()?) };
+                let (receiver, number) = (r.u32()?, r.u64()?);
+                let (stamp, ceiling, acked) = (Stamp(r.u64()?), Stamp(r.u64()?), Stamp(r.u64()?));
+                let reading = Reading { stamp, ceiling, acked, epoch: Epoch(r.u32()?) };
+                let header = SealedHeader { receiver, number, reading };
                 r.raw(TAG_BYTES)?;
                 Ok(Datagram::Sealed(header))
             }
@@ -338,8 +353,10 @@ pub struct Greeting {
     pub run: u64,
     /// Hash of the configuration that all members must share.
     pub shared: u64,
-    /// The sender's clock. Only grows within a run, so with the incarnation it orders all hellos of a node,
-    /// and one that is not newer than the last is a replay.
+    /// Counts what the sender says in handshakes. With the incarnation it orders all hellos of a node, and one that is
+    /// not newer than the last is a replay. The stamp cannot do that: a clock may have to stand still.
+    pub number: u64,
+    /// The sender's clock (E2).
     pub stamp: Stamp,
     /// In a reply: 0 if the handshake succeeded, else the number of the [`Code`] that says why not.
     pub status: u16,
@@ -351,6 +368,7 @@ impl Wire for Greeting {
         out.u64(self.incarnation.0);
         out.u64(self.run);
         out.u64(self.shared);
+        out.u64(self.number);
         out.u64(self.stamp.0);
         out.u16(self.status);
     }
@@ -361,6 +379,7 @@ impl Wire for Greeting {
             incarnation: Incarnation(r.u64()?),
             run: r.u64()?,
             shared: r.u64()?,
+            number: r.u64()?,
             stamp: Stamp(r.u64()?),
             status: r.u16()?,
         })
