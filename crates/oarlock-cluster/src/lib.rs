@@ -34,6 +34,7 @@ pub mod partition;
 pub mod recovery;
 pub mod registry;
 mod watch;
+pub mod watermark;
 
 pub use clock::LogicalClock;
 pub use hearing::Hearing;
@@ -42,3 +43,4 @@ pub use membership::Membership;
 pub use recovery::Recovery;
 pub use registry::Registry;
 pub use watch::Watch;
+pub use watermark::Watermark;
