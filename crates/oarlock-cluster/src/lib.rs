@@ -11,14 +11,16 @@
 //!   a view, barriers  ──► │  Recovery     arrived ─ restated ─ open│─► Say, Restate, Open (X9 to X11)
 //!                         ├────────────────────────────────────────┤
 //!   silent / heard    ──► │  Hearing      who is silent, since when│   read by `status`
-//!   every frame       ──► │  LogicalClock stamps only grow (E1-E3) │   an argument of the circuits
+//!   every frame, a view ► │  Watermark    the clock, with ceilings │─► Store, Say, Misdeed; a stamp, once all have agreed
 //!                         └────────────────────────────────────────┘
 //! ```
 //!
 //! Start at [`registry`]: one state machine for the low-rate truth, and why nobody who may hold a lock is called dead.
 //! [`Membership`] is one run's part: its [`Lease`] says how long it is in, its [`Watch`] proposes who is to go, and
 //! [`partition::largest`] says who stays when members do not hear each other (L7). [`Recovery`] is the way from a view to
-//! the first grant under it.
+//! the first grant under it. [`Watermark`] is the clock that circuits stamp frames with: every member knows a bound of its
+//! highest value in the whole cluster, at every moment (E5). [`LogicalClock`] is one without ceilings, for circuits that
+//! are used alone.
 //!
 //! The room is pure: time arrives as an argument, durability as an input, and nothing is random.
 #![cfg_attr(not(test), no_std)]

@@ -73,7 +73,7 @@ pub use violation::Violation;
 
 use pace::Pace;
 
-/// The longest stride: 500 million stamps a second for half a minute, and a peer that lies needs a thousand million lies to
+/// The longest stride: 500 million stamps a second for half a minute, and a peer that lies needs 270 million lies to
 /// come to the end of all clocks.
 pub const STRIDE_MAX: u64 = 1 << 34;
 

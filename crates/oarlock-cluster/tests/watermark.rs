@@ -7,6 +7,7 @@ use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::stamp::{HighWatermark, Reading, Stamp};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::{Member, View};
+use proptest::prelude::*;
 use tide::*;
 
 const SEEDS: u64 = 60;
@@ -414,7 +415,7 @@ fn e8_a_jump_that_comes_with_a_view_is_where_the_clock_begins() {
     assert_eq!(clock.issue(NOW), Ok(Stamp((1 << 50) + 1)));
 }
 
-/// The clock ends at its end: it refuses, and never wraps.
+/// E1, CK1: the clock ends at its end: it refuses, and never wraps.
 #[test]
 fn ck1_the_clock_never_wraps() {
     let mut clock = clock(Stamp::MAX.0 - 3);
@@ -429,4 +430,46 @@ fn ck1_the_clock_never_wraps() {
         settle(&mut clock);
     }
     assert_eq!(clock.issue(NOW), Err(NoStamp::End));
+}
+
+fn any_reading() -> impl Strategy<Value = (u16, Reading)> {
+    let number = prop_oneof![0u64..20_000, any::<u64>(), (1u64 << 62) - 9..=(1 << 62) + 1];
+    (0u16..4, number.clone(), number.clone(), number, 0u32..4)
+        .prop_map(|(from, stamp, ceiling, acked, epoch)| (from, reading(stamp, ceiling, acked, epoch)))
+}
+
+proptest! {
+    /// E5, CK5, CK7: whatever peers say, a clock stays below its watermark, says only what is durable, and never goes back.
+    #[test]
+    fn e5_any_readings_are_stood(
+        steps in prop::collection::vec((any_reading(), 0u32..9, any::<bool>()), 1..80)
+    ) {
+        let mut clock = clock(500);
+        let (mut last, mut epoch) = (Stamp(0), 0);
+        for ((from, reading), choice, stores) in steps {
+            match choice {
+                0 => {
+                    epoch += 1;
+                    let nodes: &[u16] = [&[0, 1, 2][..], &[0, 1], &[0], &[0, 2, 3]][epoch as usize % 4];
+                    clock.handle_view(NOW, &view(epoch, nodes), HighWatermark(reading.ceiling));
+                }
+                1..3 => {
+                    if let Ok(stamp) = clock.issue(NOW) {
+                        prop_assert!(stamp > last && stamp <= clock.granted());
+                    }
+                }
+                _ => _ = clock.hear(NodeId(from), &reading),
+            }
+            if stores {
+                settle(&mut clock);
+            }
+            prop_assert!(clock.last() >= last && clock.last() <= Stamp::MAX);
+            last = clock.last();
+            if let Some(HighWatermark(high)) = clock.high_watermark() {
+                prop_assert!(last <= high);
+            }
+            let said = clock.reading(NodeId(1));
+            prop_assert!(said.ceiling.max(said.acked) <= clock.stored());
+        }
+    }
 }
