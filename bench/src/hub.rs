@@ -17,6 +17,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlockd::host::clock;
@@ -82,6 +83,7 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
             spaces: vec![space.clone()],
             shared: 1,
             incarnation: Incarnation(1),
+            ceiling: Stamp(0),
             seed: at as u64 + 1,
             shards: 1,
             circuits: Options::default(),
@@ -175,6 +177,7 @@ impl Hub {
                     self.node.handle_applied(now, &self.coordinator.look());
                     self.node.handle_answer(now, &command, outcome);
                 }
+                Output::StoreCeiling { ceiling } => self.node.handle_ceiling_stored(now, ceiling),
                 Output::Close { .. } => self.failure = Some("the node closed the session".into()),
                 Output::Asked { .. }
                 | Output::Looked { .. }

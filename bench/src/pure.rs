@@ -18,6 +18,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlockd::host::key::Secret;
@@ -71,6 +72,7 @@ impl Pure {
                 spaces: vec![space.clone()],
                 shared: 1,
                 incarnation: Incarnation(1),
+                ceiling: Stamp(0),
                 seed: node as u64 + 1,
                 shards: 1,
                 circuits: Options::default(),
@@ -129,6 +131,7 @@ impl Pure {
                 other => self.failure = Some(format!("an unexpected reply: {other:?}")),
             },
             Output::Propose(command) => self.decide(node, &command),
+            Output::StoreCeiling { ceiling } => self.nodes[node].handle_ceiling_stored(self.now, ceiling),
             Output::Close { .. } => self.failure = Some("a session was closed".into()),
             Output::Asked { .. }
             | Output::Looked { .. }

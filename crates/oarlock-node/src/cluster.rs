@@ -13,6 +13,7 @@ use oarlock_layout::id::{Epoch, NodeId};
 use oarlock_layout::limit::{NODES_MAX, RESTATE_BACKLOG_BYTES};
 use oarlock_layout::message::barrier::{Barrier, Report};
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::stamp::{HighWatermark, Stamp};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
@@ -195,6 +196,7 @@ impl Node {
         (self.restating, self.restated) = (false, false);
         self.outputs.push_back(Output::Store { epoch: view.epoch });
         self.event(Event::View { epoch: view.epoch, members: view.members.len() });
+        self.clock.handle_view(now, view, HighWatermark(Stamp(0)));
         self.recovery.handle_view(now, view, departed, self.fences);
     }
 

@@ -7,6 +7,7 @@ use core::net::SocketAddr;
 use oarlock_circuit::Options;
 use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Duration;
 use oarlock_lock::Order;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub shared: u64,
     /// This run, durably counted.
     pub incarnation: Incarnation,
+    /// The highest number of the cluster clock ever stored here, 0 if none.
+    pub ceiling: Stamp,
     /// All chance of this node comes from here.
     pub seed: u64,
     /// Engines of this node among which resources are shared. One, for now.

@@ -37,7 +37,8 @@ pub use config::{Config, NodeConfig, SpaceConfig};
 pub use event::Event;
 pub use node::{Node, Output};
 pub use oarlock_circuit::Transmit;
+pub use oarlock_cluster::watermark::NoStamp;
 pub use oarlock_lock::Order;
-pub use status::{Counter, MemberStatus, SpaceStatus, Status};
+pub use status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 #[cfg(feature = "planted")]
 pub use {oarlock_lock::planted::Bug as RoomBug, planted::Bug};

@@ -9,7 +9,8 @@ use core::net::SocketAddr;
 
 use oarlock_circuit::{Circuits, Class, Peer, SendError, Transmit};
 use oarlock_cluster::registry::{Command, Refusal};
-use oarlock_cluster::{Hearing, LogicalClock, Membership, Recovery};
+use oarlock_cluster::watermark::{self, NoStamp, Watermark};
+use oarlock_cluster::{Hearing, Membership, Recovery};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SessionId, SpaceId};
@@ -20,6 +21,7 @@ use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::{self, Attached, Request};
 use oarlock_layout::seal::Seal;
 use oarlock_layout::segment::{Wake, Words};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_lock::Lockspace;
 
@@ -105,6 +107,11 @@ pub enum Output {
         /// What it says.
         message: PeerMessage,
     },
+    /// Make the number durable, then call [`Node::handle_ceiling_stored`]: a later run of the node begins above it (CK5).
+    StoreCeiling {
+        /// Which number.
+        ceiling: Stamp,
+    },
     /// For the log.
     Event(Event),
 }
@@ -117,7 +124,7 @@ pub enum Output {
 /// they cause then shares datagrams.
 pub struct Node {
     pub(crate) config: Config,
-    pub(crate) clock: LogicalClock,
+    pub(crate) clock: Watermark,
     pub(crate) circuits: Circuits,
     pub(crate) hearing: Hearing,
     /// The runs at the other ends of circuits.
@@ -184,6 +191,7 @@ impl Node {
             },
             seal,
         );
+        let clock = watermark::Config::new(config.me, config.incarnation, config.ceiling);
         let spaces = (config.spaces.iter().zip(words).enumerate())
             .map(|(index, (space, words))| {
                 let lock_config = oarlock_lock::Config {
@@ -206,7 +214,7 @@ impl Node {
         Node {
             recovery: Recovery::new(config.me),
             config,
-            clock: LogicalClock::new(),
+            clock: Watermark::new(clock),
             circuits,
             hearing: Hearing::new(),
             runs: BTreeMap::new(),
@@ -357,6 +365,21 @@ impl Node {
         }
     }
 
+    /// The number of an [`Output::StoreCeiling`] is durable.
+    pub fn handle_ceiling_stored(&mut self, now: Instant, ceiling: Stamp) {
+        self.clock.handle_stored(now, ceiling);
+    }
+
+    /// The next stamp of the cluster clock, above every one issued or heard here.
+    pub fn issue(&mut self, now: Instant) -> Result<Stamp, NoStamp> {
+        self.clock.issue(now)
+    }
+
+    /// The cluster clock, as it stands here.
+    pub const fn clock(&self) -> &Watermark {
+        &self.clock
+    }
+
     /// Asks every member what it sees; [`Output::Looked`] brings the answers within a second.
     pub fn look(&mut self, now: Instant, ticket: u64, space: SpaceId, at: At) {
         if self.spaces.len() <= space.0 as usize {
@@ -463,6 +486,10 @@ impl Node {
     pub(crate) fn drain_rooms(&mut self, now: Instant) -> bool {
         let mut moved = false;
         moved |= self.drain_cluster(now);
+        while let Some(output) = self.clock.poll_output() {
+            moved = true;
+            self.clock_output(output);
+        }
         for index in 0..self.spaces.len() {
             while let Some(output) = self.spaces[index].locks.poll_output() {
                 moved = true;
@@ -575,6 +602,16 @@ impl Node {
         }
         if let Err(violation) = locks.handle_message(now, words.as_mut(), from, packet) {
             self.violation(from, violation.to_string());
+        }
+    }
+
+    pub(crate) fn clock_output(&mut self, output: watermark::Output) {
+        match output {
+            watermark::Output::Store(ceiling) => self.outputs.push_back(Output::StoreCeiling { ceiling }),
+            watermark::Output::Say(node) => self.circuits.say_something(node),
+            // Nobody waits for stamps yet.
+            watermark::Output::Ready => {}
+            watermark::Output::Misdeed(violation) => self.violation(violation.from(), violation.to_string()),
         }
     }
 

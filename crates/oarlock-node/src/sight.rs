@@ -16,7 +16,7 @@ use oarlock_layout::time::Instant;
 use oarlock_lock::Counters as LockCounters;
 
 use crate::node::{Node, Space};
-use crate::status::{Counter, MemberStatus, SpaceStatus, Status};
+use crate::status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 
 impl Node {
     /// What this node sees, with the sessions' names put to the locks.
@@ -102,7 +102,7 @@ impl Node {
             members,
             spaces: spaces.collect(),
             sessions: self.sessions.len(),
-            stamp: self.clock.last(),
+            clock: ClockStatus::new(&self.clock),
         }
     }
 
@@ -149,8 +149,15 @@ impl Node {
         let circuits = self.circuits.counters();
         let list = circuits.peers.list().chain(circuits.door.list());
         counters.extend(list.map(|(name, help, value)| Counter { name, help, value }));
-        let help = "Stamps of peers that moved this clock forward";
-        counters.push(Counter { name: "clock_jumps", help, value: self.clock.clock_jumps() });
+        let clock = self.clock.counters();
+        let clock = [
+            ("clock_jumps", "Stamps of peers that moved this clock forward", clock.jumps),
+            ("clock_raises", "Ceilings of the clock that were announced", clock.raises),
+            ("clock_stores", "Numbers of the clock that were made durable", clock.stores),
+            ("clock_waits", "Stamps that somebody had to wait for", clock.waits),
+            ("clock_misdeeds", "Readings of peers that no honest clock shows", clock.misdeeds),
+        ];
+        counters.extend(clock.map(|(name, help, value)| Counter { name, help, value }));
         counters
     }
 

@@ -4,11 +4,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_circuit::CircuitStatus;
+use oarlock_cluster::Watermark;
+use oarlock_cluster::watermark::{Counters as ClockCounters, Other};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::segment::Tally;
-use oarlock_layout::stamp::Stamp;
+use oarlock_layout::stamp::{HighWatermark, Stamp};
 use oarlock_layout::time::Duration;
 
 /// A node at one instant.
@@ -36,8 +38,8 @@ pub struct Status {
     pub spaces: Vec<SpaceStatus>,
     /// Programs attached.
     pub sessions: usize,
-    /// The logical clock.
-    pub stamp: Stamp,
+    /// The cluster clock, as it stands here.
+    pub clock: ClockStatus,
 }
 
 impl Status {
@@ -66,6 +68,42 @@ pub struct MemberStatus {
     pub silent_for: Option<Duration>,
     /// Its circuit; none for this node.
     pub circuit: Option<CircuitStatus>,
+}
+
+/// The cluster clock at this node.
+#[derive(Clone, Debug)]
+pub struct ClockStatus {
+    /// The view in which ceilings count, 0 if there is none.
+    pub epoch: Epoch,
+    /// The largest stamp issued or heard.
+    pub stamp: Stamp,
+    /// At or above every clock of the cluster; none while this node is in no view, or has not heard everybody in it.
+    pub watermark: Option<HighWatermark>,
+    /// What it has announced.
+    pub ceiling: Option<Stamp>,
+    /// Up to here it may issue stamps.
+    pub granted: Stamp,
+    /// What is durable.
+    pub stored: Stamp,
+    /// What the other members have announced and acknowledged.
+    pub others: Vec<Other>,
+    /// What was counted.
+    pub counters: ClockCounters,
+}
+
+impl ClockStatus {
+    pub(crate) fn new(clock: &Watermark) -> ClockStatus {
+        ClockStatus {
+            epoch: clock.epoch(),
+            stamp: clock.last(),
+            watermark: clock.high_watermark(),
+            ceiling: clock.ceiling(),
+            granted: clock.granted(),
+            stored: clock.stored(),
+            others: clock.others().to_vec(),
+            counters: clock.counters(),
+        }
+    }
 }
 
 /// A lockspace at this node.

@@ -16,6 +16,7 @@ use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Reque
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, Words};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlock_shm::{Hub, Memory};
@@ -36,6 +37,8 @@ struct Cluster {
     now: Instant,
     nodes: Vec<Option<Node>>,
     boots: Vec<u64>,
+    /// What the disks say of the clock.
+    ceilings: Vec<Stamp>,
     coordinator: Coordinator,
     replies: BTreeMap<(usize, SessionId), VecDeque<Reply>>,
     events: Vec<String>,
@@ -78,6 +81,7 @@ impl Cluster {
             now: Instant::from_millis(1_000),
             nodes: (0..count).map(|_| None).collect(),
             boots: vec![0; count],
+            ceilings: vec![Stamp(0); count],
             coordinator: Coordinator { registry: founded(count), away: false },
             replies: BTreeMap::new(),
             events: Vec::new(),
@@ -113,6 +117,7 @@ impl Cluster {
             }],
             shared: 5,
             incarnation: Incarnation(boots),
+            ceiling: self.ceilings[n],
             seed: n as u64 + boots * 100,
             shards: 1,
             circuits: Default::default(),
@@ -174,6 +179,10 @@ impl Cluster {
             Output::Carried { from, message } => self.carried.push((n, from, message)),
             Output::Propose(_) if self.coordinator.away => {}
             Output::Propose(command) => self.decide(n, &command),
+            Output::StoreCeiling { ceiling } => {
+                self.ceilings[n] = ceiling;
+                self.node(n).handle_ceiling_stored(now, ceiling);
+            }
             Output::Event(event) => self.events.push(format!("{n}: {event}")),
         }
     }

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings};
-use oarlock_layout::id::Epoch;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
 
 use crate::history::Mark;
@@ -82,6 +82,11 @@ impl Coordinator {
     /// What the disk of a node says.
     pub(crate) fn known(&self, node: u16) -> &Registry {
         &self.known[usize::from(node)].1
+    }
+
+    /// Is this run in the newest view, whoever has heard of it?
+    pub(crate) fn is_in(&self, node: u16, run: u64) -> bool {
+        self.registry.run(NodeId(node)) == Some(Incarnation(run))
     }
 }
 

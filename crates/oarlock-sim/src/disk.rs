@@ -1,6 +1,7 @@
 //! What a machine's disk keeps: the numbers that outlive a run, and nothing else.
 
 use oarlock_layout::id::Epoch;
+use oarlock_layout::stamp::Stamp;
 
 use crate::queue::Time;
 use crate::random::Random;
@@ -12,13 +13,14 @@ use crate::swarm::MS;
 pub(crate) struct Disk {
     run: u64,
     stored: Epoch,
+    ceiling: Stamp,
     clean: bool,
 }
 
 impl Default for Disk {
     /// Before the first run. Clean: a node that never ran has granted nothing.
     fn default() -> Disk {
-        Disk { run: 0, stored: Epoch(0), clean: true }
+        Disk { run: 0, stored: Epoch(0), ceiling: Stamp(0), clean: true }
     }
 }
 
@@ -42,6 +44,16 @@ impl Disk {
     /// An epoch is on the disk.
     pub(crate) fn store(&mut self, epoch: Epoch) {
         self.stored = epoch;
+    }
+
+    /// The number of the cluster clock stored last.
+    pub(crate) fn ceiling(&self) -> Stamp {
+        self.ceiling
+    }
+
+    /// A number of the cluster clock is on the disk.
+    pub(crate) fn store_ceiling(&mut self, ceiling: Stamp) {
+        self.ceiling = ceiling;
     }
 
     /// The run ends and nobody can still act under a lock.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use oarlock_layout::id::Epoch;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_node::Node;
 use oarlock_shm::Memory;
@@ -40,6 +41,9 @@ pub(crate) enum Input {
     },
     Stored {
         epoch: Epoch,
+    },
+    CeilingStored {
+        ceiling: Stamp,
     },
 }
 

@@ -36,6 +36,7 @@ pub mod seal;
 mod segments;
 mod share;
 mod socket;
+mod stamps;
 pub mod story;
 pub mod swarm;
 mod trace;

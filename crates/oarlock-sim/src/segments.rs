@@ -96,6 +96,7 @@ impl World {
             self.answer_bells(index);
         }
         self.drain(index);
+        self.check_clocks();
         let host = &self.hosts[usize::from(index)];
         if host.segments.is_empty() || host.paused || host.node.is_none() {
             return;

@@ -35,6 +35,7 @@ use crate::random::Random;
 use crate::report::{Load, Report};
 use crate::seal::ChecksumSeal;
 use crate::share::Outcome;
+use crate::stamps::Stamps;
 use crate::swarm::{MS, Mix, S};
 use crate::trace::{Kind, Trace};
 
@@ -153,6 +154,7 @@ pub(crate) struct World {
     audited: u64,
     pub(crate) judge: Judge,
     pub(crate) others: Findings,
+    pub(crate) stamps: Stamps,
     history: Option<Vec<Event>>,
 }
 
@@ -205,6 +207,7 @@ impl World {
             traffic: (0, 0),
             judge: Judge::new(rules),
             others: Findings::default(),
+            stamps: Stamps::default(),
             history: options.keep_history.then(Vec::new),
             mix,
             options,
@@ -368,6 +371,7 @@ impl World {
             spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
             shared: 1,
             incarnation: Incarnation(run),
+            ceiling: host.disk.ceiling(),
             seed,
             shards: 1,
             circuits: oarlock_circuit::Options {
@@ -442,10 +446,15 @@ impl World {
             Input::Packet { client, bytes } => {
                 self.trace.record(now, Kind::Request, client, &bytes);
                 node.handle_session_packet(at, SessionId(client), &bytes);
+                self.issue(index);
             }
             Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
             Input::Gone { client } => node.handle_opener_ended(SessionId(client)),
             Input::Stored { epoch } => host.disk.store(epoch),
+            Input::CeilingStored { ceiling } => {
+                host.disk.store_ceiling(ceiling);
+                node.handle_ceiling_stored(at, ceiling);
+            }
         }
     }
 
@@ -506,6 +515,12 @@ impl World {
                 }
                 Output::Propose(command) => proposals.push(command),
                 Output::Lease { until } => lease = Some(until),
+                Output::StoreCeiling { ceiling } => {
+                    self.trace.record(now, Kind::Store, index.into(), &ceiling.0.to_le_bytes());
+                    let done = now + disk::write_time(&mut self.local_random);
+                    let input = Input::CeilingStored { ceiling };
+                    self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
+                }
                 Output::Event(event) => {
                     let text = event.to_string();
                     self.trace.record(now, Kind::Event, index.into(), text.as_bytes());

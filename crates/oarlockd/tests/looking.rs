@@ -121,6 +121,21 @@ fn nodes_are_listed_with_their_circuits() {
     dev.run('a', &["node", "show"]).expect(0, &["node-a", "none: this is the node that answers"]);
 }
 
+/// E5: after a start each node has announced a ceiling that all others have acknowledged, and knows a watermark.
+#[test]
+fn e5_the_clock_of_each_node_is_shown_with_a_watermark() {
+    let dev = Dev::start();
+    for node in ['a', 'b', 'c'] {
+        let clock = || dev.run(node, &["clock", "show", "-o", "json"]).expect(0, &[]).json();
+        until("all have acknowledged its ceiling", || clock()["ceiling"] == clock()["granted"]);
+        let clock = clock();
+        assert_ne!(clock["granted"], "0");
+        assert!(clock["watermark"].is_string() && clock["others"].as_array().unwrap().len() == 2, "{clock}");
+    }
+    dev.run('a', &["clock", "show"]).expect(0, &["no clock of the cluster is beyond it", "HAS-ACKNOWLEDGED"]);
+    dev.run('a', &["clock", "watch", "--for", "50ms"]).expect(0, &["may issue up to"]);
+}
+
 /// A question never waits longer than a second for a member that is gone, and says who is missing; what needs the member
 /// waits as long as its lease may last.
 #[test]

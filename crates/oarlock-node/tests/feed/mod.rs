@@ -30,6 +30,7 @@ use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Reque
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlock_shm::{Caller, Clock, First, Hub, Memory, Party, Taken};
@@ -214,6 +215,7 @@ impl Stage {
             }],
             shared: 5,
             incarnation: Incarnation(1),
+            ceiling: Stamp(0),
             seed: 1,
             shards: 1,
             circuits: Default::default(),
@@ -370,6 +372,7 @@ impl Stage {
                     self.node.handle_applied(self.now, &self.registry);
                     self.node.handle_answer(self.now, &command, outcome);
                 }
+                Output::StoreCeiling { ceiling } => self.node.handle_ceiling_stored(self.now, ceiling),
                 Output::Transmit(_)
                 | Output::Asked { .. }
                 | Output::Looked { .. }

@@ -54,6 +54,9 @@ pub enum Command {
     /// Look at what the coordinator keeps: members, views and why they changed, fences
     #[command(subcommand)]
     Coord(Coord),
+    /// Look at the cluster clock and its watermark
+    #[command(subcommand)]
+    Clock(Clock),
     /// Show the counters of this node
     #[command(after_help = super::status::COUNTERS.help())]
     Metrics(AskList),
@@ -290,6 +293,23 @@ pub enum Failover {
         /// Number of the view, or `last`
         #[arg(value_name = "EPOCH", default_value = "last")]
         epoch: String,
+/// `oarlock clock`
+#[derive(Subcommand, Debug)]
+pub enum Clock {
+    /// Show where the clock stands, and what members have announced and acknowledged
+    Show {
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Print a line whenever something of it is new
+    Watch {
+        /// Look so often
+        #[arg(long, value_name = "T", default_value = "500ms")]
+        every: String,
+        /// Stop after so long
+        #[arg(long = "for", value_name = "T")]
+        during: Option<String>,
         /// How to ask and print.
         #[command(flatten)]
         ask: Ask,

@@ -14,6 +14,7 @@
 
 pub mod args;
 pub mod cli;
+pub mod clock;
 pub mod complete;
 pub mod condition;
 pub mod config;
@@ -82,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Node(command) => status::node(&command),
         Command::Failover(command) => failover::run(&command),
         Command::Coord(command) => coord::run(&command),
+        Command::Clock(command) => clock::run(&command),
         Command::Metrics(ask) => status::metrics(&ask),
         Command::Key(command) => key::run(&command),
         Command::Config(command) => config::run(&command),

@@ -222,6 +222,7 @@ fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: All
             .collect(),
         shared: config.shared().0,
         incarnation: state.incarnation,
+        ceiling: state.ceiling,
         seed: random::seed(),
         shards: config.shards,
         circuits: Default::default(),

@@ -103,7 +103,8 @@ fn coordinator(c: &Coordinator, members: &[Member]) -> String {
     format!("{:<8} {leader}, {heard}/{} voters heard{learners}", c.engine, c.voters.len())
 }
 
-fn counted(n: u64, noun: &str) -> String {
+/// A number and its noun.
+pub fn counted(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
@@ -359,6 +360,7 @@ mod tests {
                 learners: vec![],
             },
             fences: vec![],
+            clock: None,
         }
     }
 

@@ -89,6 +89,73 @@ pub struct Status {
     /// What is still to be proven of runs that are out; until then masters grant nothing.
     #[serde(default)]
     pub fences: Vec<Fence>,
+    /// The cluster clock; none from a node that is older than this.
+    #[serde(default)]
+    pub clock: Option<Clock>,
+}
+
+/// The cluster clock at a node. Stamps are strings: they have 64 bits, and programs compare them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Clock {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Epoch of the view in which ceilings count, 0 if there is none.
+    pub epoch: u32,
+    /// The largest stamp issued or heard here.
+    pub stamp: String,
+    /// At or above every clock of the cluster, if it is known.
+    pub watermark: Option<String>,
+    /// What this node has announced.
+    pub ceiling: String,
+    /// Up to here it may issue stamps: all members have acknowledged it.
+    pub granted: String,
+    /// What is durable; the next run begins above it.
+    pub stored: String,
+    /// Stamps issued.
+    pub issued: u64,
+    /// Ceilings announced.
+    pub raises: u64,
+    /// Numbers made durable.
+    pub stores: u64,
+    /// How often somebody had to wait for a stamp.
+    pub waits: u64,
+    /// The other members of the view.
+    pub others: Vec<ClockMember>,
+}
+
+impl Clock {
+    /// The clock of a node, empty if the node is too old to have told of one.
+    pub fn of(status: &Status) -> Clock {
+        let zero = || String::from("0");
+        status.clock.clone().unwrap_or_else(|| Clock {
+            v: VERSION,
+            node: status.node.clone(),
+            epoch: 0,
+            stamp: zero(),
+            watermark: None,
+            ceiling: zero(),
+            granted: zero(),
+            stored: zero(),
+            issued: 0,
+            raises: 0,
+            stores: 0,
+            waits: 0,
+            others: Vec::new(),
+        })
+    }
+}
+
+/// What another member has said of its clock in this view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClockMember {
+    /// Its name.
+    pub node: String,
+    /// What it has announced, if it has been heard.
+    pub ceiling: Option<String>,
+    /// What it has acknowledged of this node's ceilings.
+    pub acked: String,
 }
 
 /// Something that is not as it should be.

@@ -61,6 +61,32 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         sessions: s.sessions as u64,
         coordinator: registry::coordinator(&name, &snapshot.standing),
         fences: snapshot.registry.as_ref().map_or(Vec::new(), |it| registry::fences(&name, it)),
+        clock: Some(clock(s)),
+    }
+}
+
+fn clock(s: &oarlock_node::Status) -> doc::Clock {
+    let c = &s.clock;
+    let name = |node| s.members.iter().find(|m| m.node == node).map(|m| m.name.clone()).unwrap_or_default();
+    let others = c.others.iter().map(|other| doc::ClockMember {
+        node: name(other.node),
+        ceiling: other.heard.map(|ceiling| ceiling.to_string()),
+        acked: other.acked.to_string(),
+    });
+    doc::Clock {
+        v: doc::VERSION,
+        node: s.node.clone(),
+        epoch: c.epoch.0,
+        stamp: c.stamp.to_string(),
+        watermark: c.watermark.map(|high| high.0.to_string()),
+        ceiling: c.ceiling.unwrap_or_default().to_string(),
+        granted: c.granted.to_string(),
+        stored: c.stored.to_string(),
+        issued: c.counters.issued,
+        raises: c.counters.raises,
+        stores: c.counters.stores,
+        waits: c.counters.waits,
+        others: others.collect(),
     }
 }
 

@@ -293,6 +293,11 @@ impl Engine {
                     }
                     Output::Propose(command) => self.p.coordinator.send(ToControl::Propose(command)),
                     Output::Lease { until } => self.lease(until),
+                    Output::StoreCeiling { ceiling } => {
+                        let data = &mut self.p.data;
+                        self.sessions.with_spare(|| data.store(State { ceiling, ..data.state() }))?;
+                        self.p.node.handle_ceiling_stored(now, ceiling);
+                    }
                     Output::Event(event) => self.log(now, &event),
                 }
             }

@@ -1,12 +1,15 @@
 //! The data directory: a lock, so that one node uses it at a time, and the few numbers that outlive a run.
 //!
 //! ```text
-//!   oarlock-state 1            format
+//!   oarlock-state 2            format
 //!   incarnation 7              which run this is; raised and made durable before any socket opens (L3)
 //!   epoch 3                    the highest view ever accepted here (R6: tokens grow with it)
+//!   ceiling 18432              what this node has announced or acknowledged of the cluster clock; the next run is above (E8)
 //!   clean 0                    1 only if the last run ended with nobody holding a lock, of it or of one before
 //!   check 5f2c…                xxh3 of the lines above: a damaged file is refused, never believed
 //! ```
+//!
+//! Format 1 had no ceiling, because no clock had one; it is read as if it said zero.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation};
+use oarlock_layout::stamp::Stamp;
 use rustix::fs::FlockOperation;
 
 use crate::host::file;
@@ -30,17 +34,21 @@ pub struct State {
     pub incarnation: Incarnation,
     /// The highest epoch accepted.
     pub epoch: Epoch,
+    /// The highest number of the cluster clock that was announced or acknowledged.
+    pub ceiling: Stamp,
     /// The run ended with nobody holding a lock of it or of a run before.
     pub clean: bool,
 }
 
 impl State {
     /// Before the first run. Clean: a node that never ran has granted nothing.
-    pub const FIRST: State = State { incarnation: Incarnation(0), epoch: Epoch(0), clean: true };
+    pub const FIRST: State =
+        State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0), clean: true };
 
-    fn print(&self) -> String {
+    fn print(&self, format: u8) -> String {
+        let ceiling = if format == 1 { String::new() } else { format!("ceiling {}\n", self.ceiling.0) };
         let body = format!(
-            "oarlock-state 1\nincarnation {}\nepoch {}\nclean {}\n",
+            "oarlock-state {format}\nincarnation {}\nepoch {}\n{ceiling}clean {}\n",
             self.incarnation.0,
             self.epoch.0,
             u8::from(self.clean)
@@ -51,19 +59,25 @@ impl State {
 
     fn parse(text: &str) -> Option<State> {
         let mut lines = text.lines();
-        if lines.next()? != "oarlock-state 1" {
-            return None;
-        }
+        let format = match lines.next()? {
+            "oarlock-state 1" => 1,
+            "oarlock-state 2" => 2,
+            _ => return None,
+        };
         let incarnation = Incarnation(lines.next()?.strip_prefix("incarnation ")?.parse().ok()?);
         let epoch = Epoch(lines.next()?.strip_prefix("epoch ")?.parse().ok()?);
+        let ceiling = match format {
+            1 => Stamp(0),
+            _ => Stamp(lines.next()?.strip_prefix("ceiling ")?.parse().ok()?),
+        };
         let clean = match lines.next()?.strip_prefix("clean ")? {
             "0" => false,
             "1" => true,
             _ => return None,
         };
-        let state = State { incarnation, epoch, clean };
+        let state = State { incarnation, epoch, ceiling, clean };
         // Printing again compares the check line and everything a lax parser would let pass.
-        (state.print() == text).then_some(state)
+        (ceiling <= Stamp::MAX && state.print(format) == text).then_some(state)
     }
 }
 
@@ -116,7 +130,7 @@ impl DataDir {
 
     /// Makes a new state durable.
     pub fn store(&mut self, state: State) -> Result<()> {
-        file::replace(&self.path.join(FILE), state.print().as_bytes(), 0o600).map_err(|e| {
+        file::replace(&self.path.join(FILE), state.print(2).as_bytes(), 0o600).map_err(|e| {
             Problem::io(Code::DataDir, format!("cannot write the state in {}", self.path.display()), &e)
         })?;
         self.state = state;
@@ -145,11 +159,24 @@ mod tests {
         assert_eq!((before, now.incarnation, now.clean), (State::FIRST, Incarnation(1), false));
 
         let mut data = DataDir::open(&path).unwrap();
-        data.store(State { epoch: Epoch(4), clean: true, ..data.state() }).unwrap();
+        data.store(State { epoch: Epoch(4), ceiling: Stamp(70), clean: true, ..data.state() }).unwrap();
         drop(data);
         let (before, now) = DataDir::open(&path).unwrap().begin().unwrap();
         assert_eq!((before.clean, now.clean), (true, false));
-        assert_eq!((now.incarnation, now.epoch), (Incarnation(2), Epoch(4)));
+        assert_eq!((now.incarnation, now.epoch, now.ceiling), (Incarnation(2), Epoch(4), Stamp(70)));
+    }
+
+    /// A node that ran before there were ceilings has issued nothing above one.
+    #[test]
+    fn the_first_format_is_read_and_the_second_one_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(0), clean: true };
+        fs::write(dir.path().join("state"), old.print(1)).unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data.begin().unwrap().0, old);
+        drop(data);
+        let text = fs::read_to_string(dir.path().join("state")).unwrap();
+        assert!(text.starts_with("oarlock-state 2\nincarnation 8\nepoch 3\nceiling 0\nclean 0\n"), "{text}");
     }
 
     /// A crash in the middle of a write leaves half a file beside the whole one.
@@ -173,16 +200,19 @@ mod tests {
 
     #[test]
     fn a_damaged_state_is_refused_wherever_the_damage_is() {
-        let good = State { incarnation: Incarnation(7), epoch: Epoch(3), clean: true }.print();
-        assert!(State::parse(&good).is_some());
-        for i in 0..good.len() {
-            let mut bytes = good.clone().into_bytes();
-            bytes[i] ^= 1;
-            if let Ok(text) = String::from_utf8(bytes) {
-                assert_eq!(State::parse(&text), None, "byte {i}");
+        let state = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(9), clean: true };
+        for format in [1, 2] {
+            let good = state.print(format);
+            assert!(State::parse(&good).is_some());
+            for i in 0..good.len() {
+                let mut bytes = good.clone().into_bytes();
+                bytes[i] ^= 1;
+                if let Ok(text) = String::from_utf8(bytes) {
+                    assert_eq!(State::parse(&text), None, "byte {i}");
+                }
             }
+            assert_eq!(State::parse(&good[..good.len() - 1]), None);
         }
-        assert_eq!(State::parse(&good[..good.len() - 1]), None);
         assert_eq!(State::parse(""), None);
     }
 }

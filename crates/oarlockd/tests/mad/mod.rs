@@ -118,6 +118,7 @@ fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> No
         spaces: spaces.collect(),
         shared: config.shared().0,
         incarnation,
+        ceiling: Default::default(),
         seed: 6 + incarnation.0,
         shards: 1,
         circuits: Default::default(),
@@ -232,6 +233,7 @@ impl Inside {
                 Output::Carried { from, message } => {
                     self.coordinator.send(ToControl::Carried { from, message });
                 }
+                Output::StoreCeiling { ceiling } => self.node.handle_ceiling_stored(now, ceiling),
                 Output::Reply { packet, .. } => {
                     if let Ok(Reply::Granted(granted)) = Reply::from_bytes(&packet) {
                         self.grants.fetch_add(1, Ordering::Relaxed);
