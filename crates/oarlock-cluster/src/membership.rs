@@ -25,6 +25,7 @@ use alloc::vec::Vec;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::limit::{RENEW, SILENT};
 use oarlock_layout::seal::PublicKey;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
@@ -89,6 +90,8 @@ pub struct Membership {
     part: Part,
     watch: Watch,
     view: View,
+    /// Of the registry: where the stamps of the view begin, and how far they may go for now.
+    stamps: (Stamp, Stamp),
     /// Whom this node's circuits do not hear any more.
     silent: BTreeSet<NodeId>,
     /// The last run of each node that this one has ever heard.
@@ -107,6 +110,7 @@ impl Membership {
             part: Part::Waiting { sent: Vec::new(), next: now },
             watch: Watch::new(now, me.node, me.incarnation, registry),
             view: View::default(),
+            stamps: (Stamp(0), Stamp(0)),
             silent: BTreeSet::new(),
             heard: BTreeMap::new(),
             reported: None,
@@ -120,6 +124,7 @@ impl Membership {
     /// Commands were applied here, or a snapshot restored. Several may be shown at once.
     pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
         self.watch.handle_applied(now, registry);
+        self.stamps = (registry.floor(), registry.watermark());
         if *registry.view() != self.view {
             self.view = registry.view().clone();
             self.reported = None;
@@ -237,6 +242,16 @@ impl Membership {
     /// The view that is valid here.
     pub const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// No stamp of an earlier view is above this, and none of this view is below ([`Registry::floor`]).
+    pub const fn floor(&self) -> Stamp {
+        self.stamps.0
+    }
+
+    /// No ceiling may be announced above this for now ([`Registry::watermark`]).
+    pub const fn watermark(&self) -> Stamp {
+        self.stamps.1
     }
 
     /// Members of the view that this node does not hear; a newcomer waits for them (L7).

@@ -4,14 +4,14 @@ mod founding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use founding::{WALL, cluster, founder, init, join, key, renew, settings, start, token};
+use founding::{WALL, cluster, founder, init, join, joined, key, renew, settings, start, token};
 use oarlock_cluster::registry::{
     Basis, COMMAND_BYTES_MAX, Command, FENCES_PER_NODE_MAX, FirstSpace, Founder, HISTORY_MAX, Need, Order,
     Out, Outcome, Refusal, Registry, RestoreError, Role, SpaceSettings, TOKENS_MAX,
 };
 use oarlock_layout::codec::Malformed;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
-use oarlock_layout::limit::EPOCH_BITS;
+use oarlock_layout::limit::{EPOCH_BITS, STAMPS_PER_VIEW};
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::stamp::Stamp;
 use proptest::prelude::*;
@@ -368,12 +368,27 @@ fn late_marks_roles_and_settings_are_refused() {
 
 #[test]
 fn the_watermark_only_rises() {
-    let mut registry = cluster(1);
+    let mut registry = joined(1);
     assert_eq!(registry.apply(&Command::RaiseWatermark { to: Stamp(9) }), Outcome::Done);
     assert_eq!(registry.apply(&Command::RaiseWatermark { to: Stamp(5) }), Outcome::Already);
     let absurd = Stamp(Stamp::MAX.0 + 1);
     refused(&mut registry, &Command::RaiseWatermark { to: absurd }, Refusal::AbsurdStamp(absurd));
-    assert_eq!(registry.watermark(), Stamp(9));
+    assert_eq!((registry.floor(), registry.watermark()), (Stamp(0), Stamp(9)));
+}
+
+/// E8: whoever is in a view issues above all that any earlier view may have issued.
+#[test]
+fn e8_each_view_has_its_own_range_of_stamps() {
+    let mut registry = joined(2);
+    assert_eq!(registry.apply(&start(A, 1)), Outcome::Done);
+    assert_eq!((registry.floor(), registry.watermark()), (Stamp(0), Stamp(STAMPS_PER_VIEW)));
+    let to = Stamp(STAMPS_PER_VIEW + 9);
+    assert_eq!(registry.apply(&Command::RaiseWatermark { to }), Outcome::Done);
+    assert_eq!((registry.floor(), registry.watermark()), (Stamp(0), to));
+    assert_eq!(registry.apply(&start(B, 1)), Outcome::Done);
+    assert_eq!((registry.floor(), registry.watermark()), (to, Stamp(to.0 + STAMPS_PER_VIEW)));
+    let copy = Registry::restore(&registry.snapshot()).unwrap();
+    assert_eq!((copy.floor(), copy.watermark()), (registry.floor(), registry.watermark()));
 }
 
 /// R6: the last epoch is refused rather than wrapped, and a cluster goes on above the one it was before.

@@ -26,6 +26,9 @@ pub const WAITERS_MAX: usize = 1 << 16;
 
 /// Bits of a token's epoch: a million whole restarts.
 pub const EPOCH_BITS: u32 = 20;
+/// Stamps that a view may issue before the coordinator is asked for more: 500 million a second for two minutes. It is
+/// asked when half of them are used, so at most once a minute. All epochs together have used a sixty-fourth of the clock.
+pub const STAMPS_PER_VIEW: u64 = 1 << 36;
 /// Bits of a token's serial: 17 million grants a second for twelve days, in one epoch.
 pub const SERIAL_BITS: u32 = 44;
 /// Grants are refused from here on; the last sixteenth is for whoever must still finish.

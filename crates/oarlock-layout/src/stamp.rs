@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::id::{Epoch, NodeId};
+use crate::limit::{EPOCH_BITS, STAMPS_PER_VIEW};
 
 /// A value of the cluster logical clock. Unique together with the node that issued it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -12,6 +13,9 @@ impl Stamp {
     /// The end: no clock goes beyond it and no ceiling is believed beyond it, so that no sum of two ever wraps.
     pub const MAX: Stamp = Stamp(1 << 62);
 }
+
+const _: () =
+    assert!(STAMPS_PER_VIEW.ilog2() + EPOCH_BITS + 6 <= Stamp::MAX.0.ilog2(), "epochs end before stamps");
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -106,6 +106,8 @@ pub struct Registry {
     spaces: BTreeMap<SpaceId, Space>,
     /// Highest id ever given to a lockspace.
     last_space: SpaceId,
+    /// The watermark when the view came; all stamps of the view are above it.
+    floor: Stamp,
     watermark: Stamp,
 }
 
@@ -217,9 +219,16 @@ impl Registry {
         self.last_space.0.checked_add(1).map(SpaceId)
     }
 
-    /// No clock has gone beyond this (E5).
+    /// No member of the view announces a ceiling above this, so no clock goes beyond (E5). It rises with every view, and by
+    /// [`Command::RaiseWatermark`] when a clock comes near it.
     pub const fn watermark(&self) -> Stamp {
         self.watermark
+    }
+
+    /// What [`watermark`](Registry::watermark) was when the view came. No clock of an earlier view has gone beyond it, and none of
+    /// this view begins below: that holds if every disk but the coordinator's is lost (E8).
+    pub const fn floor(&self) -> Stamp {
+        self.floor
     }
 
     /// The run of `node` that is in the view, if any.

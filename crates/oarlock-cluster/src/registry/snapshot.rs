@@ -41,6 +41,8 @@ record! {
         10 => last_space: SpaceId,
         /// No clock has gone beyond.
         11 => watermark: Stamp,
+        /// No clock of an earlier view has gone beyond.
+        12 => floor: Stamp,
     }
 }
 
@@ -70,6 +72,7 @@ impl Registry {
             spaces: self.spaces.values().cloned().collect(),
             last_space: self.last_space,
             watermark: self.watermark,
+            floor: self.floor,
         };
         let mut bytes = Vec::new();
         snapshot.put(&mut Writer::new(&mut bytes));
@@ -101,6 +104,7 @@ impl Registry {
             spaces: by(s.spaces, |s| s.id, "lockspaces are out of order")?,
             last_space: s.last_space,
             watermark: s.watermark,
+            floor: s.floor,
         };
         match registry.contradiction() {
             Some(what) => Err(RestoreError::Contradiction(what)),
@@ -115,7 +119,7 @@ impl Registry {
             self.members.get(&m.node).is_some_and(|r| !r.left && r.entered == m.incarnation)
         };
         let known = |f: &Fence| self.members.get(&f.node).is_some_and(|r| f.incarnation <= r.entered);
-        let rules: [(bool, &'static str); 9] = [
+        let rules: [(bool, &'static str); 10] = [
             (self.members.keys().all(|n| usize::from(n.0) < NODES_MAX), "a node id is too large"),
             (ascending, "members of the view are out of order"),
             (super::fits(self.view.epoch), "the epoch does not fit a token"),
@@ -128,6 +132,7 @@ impl Registry {
             (self.fences.values().all(|f| !f.needs.is_empty()), "a fence needs nothing"),
             (self.tokens.keys().all(|t| *t <= self.last_token), "a join token is from the future"),
             (self.spaces.keys().all(|s| *s <= self.last_space), "a lockspace is from the future"),
+            (self.floor <= self.watermark && self.watermark <= Stamp::MAX, "the watermark is out of range"),
         ];
         rules.iter().find(|(holds, _)| !holds).map(|(_, what)| *what)
     }

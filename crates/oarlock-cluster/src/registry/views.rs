@@ -4,8 +4,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
-use oarlock_layout::limit::NODES_MAX;
+use oarlock_layout::limit::{NODES_MAX, STAMPS_PER_VIEW};
 use oarlock_layout::seal::PublicKey;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::view::{Member, View};
 
 use super::command::{Outcome, Refusal};
@@ -151,6 +152,9 @@ impl Registry {
         members.extend(entered);
         members.sort_unstable_by_key(|m| m.node);
         self.view = View { epoch, members };
+        // A view brings its own range of stamps, above all earlier ones: whatever its members know of those, it is as good.
+        self.floor = self.watermark;
+        self.watermark = Stamp((self.floor.0 + STAMPS_PER_VIEW).min(Stamp::MAX.0));
         for run in &out {
             self.raise_fence(run, epoch);
         }
