@@ -47,6 +47,13 @@
 //! * *A view is skipped.* A member of it that did not install it has acknowledged nothing in it, so nobody has issued
 //!   anything in it.
 //!
+//! # Who bounds ceilings
+//!
+//! What members know is lost with their disks. So somebody whose memory is better, the coordinator, bounds all ceilings: it has
+//! one number above which none is announced, raises it in long strides when it is told to, and hands it to each new view as the
+//! `jump` from which its clocks begin. A view is decided after every raise that counted in the one before, and a node
+//! learns of a raise that comes after it no earlier than of the view itself; so no ceiling of an earlier view is above the jump.
+//!
 //! # Who is silent
 //!
 //! A silent member stops the clock of nobody at once: all go on up to what it has acknowledged. Then they wait until it is
@@ -57,7 +64,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
-use oarlock_layout::limit::{LEASE, LEASE_DRIFT, PROBE};
+use oarlock_layout::limit::{LEASE, LEASE_DRIFT, PROBE, STAMPS_PER_VIEW};
 use oarlock_layout::stamp::{AbsurdStamp, Clock, HighWatermark, Reading, Stamp};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
@@ -77,6 +84,8 @@ use pace::Pace;
 /// come to the end of all clocks.
 pub const STRIDE_MAX: u64 = 1 << 34;
 
+const _: () = assert!(STAMPS_PER_VIEW >= 4 * STRIDE_MAX, "more room is asked for before a stride needs it");
+
 /// What a clock is built with.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -90,13 +99,18 @@ pub struct Config {
     pub period: Duration,
     /// How long a member may be silent before it is put out of the view; a clock in haste has a ceiling so far ahead.
     pub patience: Duration,
+    /// No ceiling is announced above it, until [`Watermark::handle_bound`] says more. [`Stamp::MAX`] if nobody bounds ceilings.
+    pub bound: Stamp,
+    /// Half of it is the room below the bound at which more is wanted.
+    pub range: u64,
 }
 
 impl Config {
-    /// With the times of the cluster (L10).
+    /// With the times of the cluster (L10), and nobody who bounds ceilings.
     pub const fn new(me: NodeId, incarnation: Incarnation, stored: Stamp) -> Config {
         let patience = LEASE.saturating_add(LEASE_DRIFT);
-        Config { me, incarnation, stored, period: PROBE, patience }
+        let (bound, range) = (Stamp::MAX, STAMPS_PER_VIEW);
+        Config { me, incarnation, stored, period: PROBE, patience, bound, range }
     }
 }
 
@@ -207,6 +221,8 @@ pub struct Watermark {
     announced: Option<Stamp>,
     /// The ceiling that is wanted; announced as soon as it is durable.
     wanted: Stamp,
+    /// No ceiling is announced above it.
+    bound: Stamp,
     /// Up to here stamps may be issued; zero until the view's base is acknowledged.
     granted: Stamp,
     /// Somebody was told to wait.
@@ -241,6 +257,7 @@ impl Watermark {
             base: None,
             announced: None,
             wanted: Stamp(0),
+            bound: config.bound,
             granted: Stamp(0),
             waiting: false,
             ahead: BTreeMap::new(),
@@ -303,8 +320,8 @@ impl Watermark {
     /// Views that are not newer are ignored. A view that does not name this run ends its part in the clock.
     ///
     /// Somebody in the view must know: it must name, of every view since the last one in which stamps were issued, at least
-    /// one node, be it with another run that has the disk of the one before. Otherwise `jump` must bring what nobody in it
-    /// knows.
+    /// one node, be it with another run that has the disk of the one before. Or `jump` brings what nobody in it
+    /// knows, as it does if all ceilings are [bounded](Watermark::handle_bound) and it is what the bound was when the view came.
     pub fn handle_view(&mut self, now: Instant, view: &View, jump: HighWatermark) {
         if view.epoch <= self.shown {
             return;
@@ -337,6 +354,18 @@ impl Watermark {
         }
         self.settle_base(now);
         self.store();
+    }
+
+    /// Ceilings may be announced up to here, in the view that was shown last and in no earlier one. It never falls.
+    pub fn handle_bound(&mut self, now: Instant, bound: Stamp) {
+        if bound <= self.bound {
+            return;
+        }
+        self.bound = bound;
+        let Some(base) = self.base else { return };
+        if self.granted == Stamp(0) || self.waiting {
+            self.want(now, base);
+        }
     }
 
     /// What [`Output::Store`] asked for is durable.
@@ -393,6 +422,19 @@ impl Watermark {
         self.granted
     }
 
+    /// The bound that is wanted, if clocks have come near the one that there is: half a range further. All members that know
+    /// the same bound want the same one. It should be asked for now and then, until it is there.
+    pub fn bound_wanted(&self) -> Option<Stamp> {
+        let half = self.config.range / 2;
+        let near = self.epoch != Epoch(0) && self.bound < Stamp::MAX && self.high.0 + half > self.bound.0;
+        near.then(|| Stamp((self.bound.max(self.high).0 + half).min(Stamp::MAX.0)))
+    }
+
+    /// No ceiling is announced above this.
+    pub const fn bound(&self) -> Stamp {
+        self.bound
+    }
+
     /// What is durable here.
     pub const fn stored(&self) -> Stamp {
         self.stored
@@ -422,8 +464,9 @@ impl Watermark {
         }
         let same = (epoch == self.epoch).then(|| self.place(from)).flatten();
         // Whatever a clock of this view shows was acknowledged here before it was issued. Only a node that is further
-        // may know of stamps that we do not: if we are out of the view and have not learned it yet.
-        if self.valid && stamp > self.high && epoch <= self.epoch {
+        // may know of stamps that we do not: if we are out of the view and have not learned it yet. Who says no view may
+        // be further, and on its way to the next one.
+        if self.valid && stamp > self.high && epoch <= self.epoch && epoch != Epoch(0) {
             return Err(Violation::BeyondCeilings { from, stamp, max: self.high });
         }
         if let Some(place) = same {
@@ -480,7 +523,7 @@ impl Watermark {
         if self.all_heard && !self.valid {
             self.valid = true;
             self.base = Some(self.high);
-            self.wanted = self.stride_above(self.high);
+            self.wanted = self.stride_above(self.high).unwrap_or_default();
             self.announce();
         }
     }
@@ -494,13 +537,16 @@ impl Watermark {
         self.grant();
     }
 
-    fn stride_above(&self, from: Stamp) -> Stamp {
-        Stamp((from.0 + 2 * self.pace.half_stride(self.clock.0)).min(Stamp::MAX.0))
+    /// The ceiling that is a stride above this, or less if it is bounded. None if it would not be above the base of the view:
+    /// whoever hears a ceiling of the view may rely on its being above all that its member knew before.
+    fn stride_above(&self, from: Stamp) -> Option<Stamp> {
+        let to = Stamp(from.0 + 2 * self.pace.half_stride(self.clock.0)).min(self.bound);
+        Some(to).filter(|to| Some(*to) > self.base)
     }
 
     /// Wants a ceiling a stride above this.
     fn want(&mut self, now: Instant, from: Stamp) {
-        let to = self.stride_above(from.max(self.clock));
+        let Some(to) = self.stride_above(from.max(self.clock)) else { return };
         if to > self.wanted {
             self.wanted = to;
             self.pace.handle_asked(now);

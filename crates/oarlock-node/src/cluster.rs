@@ -13,7 +13,7 @@ use oarlock_layout::id::{Epoch, NodeId};
 use oarlock_layout::limit::{NODES_MAX, RESTATE_BACKLOG_BYTES};
 use oarlock_layout::message::barrier::{Barrier, Report};
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::stamp::{HighWatermark, Stamp};
+use oarlock_layout::stamp::HighWatermark;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
@@ -134,6 +134,11 @@ impl Node {
             moved = true;
             self.part(now, output);
         }
+        let shown = self.membership.as_ref().filter(|m| m.view().epoch == self.clock.epoch());
+        if let Some(membership) = shown {
+            // It is a bound in this view, and in no earlier one.
+            self.clock.handle_bound(now, membership.watermark());
+        }
         let until = self.membership.as_ref().and_then(|m| m.lease()).map(|lease| lease.lease_until());
         if let Some(until) = until.filter(|until| *until > self.lease && !self.ended) {
             moved = true;
@@ -150,7 +155,14 @@ impl Node {
 
     fn part(&mut self, now: Instant, output: Part) {
         match output {
-            Part::Propose(command) => self.outputs.push_back(Output::Propose(command)),
+            Part::Propose(command) => {
+                // With the lease the room for stamps is renewed: often enough, and again until it is there.
+                let renews = matches!(command, Command::Renew { .. });
+                self.outputs.push_back(Output::Propose(command));
+                if let Some(to) = self.clock.bound_wanted().filter(|_| renews) {
+                    self.outputs.push_back(Output::Propose(Command::RaiseWatermark { to }));
+                }
+            }
             Part::Report(silent) => {
                 let mut report = Report { silent: 0 };
                 silent.iter().for_each(|node| report.silent |= 1 << node.0);
@@ -196,7 +208,11 @@ impl Node {
         (self.restating, self.restated) = (false, false);
         self.outputs.push_back(Output::Store { epoch: view.epoch });
         self.event(Event::View { epoch: view.epoch, members: view.members.len() });
-        self.clock.handle_view(now, view, HighWatermark(Stamp(0)));
+        // The floor is that of the newest view. If this is another, the newest one comes at once, and clocks may skip views.
+        if let Some(membership) = self.membership.as_ref().filter(|m| m.view().epoch == view.epoch) {
+            self.clock.handle_view(now, view, HighWatermark(membership.floor()));
+            self.clock.handle_bound(now, membership.watermark());
+        }
         self.recovery.handle_view(now, view, departed, self.fences);
     }
 

@@ -191,7 +191,10 @@ impl Node {
             },
             seal,
         );
-        let clock = watermark::Config::new(config.me, config.incarnation, config.ceiling);
+        let clock = watermark::Config {
+            bound: Stamp(0),
+            ..watermark::Config::new(config.me, config.incarnation, config.ceiling)
+        };
         let spaces = (config.spaces.iter().zip(words).enumerate())
             .map(|(index, (space, words))| {
                 let lock_config = oarlock_lock::Config {
@@ -370,9 +373,9 @@ impl Node {
         self.clock.handle_stored(now, ceiling);
     }
 
-    /// The next stamp of the cluster clock, above every one issued or heard here.
+    /// The next stamp of the cluster clock, above every one issued or heard here. A run that has ended issues none.
     pub fn issue(&mut self, now: Instant) -> Result<Stamp, NoStamp> {
-        self.clock.issue(now)
+        if self.ended { Err(NoStamp::Wait) } else { self.clock.issue(now) }
     }
 
     /// The cluster clock, as it stands here.

@@ -39,6 +39,8 @@ struct Cluster {
     boots: Vec<u64>,
     /// What the disks say of the clock.
     ceilings: Vec<Stamp>,
+    /// How often somebody asked for more stamps.
+    raises: usize,
     coordinator: Coordinator,
     replies: BTreeMap<(usize, SessionId), VecDeque<Reply>>,
     events: Vec<String>,
@@ -82,6 +84,7 @@ impl Cluster {
             nodes: (0..count).map(|_| None).collect(),
             boots: vec![0; count],
             ceilings: vec![Stamp(0); count],
+            raises: 0,
             coordinator: Coordinator { registry: founded(count), away: false },
             replies: BTreeMap::new(),
             events: Vec::new(),
@@ -189,6 +192,7 @@ impl Cluster {
 
     fn decide(&mut self, n: usize, command: &Command) {
         let now = self.now;
+        self.raises += usize::from(matches!(command, Command::RaiseWatermark { .. }));
         let outcome = self.coordinator.registry.apply(command);
         for node in self.nodes.iter_mut().flatten() {
             node.handle_applied(now, &self.coordinator.registry);
@@ -217,6 +221,17 @@ impl Cluster {
             self.settle();
         }
         self.now = end;
+    }
+
+    /// The next stamp of a node. Others may have begun the view above its first ceiling; then it waits for a round.
+    fn stamp(&mut self, n: usize) -> Stamp {
+        let now = self.now;
+        if let Ok(stamp) = self.node(n).issue(now) {
+            return stamp;
+        }
+        self.run(Duration::from_secs(2));
+        let now = self.now;
+        self.node(n).issue(now).expect("the clock goes on")
     }
 
     fn session(&mut self, n: usize, id: u32) -> (usize, SessionId) {
@@ -545,4 +560,33 @@ fn calls_of_coordinators_are_carried_while_their_node_is_heard() {
     cluster.settle();
     let order: Vec<_> = cluster.carried.drain(..).map(|(to, _, message)| (to, message)).collect();
     assert_eq!(order, [(2, call(3, 5)), (1, call(4, 5))]);
+}
+
+/// E8: each view brings its own range of stamps, so a cluster whose disks have forgotten the clock goes on above it.
+#[test]
+fn e8_the_coordinator_alone_keeps_the_clock_rising() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(2));
+    let first = (0..3).map(|n| cluster.stamp(n)).max().unwrap();
+    assert_eq!(cluster.raises, 0, "with a view comes enough");
+    (0..3).for_each(|n| cluster.nodes[n] = None);
+    cluster.ceilings = vec![Stamp(0); 3];
+    (0..3).for_each(|n| cluster.start(n));
+    cluster.run(Duration::from_secs(20));
+    (0..3).for_each(|n| assert!(cluster.stamp(n) > first));
+}
+
+/// E8: nodes whose disks know more than the coordinator, because it was founded anew, ask it for more and go on above both.
+#[test]
+fn e8_members_ask_for_the_room_that_they_need() {
+    let mut cluster = Cluster::new(0);
+    let high = Stamp(1 << 50);
+    cluster.nodes = (0..2).map(|_| None).collect();
+    (cluster.boots, cluster.ceilings) = (vec![0; 2], vec![Stamp(0), high]);
+    cluster.coordinator.registry = founded(2);
+    (0..2).for_each(|n| cluster.start(n));
+    cluster.run(Duration::from_secs(3));
+    (0..2).for_each(|n| assert!(cluster.stamp(n) > high));
+    assert!((1..6).contains(&cluster.raises), "{} times", cluster.raises);
+    assert!(cluster.coordinator.registry.watermark() > high);
 }

@@ -19,6 +19,7 @@ use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
@@ -614,7 +615,12 @@ impl World {
     }
 
     pub(crate) fn restart_all(&mut self, clean: bool) {
+        let loses = self.fault_random.chance(500);
         for node in 0..self.options.nodes {
+            // Whatever disks have lost of the clock, the coordinator knows more (E8).
+            if loses {
+                self.hosts[usize::from(node)].disk.store_ceiling(Stamp(0));
+            }
             // A clean stop of all but one is no clean stop.
             let this = clean && self.fault_random.chance(950);
             self.end(node, this);

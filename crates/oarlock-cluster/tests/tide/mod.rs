@@ -14,6 +14,8 @@ use oarlock_layout::view::{Member, View};
 pub const NODES: usize = 4;
 /// In this time every node sends every other a frame, in milliseconds; a step is one.
 pub const PERIOD: u64 = 30;
+/// Stamps of a view until more are asked for, if a coordinator bounds ceilings: many times in a storm.
+pub const RANGE: u64 = 1 << 12;
 
 /// SplitMix64.
 pub struct Chance(u64);
@@ -79,6 +81,8 @@ pub struct World {
     pub disks: [Stamp; NODES],
     /// All views ever, in order, and the jump of each.
     pub views: Vec<(View, Stamp)>,
+    /// The coordinator's order, if it bounds ceilings: the bound with each of `views`, where one that comes again is a raise.
+    pub bounds: Option<Vec<Stamp>>,
     frames: Vec<Frame>,
     incarnations: u64,
     pub cut: BTreeSet<(usize, usize)>,
@@ -108,6 +112,7 @@ impl World {
             nodes: [const { None }; NODES],
             disks: [Stamp(0); NODES],
             views: vec![(View::default(), Stamp(0))],
+            bounds: None,
             frames: Vec::new(),
             incarnations: 0,
             cut: BTreeSet::new(),
@@ -167,6 +172,9 @@ impl World {
         let mut config = Config::new(NodeId(node as u16), incarnation, self.disks[node]);
         config.period = Duration::from_millis(PERIOD);
         config.patience = Duration::from_millis(self.patience);
+        if self.bounds.is_some() {
+            (config.bound, config.range) = (Stamp(0), RANGE);
+        }
         self.nodes[node] = Some(Process {
             clock: (self.make)(config),
             incarnation,
@@ -186,6 +194,9 @@ impl World {
         {
             self.disks[node] = number;
         }
+        if self.bounds.is_some() && self.chance.one_in(3) {
+            self.disks[node] = Stamp(0);
+        }
     }
 
     pub fn newest(&self) -> &View {
@@ -202,7 +213,21 @@ impl World {
             Some(Member { node, incarnation })
         });
         let view = View { epoch: Epoch(old.epoch.0 + 1), members: members.collect() };
-        self.views.push((view, jump));
+        let Some(bounds) = &mut self.bounds else { return self.views.push((view, jump)) };
+        // As the registry does.
+        let floor = bounds.last().copied().unwrap_or_default();
+        bounds.push(Stamp(floor.0 + RANGE));
+        self.views.push((view, floor));
+    }
+
+    /// A node asks for room, if it wants any. What it asks for may get lost.
+    fn ask(&mut self, node: usize) {
+        let wanted = self.nodes[node].as_ref().and_then(|process| process.clock.bound_wanted());
+        let (Some(to), Some(bounds)) = (wanted, &mut self.bounds) else { return };
+        if self.chance.one_in(2) && bounds.last() < Some(&to) {
+            bounds.push(to);
+            self.views.extend(self.views.last().cloned());
+        }
     }
 
     /// Is somebody in it who knows? See `Watermark::handle_view`.
@@ -234,6 +259,9 @@ impl World {
         let process = self.nodes[node].as_mut().expect("the node is there");
         process.view = index;
         process.clock.handle_view(now, &view, HighWatermark(jump));
+        if let Some(bounds) = self.bounds.as_ref().filter(|_| process.clock.epoch() == view.epoch) {
+            process.clock.handle_bound(now, bounds[index]);
+        }
         self.drain(node);
     }
 
@@ -426,6 +454,7 @@ impl World {
                 let most = if self.chance.one_in(8) { 3_000 } else { 60 };
                 let many = self.chance.below(most);
                 (0..many).any(|_| self.issue(node).is_err());
+                self.ask(node);
             }
             250..320 if self.runs(node) => {
                 let to = self.chance.below(NODES as u64) as usize;
@@ -476,7 +505,8 @@ impl World {
         if nodes.is_empty() {
             return;
         }
-        let jump = if self.known_to(&nodes) { Stamp(0) } else { self.beyond() };
+        let bounded = self.bounds.is_some();
+        let jump = if bounded || self.known_to(&nodes) { Stamp(0) } else { self.beyond() };
         self.decide(nodes, jump);
     }
 
