@@ -56,6 +56,15 @@ impl Disk {
         self.ceiling = ceiling;
     }
 
+    /// Nothing is left of the clock, or one disk is from a cluster that was further: above all that a coordinator gives at once.
+    pub(crate) fn misremember(&mut self, how: u64, one: bool) {
+        match how {
+            0 => self.ceiling = Stamp(0),
+            1 if one => self.ceiling.0 += 1 << 40,
+            _ => {}
+        }
+    }
+
     /// The run ends and nobody can still act under a lock.
     pub(crate) fn mark_clean(&mut self) {
         self.clean = true;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use oarlock_layout::id::Epoch;
 use oarlock_layout::stamp::{HighWatermark, Stamp};
 
+use crate::host::Host;
 use crate::world::World;
 
 /// With each packet of a program. Some dozens of packets use up the shortest stride.
@@ -44,6 +45,15 @@ impl World {
             }
             let highest = stamps.highest.entry(epoch).or_default();
             *highest = stamp.max(*highest);
+        }
+    }
+
+    /// Long after the last fault every member may issue stamps.
+    pub(crate) fn clocks_must_go(&mut self) {
+        let stands = |host: &&Host| host.node.as_ref().is_some_and(|node| node.clock().granted() == Stamp(0));
+        for host in self.hosts.iter().filter(stands) {
+            let text = format!("the clock of node {} stands", host.index);
+            self.others.add("stamp", self.queue.now(), text);
         }
     }
 

@@ -19,7 +19,6 @@ use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
-use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Duration;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
@@ -615,12 +614,10 @@ impl World {
     }
 
     pub(crate) fn restart_all(&mut self, clean: bool) {
-        let loses = self.fault_random.chance(500);
+        // All begin anew together, so here disks may know less of the clock than the coordinator, or more (E8).
+        let memory = self.fault_random.below(3);
         for node in 0..self.options.nodes {
-            // Whatever disks have lost of the clock, the coordinator knows more (E8).
-            if loses {
-                self.hosts[usize::from(node)].disk.store_ceiling(Stamp(0));
-            }
+            self.hosts[usize::from(node)].disk.misremember(memory, node == 0);
             // A clean stop of all but one is no clean stop.
             let this = clean && self.fault_random.chance(950);
             self.end(node, this);
@@ -830,6 +827,7 @@ impl World {
                 }
             }
             Part::Polite => {
+                self.clocks_must_go();
                 self.mark(Mark::Polite);
                 self.enter(Phase::Polite);
             }
