@@ -293,6 +293,12 @@ pub enum Failover {
         /// Number of the view, or `last`
         #[arg(value_name = "EPOCH", default_value = "last")]
         epoch: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
 /// `oarlock clock`
 #[derive(Subcommand, Debug)]
 pub enum Clock {

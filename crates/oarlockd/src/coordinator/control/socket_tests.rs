@@ -99,6 +99,7 @@ fn nodes_found_and_decide_over_their_circuits() {
             spaces: Vec::new(),
             shared: 5,
             incarnation: Incarnation(1),
+            ceiling: Default::default(),
             seed: me as u64,
             shards: 1,
             circuits: Default::default(),
