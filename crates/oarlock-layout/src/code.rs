@@ -143,6 +143,12 @@ codes! {
     SerialsLow = 3102, exit 0;
     /// The view has changed and locks are being stated anew; nothing new is granted before that is done.
     Recovering = 3103, exit 69;
+    /// A change of the cluster cannot be decided: no majority of the voters answers.
+    NoMajority = 3201, exit 69;
+    /// Whether a change of the cluster was decided is not known.
+    OutcomeUnknown = 3202, exit 80;
+    /// A change of the cluster was decided against: it does not fit what the cluster is by now.
+    ChangeRefused = 3203, exit 1;
 
     /// A peer's key is not the pinned one.
     PeerKey = 5101, exit 1;

@@ -287,6 +287,28 @@ pub fn page(code: Code) -> Page {
             "plan a restart of one node, which begins a new epoch; nothing is wrong yet",
         ),
 
+        Code::Recovering => page_of(
+            "locks are being recovered",
+            "the view has changed, and nothing new is granted before every member has stated what it holds and \
+             everything of departed nodes is fenced",
+            "oarlock failover show says what is waited for; it takes milliseconds, or the rest of a lease",
+        ),
+        Code::NoMajority => page_of(
+            "a change of the cluster cannot be decided",
+            "more than half of the voters must be there, and hear each other, for anything to be decided; nothing came of it",
+            "oarlock coord show names the voters; then look at those that are not heard",
+        ),
+        Code::OutcomeUnknown => page_of(
+            "whether a change of the cluster was decided is not known",
+            "it went on its way, and no answer came in time",
+            "ask again: what is so already is not done twice",
+        ),
+        Code::ChangeRefused => page_of(
+            "a change of the cluster was refused",
+            "the cluster is not any more as it was when the change was asked for, or the change makes no sense",
+            "oarlock coord show; then decide anew",
+        ),
+
         Code::PeerKey => page_of(
             "a peer's key is not the pinned one",
             "the peer, or somebody who poses as it, used a key or cluster secret that this configuration does not know",

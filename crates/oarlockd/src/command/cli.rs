@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::{ArgValueCompleter, Shell};
 
 use super::complete;
-pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space};
+pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space, Sure};
 
 /// Locks for programs on several machines, granted over encrypted circuits.
 #[derive(Parser, Debug)]
@@ -20,7 +20,8 @@ pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space};
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit status: 0 done (lock: the child's own), 1 failed, 2 usage, 69 daemon not reachable, 75 not \
-                  granted, 76 lock lost, 77 not permitted, 78 bad configuration, 81 deadlock. \
+                  granted, 76 lock lost, 77 not permitted, 78 bad configuration, 80 outcome unknown, \
+                  81 deadlock. \
                   Every error has a code; `oarlock explain CODE` explains it."
 )]
 pub struct Cli {
@@ -45,7 +46,7 @@ pub enum Command {
     /// Look at locks
     #[command(subcommand)]
     Locks(Locks),
-    /// Look at members and their circuits
+    /// Look at members and their circuits, put them out, mark them
     #[command(subcommand)]
     Node(Node),
     /// Look at how the last views came into effect: who left, and what was waited for
@@ -57,6 +58,9 @@ pub enum Command {
     /// Look at the cluster clock and its watermark
     #[command(subcommand)]
     Clock(Clock),
+    /// Show what happened at this node
+    #[command(after_help = "With -o json each event is one document on one line.")]
+    Events(Events),
     /// Show the counters of this node
     #[command(after_help = super::status::COUNTERS.help())]
     Metrics(AskList),
@@ -273,6 +277,70 @@ pub enum Node {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Put a member out of the view; what it held is granted once its lease is over
+    #[command(
+        after_help = "For a node that hangs and that nobody can reach. One that is silent is put out without this as \
+                            soon as its lease is over."
+    )]
+    Evict {
+        /// Name of the member
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// Whether it is meant.
+        #[command(flatten)]
+        sure: Sure,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Mark a member: it is to get no new work
+    Drain {
+        /// Name of the member
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Take that mark away
+    Undrain {
+        /// Name of the member
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Vouch for it that a node that is out can do no harm any more (dangerous)
+    #[command(
+        after_help = "While something is to be proven of a run that is out, masters grant nothing. This says of all of \
+                            it that it has come about. If it has not, two nodes hold the same locks."
+    )]
+    Unfence {
+        /// Name of the node
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// Whether it is meant.
+        #[command(flatten)]
+        sure: Sure,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// `oarlock events`
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Go on printing what happens
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of those that happened before
+    #[arg(short = 'n', long, value_name = "N", default_value_t = crate::engine::EVENTS_MAX)]
+    pub last: usize,
+    /// How to ask and print.
+    #[command(flatten)]
+    pub ask: Ask,
 }
 
 /// `oarlock coord`

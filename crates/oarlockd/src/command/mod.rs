@@ -5,7 +5,8 @@
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
 //!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
-//!   failover  coord                                    the same about views and what decides them
+//!   failover  coord  events                            the same about views, what decides them, what happened
+//!   hand                                               what somebody asks a member to change of the cluster
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
 //!   story                                              storyboards, played in a simulation or on daemons
@@ -22,7 +23,9 @@ pub mod connect;
 pub mod coord;
 pub mod dev;
 pub mod doctor;
+pub mod events;
 pub mod failover;
+pub mod hand;
 pub mod help;
 pub mod key;
 pub mod listing;
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<()> {
         Command::Failover(command) => failover::run(&command),
         Command::Coord(command) => coord::run(&command),
         Command::Clock(command) => clock::run(&command),
+        Command::Events(args) => events::run(args.last, args.follow, &args.ask),
         Command::Metrics(ask) => status::metrics(&ask),
         Command::Key(command) => key::run(&command),
         Command::Config(command) => config::run(&command),

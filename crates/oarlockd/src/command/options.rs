@@ -70,6 +70,17 @@ pub struct Ask {
     pub format: Format,
 }
 
+/// Whether something that cannot be taken back is meant.
+#[derive(Args, Clone, Debug)]
+pub struct Sure {
+    /// Do it without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// A question to a daemon whose answer is a list.
 #[derive(Args, Clone, Debug)]
 pub struct AskList {

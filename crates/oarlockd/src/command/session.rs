@@ -180,7 +180,11 @@ impl Session {
                 Some(Reply::Denied { request: r, why }) if r == request => {
                     return Err(Problem::from_failure(&why));
                 }
-                Some(Reply::Lost { why }) => return Err(Problem::from_failure(&why)),
+                Some(Reply::Lost { why }) => {
+                    return Err(Problem::new(Code::NoDaemon, why.text)
+                        .because("the run of the node that was asked has ended")
+                        .try_next("the same again, once oarlock status says that the node serves"));
+                }
                 Some(_) => {}
                 None => {
                     return Err(Problem::new(Code::NoDaemon, "the daemon does not answer")

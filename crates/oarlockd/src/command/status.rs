@@ -7,7 +7,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, coord, waiting};
+use super::{connect, coord, hand, waiting};
 use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
@@ -162,6 +162,10 @@ pub fn node(node: &Node) -> Result<()> {
             plan.arrange(&mut members, member_row);
             plan.print(&members, member_row, &Listed { v: 1, members: &members })
         }
+        Node::Evict { name, sure, ask } => hand::evict(name, sure, ask),
+        Node::Drain { name, ask } => hand::drain(name, true, ask),
+        Node::Undrain { name, ask } => hand::drain(name, false, ask),
+        Node::Unfence { name, sure, ask } => hand::unfence(name, sure, ask),
         Node::Show { name, ask } => {
             let status: Status = session(&ask.connect)?.document(&Question::Status)?;
             let name = name.as_ref().unwrap_or(&status.node);

@@ -36,6 +36,35 @@ pub enum Question {
     Failovers,
     /// What does the coordinator keep?
     Registry,
+    /// Put this run of a member out of the view.
+    Evict {
+        /// Name of the member.
+        node: String,
+        /// Its run, as whoever asks has seen it.
+        incarnation: u64,
+        /// The view, likewise.
+        epoch: u32,
+    },
+    /// Mark a member: it is to get no new work, or it works again.
+    Drain {
+        /// Name of the member.
+        node: String,
+        /// Which of the two.
+        drained: bool,
+    },
+    /// Somebody vouches for it that a run that is out cannot act any more.
+    Unfence {
+        /// Name of the node.
+        node: String,
+        /// Which run of it.
+        incarnation: u64,
+    },
+    /// What happened at this node?
+    Events {
+        /// Only what has a number above this.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 /// How a node is.

@@ -8,7 +8,9 @@
 //!
 //! A thread of its own: making documents out of thousands of rows never delays a grant.
 
+mod change;
 pub mod doc;
+mod events;
 mod failover;
 mod http;
 mod merge;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_layout::code::Code;
-use oarlock_layout::id::{NodeId, SpaceId};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -32,6 +34,7 @@ use crate::config::Config;
 use crate::engine::{Answer, Asked, Control, Link, Snapshot};
 use crate::host::clock;
 use crate::problem::{Problem, Result, did_you_mean};
+use change::Wish;
 use doc::Question;
 
 /// An engine that says nothing for so long is stuck. Members are asked for at most a second.
@@ -121,6 +124,25 @@ impl Console {
                 let snapshot = self.snapshot().await?;
                 let name = names(&self.config, &snapshot);
                 serde_json::to_string(&registry::document(&name, &snapshot)?)
+            }
+            Question::Evict { node, incarnation, epoch } => {
+                let run = Incarnation(incarnation);
+                let wish = Wish::Evict { node, run, epoch: Epoch(epoch) };
+                serde_json::to_string(&self.change(wish).await?)
+            }
+            Question::Drain { node, drained } => {
+                serde_json::to_string(&self.change(Wish::Drain { node, drained }).await?)
+            }
+            Question::Unfence { node, incarnation } => {
+                let run = Incarnation(incarnation);
+                serde_json::to_string(&self.change(Wish::Unfence { node, run }).await?)
+            }
+            Question::Events { after } => {
+                let (sender, receiver) = oneshot::channel();
+                self.link.send(Control::Events { after, reply: sender });
+                let (first, noted) = wait(receiver).await?;
+                let me = self.config.name().to_owned();
+                serde_json::to_string(&events::document(me, first, &noted))
             }
             Question::Locks { space, waiting, name } => {
                 serde_json::to_string(&self.locks(&space, waiting, name.as_deref()).await?)

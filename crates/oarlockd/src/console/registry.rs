@@ -1,5 +1,7 @@
 //! What the coordinator keeps, as documents.
 
+use std::sync::Arc;
+
 use oarlock_cluster::registry::{self, Registry, Role};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
@@ -11,11 +13,15 @@ use crate::engine::Snapshot;
 
 type Name<'a> = &'a dyn Fn(NodeId) -> String;
 
+/// What the node has of it.
+pub(super) fn known(snapshot: &Snapshot) -> Result<&Arc<Registry>, (Code, String)> {
+    let none = || (Code::NotServing, "the node has not read what the coordinator keeps yet".into());
+    snapshot.registry.as_ref().ok_or_else(none)
+}
+
 /// The document, once the registry was read.
 pub(super) fn document(name: Name<'_>, snapshot: &Snapshot) -> Result<doc::Registry, (Code, String)> {
-    let Some(registry) = &snapshot.registry else {
-        return Err((Code::NotServing, "the node has not read what the coordinator keeps yet".into()));
-    };
+    let registry = known(snapshot)?;
     Ok(doc::Registry {
         v: doc::VERSION,
         node: snapshot.status.node.clone(),
@@ -61,6 +67,7 @@ fn need(name: Name<'_>, need: registry::Need) -> doc::Need {
     doc::Need { need: word.into(), text }
 }
 
+/// A run by the name of its node.
 pub(super) fn run(name: Name<'_>, run: Member) -> doc::Run {
     doc::Run { node: name(run.node), incarnation: run.incarnation.0 }
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use oarlock_cluster::Registry;
 use oarlock_cluster::recovery::{Failover, Gate};
+use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId, SpaceId};
 use oarlock_layout::message::look::{At, Seen};
@@ -13,6 +13,8 @@ use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
 use oarlock_node::{Counter, Status};
 
+use super::events::Noted;
+use crate::coordinator::Trouble;
 use crate::coordinator::raft::Standing;
 use crate::host::wake::Wake;
 
@@ -64,6 +66,9 @@ pub enum Answer {
     Denied(Code, String),
 }
 
+/// What came of a command, with the registry to which it was applied or a later one.
+pub type Proposed = Result<(Outcome, Arc<Registry>), Trouble>;
+
 /// What the console wants.
 pub enum Control {
     /// How is the node?
@@ -76,6 +81,22 @@ pub enum Control {
         at: At,
         /// Called with the answers.
         reply: Looked,
+    },
+    /// Put into the order what somebody asks for.
+    Propose {
+        /// What.
+        command: Command,
+        /// The same for the log.
+        text: String,
+        /// Takes what came of it.
+        reply: tokio::sync::oneshot::Sender<Proposed>,
+    },
+    /// What happened?
+    Events {
+        /// Only what has a number above this.
+        after: u64,
+        /// Takes the number of the oldest that is remembered, and those that were asked for.
+        reply: tokio::sync::oneshot::Sender<(u64, Vec<Noted>)>,
     },
     /// Tell this to a session.
     Answer {

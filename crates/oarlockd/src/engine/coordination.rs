@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use oarlock_cluster::registry::Command;
+use oarlock_cluster::registry::{Command, Outcome};
 use oarlock_layout::code::Code;
 use oarlock_layout::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::Engine;
+use super::{Engine, Level};
+use crate::coordinator::Trouble;
 use crate::coordinator::control::{FromControl, ToControl};
 use crate::host::clock;
 use crate::host::state::State;
@@ -36,24 +37,37 @@ impl Engine {
                     self.p.node.handle_applied(now, &registry);
                     self.registry = Some(registry);
                 }
-                FromControl::Answered { command, outcome } => self.answered(now, &command, outcome),
+                FromControl::Answered { command, outcome } => {
+                    if !self.decided(&command, Ok(outcome)) {
+                        self.answered(now, &command, outcome);
+                    }
+                }
                 FromControl::Failed { command: command @ Command::Surrender { .. }, .. } => {
                     self.p.coordinator.send(ToControl::Propose(command));
                 }
                 // Whoever is still of the same mind proposes it again.
-                FromControl::Failed { command, trouble } => debug!("{trouble}: {command:?}"),
+                FromControl::Failed { command, trouble } => {
+                    debug!("{trouble}: {command:?}");
+                    self.decided(&command, Err(trouble));
+                }
                 FromControl::Standing(standing) => {
                     if standing.leader != self.standing.leader {
-                        match standing.leader.and_then(|node| self.p.node.member_name(node)) {
-                            Some(name) => info!("{name} leads the coordinator"),
-                            None => warn!("nobody leads the coordinator, as far as this node knows"),
-                        }
+                        let (level, text) =
+                            match standing.leader.and_then(|node| self.p.node.member_name(node)) {
+                                Some(name) => (Level::Info, format!("{name} leads the coordinator")),
+                                None => (
+                                    Level::Warn,
+                                    "nobody leads the coordinator, as far as this node knows".into(),
+                                ),
+                            };
+                        self.events.note(level, None, text);
                     }
                     self.standing = standing;
                 }
                 FromControl::Misdeed { from, misdeed } => {
                     let name = self.p.node.member_name(from).unwrap_or("a stranger").to_owned();
-                    error!("{name} misbehaves: {misdeed}");
+                    let text = format!("{name} misbehaves: {misdeed}");
+                    self.events.note(Level::Error, Some(Code::PeerViolation), text);
                 }
                 FromControl::Down(problem) => {
                     error!("{problem}");
@@ -64,7 +78,17 @@ impl Engine {
         }
     }
 
-    fn answered(&mut self, now: Instant, command: &Command, outcome: oarlock_cluster::registry::Outcome) {
+    /// Tells somebody who asked for a command what came of it. False: nobody did.
+    fn decided(&mut self, command: &Command, decided: std::result::Result<Outcome, Trouble>) -> bool {
+        let Some(at) = self.by_hand.iter().position(|(asked, _)| asked == command) else { return false };
+        let (_, reply) = self.by_hand.swap_remove(at);
+        let registry = self.registry.clone().unwrap_or_default();
+        // Whoever asked may have left meanwhile.
+        let _ = reply.send(decided.map(|outcome| (outcome, registry)));
+        true
+    }
+
+    fn answered(&mut self, now: Instant, command: &Command, outcome: Outcome) {
         if let (Command::Surrender { .. }, Some(stopping)) = (command, &mut self.stopping) {
             stopping.surrendered = Some(true);
         }

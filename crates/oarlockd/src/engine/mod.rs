@@ -18,6 +18,7 @@
 mod complaints;
 mod control;
 mod coordination;
+mod events;
 mod segments;
 mod sessions;
 
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use oarlock_cluster::Registry;
+use oarlock_cluster::registry::{Command, Registry};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Failure, PIECE_BYTES_MAX, Reply};
@@ -35,12 +36,15 @@ use oarlock_layout::segment;
 use oarlock_layout::time::Instant;
 use oarlock_node::{Event, Node, Output};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use complaints::Complaints;
-pub use control::{Answer, Asked, Control, Link, Looked, Snapshot};
+pub use control::{Answer, Asked, Control, Link, Looked, Proposed, Snapshot};
 pub use coordination::Ending;
 use coordinator::control::ToControl;
+use events::Events;
+pub use events::{EVENTS_MAX, Level, Noted};
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
@@ -130,6 +134,9 @@ pub struct Engine {
     standing: Standing,
     /// What it has decided, as far as this node has seen it.
     registry: Option<Arc<Registry>>,
+    /// What people asked for and the coordinator has not answered yet.
+    by_hand: Vec<(Command, oneshot::Sender<Proposed>)>,
+    events: Events,
     /// The coordinator cannot go on.
     down: Option<Problem>,
 }
@@ -177,6 +184,8 @@ impl Engine {
             stopping: None,
             standing: Standing::default(),
             registry: None,
+            by_hand: Vec::new(),
+            events: Events::default(),
             down: None,
         })
     }
@@ -440,7 +449,8 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        info!("stopping: every session is told that its locks are gone");
+        let text = "stopping: every session is told that its locks are gone";
+        self.events.note(Level::Info, None, text.into());
         // Whoever comes now is told by the kernel that nobody listens, which is true.
         self.door_paused_until = None;
         let _ = self.p.poll.remove(&self.p.door);
@@ -468,6 +478,12 @@ impl Engine {
         match control {
             // Whoever asked may have left meanwhile.
             Control::Snapshot(reply) => _ = reply.send(self.snapshot(now)),
+            Control::Propose { command, text, reply } => {
+                self.events.note(Level::Info, None, text);
+                self.by_hand.push((command.clone(), reply));
+                self.p.coordinator.send(ToControl::Propose(command));
+            }
+            Control::Events { after, reply } => _ = reply.send(self.events.after(after)),
             Control::Look { space, at, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
@@ -552,26 +568,49 @@ impl Engine {
     }
 
     fn log(&mut self, now: Instant, event: &Event) {
-        match event {
-            Event::Violation { node, .. } => match self.complaints.note(now, node) {
-                Some(0) => error!("{event}"),
-                Some(silent) => error!("{event}; and {silent} times more since the last line about it"),
-                None => {}
-            },
-            Event::Up { .. } => debug!("{event}"),
+        let mut text = event.to_string();
+        let (level, code) = match event {
+            Event::Violation { node, .. } => {
+                match self.complaints.note(now, node) {
+                    Some(0) => {}
+                    Some(silent) => {
+                        text += &format!("; and {silent} times more since the last line about it")
+                    }
+                    None => return,
+                }
+                (Level::Error, Some(Code::PeerViolation))
+            }
+            // It comes with every start of anybody, and says nothing that a view does not say.
+            Event::Up { .. } => {
+                debug!("{text}");
+                return self.events.keep(clock::wall_millis(), Level::Info, None, text);
+            }
             Event::View { .. } | Event::Serving { .. } | Event::Heard { .. } | Event::Thawed => {
-                info!("{event}");
+                (Level::Info, None)
             }
-            Event::Overwhelmed { .. } | Event::LeaseLost | Event::NotLetIn { .. } => error!("{event}"),
-            Event::Refused { node: Some(node), code: Code::PeerConfig, .. }
-            | Event::RefusedBy { node, code: Code::PeerConfig } => {
-                let status = self.p.node.status(now);
-                let circuit =
-                    status.members.iter().find(|m| m.name == *node).and_then(|m| m.circuit.as_ref());
-                let keys = circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c));
-                warn!("{event}{keys}");
+            Event::Overwhelmed { .. } => (Level::Error, None),
+            Event::LeaseLost => (Level::Error, Some(Code::Lost)),
+            Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
+            Event::Frozen => (Level::Warn, Some(Code::NotServing)),
+            Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
+            Event::Replaced { .. } => (Level::Warn, None),
+            Event::Refused { node, code, .. } => {
+                text += &self.differing(now, node.as_deref(), *code);
+                (Level::Warn, Some(*code))
             }
-            _ => warn!("{event}"),
-        }
+            Event::RefusedBy { node, code } => {
+                text += &self.differing(now, Some(node), *code);
+                (Level::Warn, Some(*code))
+            }
+        };
+        self.events.note(level, code, text);
+    }
+
+    /// In what the configuration of a member differs, if that is why there is no circuit to it.
+    fn differing(&self, now: Instant, node: Option<&str>, code: Code) -> String {
+        let Some(node) = node.filter(|_| code == Code::PeerConfig) else { return String::new() };
+        let status = self.p.node.status(now);
+        let circuit = status.members.iter().find(|m| m.name == node).and_then(|m| m.circuit.as_ref());
+        circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c))
     }
 }

@@ -177,3 +177,48 @@ pub struct Verdict {
     /// What whoever asked for it had to say.
     pub note: Option<String>,
 }
+
+/// What came of a change that somebody asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that was asked.
+    pub node: String,
+    /// False if it was so already.
+    pub changed: bool,
+    /// The view with it.
+    pub epoch: u32,
+    /// Who is in that.
+    pub members: Vec<Run>,
+    /// What is still to be proven of runs that are out.
+    pub fences: Vec<Fence>,
+}
+
+/// What happened at a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Number of the oldest event that it remembers.
+    pub first: u64,
+    /// Those that were asked for, the oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one with each, from 1 on in each run of the process.
+    pub number: u64,
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// `info`, `warn` or `error`.
+    pub level: String,
+    /// Its code, if it has one.
+    pub code: Option<String>,
+    /// For people.
+    pub text: String,
+}

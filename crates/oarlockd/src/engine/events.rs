@@ -1,0 +1,111 @@
+//! The last things that happened at this node, for people who come after them.
+
+use std::collections::VecDeque;
+
+use oarlock_layout::code::Code;
+use tracing::{error, info, warn};
+
+use crate::host::clock;
+
+/// How many are remembered: a restless night. A node that is told more in a minute has it in its log.
+pub const EVENTS_MAX: usize = 1024;
+
+/// How much it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// The cluster does its work.
+    Info,
+    /// Somebody should look.
+    Warn,
+    /// Something is lost or broken.
+    Error,
+}
+
+impl Level {
+    /// One word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Noted {
+    /// Grows by one with each, from 1 on.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// How much it matters.
+    pub level: Level,
+    /// Its code, if it has one.
+    pub code: Option<Code>,
+    /// For people.
+    pub text: String,
+}
+
+/// The last events.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    ring: VecDeque<Noted>,
+    last: u64,
+}
+
+impl Events {
+    /// Remembers it, and writes it into the log.
+    pub(super) fn note(&mut self, level: Level, code: Option<Code>, text: String) {
+        match level {
+            Level::Info => info!("{text}"),
+            Level::Warn => warn!("{text}"),
+            Level::Error => error!("{text}"),
+        }
+        self.keep(clock::wall_millis(), level, code, text);
+    }
+
+    /// Remembers it.
+    pub(super) fn keep(&mut self, wall_ms: u64, level: Level, code: Option<Code>, text: String) {
+        self.last += 1;
+        if self.ring.len() == EVENTS_MAX {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(Noted { number: self.last, wall_ms, level, code, text });
+    }
+
+    /// The number of the oldest that is remembered, and those behind `after`.
+    pub(super) fn after(&self, after: u64) -> (u64, Vec<Noted>) {
+        let first = self.last + 1 - self.ring.len() as u64;
+        let skipped = (after + 1).saturating_sub(first).min(self.ring.len() as u64);
+        (first, self.ring.iter().skip(skipped as usize).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_are_remembered_and_numbers_say_what_is_missing() {
+        let mut events = Events::default();
+        assert_eq!(events.after(0), (1, vec![]));
+        let numbers = |events: &Events, after| {
+            let (first, of) = events.after(after);
+            (first, of.iter().map(|e| e.number).collect::<Vec<_>>())
+        };
+        for i in 1..=3 {
+            events.keep(i, Level::Info, None, i.to_string());
+        }
+        assert_eq!(numbers(&events, 0), (1, vec![1, 2, 3]));
+        assert_eq!(numbers(&events, 2), (1, vec![3]));
+        // From a run of the process before this one.
+        assert_eq!(numbers(&events, 900), (1, vec![]));
+        for i in 4..=EVENTS_MAX as u64 + 2 {
+            events.keep(i, Level::Info, None, i.to_string());
+        }
+        let (first, all) = numbers(&events, 0);
+        assert_eq!((first, all.len(), all[0]), (3, EVENTS_MAX, 3));
+        assert_eq!(numbers(&events, 1025), (3, vec![1026]));
+    }
+}
