@@ -296,7 +296,7 @@ pub fn page(code: Code) -> Page {
         Code::NoMajority => page_of(
             "a change of the cluster cannot be decided",
             "more than half of the voters must be there, and hear each other, for anything to be decided; nothing came of it",
-            "oarlock coord show names the voters; then look at those that are not heard",
+            "oarlock node ls shows who is not heard; ask a member that hears more, or bring voters back",
         ),
         Code::OutcomeUnknown => page_of(
             "whether a change of the cluster was decided is not known",

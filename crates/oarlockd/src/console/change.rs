@@ -5,6 +5,7 @@ use std::sync::Arc;
 use oarlock_cluster::registry::{Basis, Command, Fence, Out, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+use oarlock_node::MemberStatus;
 use tokio::sync::oneshot;
 
 use super::{Console, doc, names, registry, wait};
@@ -40,6 +41,14 @@ impl Console {
         let mut seen = registry::known(&snapshot)?.clone();
         let name = names(&self.config, &snapshot);
         let Plan { commands, out, text } = plan(&name, &snapshot, &seen, &wish)?;
+        // Asked before anything is on its way: then it is certain that nothing came of it. A leader that this node
+        // remembers, and that is gone, would only not answer.
+        let (heard, voters) = heard(&snapshot);
+        if 2 * heard <= voters {
+            let text =
+                format!("{} hears {heard} of {voters} voters, which is no majority", snapshot.status.node);
+            return Err((Code::NoMajority, text));
+        }
         let mut changed = false;
         for command in commands {
             let (outcome, after, doubtful) = self.propose(&command, &text).await?;
@@ -79,8 +88,19 @@ impl Console {
                 Err(Trouble::Unknown) if tries < TRIES => {}
                 Err(trouble) => return Err(denied(&trouble)),
             }
+            let (heard, voters) = heard(&self.snapshot().await?);
+            if 2 * heard <= voters {
+                return Err(denied(&Trouble::Unknown));
+            }
         }
     }
+}
+
+/// How many of the voters this node hears, itself included, and how many there are; one before it knows of any.
+fn heard(snapshot: &Snapshot) -> (usize, usize) {
+    let voters = &snapshot.standing.voters;
+    let heard = |m: &&MemberStatus| m.heard && voters.contains(&m.node);
+    (snapshot.status.members.iter().filter(heard).count(), voters.len().max(1))
 }
 
 fn denied(trouble: &Trouble) -> (Code, String) {

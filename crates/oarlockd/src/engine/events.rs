@@ -3,8 +3,12 @@
 use std::collections::VecDeque;
 
 use oarlock_layout::code::Code;
-use tracing::{error, info, warn};
+use oarlock_layout::time::Instant;
+use oarlock_node::Event;
+use tracing::{debug, error, info, warn};
 
+use super::Engine;
+use crate::console;
 use crate::host::clock;
 
 /// How many are remembered: a restless night. A node that is told more in a minute has it in its log.
@@ -79,6 +83,56 @@ impl Events {
         let first = self.last + 1 - self.ring.len() as u64;
         let skipped = (after + 1).saturating_sub(first).min(self.ring.len() as u64);
         (first, self.ring.iter().skip(skipped as usize).cloned().collect())
+    }
+}
+
+impl Engine {
+    /// What the node has to say of itself.
+    pub(super) fn log(&mut self, now: Instant, event: &Event) {
+        let mut text = event.to_string();
+        let (level, code) = match event {
+            Event::Violation { node, .. } => {
+                match self.complaints.note(now, node) {
+                    Some(0) => {}
+                    Some(silent) => {
+                        text += &format!("; and {silent} times more since the last line about it")
+                    }
+                    None => return,
+                }
+                (Level::Error, Some(Code::PeerViolation))
+            }
+            // It comes with every start of anybody, and says nothing that a view does not say.
+            Event::Up { .. } => {
+                debug!("{text}");
+                return self.events.keep(clock::wall_millis(), Level::Info, None, text);
+            }
+            Event::View { .. } | Event::Serving { .. } | Event::Heard { .. } | Event::Thawed => {
+                (Level::Info, None)
+            }
+            Event::Overwhelmed { .. } => (Level::Error, None),
+            Event::LeaseLost => (Level::Error, Some(Code::Lost)),
+            Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
+            Event::Frozen => (Level::Warn, Some(Code::NotServing)),
+            Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
+            Event::Replaced { .. } => (Level::Warn, None),
+            Event::Refused { node, code, .. } => {
+                text += &self.differing(now, node.as_deref(), *code);
+                (Level::Warn, Some(*code))
+            }
+            Event::RefusedBy { node, code } => {
+                text += &self.differing(now, Some(node), *code);
+                (Level::Warn, Some(*code))
+            }
+        };
+        self.events.note(level, code, text);
+    }
+
+    /// In what the configuration of a member differs, if that is why there is no circuit to it.
+    fn differing(&self, now: Instant, node: Option<&str>, code: Code) -> String {
+        let Some(node) = node.filter(|_| code == Code::PeerConfig) else { return String::new() };
+        let status = self.p.node.status(now);
+        let circuit = status.members.iter().find(|m| m.name == node).and_then(|m| m.circuit.as_ref());
+        circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c))
     }
 }
 

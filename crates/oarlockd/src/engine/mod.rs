@@ -34,10 +34,10 @@ use oarlock_layout::id::{SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Failure, PIECE_BYTES_MAX, Reply};
 use oarlock_layout::segment;
 use oarlock_layout::time::Instant;
-use oarlock_node::{Event, Node, Output};
+use oarlock_node::{Node, Output};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::oneshot;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use complaints::Complaints;
 pub use control::{Answer, Asked, Control, Link, Looked, Proposed, Snapshot};
@@ -49,7 +49,6 @@ pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
 use crate::config::Shared;
-use crate::console;
 use crate::coordinator;
 use crate::coordinator::raft::Standing;
 use crate::host::clock;
@@ -565,52 +564,5 @@ impl Engine {
             counter("engine_spins", "Times the engine looked again for a moment before it slept", spin.spins),
             counter("engine_spin_hits", "Of these, times something came", spin.hits),
         ]
-    }
-
-    fn log(&mut self, now: Instant, event: &Event) {
-        let mut text = event.to_string();
-        let (level, code) = match event {
-            Event::Violation { node, .. } => {
-                match self.complaints.note(now, node) {
-                    Some(0) => {}
-                    Some(silent) => {
-                        text += &format!("; and {silent} times more since the last line about it")
-                    }
-                    None => return,
-                }
-                (Level::Error, Some(Code::PeerViolation))
-            }
-            // It comes with every start of anybody, and says nothing that a view does not say.
-            Event::Up { .. } => {
-                debug!("{text}");
-                return self.events.keep(clock::wall_millis(), Level::Info, None, text);
-            }
-            Event::View { .. } | Event::Serving { .. } | Event::Heard { .. } | Event::Thawed => {
-                (Level::Info, None)
-            }
-            Event::Overwhelmed { .. } => (Level::Error, None),
-            Event::LeaseLost => (Level::Error, Some(Code::Lost)),
-            Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
-            Event::Frozen => (Level::Warn, Some(Code::NotServing)),
-            Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
-            Event::Replaced { .. } => (Level::Warn, None),
-            Event::Refused { node, code, .. } => {
-                text += &self.differing(now, node.as_deref(), *code);
-                (Level::Warn, Some(*code))
-            }
-            Event::RefusedBy { node, code } => {
-                text += &self.differing(now, Some(node), *code);
-                (Level::Warn, Some(*code))
-            }
-        };
-        self.events.note(level, code, text);
-    }
-
-    /// In what the configuration of a member differs, if that is why there is no circuit to it.
-    fn differing(&self, now: Instant, node: Option<&str>, code: Code) -> String {
-        let Some(node) = node.filter(|_| code == Code::PeerConfig) else { return String::new() };
-        let status = self.p.node.status(now);
-        let circuit = status.members.iter().find(|m| m.name == node).and_then(|m| m.circuit.as_ref());
-        circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c))
     }
 }

@@ -211,7 +211,7 @@ pub struct Events {
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {
-    /// Grows by one with each, from 1 on in each run of the process.
+    /// Grows by one with each, from 1 on in each run of the node.
     pub number: u64,
     /// When, as RFC 3339 has it.
     pub at: String,
