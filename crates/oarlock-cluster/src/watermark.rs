@@ -80,7 +80,7 @@ pub use violation::Violation;
 
 use pace::Pace;
 
-/// The longest stride: 500 million stamps a second for half a minute, and a peer that lies needs 270 million lies to
+/// The longest stride: 500 million stamps a second for half a minute, and a peer that lies needs millions of lies to
 /// come to the end of all clocks.
 pub const STRIDE_MAX: u64 = 1 << 34;
 
@@ -480,6 +480,10 @@ impl Watermark {
         } else if stamp > self.clock {
             self.clock = stamp;
             self.counters.jumps += 1;
+            if self.granted == Stamp(0) {
+                // Others have begun the view already. From an earlier one to here is no pace.
+                self.pace.handle_jump(stamp.0);
+            }
         }
         self.tick_on_receive();
         Ok(())
@@ -492,8 +496,10 @@ impl Watermark {
             return Err(Violation::NeverAnnounced { from, acked: reading.acked, announced });
         }
         // The first ceiling of a view brings what its sender has stored, which may be anything; a later one is at most a
-        // stride above a clock or a first ceiling, all of which are known here.
-        let max = Stamp(self.high.0.saturating_add(STRIDE_MAX));
+        // stride above a clock or a first ceiling, all of which are known here, or above that with which another member
+        // has begun, who may have begun above a third.
+        let members = self.others.len() as u64 + 1;
+        let max = Stamp(self.high.0.saturating_add(STRIDE_MAX * members));
         if self.valid && self.all_heard && reading.ceiling > max {
             return Err(Violation::CeilingTooFar { from, ceiling: reading.ceiling, max });
         }

@@ -353,7 +353,7 @@ fn ck7_a_clock_that_lies_is_refused_and_moves_nothing() {
     let (honest, announced) = pair();
     let max = Stamp(announced);
     assert_eq!(honest.high_watermark(), Some(HighWatermark(max)));
-    let far = announced + STRIDE_MAX + 1;
+    let far = announced + 2 * STRIDE_MAX + 1;
     let lies = [
         (
             reading(announced + 1, 5_000, 0, 1),
@@ -366,7 +366,7 @@ fn ck7_a_clock_that_lies_is_refused_and_moves_nothing() {
         ),
         (
             reading(0, far, 0, 1),
-            Violation::CeilingTooFar { from, ceiling: Stamp(far), max: Stamp(announced + STRIDE_MAX) },
+            Violation::CeilingTooFar { from, ceiling: Stamp(far), max: Stamp(announced + 2 * STRIDE_MAX) },
         ),
         (
             reading(0, 5_000, announced + 1, 1),
