@@ -170,6 +170,18 @@ impl Membership {
                 Outcome::Refused(Refusal::StillIn { .. } | Refusal::FencesPending(_)),
                 _,
             ) => {}
+            // It was let in and put out before it heard of either: what is repeated comes after that.
+            (
+                Command::Start { node, .. },
+                Outcome::Refused(Refusal::OldRun { entered, .. }),
+                Part::Waiting { .. },
+            ) if *node == self.me.node
+                && entered == self.me.incarnation
+                && self.view.member(*node).is_none_or(|m| m.incarnation != entered) =>
+            {
+                self.part = Part::Out;
+                self.outputs.push_back(Output::Lease(LeaseOutput::Lost));
+            }
             (Command::Start { node, .. }, Outcome::Refused(why), Part::Waiting { .. })
                 if *node == self.me.node =>
             {

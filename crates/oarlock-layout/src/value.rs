@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::id::Epoch;
 use crate::limit::VALUE_BYTES;
 
 /// A resource's value block (R5): bytes, a sequence that grows by one with each write or invalidation, and
@@ -39,10 +40,12 @@ impl Value {
     }
 
     /// The block after a node left that may have written it, nobody knows how often: its bytes are the last that others
-    /// know, and no program has seen another block of this sequence. Also where nobody knows of any block.
+    /// know. Also where nobody knows of any block. The view in which it is doubted is the upper part of its sequence: no
+    /// program has ever seen one as high, whatever those had who left.
     #[must_use]
-    pub const fn doubted(&self) -> Value {
-        Value { sequence: self.sequence.saturating_add(1 << 32), valid: false, bytes: self.bytes }
+    pub fn doubted(&self, epoch: Epoch) -> Value {
+        let sequence = (u64::from(epoch.0) << 40).max(self.sequence + 1);
+        Value { sequence, valid: false, bytes: self.bytes }
     }
 }
 

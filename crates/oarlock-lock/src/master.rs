@@ -321,7 +321,7 @@ impl Master {
         let in_doubt = self.in_doubt() || ctx.planted.has(Bug::MarkAlways);
         if departed && in_doubt && !ctx.planted.has(Bug::KeepDeadWritersBlock) {
             let left = self.records.values().map(|rec| rec.rare.left);
-            self.rare.value = left.fold(self.rare.value, newer).doubted();
+            self.rare.value = left.fold(self.rare.value, newer).doubted(ctx.epoch);
         } else if let Some(Inherited { writer, .. }) = self.rare.inherited {
             self.rare.value = self.with_left(writer);
         }

@@ -77,7 +77,7 @@ impl Lockspace {
         let gone = |node: NodeId| old.member(node).is_some() && old.member(node) != view.member(node);
         for Handover { value, writer, .. } in self.estates.values_mut() {
             if writer.is_some_and(gone) && !self.planted.has(Bug::KeepDeadWritersBlock) {
-                (*value, *writer) = (value.doubted(), None);
+                (*value, *writer) = (value.doubted(view.epoch), None);
             }
         }
         self.stage = Stage::Quiet;
@@ -110,7 +110,7 @@ impl Lockspace {
         }
         let gone = |node: NodeId| then.member(node) != self.view.member(node);
         if estate.writer.is_some_and(gone) {
-            (estate.value, estate.writer) = (estate.value.doubted(), None);
+            (estate.value, estate.writer) = (estate.value.doubted(self.view.epoch), None);
         }
         self.estates.entry(name).or_insert(estate);
     }

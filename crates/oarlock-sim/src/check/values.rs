@@ -56,6 +56,8 @@ struct Track {
     deaths: Vec<(u64, u64, Mode)>,
     /// Until then a dead client's last request may still be granted, and the block invalidated for its death.
     shaky_until: u64,
+    /// Until then others may not have recovered from a node that was put out.
+    doubted_until: u64,
     /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
     seen: BTreeMap<u64, (u64, bool)>,
     floor: u64,
@@ -73,6 +75,7 @@ impl Default for Track {
             reads: BTreeMap::new(),
             deaths: Vec::new(),
             shaky_until: 0,
+            doubted_until: 0,
             seen: BTreeMap::new(),
             floor: 0,
             floors: BTreeMap::new(),
@@ -113,6 +116,10 @@ impl Track {
         if at < self.shaky_until {
             contents.insert(invalidated(written));
         }
+        if at < self.doubted_until {
+            // It may be written at the very node that has been put out and has not heard of it.
+            contents.extend(self.now().iter().filter(|content| !content.valid).copied());
+        }
         self.step(contents)
     }
 
@@ -123,6 +130,7 @@ impl Track {
         let contents = self.steps.iter().flatten().map(marked).chain(self.now().iter().copied()).collect();
         self.step(contents);
         self.shaky_until = self.shaky_until.max(at + RECOVERY_MAX);
+        self.doubted_until = self.doubted_until.max(at + RECOVERY_MAX);
     }
 
     /// Deaths of which `over` is true have been dealt with.
