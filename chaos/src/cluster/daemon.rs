@@ -60,6 +60,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// SIGTERM, and up to `patience` to end.
     pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
         self.signal(Signal::TERM);

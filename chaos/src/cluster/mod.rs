@@ -1,7 +1,9 @@
 //! A cluster of real daemons in a directory that vanishes, with a proxy between them.
 
+mod chronicle;
 mod daemon;
 pub mod files;
+mod freezer;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,8 +15,10 @@ use oarlock::blocking::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use chronicle::{Chronicle, ViewTold};
 pub use daemon::{Footprint, Process};
 pub use files::{Member, Place};
+pub use freezer::Freezer;
 
 use crate::proxy::Proxy;
 
@@ -28,6 +32,10 @@ pub const NODES: usize = NAMES.len();
 pub struct Cluster {
     // The daemons end before their directory goes.
     daemons: [Option<Process>; NODES],
+    /// Those that somebody has asked to end.
+    leaving: [bool; NODES],
+    /// One for each, where the machine has such a thing.
+    freezers: [Option<Freezer>; NODES],
     /// All weather between the nodes.
     pub proxy: Proxy,
     /// What they know of each other.
@@ -74,7 +82,19 @@ impl Cluster {
             place.write_config(name, &members)?;
         }
         let daemons = [const { None }; NODES];
-        Ok(Cluster { daemons, proxy, members, places, oarlock: oarlock.into(), dir })
+        // Each call makes another cluster: names in the freezer must not meet.
+        let label = dir.path().file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let freezers = NAMES.map(|name| Freezer::new(&format!("{label}-{name}")));
+        Ok(Cluster {
+            daemons,
+            leaving: [false; NODES],
+            freezers,
+            proxy,
+            members,
+            places,
+            oarlock: oarlock.into(),
+            dir,
+        })
     }
 
     /// The directory of all of it.
@@ -91,7 +111,48 @@ impl Cluster {
     pub fn start(&mut self, node: usize) -> io::Result<()> {
         let place = &self.places[node];
         self.daemons[node] = Some(Process::serve(&self.oarlock, &place.config(), &place.log())?);
+        self.leaving[node] = false;
         Ok(())
+    }
+
+    /// SIGKILL. The node stays away until it is started again.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(freezer) = &self.freezers[node] {
+            // What is frozen does not die.
+            let _ = freezer.thaw();
+        }
+        self.daemons[node] = None;
+    }
+
+    /// SIGTERM. [`has_left`](Cluster::has_left) tells when it has ended.
+    pub fn ask_to_stop(&mut self, node: usize) {
+        self.leaving[node] = true;
+        self.daemon(node).ask_to_stop();
+    }
+
+    /// Whether a node that was asked to stop has ended.
+    pub fn has_left(&mut self, node: usize) -> bool {
+        let ended = self.daemons[node].as_mut().is_none_or(|d| !d.is_alive());
+        if ended {
+            self.daemons[node] = None;
+        }
+        ended
+    }
+
+    /// Stops a node from running, by the kernel's freezer. False: this machine has none.
+    pub fn freeze(&mut self, node: usize) -> bool {
+        let pid = self.daemon(node).pid();
+        self.freezers[node].as_ref().is_some_and(|freezer| freezer.freeze(pid).is_ok())
+    }
+
+    /// Lets a node run that was paused or frozen.
+    pub fn resume(&mut self, node: usize) {
+        if let Some(freezer) = &self.freezers[node] {
+            let _ = freezer.thaw();
+        }
+        if let Some(daemon) = &self.daemons[node] {
+            daemon.resume();
+        }
     }
 
     /// Starts all nodes.
@@ -107,7 +168,9 @@ impl Cluster {
     /// Nodes that have ended though nobody ended them.
     pub fn fallen(&mut self) -> Vec<&'static str> {
         let dead = |d: &mut Option<Process>| d.as_mut().is_some_and(|d| !d.is_alive());
-        NAMES.into_iter().zip(&mut self.daemons).filter_map(|(name, d)| dead(d).then_some(name)).collect()
+        let staying =
+            NAMES.into_iter().zip(&mut self.daemons).zip(self.leaving).filter(|(_, leaves)| !leaves);
+        staying.filter_map(|((name, d), _)| dead(d).then_some(name)).collect()
     }
 
     /// A session with a node.
@@ -159,16 +222,26 @@ impl Cluster {
         }
     }
 
-    /// The last lines of every log.
+    /// The last lines of every log, and before them what a daemon said that did not believe itself any more.
     pub fn logs(&self) -> String {
         let mut text = String::new();
         for (name, place) in NAMES.iter().zip(&self.places) {
             let log = std::fs::read_to_string(place.log()).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            for line in &lines[lines.len().saturating_sub(15)..] {
+            let last = lines.len().saturating_sub(15);
+            let panic = lines[..last].iter().rposition(|line| line.contains("panicked at"));
+            let panic = panic.map_or(0..0, |at| at..(at + 3).min(last));
+            for line in lines[panic].iter().chain(&lines[last..]) {
                 text += &format!("\n  {name}: {line}");
             }
         }
         text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // What is frozen does not die, and whoever waits for its end would wait for ever.
+        self.freezers.iter().flatten().for_each(|freezer| _ = freezer.thaw());
     }
 }
