@@ -1,22 +1,57 @@
 //! Puts the diaries of all clients together into one history that the checkers can read.
 //!
 //! * A client that was killed ends when the order to kill it was given, or with the last line it wrote, if that
-//!   is later: it may have run on for a moment. So it is never believed to hold a lock longer than it did.
-//! * What a client wrote after its session had ended counts for nothing. It happens when a whole cluster goes
-//!   down: the client has not looked yet.
+//!   is later: it may have run on for a moment. So it is never believed to hold a lock longer than it did. If a view
+//!   changed since its last line, it may have stood still all that time, and ends with that line.
+//! * A client that asks its node for every lock hears of the end of the lease from its node. If the node stood still then, the
+//!   client is taken to have ended when the lease did: there is nobody who could have told it.
+//! * What a client wrote after its session had ended counts for nothing.
+//! * Whenever a run is put out of the view, the history says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use oarlock_layout::code::Code;
-use oarlock_layout::token::Token;
+use oarlock_layout::limit::{LEASE, LEASE_DRIFT, LEASE_MARGIN};
 use oarlock_sim::history::{Ask, Client, End, Event, Ledger, Mark, Told, What, read_lines};
 
 use crate::client::Options;
+use crate::cluster::{Chronicle, NODES};
+
+/// How long after it goes on a daemon may take to notice that its lease is over.
+const NOTICE_MAX: u64 = 3_000_000_000;
+/// Between what the harness does and when it says that it did.
+const SLACK: u64 = 100_000_000;
 
 /// Processes that were killed, and when the order was given.
 pub type Deaths = BTreeMap<u32, u64>;
+
+/// A daemon stood still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stall {
+    /// Of which node.
+    pub node: u16,
+    /// From when.
+    pub from: u64,
+    /// Until when.
+    pub to: u64,
+}
+
+/// What is known besides the diaries.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Who was killed.
+    pub deaths: Deaths,
+    /// Processes that ask their node for every lock.
+    pub socket_only: BTreeSet<u32>,
+    /// When daemons stood still.
+    pub stalls: Vec<Stall>,
+    /// What daemons said.
+    pub chronicle: Chronicle,
+    /// What the harness said.
+    pub marks: Vec<(u64, Mark)>,
+}
 
 /// Everything that happened, in order.
 #[derive(Debug)]
@@ -27,70 +62,69 @@ pub struct Story {
     pub beyond: u64,
     /// Last lines that were cut off by a kill.
     pub torn: u64,
-    /// Sessions whose daemon was killed with all others, and that heard of it.
+    /// Sessions whose run ended, and that heard of it.
     pub heard_lost: u64,
-    /// Sessions whose daemon was killed with all others, that were not killed themselves, and never heard of it.
+    /// Sessions whose run ended, that were not killed, and never heard of it.
     pub unheard: Vec<Client>,
+    /// Sessions that were taken to end with a lease of which nobody could tell them.
+    pub untold: u64,
+    /// When the last run of each node began.
+    last_runs: [u64; NODES],
 }
 
 impl Story {
-    /// Reads all diaries in a directory. `downfall` is when all daemons were killed.
-    pub fn read(
-        diaries: &Path,
-        deaths: &Deaths,
-        marks: &[(u64, Mark)],
-        downfall: Option<u64>,
-    ) -> Result<Story, String> {
+    /// Reads all diaries in a directory.
+    pub fn read(diaries: &Path, facts: &Facts) -> Result<Story, String> {
         let mut events = Vec::new();
-        let mut torn = 0;
+        let (mut torn, mut untold, mut heard_lost, mut unheard) = (0, 0, 0, Vec::new());
         for entry in fs::read_dir(diaries).map_err(|e| format!("{}: {e}", diaries.display()))? {
             let path = entry.map_err(|e| e.to_string())?.path();
             let mut text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
             let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.split('-').next());
-            let death = number.and_then(|n| n.parse().ok()).and_then(|n: u32| deaths.get(&n)).copied();
+            let number: Option<u32> = number.and_then(|n| n.parse().ok());
+            let death = number.and_then(|n| facts.deaths.get(&n)).copied();
             if death.is_some() && !text.ends_with('\n') {
                 torn += u64::from(!text.is_empty());
                 text.truncate(text.rfind('\n').map_or(0, |at| at + 1));
             }
             let mut lines = read_lines(&text).map_err(|e| format!("{}: {e}", path.display()))?;
             if let Some(at) = death {
-                close(&mut lines, at);
+                close(&mut lines, at, &facts.chronicle);
+            }
+            heard(&lines, &facts.chronicle, &mut heard_lost, &mut unheard);
+            if number.is_some_and(|n| facts.socket_only.contains(&n)) {
+                untold += end_with_lease(&mut lines, facts);
             }
             events.extend(lines);
         }
-        events.extend(marks.iter().map(|(at, mark)| Event { at: *at, what: What::Mark(*mark) }));
-        Ok(Story { torn, ..Story::of(events, downfall) })
+        let departures = facts.chronicle.departures().into_iter().map(|at| (at, Mark::NodeGone));
+        let marks = facts.marks.iter().copied().chain(departures);
+        events.extend(marks.map(|(at, mark)| Event { at, what: What::Mark(mark) }));
+        let last_runs = std::array::from_fn(|n| facts.chronicle.runs[n].last().copied().unwrap_or(0));
+        Ok(Story { torn, untold, heard_lost, unheard, last_runs, ..Story::of(events) })
     }
 
     /// Orders events, and leaves out what clients said after their end.
-    fn of(mut events: Vec<Event>, downfall: Option<u64>) -> Story {
+    fn of(mut events: Vec<Event>) -> Story {
         events.sort_by_key(|e| (e.at, rank(&e.what)));
         let mut alive = BTreeSet::new();
-        // Sessions that were open when the daemons were killed, and have not ended.
-        let mut orphans: Option<BTreeSet<Client>> = None;
         let before = events.len();
-        let mut heard_lost = 0;
-        events.retain(|event| {
-            if orphans.is_none() && downfall.is_some_and(|at| event.at >= at) {
-                orphans = Some(alive.clone());
-            }
-            match &event.what {
-                What::Opened { client, .. } => alive.insert(*client),
-                What::Ended { client, how } => {
-                    let orphan = orphans.as_mut().is_some_and(|o| o.remove(client));
-                    heard_lost += u64::from(orphan && *how == End::Lost);
-                    alive.remove(client)
-                }
-                What::Asked { client, .. } | What::Told { client, .. } => alive.contains(client),
-                What::Mark(Mark::NewCluster) => {
-                    alive.clear();
-                    true
-                }
-                What::Mark(_) => true,
-            }
+        events.retain(|event| match &event.what {
+            What::Opened { client, .. } => alive.insert(*client),
+            What::Ended { client, .. } => alive.remove(client),
+            What::Asked { client, .. } | What::Told { client, .. } => alive.contains(client),
+            What::Mark(_) => true,
         });
-        let (beyond, unheard) = ((before - events.len()) as u64, orphans.into_iter().flatten().collect());
-        Story { beyond, events, torn: 0, heard_lost, unheard }
+        let beyond = (before - events.len()) as u64;
+        Story {
+            beyond,
+            events,
+            torn: 0,
+            heard_lost: 0,
+            unheard: Vec::new(),
+            untold: 0,
+            last_runs: [0; NODES],
+        }
     }
 
     /// Counts what is in it.
@@ -98,9 +132,16 @@ impl Story {
         let mut sum = Sum::default();
         let mut ledger = Ledger::default();
         let mut killed: BTreeMap<u32, (bool, bool)> = BTreeMap::new();
+        // Sessions of the last runs.
+        let mut last = BTreeSet::new();
         for event in &self.events {
             match &event.what {
-                What::Opened { .. } => sum.sessions += 1,
+                What::Opened { client, node } => {
+                    sum.sessions += 1;
+                    if self.last_runs.get(usize::from(*node)).is_none_or(|began| event.at >= *began) {
+                        last.insert(*client);
+                    }
+                }
                 What::Asked { ask, .. } => match ask {
                     Ask::Lock { .. } => sum.locks += 1,
                     Ask::Convert { .. } => sum.converts += 1,
@@ -110,24 +151,19 @@ impl Story {
                     }
                     Ask::Cancel => {}
                 },
-                What::Told { told, .. } => sum.told(told),
-                What::Ended { client, how: End::Died } => {
-                    let (holding, waiting) = killed.entry(Options::process_of(*client)).or_default();
-                    *holding |= ledger.locks_of(*client).any(|l| l.held.is_some());
-                    *waiting |= ledger.locks_of(*client).any(|l| l.pending.is_some());
+                What::Told { client, told, .. } => sum.told(told, last.contains(client)),
+                What::Ended { client, how } => {
+                    let open = ledger.locks_of(*client).filter(|l| l.pending.is_some()).count() as u64;
+                    sum.last_runs.unanswered += if last.contains(client) { open } else { 0 };
+                    if *how == End::Died {
+                        let (holding, waiting) = killed.entry(Options::process_of(*client)).or_default();
+                        *holding |= ledger.locks_of(*client).any(|l| l.held.is_some());
+                        *waiting |= ledger.locks_of(*client).any(|l| l.pending.is_some());
+                    } else {
+                        sum.lost_holding += u64::from(ledger.locks_of(*client).any(|l| l.held.is_some()));
+                    }
                 }
-                What::Mark(Mark::NewCluster) => sum.eras.push(Era::default()),
-                What::Ended { how: End::Lost, .. } | What::Mark(_) => {}
-            }
-            let open = |l: &Ledger, c: &Client| l.locks_of(*c).filter(|l| l.pending.is_some()).count() as u64;
-            match &event.what {
-                What::Ended { client, .. } => sum.era().unanswered += open(&ledger, client),
-                What::Mark(Mark::NewCluster) => {
-                    let rest = ledger.locks().filter(|l| l.pending.is_some()).count() as u64;
-                    let last = sum.eras.len() - 2;
-                    sum.eras[last].unanswered += rest;
-                }
-                _ => {}
+                What::Mark(_) => {}
             }
             ledger.enter(event);
         }
@@ -139,7 +175,7 @@ impl Story {
 }
 
 /// Adds the end of every session that a killed process left open.
-fn close(lines: &mut Vec<Event>, death: u64) {
+fn close(lines: &mut Vec<Event>, death: u64, chronicle: &Chronicle) {
     let mut open: BTreeMap<Client, u64> = BTreeMap::new();
     for line in lines.iter() {
         match &line.what {
@@ -151,8 +187,60 @@ fn close(lines: &mut Vec<Event>, death: u64) {
         }
     }
     for (client, last) in open {
-        lines.push(Event { at: last.max(death), what: What::Ended { client, how: End::Died } });
+        let at = if chronicle.turned(last, death) { last } else { last.max(death) };
+        lines.push(Event { at, what: What::Ended { client, how: End::Died } });
     }
+}
+
+/// Every session must end before the next run of its node begins, or hear of it soon.
+fn heard(lines: &[Event], chronicle: &Chronicle, heard_lost: &mut u64, unheard: &mut Vec<Client>) {
+    let ends: BTreeMap<Client, End> = (lines.iter())
+        .filter_map(|line| match &line.what {
+            What::Ended { client, how } => Some((*client, *how)),
+            _ => None,
+        })
+        .collect();
+    for line in lines {
+        let What::Opened { client, node } = line.what else { continue };
+        let runs = chronicle.runs.get(usize::from(node)).into_iter().flatten();
+        if runs.into_iter().any(|began| *began > line.at) {
+            match ends.get(&client) {
+                Some(End::Lost) => *heard_lost += 1,
+                Some(End::Died) => {}
+                None => unheard.push(client),
+            }
+        }
+    }
+}
+
+/// Sessions whose node stood still while their lease ended end with it. Returns how many.
+fn end_with_lease(lines: &mut Vec<Event>, facts: &Facts) -> u64 {
+    let mut ends = Vec::new();
+    for line in lines.iter() {
+        let What::Opened { client, node } = line.what else { continue };
+        let after = |at: u64| {
+            let over =
+                |l: &&Event| matches!(l.what, What::Ended { client: c, .. } if c == client) && l.at <= at;
+            !lines.iter().any(|l| over(&l))
+        };
+        let stalls = facts.stalls.iter().filter(|s| s.node == node && s.to > line.at && after(s.from));
+        let lost = |s: &&Stall| {
+            let lost = facts.chronicle.lost.get(usize::from(node)).into_iter().flatten();
+            // The harness looks at its clock a moment after it has let the daemon go.
+            lost.into_iter().any(|at| (s.to.saturating_sub(SLACK)..s.to + NOTICE_MAX).contains(at))
+        };
+        let Some(stall) = stalls.into_iter().find(lost) else { continue };
+        // Others put a run out when its lease has been over for that long. They may not have been there to do it.
+        let after_lease = (LEASE_MARGIN + LEASE_DRIFT).as_nanos() as u64;
+        let verdict = facts.chronicle.views.values().map(|view| view.at);
+        let verdict = verdict.filter(|at| (stall.from..stall.to).contains(at)).min();
+        let longest = stall.from + LEASE.saturating_sub(LEASE_MARGIN).as_nanos() as u64;
+        let at = verdict.map_or(longest, |at| at.saturating_sub(after_lease)).clamp(stall.from, longest);
+        ends.push(Event { at: at.max(line.at), what: What::Ended { client, how: End::Lost } });
+    }
+    let count = ends.len() as u64;
+    lines.extend(ends);
+    count
 }
 
 /// Of things that bear the same stamp, answers come after requests, and ends after both.
@@ -165,7 +253,7 @@ fn rank(what: &What) -> u8 {
 }
 
 /// What a history holds, counted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sum {
     /// Sessions.
     pub sessions: u64,
@@ -189,74 +277,39 @@ pub struct Sum {
     pub killed_holding: u64,
     /// Of these, with a request unanswered.
     pub killed_waiting: u64,
-    /// From one start of the whole cluster to the next.
-    pub eras: Vec<Era>,
+    /// Sessions that were lost with a lock in hand.
+    pub lost_holding: u64,
+    /// Grants that clients heard of.
+    pub grants: u64,
+    /// What concerns the last run of each node.
+    pub last_runs: LastRuns,
 }
 
-/// The time between two starts of the whole cluster.
+/// What sessions with the last run of each node heard.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Era {
+pub struct LastRuns {
     /// Grants that clients heard of.
     pub grants: u64,
     /// Conversions refused as deadlocks, as far as clients heard of it.
     pub victims: u64,
     /// Requests whose session ended first: each may have been granted, or not.
     pub unanswered: u64,
-    /// The lowest and the highest token granted.
-    pub tokens: Option<(Token, Token)>,
-}
-
-impl Default for Sum {
-    fn default() -> Sum {
-        Sum {
-            sessions: 0,
-            locks: 0,
-            converts: 0,
-            unlocks: 0,
-            values_written: 0,
-            values_read: 0,
-            notices: 0,
-            failed: BTreeMap::new(),
-            killed: 0,
-            killed_holding: 0,
-            killed_waiting: 0,
-            eras: vec![Era::default()],
-        }
-    }
-}
-
-impl Era {
-    fn drawn(&mut self, token: Token) {
-        let (low, high) = self.tokens.unwrap_or((token, token));
-        self.tokens = Some((low.min(token), high.max(token)));
-    }
 }
 
 impl Sum {
-    /// Grants of all eras.
-    pub fn grants(&self) -> u64 {
-        self.eras.iter().map(|e| e.grants).sum()
-    }
-
-    fn era(&mut self) -> &mut Era {
-        self.eras.last_mut().expect("there is always one")
-    }
-
-    fn told(&mut self, told: &Told) {
+    fn told(&mut self, told: &Told, last: bool) {
         match told {
-            Told::Granted { token, value, .. } => {
+            Told::Granted { value, .. } => {
                 self.values_read += u64::from(value.is_some());
-                let era = self.era();
-                era.grants += 1;
-                token.iter().for_each(|token| era.drawn(*token));
+                self.grants += 1;
+                self.last_runs.grants += u64::from(last);
             }
-            Told::Token { token } => self.era().drawn(*token),
             Told::Failed { code } => {
                 *self.failed.entry(*code).or_default() += 1;
-                self.era().victims += u64::from(*code == Code::Deadlock);
+                self.last_runs.victims += u64::from(*code == Code::Deadlock && last);
             }
             Told::Blocking { .. } => self.notices += 1,
-            Told::Released => {}
+            Told::Released | Told::Token { .. } => {}
         }
     }
 }
@@ -264,10 +317,11 @@ impl Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ViewTold;
     use oarlock_layout::flags::Flags;
     use oarlock_layout::mode::Mode;
     use oarlock_layout::name::Name;
-    use oarlock_layout::token::Fence;
+    use oarlock_layout::token::{Fence, Token};
     use oarlock_sim::history::{Rules, write_line};
 
     fn opened(at: u64, client: Client) -> Event {
@@ -301,51 +355,80 @@ mod tests {
             "{\"at\":95,\"ev",
         );
         write(dir.path(), "0002-0.jsonl", &[opened(10, 7000), asked(30, 7000)], "");
-        let story = Story::read(dir.path(), &Deaths::from([(1, 80), (2, 60)]), &[], None).unwrap();
+        let mut facts = Facts { deaths: Deaths::from([(1, 80), (2, 60)]), ..Facts::default() };
+        let story = Story::read(dir.path(), &facts).unwrap();
         let ends: Vec<_> = story.events.iter().filter(|e| matches!(e.what, What::Ended { .. })).collect();
         assert_eq!(ends.iter().map(|e| e.at).collect::<Vec<_>>(), [60, 90]);
         assert_eq!((story.torn, story.beyond), (1, 0));
         let sum = story.sum();
         assert_eq!((sum.killed, sum.killed_holding, sum.killed_waiting), (2, 1, 1));
-        assert_eq!((sum.grants(), sum.eras[0].unanswered), (1, 1));
+        assert_eq!((sum.grants, sum.last_runs.unanswered), (1, 1));
+        // It may have stood still since its last line.
+        facts.chronicle.views.insert(7, ViewTold { at: 50, members: 2, served: None });
+        let story = Story::read(dir.path(), &facts).unwrap();
+        let ends: Vec<_> = story.events.iter().filter(|e| matches!(e.what, What::Ended { .. })).collect();
+        assert_eq!(ends.iter().map(|e| e.at).collect::<Vec<_>>(), [30, 90]);
     }
 
     #[test]
     fn a_torn_line_of_a_client_that_lives_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "0001-0.jsonl", &[opened(10, 1)], "{\"at\":95,\"ev");
-        assert!(Story::read(dir.path(), &Deaths::new(), &[], None).unwrap_err().contains("line 2"));
+        assert!(Story::read(dir.path(), &Facts::default()).unwrap_err().contains("line 2"));
     }
 
     #[test]
-    fn after_a_restart_of_all_nothing_of_before_counts() {
-        let events = vec![
-            opened(1, 1),
-            asked(2, 1),
-            granted(3, 1, 5),
-            Event { at: 10, what: What::Mark(Mark::NewCluster) },
-            asked(11, 1),
-            Event { at: 12, what: What::Ended { client: 1, how: End::Lost } },
-            opened(20, 2),
-            asked(21, 2),
-            granted(22, 2, 9),
-        ];
-        let story = Story::of(events, Some(9));
-        assert_eq!((story.beyond, story.heard_lost, &story.unheard[..]), (2, 1, &[][..]));
+    fn a_run_that_ended_was_heard_of_and_counts_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let lost = |at, client| Event { at, what: What::Ended { client, how: End::Lost } };
+        write(
+            dir.path(),
+            "0001-0.jsonl",
+            &[
+                opened(1, 1),
+                asked(2, 1),
+                granted(3, 1, 5),
+                lost(12, 1),
+                opened(20, 2),
+                asked(21, 2),
+                granted(22, 2, 9),
+            ],
+            "",
+        );
+        write(dir.path(), "0002-0.jsonl", &[opened(2, 7000)], "");
+        let mut facts = Facts::default();
+        facts.chronicle.runs[0] = vec![0, 15];
+        facts.chronicle.views.insert(3, ViewTold { at: 14, members: 3, served: None });
+        let story = Story::read(dir.path(), &facts).unwrap();
+        assert_eq!((story.heard_lost, &story.unheard[..], story.beyond), (1, &[7000][..], 0));
+        assert!(story.events.contains(&Event { at: 14, what: What::Mark(Mark::NodeGone) }));
         assert_eq!(oarlock_sim::check::judge(&Rules::real(1, vec![false]), &story.events), []);
         let sum = story.sum();
-        let tokens: Vec<_> = sum.eras.iter().map(|e| e.tokens.unwrap().0.fence.number()).collect();
-        assert_eq!(tokens, [5, 9]);
+        assert_eq!((sum.grants, sum.last_runs.grants, sum.lost_holding), (2, 1, 1));
     }
 
     #[test]
-    fn a_session_that_never_hears_of_its_end_is_named() {
-        let restart = Event { at: 10, what: What::Mark(Mark::NewCluster) };
-        let heard = Event { at: 9, what: What::Ended { client: 3, how: End::Lost } };
-        let killed = Event { at: 15, what: What::Ended { client: 2, how: End::Died } };
-        let story =
-            Story::of(vec![opened(1, 1), opened(2, 2), opened(3, 3), heard, restart, killed], Some(8));
-        assert_eq!((story.heard_lost, story.unheard), (1, vec![1]));
+    fn who_cannot_be_told_ends_with_the_lease_only_if_the_node_stood_still() {
+        const S: u64 = 1_000_000_000;
+        let lost = |at, client| Event { at, what: What::Ended { client, how: End::Lost } };
+        let findings = |socket_only: bool, stalls: Vec<Stall>| {
+            let dir = tempfile::tempdir().unwrap();
+            let other = Event { at: 15 * S, what: What::Opened { client: 7000, node: 1 } };
+            let late = [opened(S, 1), asked(2 * S, 1), granted(3 * S, 1, 5), lost(17 * S, 1)];
+            write(dir.path(), "0001-0.jsonl", &late, "");
+            write(dir.path(), "0002-0.jsonl", &[other, asked(15 * S, 7000), granted(16 * S, 7000, 6)], "");
+            let mut facts = Facts { stalls, ..Facts::default() };
+            facts.socket_only.extend(socket_only.then_some(1));
+            facts.chronicle.lost[0].push(17 * S);
+            facts.chronicle.views.insert(3, ViewTold { at: 14 * S, members: 2, served: None });
+            let story = Story::read(dir.path(), &facts).unwrap();
+            (story.untold, oarlock_sim::check::judge(&Rules::real(2, vec![false]), &story.events).len())
+        };
+        let stall = Stall { node: 0, from: 10 * S, to: 17 * S };
+        assert_eq!(findings(true, vec![stall]), (1, 0));
+        assert_eq!(findings(false, vec![stall]), (0, 1));
+        assert_eq!(findings(true, vec![]), (0, 1));
+        assert_eq!(findings(true, vec![Stall { node: 1, ..stall }]), (0, 1));
     }
 
     #[test]
@@ -354,7 +437,8 @@ mod tests {
         write(dir.path(), "0001-0.jsonl", &[opened(10, 1), asked(20, 1), granted(30, 1, 5)], "");
         write(dir.path(), "0002-0.jsonl", &[opened(10, 7000), asked(25, 7000), granted(40, 7000, 6)], "");
         let findings = |death| {
-            let story = Story::read(dir.path(), &Deaths::from([(1, death)]), &[], None).unwrap();
+            let facts = Facts { deaths: Deaths::from([(1, death)]), ..Facts::default() };
+            let story = Story::read(dir.path(), &facts).unwrap();
             oarlock_sim::check::judge(&Rules::real(1, vec![false]), &story.events)
         };
         assert_eq!(findings(35), []);

@@ -8,6 +8,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_sim::history::{Ask, Told};
 
 use super::{Ended, Options, Phase, Phases, Session, resource, worker};
+use crate::clock;
 use crate::diary::Diary;
 
 /// How many resources are kept.
@@ -31,26 +32,30 @@ fn keep(session: &Session, phases: &Phases, diary: &mut Diary) -> Result<(), End
             let (space, name) = resource(rank);
             let ask =
                 Ask::Lock { space, name: name.clone(), mode: Mode::NL, flags: Flags::VALBLK, timeout_ms: 0 };
-            let handle = diary.new_lock(ask);
+            let at = worker::sure(diary, kept.iter().map(|(_, guard)| guard))?;
+            let handle = diary.new_lock(at, ask);
             let request =
                 session.spaces[usize::from(space)].lock(name.as_bytes()).mode(Mode::NL).value_block();
             match request.acquire() {
                 Ok(guard) => {
-                    diary.told(handle, worker::granted(&guard));
+                    let told = worker::granted(&guard);
+                    let at = worker::sure(diary, [&guard])?;
+                    diary.told(at, handle, told);
                     kept.push((handle, guard));
                 }
-                Err(error) => worker::refused(diary, handle, &error)?,
+                Err(error) => worker::refused(diary, None, handle, &error)?,
             }
-        } else if kept.iter().any(|(_, guard)| guard.is_lost()) {
-            return Err(Ended);
+        } else {
+            worker::sure(diary, kept.iter().map(|(_, guard)| guard))?;
         }
         phases.sleep(Duration::from_millis(50));
     }
     for (handle, guard) in kept {
-        diary.asked(handle, Ask::Unlock { value: None, invalidate: false });
+        let at = worker::sure(diary, [&guard])?;
+        diary.asked(at, handle, Ask::Unlock { value: None, invalidate: false });
         match guard.release() {
-            Ok(()) => diary.told(handle, Told::Released),
-            Err(error) => worker::refused(diary, handle, &error)?,
+            Ok(()) => diary.told(clock::now(), handle, Told::Released),
+            Err(error) => worker::refused(diary, None, handle, &error)?,
         }
     }
     Ok(())

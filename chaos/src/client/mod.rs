@@ -47,6 +47,8 @@ pub struct Options {
     pub seed: u64,
     /// It also keeps NL locks on some resources, so that their value blocks outlive their users.
     pub anchor: bool,
+    /// It grants itself in memory that it shares with its node; otherwise it asks for every lock.
+    pub attached: bool,
 }
 
 impl Options {
@@ -55,13 +57,14 @@ impl Options {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("client").arg(self.number.to_string()).arg(self.node.to_string());
         command.arg(&self.socket).arg(&self.diaries).arg(self.seed.to_string()).arg(self.anchor.to_string());
+        command.arg(self.attached.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         Ok(command)
     }
 
     /// Reads what [`command`](Options::command) wrote.
     pub fn parse(args: &[String]) -> Option<Options> {
-        let [number, node, socket, diaries, seed, anchor] = args else { return None };
+        let [number, node, socket, diaries, seed, anchor, attached] = args else { return None };
         Some(Options {
             number: number.parse().ok()?,
             node: node.parse().ok()?,
@@ -69,6 +72,7 @@ impl Options {
             diaries: diaries.into(),
             seed: seed.parse().ok()?,
             anchor: anchor.parse().ok()?,
+            attached: attached.parse().ok()?,
         })
     }
 
@@ -148,7 +152,7 @@ impl Session {
     /// Connects, as often as it takes; none once all is over.
     fn open(options: &Options, phases: &Phases, diary: &mut Diary, label: &str) -> Option<Session> {
         while phases.now() != Phase::Drain {
-            let builder = Client::builder().label(label);
+            let builder = Client::builder().label(label).shared_memory(options.attached);
             let Ok(client) = builder.connect(&options.socket) else {
                 std::thread::sleep(RETRY);
                 continue;
@@ -214,6 +218,7 @@ mod tests {
             diaries: "/d".into(),
             seed: u64::MAX,
             anchor: true,
+            attached: false,
         };
         let command = options.command().unwrap();
         let args: Vec<String> = command.get_args().map(|a| a.to_str().unwrap().to_owned()).collect();

@@ -6,10 +6,11 @@ use oarlock::blocking::Guard;
 use oarlock::{Error, Kind};
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::{Mode, join_option};
-use oarlock_sim::history::{Ask, Told};
+use oarlock_sim::history::{Ask, Block, Told};
 
 use super::draw::{Change, Draw, Wish};
 use super::{Ended, Options, Phase, Phases, Session, resource};
+use crate::clock;
 use crate::diary::Diary;
 
 /// How long a worker looks at one thing before it looks at the phase again.
@@ -25,6 +26,8 @@ struct Held {
     values: bool,
     /// What the diary says others want, since the last grant.
     told: Option<Mode>,
+    /// What goes into the value block when the lock is given back, and whether that is marked instead.
+    staged: (Option<Box<Block>>, bool),
 }
 
 struct Worker<'a> {
@@ -32,6 +35,8 @@ struct Worker<'a> {
     diary: &'a mut Diary,
     draw: &'a mut Draw,
     session: &'a Session,
+    /// Its locks are entries of memory that it shares with its node.
+    attached: bool,
     refusals: u32,
 }
 
@@ -42,7 +47,8 @@ pub(super) fn run(options: &Options, worker: u32, phases: &Phases) {
     let label = format!("chaos {}.{worker}", options.number);
     while let Some(session) = Session::open(options, phases, &mut diary, &label) {
         let (diary, draw) = (&mut diary, &mut draw);
-        let mut worker = Worker { phases, diary, draw, session: &session, refusals: 0 };
+        let attached = options.attached;
+        let mut worker = Worker { phases, diary, draw, session: &session, attached, refusals: 0 };
         match worker.work() {
             Ok(()) => return,
             Err(Ended) => worker.diary.lost(),
@@ -68,12 +74,32 @@ fn reads(from: Mode, to: Mode) -> bool {
     to.covers(from) || (from, to) == (Mode::CW, Mode::PR)
 }
 
-/// Writes a refusal down; an end of the session is none.
-pub(super) fn refused(diary: &mut Diary, handle: u32, error: &Error) -> Result<(), Ended> {
+/// Looks whether these locks of a session are held still. Returns since when that is known: a moment before the look.
+pub(super) fn sure<'g>(diary: &mut Diary, guards: impl IntoIterator<Item = &'g Guard>) -> Result<u64, Ended> {
+    let at = clock::now();
+    for guard in guards {
+        if guard.lost_now().is_some() {
+            return Err(Ended);
+        }
+        diary.looked(at);
+    }
+    Ok(at)
+}
+
+/// Writes a refusal down; an end of the session is none. `kept`: what is held all the same.
+pub(super) fn refused(
+    diary: &mut Diary,
+    kept: Option<&Guard>,
+    handle: u32,
+    error: &Error,
+) -> Result<(), Ended> {
     match error.kind() {
         Kind::Lost | Kind::NoDaemon => return Err(Ended),
         Kind::Malformed => panic!("{error}"),
-        _ => diary.failed(handle, error.code()),
+        _ => {
+            let at = sure(diary, kept)?;
+            diary.failed(at, handle, error.code());
+        }
     }
     Ok(())
 }
@@ -98,34 +124,52 @@ impl Worker<'_> {
     /// One lock from its request to its release, perhaps with another one inside.
     fn episode(&mut self) -> Result<(), Ended> {
         let wish = self.draw.wish(None);
-        let Some(mut held) = self.acquire(wish)? else { return Ok(()) };
-        self.hold(&mut held, None)?;
+        let Some(mut held) = self.acquire(wish, None)? else { return Ok(()) };
+        match self.use_it(&mut held) {
+            Ok(()) => self.release(held),
+            Err(Ended) => Err(self.leave(held)),
+        }
+    }
+
+    fn use_it(&mut self, held: &mut Held) -> Result<(), Ended> {
+        self.hold(held, None)?;
         if self.working(250) {
             let wish = self.draw.wish(Some(held.rank));
-            if let Some(mut inner) = self.acquire(wish)? {
-                self.hear(&mut held);
-                self.hold(&mut inner, Some(&mut held))?;
-                self.release(inner)?;
+            if let Some(mut inner) = self.acquire(wish, Some(&held.guard))? {
+                self.hear(held);
+                match self.hold(&mut inner, Some(held)) {
+                    Ok(()) => self.release(inner)?,
+                    Err(Ended) => return Err(self.leave(inner)),
+                }
             }
-            self.hear(&mut held);
+            self.hear(held);
         }
         for permille in [400, 300] {
             if self.working(permille) {
                 let change = self.draw.change(held.guard.mode());
-                self.convert(&mut held, change)?;
-                self.hold(&mut held, None)?;
+                self.convert(held, change)?;
+                self.hold(held, None)?;
             }
         }
         // In the polite phase a lock is given back only to whoever wants it.
-        self.hold(&mut held, None)?;
-        self.release(held)
+        self.hold(held, None)
+    }
+
+    /// The session is over. What is in an entry is given back there all the same.
+    fn leave(&mut self, held: Held) -> Ended {
+        if self.attached {
+            let (value, invalidate) = held.staged;
+            self.diary.gave_back(held.handle, value, invalidate);
+        }
+        drop(held.guard);
+        Ended
     }
 
     fn working(&mut self, permille: u64) -> bool {
         self.phases.now() == Phase::Work && self.draw.chance(permille)
     }
 
-    fn acquire(&mut self, wish: Wish) -> Result<Option<Held>, Ended> {
+    fn acquire(&mut self, wish: Wish, outer: Option<&Guard>) -> Result<Option<Held>, Ended> {
         let Wish { rank, mode, flags, timeout_ms } = wish;
         let (space, name) = resource(rank);
         let mut request = self.session.spaces[usize::from(space)].lock(name.as_bytes()).mode(mode);
@@ -160,25 +204,28 @@ impl Worker<'_> {
         if has(Flags::ALTCW) {
             request = request.alternate(Mode::CW);
         }
-        let handle = self.diary.new_lock(Ask::Lock { space, name, mode, flags, timeout_ms });
+        let at = sure(self.diary, outer)?;
+        let handle = self.diary.new_lock(at, Ask::Lock { space, name, mode, flags, timeout_ms });
         let answer = if has(Flags::LOCAL) { request.try_acquire() } else { request.acquire() };
         match answer {
             Ok(guard) => {
                 self.refusals = 0;
-                self.diary.told(handle, granted(&guard));
-                let (values, told) = (has(Flags::VALBLK), None);
-                Ok(Some(Held { guard, handle, rank, values, told }))
+                let told = granted(&guard);
+                let at = sure(self.diary, [&guard])?;
+                self.diary.told(at, handle, told);
+                let (values, told, staged) = (has(Flags::VALBLK), None, (None, false));
+                Ok(Some(Held { guard, handle, rank, values, told, staged }))
             }
             Err(error) => {
-                self.refused(handle, &error)?;
+                self.refused(outer, handle, &error)?;
                 Ok(None)
             }
         }
     }
 
-    fn refused(&mut self, handle: u32, error: &Error) -> Result<(), Ended> {
+    fn refused(&mut self, kept: Option<&Guard>, handle: u32, error: &Error) -> Result<(), Ended> {
         self.refusals = if error.kind() == Kind::NotServing { self.refusals + 1 } else { 0 };
-        refused(self.diary, handle, error)?;
+        refused(self.diary, kept, handle, error)?;
         if self.refusals > 0 {
             self.phases.sleep(Duration::from_millis(50));
         }
@@ -209,7 +256,9 @@ impl Worker<'_> {
             if left.is_zero() {
                 return Ok(());
             }
-            match held.guard.wait_blocking(left.min(LOOK)) {
+            let news = held.guard.wait_blocking(left.min(LOOK));
+            sure(self.diary, [&held.guard])?;
+            match news {
                 Ok(Some(wanted)) => {
                     self.note(held, wanted);
                     if self.phases.now() == Phase::Work && self.draw.chance(600) {
@@ -270,28 +319,37 @@ impl Worker<'_> {
         if invalidate {
             flags |= Flags::IVVALBLK;
         }
-        self.diary.asked(held.handle, Ask::Convert { mode, flags, timeout_ms, value });
+        let at = sure(self.diary, [&held.guard])?;
+        self.diary.asked(at, held.handle, Ask::Convert { mode, flags, timeout_ms, value });
         match conversion.convert() {
             Ok(()) => {
                 held.told = None;
+                if leaves {
+                    held.staged = (None, false);
+                }
                 let mut told = granted(&held.guard);
                 if let (Told::Granted { value, .. }, true) = (&mut told, silent) {
                     *value = None;
                 }
-                self.diary.told(held.handle, told);
+                let at = sure(self.diary, [&held.guard])?;
+                self.diary.told(at, held.handle, told);
             }
-            Err(error) => self.refused(held.handle, &error)?,
+            Err(error) => self.refused(Some(&held.guard), held.handle, &error)?,
         }
         self.hear(held);
         Ok(())
     }
 
     /// Prepares a new value block, or an invalidation, for what comes next.
-    fn write(&mut self, held: &Held) -> (Option<Box<oarlock_sim::history::Block>>, bool) {
+    fn write(&mut self, held: &mut Held) -> (Option<Box<Block>>, bool) {
         if !held.values || !held.guard.mode().writes_value() {
             return (None, false);
         }
-        match () {
+        if held.staged != (None, false) {
+            // It was put aside for a way down that was refused, and is so still.
+            return held.staged.clone();
+        }
+        held.staged = match () {
             () if self.draw.chance(600) => {
                 let block = self.draw.block();
                 held.guard.set_value(&block[..]).expect("held in PW or EX, with a value block");
@@ -302,15 +360,22 @@ impl Worker<'_> {
                 (None, true)
             }
             () => (None, false),
-        }
+        };
+        held.staged.clone()
     }
 
-    fn release(&mut self, held: Held) -> Result<(), Ended> {
-        let (value, invalidate) = self.write(&held);
-        self.diary.asked(held.handle, Ask::Unlock { value, invalidate });
+    fn release(&mut self, mut held: Held) -> Result<(), Ended> {
+        let (value, invalidate) = self.write(&mut held);
+        let at = match sure(self.diary, [&held.guard]) {
+            Ok(at) => at,
+            // What was put aside is written if there is an entry to give back.
+            Err(Ended) if self.attached => self.diary.sure(),
+            Err(Ended) => return Err(Ended),
+        };
+        self.diary.asked(at, held.handle, Ask::Unlock { value, invalidate });
         match held.guard.release() {
-            Ok(()) => self.diary.told(held.handle, Told::Released),
-            Err(error) => self.refused(held.handle, &error)?,
+            Ok(()) => self.diary.told(clock::now(), held.handle, Told::Released),
+            Err(error) => self.refused(None, held.handle, &error)?,
         }
         Ok(())
     }

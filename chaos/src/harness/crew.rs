@@ -1,5 +1,6 @@
 //! The client processes: twelve places, four at each node, each filled again when its process is killed.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub(super) struct Crew {
     random: Random,
     /// Who was killed.
     pub(super) deaths: Deaths,
+    /// Who asks its node for every lock.
+    pub(super) socket_only: BTreeSet<u32>,
 }
 
 impl Crew {
@@ -32,7 +35,8 @@ impl Crew {
         std::fs::create_dir(&diaries)?;
         let sockets = cluster.places.iter().map(|p| p.socket()).collect();
         let places = (0..PLACES).map(|_| None).collect();
-        let mut crew = Crew { sockets, diaries, places, next: 0, random, deaths: Deaths::new() };
+        let (deaths, socket_only) = (Deaths::new(), BTreeSet::new());
+        let mut crew = Crew { sockets, diaries, places, next: 0, random, deaths, socket_only };
         for place in 0..PLACES {
             crew.fill(place)?;
         }
@@ -50,7 +54,12 @@ impl Crew {
             diaries: self.diaries.clone(),
             seed: self.random.below(u64::MAX),
             anchor: place < NODES,
+            // At each node both kinds, and as many.
+            attached: (place / NODES).is_multiple_of(2),
         };
+        if !options.attached {
+            self.socket_only.insert(number);
+        }
         self.places[place] = Some((number, Process::of(options.command()?.spawn()?)));
         Ok(())
     }
@@ -63,6 +72,14 @@ impl Crew {
         process.kill();
         self.deaths.insert(number, at);
         self.fill(place)
+    }
+
+    /// Kills them all.
+    pub(super) fn abandon(&mut self) {
+        for (number, process) in self.places.iter_mut().flatten() {
+            self.deaths.insert(*number, clock::now());
+            process.kill();
+        }
     }
 
     /// Stops one from running for a while. Returns its number.

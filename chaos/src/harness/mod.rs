@@ -1,16 +1,16 @@
-//! The run: three daemons, twelve clients, a storm, a restart of everything, another storm, a calm, the end;
-//! then the judgement.
+//! The run: three daemons, twelve clients, a storm, restarts of everything, another storm, a calm, the end; then one
+//! node after the other goes and comes back, timed; then the judgement.
 //!
 //! ```text
-//!   storm ─► kill -9 all daemons, start ─► storm ─► calm: kills, timed ─► polite ─► drain ─► one alone (L3)
-//!   ──────────────────────── the load, --seconds ────────────────────────                └─► judge
+//!   storm ─► kill -9 all, start, again and again ─► storm ─► calm: kills, timed ─► polite ─► drain ─► takeovers, timed
+//!   ──────────────────────────────── the load, --seconds ────────────────────────────────────                └─► judge
 //! ```
 
-mod alone;
 mod crew;
 mod probe;
 mod report;
 mod storm;
+mod takeover;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ pub use report::{Check, Report};
 use crate::client::Phase;
 use crate::clock;
 use crate::cluster::files::{STRICT, STRICT_SPACE};
-use crate::cluster::{Cluster, Footprint, NAMES, NODES};
-use crate::story::{Story, Sum};
+use crate::cluster::{Chronicle, Cluster, Footprint, NAMES, NODES};
+use crate::story::{Facts, Story, Sum};
 use crew::{Crew, PLACES};
 use storm::{Faults, Storm};
 
@@ -46,8 +46,16 @@ const PROBES: usize = 10;
 const POLITE: Duration = Duration::from_secs(5);
 /// How long they may take to give everything back.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
-/// How long a cluster may take to serve; an unclean stop makes it wait for 3 s before its first grant.
+/// How long a cluster may take to serve; after an unclean stop the leases of all must run out first.
 const SERVE_MAX: Duration = Duration::from_secs(30);
+/// How long after the end of all faults until every node serves, as promised: detection, fences and five seconds (I23).
+const HEAL_MAX: Duration = Duration::from_secs(9);
+/// So many seconds of load are worth one more restart of all.
+const RESTART_SECONDS: u64 = 40;
+/// How often all are killed and started again, at most.
+const RESTARTS_MAX: u64 = 20;
+/// Takeovers that are timed in a full run; each takes some seconds. Longer runs have more of them.
+const TAKEOVERS: u64 = 7;
 /// By how much the memory of a daemon may have grown in the end, in KiB: a leak of a kilobyte per grant would
 /// be more in a full run.
 const MEMORY_GROWTH_KIB_MAX: u64 = 12 * 1024;
@@ -72,6 +80,12 @@ pub struct Options {
 /// Counters of all daemons together.
 type Counters = BTreeMap<String, u64>;
 
+fn add(sum: &mut Counters, other: Counters) {
+    for (name, value) in other {
+        *sum.entry(name).or_default() += value;
+    }
+}
+
 /// Runs it all. An error is one of the harness or of the machine, or a daemon that died.
 pub fn run(options: &Options) -> Result<Report, String> {
     let mut random = Random::new(options.seed);
@@ -92,55 +106,38 @@ pub fn run(options: &Options) -> Result<Report, String> {
 fn load(options: &Options, cluster: &mut Cluster, random: &mut Random) -> Result<Report, String> {
     let io = |e: std::io::Error| e.to_string();
     let mut report = Report { seed: options.seed, seconds: options.seconds, ..Report::default() };
-    let mut marks = vec![(clock::now(), Mark::Storm)];
-    let part = |percent: u64| Duration::from_millis(options.seconds * percent * 10);
+    let mut facts = Facts { marks: vec![(clock::now(), Mark::Storm)], ..Facts::default() };
 
     cluster.start_all().map_err(io)?;
     let first_epoch = cluster.wait_until_serving(SERVE_MAX)?;
     let idle = footprints(cluster);
     let mut crew = Crew::start(cluster, random.fork()).map_err(io)?;
+    let start = (first_epoch, idle);
+    if let Err(why) = course(options, cluster, random, &mut crew, &mut facts, &start, &mut report) {
+        // What the clients saw until then often says why.
+        report.check("the run comes to its end", false, why);
+        crew.abandon();
+        facts.chronicle = Chronicle::read(&cluster.places);
+        judged(cluster, &mut crew, &mut facts, &mut report)?;
+    }
+    Ok(report)
+}
 
-    progress("storm");
-    let mut faults = Storm::new(cluster, &mut crew, random.fork()).rage(part(40)).map_err(io)?;
-    let before_restart = counters(cluster)?;
-
-    progress("kill -9 of all daemons");
-    let downfall = clock::now();
-    (0..NODES).for_each(|node| cluster.daemon(node).kill());
-    marks.push((clock::now(), Mark::NewCluster));
-    let down = Instant::now();
-    cluster.start_all().map_err(io)?;
-    let second_epoch = cluster.wait_until_serving(SERVE_MAX)?;
-    report.number("ms from the kill of all daemons until all serve", down.elapsed().as_millis() as u64);
-
-    progress("storm");
-    faults.add(Storm::new(cluster, &mut crew, random.fork()).rage(part(35)).map_err(io)?);
-
-    progress("calm");
-    marks.push((clock::now(), Mark::Calm));
-    let (freed, probes) = calm(cluster, &mut crew, random, part(25))?;
-    marks.push((clock::now(), Mark::Polite));
-    crew.enter(Phase::Polite);
-    sleep(POLITE);
-    marks.push((clock::now(), Mark::PoliteEnd));
-    crew.enter(Phase::Drain);
-    let stuck = crew.wait(DRAIN_MAX);
-    marks.push((clock::now(), Mark::Drained));
-    report.check("clients end in peace", stuck.is_empty(), said(&stuck, "all gave back what they had"));
-    let fallen = cluster.fallen();
-    report.check("no daemon died", fallen.is_empty(), said(&fallen, "all three run"));
-    at_rest(cluster, &mut report)?;
-    let after_restart = counters(cluster)?;
-    compare_footprints(cluster, &idle, &mut report);
-
-    progress("one daemon alone");
-    report.scene("a lone restart is refused, a restart of all heals (L3)", alone::play(cluster));
-
+/// Reads what all clients saw, and judges it.
+fn judged(
+    cluster: &Cluster,
+    crew: &mut Crew,
+    facts: &mut Facts,
+    report: &mut Report,
+) -> Result<Story, String> {
     progress("judging");
-    let story = Story::read(&crew.diaries, &crew.deaths, &marks, Some(downfall))?;
+    facts.deaths = std::mem::take(&mut crew.deaths);
+    facts.socket_only = std::mem::take(&mut crew.socket_only);
+    let story = Story::read(&crew.diaries, facts)?;
     // Goes with the directory if all is well.
     let lines = story.events.iter().map(|e| oarlock_sim::history::write_line(e) + "\n");
-    std::fs::write(cluster.dir().join("history.jsonl"), lines.collect::<String>()).map_err(io)?;
+    std::fs::write(cluster.dir().join("history.jsonl"), lines.collect::<String>())
+        .map_err(|e| e.to_string())?;
     let findings = judge(&Rules::real(NODES as u16, STRICT.to_vec()), &story.events);
     let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let judged = format!("{} events", story.events.len());
@@ -149,18 +146,153 @@ fn load(options: &Options, cluster: &mut Cluster, random: &mut Random) -> Result
         findings.is_empty(),
         said(&findings, &judged),
     );
+    Ok(story)
+}
+
+/// All that happens once clients are at work. `start`: the first epoch, and what idle daemons take.
+fn course(
+    options: &Options,
+    cluster: &mut Cluster,
+    random: &mut Random,
+    crew: &mut Crew,
+    facts: &mut Facts,
+    (first_epoch, idle): &(u64, Vec<Footprint>),
+    report: &mut Report,
+) -> Result<(), String> {
+    let io = |e: std::io::Error| e.to_string();
+    let part = |percent: u64| Duration::from_millis(options.seconds * percent * 10);
+    progress("storm");
+    let mut faults = Storm::new(cluster, crew, random.fork()).rage(part(40)).map_err(io)?;
+    facts.stalls.append(&mut faults.stalls);
+    let mut healed = vec![heal(cluster)?];
+    add(&mut faults.counted, counters(cluster)?);
+
+    let rounds = (options.seconds / RESTART_SECONDS).clamp(2, RESTARTS_MAX);
+    progress("kill -9 of all daemons, again and again");
+    let second_epoch = restart_all(cluster, random, rounds, report)?;
+
+    progress("storm");
+    faults.add(Storm::new(cluster, crew, random.fork()).rage(part(35)).map_err(io)?);
+    facts.stalls.append(&mut faults.stalls);
+    healed.push(heal(cluster)?);
+
+    progress("calm");
+    facts.marks.push((clock::now(), Mark::Calm));
+    let (freed, probes) = calm(cluster, crew, random, part(25))?;
+    facts.marks.push((clock::now(), Mark::Polite));
+    crew.enter(Phase::Polite);
+    sleep(POLITE);
+    facts.marks.push((clock::now(), Mark::PoliteEnd));
+    crew.enter(Phase::Drain);
+    let stuck = crew.wait(DRAIN_MAX);
+    facts.marks.push((clock::now(), Mark::Drained));
+    report.check("clients end in peace", stuck.is_empty(), said(&stuck, "all gave back what they had"));
+    let fallen = cluster.fallen();
+    report.check("no daemon died", fallen.is_empty(), said(&fallen, "all three run"));
+    at_rest(cluster, report)?;
+    let at_the_end = counters(cluster)?;
+    add(&mut faults.counted, at_the_end.clone());
+    compare_footprints(cluster, idle, report);
+    facts.chronicle = Chronicle::read(&cluster.places);
+
+    progress("one node after the other goes");
+    let rounds = (TAKEOVERS * options.seconds).div_ceil(FULL_SECONDS).max(2) as usize;
+    taken_over(takeover::play(cluster, rounds), report);
+
+    let story = judged(cluster, crew, facts, report)?;
     let sum = story.sum();
-    restarted(&story, &sum, (first_epoch, second_epoch), &mut report);
-    agree(&sum, &after_restart, probes, &mut report);
-    freed_in_time(&freed, &mut report);
-    let total = |name: &str| before_restart[name] + after_restart[name];
-    let count = |name: &str| (name.to_owned(), total(name));
-    let counts: Counters = before_restart.keys().map(|n| count(n)).collect();
-    felt(cluster, &counts, &mut report);
-    met(&sum, &mut report);
-    volume(options, &sum, &counts, &mut report);
-    numbers(&story, &sum, &faults, &counts, cluster, &mut report);
-    Ok(report)
+    report.check(
+        "every session of a run that ended hears of it",
+        story.heard_lost >= PLACES as u64 && story.unheard.is_empty(),
+        format!("{} heard it, these did not: {:?}", story.heard_lost, story.unheard),
+    );
+    let grows = *first_epoch < second_epoch;
+    report.check(
+        "views go on after all were killed",
+        grows,
+        format!("epoch {first_epoch}, then {second_epoch}"),
+    );
+    report.check("daemons that are asked to stop do", faults.stuck == 0, format!("{} did not", faults.stuck));
+    let slowest = healed.iter().max().copied().unwrap_or_default();
+    report.check(
+        "all nodes serve soon after a storm",
+        slowest <= HEAL_MAX,
+        format!("{:?} ms after it", healed.iter().map(Duration::as_millis).collect::<Vec<_>>()),
+    );
+    agree(&sum, &at_the_end, probes, report);
+    freed_in_time(&freed, report);
+    let counts = std::mem::take(&mut faults.counted);
+    felt(cluster, &counts, report);
+    met(&sum, report);
+    volume(options, &sum, &counts, report);
+    numbers(&story, &sum, &faults, &counts, cluster, report);
+    report.number("views", facts.chronicle.views.len() as u64);
+    report.number("runs of daemons", facts.chronicle.runs.iter().map(Vec::len).sum::<usize>() as u64);
+    report.number(
+        "runs that lost their lease",
+        facts.chronicle.lost.iter().map(Vec::len).sum::<usize>() as u64,
+    );
+    Ok(())
+}
+
+/// Waits until all serve; they have nothing to fear any more.
+fn heal(cluster: &mut Cluster) -> Result<Duration, String> {
+    let began = Instant::now();
+    cluster.wait_until_serving(SERVE_MAX)?;
+    Ok(began.elapsed())
+}
+
+/// A restart storm (FT15): whatever a round leaves half done, the next kills. Returns the epoch that comes of it.
+fn restart_all(
+    cluster: &mut Cluster,
+    random: &mut Random,
+    rounds: u64,
+    report: &mut Report,
+) -> Result<u64, String> {
+    let mut down = Instant::now();
+    for round in 0..rounds {
+        down = Instant::now();
+        (0..NODES).for_each(|node| cluster.kill(node));
+        let first = random.below(NODES as u64) as usize;
+        for node in 0..NODES {
+            sleep(Duration::from_millis(random.below(100)));
+            cluster.start((first + node) % NODES).map_err(|e| e.to_string())?;
+        }
+        if round + 1 < rounds {
+            sleep(Duration::from_millis(random.spread(20, 5_000)));
+        }
+    }
+    let epoch = cluster.wait_until_serving(SERVE_MAX)?;
+    report.number("times all daemons were killed", rounds);
+    report.number("ms from the last kill of all daemons until all serve", down.elapsed().as_millis() as u64);
+    Ok(epoch)
+}
+
+/// How fast the locks of a node that went were usable elsewhere (L10).
+fn taken_over(outcome: Result<takeover::Times, String>, report: &mut Report) {
+    let times = match outcome {
+        Ok(times) => times,
+        Err(why) => return report.check("a node that goes is replaced, and comes back alone", false, why),
+    };
+    report.check("a node that goes is replaced, and comes back alone", true, "each time");
+    for (name, sample, longest) in [
+        ("silent death until its lock is usable elsewhere, within 5 s", &times.silent, takeover::SILENT_MAX),
+        (
+            "stop in order until its lock is usable elsewhere, within 1 s",
+            &times.stopped,
+            takeover::STOPPED_MAX,
+        ),
+    ] {
+        report.check(name, sample.is_within(longest), sample.to_string());
+    }
+    for (name, us) in [
+        ("us from a silent death until its lock is usable elsewhere, median", times.silent.median()),
+        ("us from a silent death until its lock is usable elsewhere, longest", times.silent.longest()),
+        ("us from a stop in order until its lock is usable elsewhere, median", times.stopped.median()),
+        ("us from a stop in order until its lock is usable elsewhere, longest", times.stopped.longest()),
+    ] {
+        report.number(name, us);
+    }
 }
 
 fn progress(what: &str) {
@@ -280,45 +412,25 @@ fn unrest(cluster: &Cluster) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// The restart of all was noticed, and tokens go on growing.
-fn restarted(story: &Story, sum: &Sum, (first, second): (u64, u64), report: &mut Report) {
-    let text = format!("{} sessions heard it, {} did not", story.heard_lost, story.unheard.len());
-    let ok = story.heard_lost >= PLACES as u64 && story.unheard.is_empty();
-    report.check("every session hears `lost` when all daemons are killed", ok, text);
-    let [before, after] = &sum.eras[..] else {
-        return report.check("two eras", false, "there was no restart");
-    };
-    let grows = match (before.tokens, after.tokens) {
-        (Some((_, high)), Some((low, _))) => high < low,
-        _ => false,
-    };
-    let text = format!(
-        "epoch {first} then {second}; highest before {:?}, lowest after {:?}",
-        before.tokens.map(|t| t.1),
-        after.tokens.map(|t| t.0)
-    );
-    report.check("tokens grow across the restart", grows && first < second, text);
-}
-
-/// What the daemons of the last era counted is what their clients heard, but for requests whose client died
-/// before it could hear the answer.
+/// What the last run of each daemon counted is what its clients heard, but for requests whose client died before it could
+/// hear the answer.
 fn agree(sum: &Sum, counters: &Counters, probes: u64, report: &mut Report) {
-    let era = sum.eras.last().expect("there is always one");
-    for (name, counted, heard) in [
+    let heard = sum.last_runs;
+    for (name, counted, least) in [
         (
             "grants counted by daemons and by clients agree",
             counters["local_grants"] + counters["fast_grants"],
-            era.grants + probes,
+            heard.grants + probes,
         ),
         (
             "deadlock victims counted by daemons and by clients agree",
             counters["deadlock_victims"],
-            era.victims,
+            heard.victims,
         ),
     ] {
-        let ok = (heard..=heard + era.unanswered).contains(&counted);
+        let ok = (least..=least + heard.unanswered).contains(&counted);
         let text =
-            format!("{counted} counted, {heard} heard, {} requests of the dead are open", era.unanswered);
+            format!("{counted} counted, {least} heard, {} requests of the dead are open", heard.unanswered);
         report.check(name, ok, text);
     }
 }
@@ -372,6 +484,7 @@ fn met(sum: &Sum, report: &mut Report) {
         ("a value read", sum.values_read),
         ("killed while holding", sum.killed_holding),
         ("killed while waiting", sum.killed_waiting),
+        ("lost while holding", sum.lost_holding),
     ];
     let missing: Vec<&str> = cases.iter().filter(|(_, times)| *times == 0).map(|(case, _)| *case).collect();
     report.check("clients met every case", missing.is_empty(), said(&missing, "each occurred"));
@@ -402,21 +515,28 @@ fn numbers(
     for (name, value) in [
         ("requests for locks", sum.locks),
         ("conversions", sum.converts),
-        ("grants to programs", sum.grants()),
+        ("grants to programs", sum.grants),
         ("value blocks written at a release", sum.values_written),
         ("value blocks read", sum.values_read),
         ("blocking notices", sum.notices),
         ("sessions", sum.sessions),
-        ("sessions lost", story.heard_lost),
+        ("sessions lost with their run", story.heard_lost),
+        ("sessions lost with a lock in hand", sum.lost_holding),
+        ("sessions that nobody could tell of the end of their lease", story.untold),
         ("grants from node to node", counters["grant_sent"]),
         ("grants received, those inside a node included", counters["grant_received"]),
         ("client kills", sum.killed),
         ("client kills while holding", sum.killed_holding),
         ("client kills while waiting", sum.killed_waiting),
         ("client pauses", faults.client_pauses),
-        ("daemon kills", 2 * NODES as u64 + 1),
+        ("daemon kills", faults.daemon_kills),
+        ("daemon kills soon after a start", faults.daemon_kills_after_start),
+        ("daemon stops", faults.daemon_stops),
         ("daemon pauses", faults.daemon_pauses),
         ("daemon pauses longer than the silent time", faults.daemon_pauses_past_silence),
+        ("daemon pauses longer than the lease", faults.daemon_pauses_past_lease),
+        ("daemon pauses by the kernel's freezer", faults.daemon_freezes),
+        ("daemons cut off from all others", faults.daemon_isolations),
         ("changes of weather", faults.weathers),
         ("links cut one way", faults.cuts_one_way),
         ("links cut both ways", faults.cuts_both_ways),

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Findings;
 use crate::history::{
-    Ask, Block, End, Event, Ledger, Lock, LockKey, Mark, Pending, PendingKind, Rules, Told, What,
+    Ask, Block, Event, Ledger, Lock, LockKey, Mark, Pending, PendingKind, Rules, Told, What,
 };
 
 /// What a block may hold: which bytes (by hash), and whether it can be believed.
@@ -182,9 +182,9 @@ impl Values {
                     self.left(ledger, lock);
                 }
             }
-            What::Ended { client, how } => {
+            What::Ended { client, .. } => {
                 for lock in ledger.locks_of(*client) {
-                    self.ended(rules, event.at, lock, *how);
+                    self.ended(rules, event.at, lock);
                     self.left(ledger, lock);
                 }
             }
@@ -272,9 +272,9 @@ impl Values {
     }
 
     /// A client died, or its session did. What it held in a writing mode is invalidated, as far as it held it. A program that
-    /// hears of the end of its session lives, and may have given its locks back in memory that it shares with others
-    /// before anybody invalidated anything.
-    fn ended(&mut self, rules: &Rules, at: u64, lock: &Lock, how: End) {
+    /// hears of the end of its session lives, and may give its locks back in memory that it shares with others before
+    /// anybody invalidates anything; the history says so if it does.
+    fn ended(&mut self, rules: &Rules, at: u64, lock: &Lock) {
         let track = self.track(lock.resource);
         track.reads.remove(&lock.key);
         track.floors.remove(&lock.key);
@@ -292,7 +292,7 @@ impl Values {
             }
             track.step(contents);
             track.shaky_until = track.shaky_until.max(at + rules.linger);
-        } else if certain && lock.unlocking.is_none() && how == End::Died {
+        } else if certain && lock.unlocking.is_none() {
             let step = track.step(spoiled);
             track.deaths.extend(lock.certain().map(|mode| (at, step, mode)));
         } else if possible {
@@ -451,10 +451,10 @@ mod tests {
             ),
         );
         for read in ["a", "a!"] {
-            let lost =
-                "1 lock x EX; 1 granted EX 1.1.2; 1 lost; 2 lock x PR VALBLK; 2 granted PR 1.1.2 read=2:";
+            let lost = "1 lock x EX; 1 granted EX 1.1.2; 1 unlock; 1 lost; 2 lock x PR VALBLK; \
+                        2 granted PR 1.1.2 read=2:";
             passes(
-                "a session that was lost while its program lived, either way",
+                "a session that was lost, and its program gave back in shared memory what it had, either way",
                 &story(&format!("{lost}{read}")),
             );
         }
@@ -502,6 +502,12 @@ mod tests {
     fn rejects_a_stale_block_called_valid_after_a_death() {
         // R5 b: the block that crashed others.
         let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 died; 2 lock x PR VALBLK; 2 granted PR 1.1.3 read=1:a";
+        finds("value", "called valid", &story(rest));
+    }
+
+    #[test]
+    fn rejects_a_stale_block_called_valid_after_a_loss_that_nobody_gave_back() {
+        let rest = "1 lock x EX; 1 granted EX 1.1.2; 1 lost; 2 lock x PR VALBLK; 2 granted PR 1.1.3 read=1:a";
         finds("value", "called valid", &story(rest));
     }
 
