@@ -144,7 +144,7 @@ fn a_minority_grants_nothing_and_says_so_until_a_second_node_is_back() {
     until("it says so", || dev.run('a', &["ok"]).status == Some(69));
     let alone = || {
         let said = dev.run('a', &["ok"]);
-        said.status == Some(69) && said.err.contains("OAR-2402")
+        said.status == Some(69) && said.err.contains("in no view")
     };
     until("its lease is over", alone);
     println!("two killed to out of the view: {:?}", killed.elapsed());

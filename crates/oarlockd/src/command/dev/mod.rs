@@ -13,6 +13,7 @@
 mod nodes;
 mod place;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -34,7 +35,7 @@ use place::Place;
 
 /// A node that dies again so soon after a start will not get better by another start.
 const TOO_SOON: Duration = Duration::from_secs(5);
-/// So many hasty deaths in a row end `dev`.
+/// So many hasty deaths of one node in a row end `dev`.
 const HASTY_MAX: u32 = 3;
 /// Ports are chosen, then released, then taken by the nodes; somebody else may come in between.
 const PORT_TRIES: u32 = 3;
@@ -104,7 +105,7 @@ fn start<'a>(place: &'a Place, args: &cli::Dev, signals: &Signals) -> Result<Nod
 
 /// Waits for deaths and signals.
 fn watch(mut nodes: Nodes<'_>, signals: &Signals, args: &cli::Dev) -> Result<()> {
-    let mut hasty = 0;
+    let mut hasty: BTreeMap<String, u32> = BTreeMap::new();
     loop {
         wait(&nodes, signals);
         if !signals.take().is_empty() {
@@ -128,8 +129,9 @@ fn watch(mut nodes: Nodes<'_>, signals: &Signals, args: &cli::Dev) -> Result<()>
                 }
                 continue;
             }
-            hasty = if dead.lived < TOO_SOON { hasty + 1 } else { 0 };
-            if hasty >= HASTY_MAX {
+            let hasty = hasty.entry(dead.name.clone()).or_default();
+            *hasty = if dead.lived < TOO_SOON { *hasty + 1 } else { 0 };
+            if *hasty >= HASTY_MAX {
                 let log = nodes.log_of(&dead.name);
                 return Err(Problem::new(Code::Failed, format!("{told}, soon after each start")).because(log));
             }
