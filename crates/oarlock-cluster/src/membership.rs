@@ -74,6 +74,8 @@ enum Part {
     Waiting {
         sent: Vec<Instant>,
         next: Instant,
+        /// When it asks the registry for a sign of life, while a member of the view is not heard.
+        probe: Instant,
     },
     In(Lease),
     /// It was in, or must not be.
@@ -107,7 +109,7 @@ impl Membership {
     pub fn new(now: Instant, me: Identity, registry: &Registry) -> Membership {
         let mut membership = Membership {
             me,
-            part: Part::Waiting { sent: Vec::new(), next: now },
+            part: Part::Waiting { sent: Vec::new(), next: now, probe: now + RENEW },
             watch: Watch::new(now, me.node, me.incarnation, registry),
             view: View::default(),
             stamps: (Stamp(0), Stamp(0)),
@@ -234,8 +236,8 @@ impl Membership {
     /// When to call [`handle_timeout`](Membership::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mine = match &self.part {
-            // Until then it waits for somebody to be heard.
-            Part::Waiting { next, .. } => self.unheard().next().is_none().then_some(*next),
+            Part::Waiting { next, .. } if self.unheard().next().is_none() => Some(*next),
+            Part::Waiting { probe, .. } => Some(*probe),
             Part::In(lease) => lease.poll_timeout(),
             Part::Out => None,
         };
@@ -309,8 +311,18 @@ impl Membership {
     /// Asks to be let in, as soon as it hears all members, and again as often as members renew.
     fn ask(&mut self, now: Instant) {
         let all = self.unheard().next().is_none();
-        let Part::Waiting { sent, next } = &mut self.part else { return };
-        if now < *next || !all {
+        let Part::Waiting { sent, next, probe } = &mut self.part else { return };
+        let Identity { node, incarnation, .. } = self.me;
+        if !all {
+            // Whom it does not hear may be dead, and nobody left in the view to say so: then those who wait must, and they
+            // may only while the registry answers them. This is refused, which is an answer.
+            if *probe <= now {
+                *probe = now + RENEW;
+                self.outputs.push_back(Output::Propose(Command::Renew { node, incarnation, number: 0 }));
+            }
+            return;
+        }
+        if now < *next {
             return;
         }
         *next = now + RENEW;

@@ -119,7 +119,7 @@ fn a_newcomer_asks_when_it_hears_every_member() {
     assert_eq!(proposals(&mut second.membership), []);
     assert_eq!(second.membership.unheard().collect::<Vec<_>>(), [NodeId(0)]);
     // An earlier run of the member says nothing.
-    second.hears(at(800), 0, 0);
+    second.hears(at(700), 0, 0);
     assert_eq!(proposals(&mut second.membership), []);
     second.hears(at(1_600), 0, 1);
     let [start] = proposals(&mut second.membership).try_into().unwrap();
@@ -131,9 +131,34 @@ fn a_newcomer_asks_when_it_hears_every_member() {
     third.membership.handle_silent(at(2_100), NodeId(0));
     third.hears(at(2_200), 1, 1);
     assert_eq!(proposals(&mut third.membership), []);
-    assert_eq!(third.membership.poll_timeout(), None, "nothing happens before somebody is heard");
+    // All it does meanwhile is to ask whether the registry answers.
+    for ms in (2_300..9_000).step_by(100) {
+        third.membership.handle_timeout(at(ms));
+        let asked = proposals(&mut third.membership);
+        assert!(asked.iter().all(|c| matches!(c, Command::Renew { number: 0, .. })), "{asked:?}");
+    }
     third.hears(at(9_000), 0, 1);
     assert_eq!(proposals(&mut third.membership).len(), 1);
+}
+
+/// All of a view have died, and one of them stays dead: those who come back put it out, for nobody else is left to do so.
+/// Found with real daemons: two of three were killed, one of these was started again, and all waited for the other.
+#[test]
+fn whoever_waits_puts_out_who_is_dead_while_the_registry_answers() {
+    let first = first_in(at(0));
+    let mut second = Node::new(at(10), identity(1, 1, 200), &first.registry);
+    let mut evicted = None;
+    for ms in (100..8_000).step_by(50) {
+        second.membership.handle_timeout(at(ms));
+        for command in proposals(&mut second.membership) {
+            if matches!(command, Command::Evict { .. }) {
+                evicted.get_or_insert(ms);
+            }
+            second.answer(at(ms), &command);
+        }
+    }
+    assert!(evicted.is_some_and(|ms| (3_210..4_500).contains(&ms)), "at {evicted:?}");
+    assert_eq!(second.membership.view().nodes().collect::<Vec<_>>(), [NodeId(1)]);
 }
 
 /// Its earlier run is in the view still: it goes on asking until that is put out.
