@@ -103,16 +103,18 @@ impl Engine {
         self.p.node.renew(monotonic + left.as_nanos() as u64);
     }
 
-    /// A run that has been stopped, and under whose locks nobody acts any more, gives itself up.
-    pub(super) fn give_up(&mut self) {
-        let Some(stopping) = &mut self.stopping else { return };
+    /// A run that has been stopped, and under whose locks nobody acts any more, gives itself up. True if that is to be
+    /// carried.
+    pub(super) fn give_up(&mut self) -> bool {
+        let Some(stopping) = &mut self.stopping else { return false };
         if !stopping.holders.is_empty() || stopping.surrendered.is_some() || self.down.is_some() {
-            return;
+            return false;
         }
         // False: it was in no view.
         let asked = self.p.node.surrender();
         stopping.surrendered = Some(!asked);
         stopping.until = clock::now() + SURRENDER_MAX;
+        true
     }
 
     /// Is there nothing left to wait for?

@@ -199,7 +199,10 @@ impl Engine {
             if self.ended() {
                 return self.finish();
             }
-            self.give_up();
+            if self.give_up() {
+                // Nothing else may come that would wake the engine: a node alone has no peers.
+                self.carry()?;
+            }
             // After the end of a run nobody answers bells.
             let asleep = self.p.node.has_ended() || (!more_bells && self.p.node.fall_asleep());
             let timeout = if asleep { self.timeout() } else { Some(Duration::ZERO) };
