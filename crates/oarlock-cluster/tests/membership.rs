@@ -161,7 +161,7 @@ fn whoever_waits_puts_out_who_is_dead_while_the_registry_answers() {
     assert_eq!(second.membership.view().nodes().collect::<Vec<_>>(), [NodeId(1)]);
 }
 
-/// Its earlier run is in the view still: it goes on asking until that is put out.
+/// L3: its earlier run is in the view still: it goes on asking until that is put out.
 #[test]
 fn a_restarted_run_waits_for_the_end_of_the_one_before() {
     let first = first_in(at(0));

@@ -1,5 +1,6 @@
 //! The barriers between a view and the first grant under it: step by step, and in storms of views, deaths and slow messages.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use oarlock_cluster::recovery::{FAILOVERS_MAX, Gate, Misdeed, Output, Recovery};
@@ -204,8 +205,8 @@ impl Storm {
         for a in &all {
             for b in all.iter().filter(|b| b.node != a.node) {
                 // Circuits come up before a run is let in.
-                if !self.channels.contains_key(&(*a, *b)) {
-                    self.channels.insert((*a, *b), VecDeque::new());
+                if let Entry::Vacant(place) = self.channels.entry((*a, *b)) {
+                    place.insert(VecDeque::new());
                     self.nodes.get_mut(a).unwrap().room.handle_up(b.node, b.incarnation);
                     self.collect(*a);
                 }

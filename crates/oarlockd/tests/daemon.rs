@@ -463,7 +463,7 @@ fn a_session_ends_with_its_opener_though_a_helper_keeps_the_socket() {
     support::signal(helper, "KILL");
 }
 
-/// L5: a run that was stopped in order has given itself up, and the next one begins at once; one that was killed is waited
+/// L3, L5: a run that was stopped in order has given itself up, and the next one begins at once; one that was killed is waited
 /// for until its lease is over.
 #[test]
 fn only_an_unclean_stop_makes_the_next_run_wait() {

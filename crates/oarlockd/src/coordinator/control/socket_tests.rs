@@ -69,7 +69,7 @@ fn until(places: &mut [Place], what: &str, done: impl Fn(&[Place]) -> bool) {
     }
 }
 
-/// Three nodes with one configuration found their cluster over encrypted circuits, and decide in it.
+/// T "Founding": three nodes with one configuration found their cluster over encrypted circuits, and decide in it.
 #[test]
 fn nodes_found_and_decide_over_their_circuits() {
     let directory = TempDir::new().unwrap();
