@@ -98,7 +98,11 @@ impl Error {
             Code::Lost => Kind::Lost,
             Code::Cancelled => Kind::Cancelled,
             Code::InFlight => Kind::InFlight,
-            Code::NotServing | Code::Refused | Code::TokensExhausted | Code::MemberSilent => Kind::NotServing,
+            Code::NotServing
+            | Code::Refused
+            | Code::TokensExhausted
+            | Code::MemberSilent
+            | Code::CoordinatorStopped => Kind::NotServing,
             Code::NoDaemon => Kind::NoDaemon,
             Code::SocketDenied => Kind::Denied,
             Code::SessionVersion => Kind::Version,

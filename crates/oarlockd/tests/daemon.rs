@@ -470,9 +470,14 @@ fn only_an_unclean_stop_makes_the_next_run_wait() {
     let mut solo = Solo::new("");
     solo.start();
     let state = |solo: &Solo| fs::read_to_string(solo.path("data/state")).unwrap();
-    assert!(state(&solo).contains("incarnation 1\nepoch 1\nclean 0"), "{}", state(&solo));
+    let is = |solo: &Solo, run: u64, epoch: u32, clean: u8| {
+        let text = state(solo);
+        text.contains(&format!("incarnation {run}\nepoch {epoch}\n"))
+            && text.contains(&format!("\nclean {clean}\n"))
+    };
+    assert!(is(&solo, 1, 1, 0), "{}", state(&solo));
     assert_eq!(solo.end("TERM"), Some(0));
-    assert!(state(&solo).contains("incarnation 1\nepoch 1\nclean 1"), "{}", state(&solo));
+    assert!(is(&solo, 1, 1, 1), "{}", state(&solo));
     assert!(!solo.socket().exists());
 
     let began = Instant::now();
