@@ -148,7 +148,7 @@ pub struct Recovery {
     /// The barriers passed so far.
     passed: usize,
     peers: BTreeMap<NodeId, Peer>,
-    /// This node knew a run that is not in the view, or was not in an earlier one that never opened.
+    /// As its lock rooms say: this node knew a run that has left since it was last open.
     departed: bool,
     /// This node has stated everything anew.
     stated: bool,
@@ -178,7 +178,7 @@ impl Recovery {
     }
 
     /// Another view is valid, with this run in it. `fences`: something is still to be proven of runs that left (L4).
-    /// `departed`: this node knew a run that is not in it.
+    /// `departed`: this node knew a run that has left since it was last open.
     pub fn handle_view(&mut self, now: Instant, view: &View, departed: bool, fences: bool) {
         assert!(view.epoch > self.view.epoch, "views follow each other");
         if let Some(failover) = self.failovers.back_mut() {
@@ -199,9 +199,8 @@ impl Recovery {
         if self.failovers.len() > FAILOVERS_MAX {
             self.failovers.pop_front();
         }
-        // What a view that never opened left to be doubted is doubted under this one.
-        self.departed = departed || (self.departed && !self.is_open());
-        (self.passed, self.stated, self.last, self.fences) = (0, false, None, fences);
+        (self.passed, self.stated, self.last) = (0, false, None);
+        (self.departed, self.fences) = (departed, fences);
         // What was to be said under the view before is of no use to anybody.
         self.outputs.clear();
         self.say_to_all(Step::Arrived);

@@ -81,23 +81,6 @@ fn a_view_in_the_middle_begins_at_the_top() {
     assert!(room.failovers().next().unwrap().overtaken);
 }
 
-/// 44: that somebody left is not forgotten because another view came before anything was granted.
-#[test]
-fn who_left_before_a_view_that_never_opened_has_left() {
-    let mut room = Recovery::new(NodeId(0));
-    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1)]), true, false);
-    said(&mut room);
-    room.handle_view(ms(1), &view(6, &[(0, 1), (2, 1)]), false, false);
-    hear(&mut room, 2, 2, 6, Step::Arrived).unwrap();
-    room.handle_restated(ms(3));
-    hear(&mut room, 4, 2, 6, RESTATED).unwrap();
-    assert!(said(&mut room).contains(&Output::Open { departed: true }));
-    // Once it was opened that is over.
-    room.handle_view(ms(5), &view(7, &[(0, 1)]), false, false);
-    room.handle_restated(ms(6));
-    assert!(said(&mut room).contains(&Output::Open { departed: false }));
-}
-
 /// A member that is ahead is remembered; one that was replaced by a later run of itself is not taken for it.
 #[test]
 fn what_a_member_said_early_counts_and_what_an_earlier_run_said_does_not() {
