@@ -342,6 +342,18 @@ impl World {
     /// rest nothing is left of either.
     pub(crate) fn audit(&mut self, at_rest: bool) {
         let now = self.queue.now();
+        let mut wrong = self.wrongs(at_rest);
+        // For as long as a record is being given up its gate is set, at rest too.
+        wrong.retain(|text| !text.contains(GATE) || self.gates.contains(text));
+        wrong.into_iter().for_each(|text| self.others.add("words", now, text));
+    }
+
+    /// Notes which gates are set, a while before the end.
+    pub(crate) fn note_gates(&mut self) {
+        self.gates = self.wrongs(true).into_iter().filter(|text| text.contains(GATE)).collect();
+    }
+
+    fn wrongs(&self, at_rest: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         for host in self.hosts.iter().filter(|host| host.up) {
             for (space, memory) in host.segments.iter().enumerate() {
@@ -351,9 +363,12 @@ impl World {
                 audit(memory, at_rest && host.serving, &mut complain);
             }
         }
-        wrong.into_iter().for_each(|text| self.others.add("words", now, text));
+        wrong
     }
 }
+
+/// What is said of a gate that is set although nobody waits.
+const GATE: &str = "the gate of slot";
 
 fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
     let geometry = memory.geometry();
@@ -400,7 +415,7 @@ fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
             complain(format!("slot {number} is {word:?} at rest"));
         }
         if at_rest && word.gate() && word.owned().is_some() {
-            complain(format!("the gate of slot {number} is set, and nobody waits: {word:?}"));
+            complain(format!("{GATE} {number} is set, and nobody waits: {word:?}"));
         }
     }
     if let Some((place, modes)) = claimed.into_iter().next() {

@@ -103,6 +103,7 @@ pub(crate) enum Part {
     Polite,
     PoliteEnd,
     Drain,
+    Settled,
     Drained,
 }
 
@@ -152,6 +153,8 @@ pub(crate) struct World {
     traffic: (u64, u64),
     /// The second in which words were last compared with entries.
     audited: u64,
+    /// Gates that were set a while before the end.
+    pub(crate) gates: Vec<String>,
     pub(crate) judge: Judge,
     pub(crate) others: Findings,
     pub(crate) stamps: Stamps,
@@ -202,6 +205,7 @@ impl World {
             segment_random,
             time: Rc::default(),
             audited: 0,
+            gates: Vec::new(),
             next_client: 0,
             trace: Trace::default(),
             traffic: (0, 0),
@@ -243,6 +247,7 @@ impl World {
             (polite, Part::Polite),
             (drain - 1, Part::PoliteEnd),
             (drain, Part::Drain),
+            (end - S / 2, Part::Settled),
             (end, Part::Drained),
         ] {
             self.queue.push(at, Happening::Part(part));
@@ -833,6 +838,7 @@ impl World {
             }
             Part::PoliteEnd => self.mark(Mark::PoliteEnd),
             Part::Drain => self.enter(Phase::Drain),
+            Part::Settled => self.note_gates(),
             Part::Drained => {
                 self.mark(Mark::Drained);
                 self.audit(true);

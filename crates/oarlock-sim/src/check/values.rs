@@ -58,6 +58,8 @@ struct Track {
     shaky_until: u64,
     /// Until then others may not have recovered from a node that was put out.
     doubted_until: u64,
+    /// Nothing was written since then that others must know: whatever is there may be marked.
+    doubtful: bool,
     /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
     seen: BTreeMap<u64, (u64, bool)>,
     floor: u64,
@@ -76,6 +78,7 @@ impl Default for Track {
             deaths: Vec::new(),
             shaky_until: 0,
             doubted_until: 0,
+            doubtful: false,
             seen: BTreeMap::new(),
             floor: 0,
             floors: BTreeMap::new(),
@@ -85,6 +88,11 @@ impl Default for Track {
 
 fn never() -> Content {
     Content { bytes: xxh3_64(&[0; VALUE_BYTES]), valid: true, had: false }
+}
+
+/// After the departure of a node that may have written, if only the first block of all.
+fn marked(content: &Content) -> Content {
+    Content { valid: false, had: true, ..*content }
 }
 
 fn invalidated(content: Content) -> Content {
@@ -119,6 +127,8 @@ impl Track {
         if at < self.doubted_until {
             // It may be written at the very node that has been put out and has not heard of it.
             contents.extend(self.now().iter().filter(|content| !content.valid).copied());
+        } else {
+            self.doubtful = false;
         }
         self.step(contents)
     }
@@ -126,11 +136,11 @@ impl Track {
     /// A node was put out: of what it may have written others know the last block they were told of, and mark it. Until
     /// they have recovered a block that is written and told to the node that left is marked as well.
     fn doubt(&mut self, at: u64) {
-        let marked = |content: &Content| Content { valid: false, had: true, ..*content };
         let contents = self.steps.iter().flatten().map(marked).chain(self.now().iter().copied()).collect();
         self.step(contents);
         self.shaky_until = self.shaky_until.max(at + RECOVERY_MAX);
         self.doubted_until = self.doubted_until.max(at + RECOVERY_MAX);
+        self.doubtful = true;
     }
 
     /// Deaths of which `over` is true have been dealt with.
@@ -158,11 +168,15 @@ impl Track {
 #[derive(Debug, Default)]
 pub struct Values {
     tracks: Vec<Track>,
+    /// A node was put out at that moment, and at none after it.
+    gone: Option<u64>,
+    now: u64,
 }
 
 impl Values {
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
+        self.now = event.at;
         match &event.what {
             What::Asked { client, handle, ask } => {
                 self.asked(rules, ledger, event.at, (*client, *handle), ask);
@@ -189,14 +203,22 @@ impl Values {
                 }
             }
             What::Mark(Mark::NewCluster) => self.tracks.clear(),
-            What::Mark(Mark::NodeGone) => self.tracks.iter_mut().for_each(|track| track.doubt(event.at)),
+            What::Mark(Mark::NodeGone) => {
+                self.gone = Some(event.at);
+                self.tracks.iter_mut().for_each(|track| track.doubt(event.at));
+            }
             What::Opened { .. } | What::Mark(_) => {}
         }
     }
 
     fn track(&mut self, resource: usize) -> &mut Track {
-        if self.tracks.len() <= resource {
-            self.tracks.resize_with(resource + 1, Track::default);
+        while self.tracks.len() <= resource {
+            let mut track = Track::default();
+            // Whoever left may have used it before anybody else.
+            if let Some(gone) = self.gone.filter(|gone| self.now < gone + RECOVERY_MAX) {
+                track.doubt(gone);
+            }
+            self.tracks.push(track);
         }
         &mut self.tracks[resource]
     }
@@ -368,6 +390,9 @@ fn judge_read(
     let mut possible = track.steps.iter().skip(skip).flatten().copied().collect::<BTreeSet<Content>>();
     if at < track.shaky_until {
         possible.extend(possible.clone().into_iter().map(invalidated));
+    }
+    if track.doubtful {
+        possible.extend(possible.clone().iter().map(marked));
     }
     if !possible.iter().any(found) {
         let earlier = track.steps.iter().take(skip).flatten().any(found);
