@@ -279,6 +279,11 @@ impl Node {
 
     pub(crate) fn lock_output(&mut self, now: Instant, index: usize, output: oarlock_lock::Output) {
         use oarlock_lock::Output as L;
+        // To close the sessions of a run that ends frees their locks in the room. But programs may act under them until they
+        // have heard of it, so nobody else gets them before the run is surrendered or its lease is over (L5, X10).
+        if self.ended {
+            return;
+        }
         match output {
             L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
                 Ok(()) => {}

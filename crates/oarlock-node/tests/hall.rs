@@ -397,6 +397,8 @@ fn a_run_that_gives_itself_up_is_not_waited_for() {
     cluster.settle();
     assert_eq!(cluster.reply(a), Reply::Blocking { handle: 1, wanted: Mode::EX });
     assert!(matches!(cluster.reply(a), Reply::Lost { .. }));
+    // It has been told, but may still be acting: its lock is nobody's until the run is surrendered.
+    assert_eq!(cluster.heard(b), None);
     assert!(cluster.node(0).surrender());
     cluster.settle();
     cluster.nodes[0] = None;
