@@ -460,10 +460,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let trace = directory.path().join("trace");
         let probe = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
-        if !probe.is_ok_and(|probe| probe.status.success()) {
-            eprintln!("not tested here: strace is not installed, or may not trace (apt-get install strace)");
-            return;
-        }
+        let probe = probe.expect("strace: apt-get install strace");
+        assert!(probe.status.success(), "strace may not trace here: {}", String::from_utf8_lossy(&probe.stderr));
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o"]).arg(&trace).arg(std::env::current_exe().unwrap());
         let cluster = Cluster::lone(Cpus::find().unwrap(), 1000).unwrap();

@@ -182,6 +182,9 @@ fn fuzz(context: &Context, programs: &Path, target: &str, options: &Options) -> 
         return Err(format!("{target}: the fuzzer found something\n{}", telling(&said)));
     }
     let tried = statistic(&said, "stat::number_of_executed_units:");
+    if tried == 0 {
+        return Err(format!("{target}: the fuzzer tried nothing\n{}", telling(&said)));
+    }
     let rate = statistic(&said, "stat::average_exec_per_sec:");
     if rate < EXECUTIONS_PER_SECOND_MIN && !MACHINES.contains(&target) {
         println!(

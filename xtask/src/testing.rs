@@ -1,5 +1,7 @@
 //! Runs tests and counts them by the lines that the standard harness prints.
 
+use std::process::Command;
+
 use crate::ci::Outcome;
 use crate::context::{Context, Failure, Volume, watch};
 
@@ -7,23 +9,19 @@ use crate::context::{Context, Failure, Volume, watch};
 pub(crate) fn workspace(context: &Context) -> Outcome {
     let mut command = context.cargo();
     command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
-    let mut count = Count::default();
-    let result = watch(&mut command, |line| count.see(line));
-    count.outcome(result.err())
+    counted(&mut command)
 }
 
 /// The lock room explored in full, and the bugs planted in it that the explorer must notice.
 pub(crate) fn explorer(context: &Context) -> Outcome {
-    let mut count = Count::default();
-    let mut error = None;
     let explore: &[&str] = if context.volume == Volume::Night { &["--full"] } else { &[] };
-    for (test, args) in [("explore", explore), ("planted", &["--nocapture"])] {
+    let tests: [(&str, &[&str]); 2] = [("explore", explore), ("planted", &["--nocapture"])];
+    sum(tests.map(|(test, args)| {
         let mut command = context.cargo();
         command.args(["test", "--locked", "--quiet", "--release", "--package", "oarlock-lock"]);
         command.args(["--features", "planted", "--test", test, "--"]).args(args);
-        error = watch(&mut command, |line| count.see(line)).err().or(error);
-    }
-    count.outcome(error)
+        counted(&mut command)
+    }))
 }
 
 /// Storyboards on nodes with a rule left out: the one about the rule must not come true. Built as the table of planted
@@ -32,9 +30,7 @@ pub(crate) fn planted_stories(context: &Context) -> Outcome {
     let mut command = context.cargo();
     command.args(["test", "--locked", "--quiet", "--profile", "sim", "--package", "oarlock-sim"]);
     command.args(["--features", "planted", "--test", "stories"]);
-    let mut count = Count::default();
-    let result = watch(&mut command, |line| count.see(line));
-    count.outcome(result.err())
+    counted(&mut command)
 }
 
 /// A program has 84,000 stops, and something happens at each of them 747,000 times in all: a millisecond each. In so many
@@ -42,48 +38,80 @@ pub(crate) fn planted_stories(context: &Context) -> Outcome {
 const STEPPER_PARTS: u32 = 8;
 const STEPPER_SAMPLE: u32 = 200;
 
+/// What only the night has time for, beside every stop of a program.
+const STEPPER_NIGHT: [&str; 6] = [
+    "every_stop_of_a_node",
+    "every_stop_of_both",
+    "every_instruction_of_programs_that_die",
+    "every_death_within_a_death",
+    "every_death_of_a_node_and_of_the_next",
+    "many_programs_are_killed",
+];
+
 /// The segment under checkers of orders: all orders of small runs, and random ones of long runs. Each builds the crate
 /// anew, with other atomics, into a directory of its own. And the stepper: with each rule left out, and at every stop.
 pub(crate) fn interleavings(context: &Context) -> Outcome {
-    let mut count = Count::default();
-    let mut error = None;
+    let night = context.volume == Volume::Night;
+    let mut outcomes = Vec::new();
     for checker in ["loom", "shuttle"] {
         let mut command = context.cargo();
         command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
         command.args(["--test", checker]);
         command.env("RUSTFLAGS", format!("--cfg {checker}"));
         command.env("CARGO_TARGET_DIR", context.root.join("target").join(checker));
-        if context.volume == Volume::Night {
+        if night {
             command.env("OARLOCK_LOOM_MORE", "1").env("OARLOCK_SHUTTLE_RUNS", "100000");
         }
-        error = watch(&mut command, |line| count.see(line)).err().or(error);
+        outcomes.push(counted(&mut command));
     }
-    let mut stepper = |part: Option<String>, args: &[&str]| {
+    let mut played = |test: &str, part: Option<String>, args: &[&str]| {
         let mut command = context.cargo();
         command.args(["test", "--locked", "--package", "oarlock-shm", "--features", "planted"]);
-        command.args(["--test", "stepper", "--"]).args(args);
+        command.args(["--test", test, "--"]).args(args);
         command.envs(part.map(|part| ("OARLOCK_PART", part)));
-        let failed = watch(&mut command, |line| count.see(line)).err();
-        error = failed.or(error.take());
+        outcomes.push(counted(&mut command));
     };
     // Deaths and pauses after each instruction: every rule that is left out must be noticed there as well.
-    stepper(None, &["a_rule_left_out"]);
+    played("stepper", None, &["a_rule_left_out"]);
     // Every stop of a program, in parts that end in some 90 s each; or a sample of them.
-    let night = context.volume == Volume::Night;
     let (parts, of) = if night { (STEPPER_PARTS, STEPPER_PARTS) } else { (1, STEPPER_SAMPLE) };
     for part in 0..parts {
-        stepper(Some(format!("{part}/{of}")), &["--ignored", "every_stop_of_a_program"]);
+        played("stepper", Some(format!("{part}/{of}")), &["--ignored", "every_stop_of_a_program"]);
     }
     if night {
-        stepper(None, &["--ignored", "every_stop_of_both"]);
+        for name in STEPPER_NIGHT {
+            played("stepper", None, &["--ignored", name]);
+        }
+        played("model", None, &["--ignored", "large_spaces_hold"]);
     }
-    count.outcome(error)
+    sum(outcomes)
 }
 
 /// The same as a task.
 pub(crate) fn interleave(context: &Context) -> Result<String, Failure> {
     let outcome = interleavings(context);
     if outcome.failed > 0 { Err(outcome.note) } else { Ok(format!("{} passed", outcome.passed)) }
+}
+
+/// Runs a command that tests and counts its tests. Each command is counted by itself: of several one may run none at
+/// all, because a flag or a name is wrong, and the others would hide it.
+fn counted(command: &mut Command) -> Outcome {
+    let mut count = Count::default();
+    let result = watch(command, |line| count.see(line));
+    count.outcome(result.err())
+}
+
+/// Several outcomes as one; the note is that of the first that failed, or of the last.
+fn sum(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    let mut all = Outcome { passed: 0, failed: 0, note: "no test ran".into() };
+    for one in outcomes {
+        if all.failed == 0 {
+            all.note = one.note;
+        }
+        all.passed += one.passed;
+        all.failed += one.failed;
+    }
+    all
 }
 
 /// Sums of the lines `test result: …`.
@@ -156,5 +184,16 @@ mod tests {
     #[test]
     fn a_run_without_tests_is_a_failure() {
         assert_eq!(Count::default().outcome(None).failed, 1);
+    }
+
+    #[test]
+    fn a_command_that_tests_nothing_is_not_hidden_by_one_that_does() {
+        let said = |text: &str| counted(Command::new("echo").arg(text));
+        let all = sum([
+            said("test result: ok. 3 passed; 0 failed; 0 ignored"),
+            said("test result: ok. 0 passed; 0 failed; 9 ignored"),
+            said("test result: ok. 5 passed; 0 failed; 0 ignored"),
+        ]);
+        assert_eq!((all.passed, all.failed, all.note.as_str()), (8, 1, "no test ran"));
     }
 }

@@ -107,7 +107,7 @@ pub fn page(code: Code) -> Page {
         Code::CoordinatorFile => page_of(
             "the coordinator's file cannot be used",
             "raft.redb in the data directory is missing, damaged, or of another version",
-            "keep the file as it is; remove the node from the cluster and let it join anew",
+            "keep a copy of the file as it is; put back a copy only if it is certainly the newest, for a vote that is forgotten can be given twice",
         ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",

@@ -5,8 +5,8 @@
 //!   programs ─ socket ─┤ engine/    one thread, one wait: sockets in, Node, out    │
 //!   peers ──── UDP ────┤            └── host/     clock, chance, files, sockets    │
 //!   people ─── HTTP ───┤ console/   questions and metrics as documents; own thread │
-//!                      │ coordinator/ one order of changes for all nodes; not yet  │
-//!                      │            used: views are static                         │
+//!                      │ coordinator/ one order of changes for all nodes: who is   │
+//!                      │            in the view, until when; own thread            │
 //!                      └──────────────────────────────────────────────────────────┘
 //!   command/   what people type; talks to a daemon through its socket, as programs do
 //!   config/    the file; problem, explain: every error as code, what, why, what next

@@ -88,7 +88,7 @@ fn tokens_grow_with_every_grant_from_whatever_node() {
 fn a_waiter_is_told_who_holds_it_since_when_and_its_place() {
     let dev = Dev::start();
     let _held = hold(&dev, 'a', &["slow", "--label", "backup.sh"]);
-    let said = dev.run('b', &["lock", "-w", "1500ms", "slow", "--", "true"]);
+    let said = dev.run('b', &["lock", "-w", "3s", "slow", "--", "true"]);
     said.expect(75, &["waiting for slow EX: held EX by node-a pid", "(backup.sh) for", "you are next"]);
     let said = dev.run('b', &["lock", "-q", "-w", "1200ms", "slow", "--", "true"]).expect(75, &[]);
     assert_eq!(said.err, "", "--quiet says nothing");
@@ -234,9 +234,8 @@ fn a_loss_that_is_noticed_only_after_the_command_ended_still_counts() {
 #[test]
 fn a_command_with_other_input_can_still_open_its_terminal() {
     let dev = Dev::start_with(&["-n", "1"]);
-    if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
-        return;
-    }
+    let probe = Command::new("script").arg("--version").stdout(Stdio::null()).status();
+    probe.expect("script(1), which gives the command a terminal: apt-get install bsdutils");
     let asks = format!(
         "'{}' lock tty -c 'read answer </dev/tty; echo got-$answer' </dev/null",
         env!("CARGO_BIN_EXE_oarlock")

@@ -230,7 +230,7 @@ fn a_flood_of_garbage_is_counted_and_delays_nobody() {
         "cookies_sent",
     ];
     until("garbage is counted", || since(&cluster, A, &before[A], &counted) >= sent * 8 / 10);
-    assert!(sent > 3_000, "{sent} in five seconds are no flood");
+    assert!(sent > 1_000, "{sent} in five seconds are no flood");
     going.end();
     undisturbed(&mut cluster, &before);
 }

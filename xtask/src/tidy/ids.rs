@@ -26,7 +26,7 @@ const PAGES: [Page; 2] = [
         path: "docs/mechanisms.md",
         has_code: true,
         prefix: "",
-        needed: "A1-A9 C1-C17 C19 D9 E1-E4 X1-X9 X12 3.1-3.7 3.9 R0-R6 R8-R12 M8 M10 M12 L3 L8 L10 S1-S6 S8 T",
+        needed: "A1-A10 C1-C17 C19 D9 E1-E9 X1-X12 3.1-3.7 3.9 R0-R6 R8-R12 M1-M14 L1-L3 L5-L8 L10 L11 S1-S8 T",
         known: "A1-A10 C1-C21 D1-D9 E1-E10 X1-X12 3.1-3.9 R0-R12 M1-M14 L1-L11 S1-S8 T",
     },
     Page {

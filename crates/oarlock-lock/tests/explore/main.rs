@@ -19,6 +19,10 @@ fn main() -> ExitCode {
     if let Some(name) = value("--name") {
         menus.retain(|m| m.name.contains(name.as_str()));
     }
+    if menus.is_empty() {
+        eprintln!("no space has such a name");
+        return ExitCode::FAILURE;
+    }
     let limit = number("--states").unwrap_or(usize::MAX);
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = 0;
