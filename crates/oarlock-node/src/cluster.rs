@@ -110,11 +110,13 @@ impl Node {
         }
     }
 
-    /// Nothing is done under a lease that is over, whatever the node was about when it stood still (L1).
+    /// Nothing is done under a lease that is over, whatever the node was about when it stood still, and what was done and not
+    /// told yet is not told (L1).
     pub(crate) fn look_at_lease(&mut self, now: Instant) {
         if self.lease > now || self.lease == Instant(0) || self.ended {
             return;
         }
+        self.outputs.retain(|output| !matches!(output, Output::Reply { .. }));
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }

@@ -457,6 +457,7 @@ impl Node {
 
     /// The next thing to carry on.
     pub fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        self.look_at_lease(now);
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return Some(output);

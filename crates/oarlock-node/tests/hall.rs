@@ -77,6 +77,19 @@ fn founded(count: usize) -> Registry {
     registry
 }
 
+fn lock_request(handle: u32, mode: Mode) -> Request {
+    Request::Lock(LockRequest {
+        handle,
+        space: SpaceId(0),
+        name: Name::new(b"jobs/nightly").unwrap(),
+        mode,
+        flags: Flags::empty(),
+        timeout_ms: 0,
+        owner: OwnerId(0),
+        transaction: TransactionId(0),
+    })
+}
+
 impl Cluster {
     fn new(count: usize) -> Cluster {
         let mut cluster = Cluster {
@@ -250,19 +263,7 @@ impl Cluster {
     }
 
     fn lock(&mut self, at: (usize, SessionId), handle: u32, mode: Mode) {
-        self.say(
-            at,
-            &Request::Lock(LockRequest {
-                handle,
-                space: SpaceId(0),
-                name: Name::new(b"jobs/nightly").unwrap(),
-                mode,
-                flags: Flags::empty(),
-                timeout_ms: 0,
-                owner: OwnerId(0),
-                transaction: TransactionId(0),
-            }),
-        );
+        self.say(at, &lock_request(handle, mode));
     }
 
     fn reply(&mut self, at: (usize, SessionId)) -> Reply {
@@ -404,6 +405,22 @@ fn a_run_that_gives_itself_up_is_not_waited_for() {
     cluster.nodes[0] = None;
     cluster.run(Duration::from_millis(500));
     assert!(matches!(cluster.heard(b), Some(Reply::Granted(_))), "{:#?}", cluster.events);
+}
+
+/// L1: a node may stand still between its decision and its telling it. What it decided under a lease that is over since then
+/// is told to nobody.
+#[test]
+fn a_grant_that_was_not_told_before_the_lease_was_over_is_never_told() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(0, 2));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.reply(a);
+    // The node owns the resource now, and grants the next one by itself.
+    let now = cluster.now;
+    cluster.node(0).handle_session_packet(now, b.1, &lock_request(1, Mode::NL).to_bytes());
+    cluster.now += Duration::from_secs(4);
+    cluster.settle();
+    assert!(matches!(cluster.reply(b), Reply::Lost { .. }), "not that it was granted");
 }
 
 /// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
