@@ -461,7 +461,11 @@ mod tests {
         let trace = directory.path().join("trace");
         let probe = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
         let probe = probe.expect("strace: apt-get install strace");
-        assert!(probe.status.success(), "strace may not trace here: {}", String::from_utf8_lossy(&probe.stderr));
+        assert!(
+            probe.status.success(),
+            "strace may not trace here: {}",
+            String::from_utf8_lossy(&probe.stderr)
+        );
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o"]).arg(&trace).arg(std::env::current_exe().unwrap());
         let cluster = Cluster::lone(Cpus::find().unwrap(), 1000).unwrap();

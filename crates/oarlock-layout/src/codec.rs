@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::limit::{LABEL_BYTES_MAX, VALUE_BYTES};
 use crate::mode::Mode;
 use crate::name::{Name, NameError};
-use crate::value::Value;
+use crate::value::{SEQUENCE_MAX, Value};
 
 /// What is wrong with received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -333,11 +333,11 @@ impl<'a> Reader<'a> {
 
     /// A value block.
     pub fn value(&mut self) -> Result<Value, Malformed> {
-        Ok(Value {
-            sequence: self.u64()?,
-            valid: self.bool("value validity")?,
-            bytes: self.array::<VALUE_BYTES>()?,
-        })
+        let sequence = self.u64()?;
+        if sequence > SEQUENCE_MAX {
+            return Err(Malformed::Unknown { field: "value sequence", value: sequence });
+        }
+        Ok(Value { sequence, valid: self.bool("value validity")?, bytes: self.array::<VALUE_BYTES>()? })
     }
 
     /// Nothing may be left.

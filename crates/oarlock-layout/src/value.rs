@@ -5,6 +5,10 @@ use core::fmt;
 use crate::id::Epoch;
 use crate::limit::VALUE_BYTES;
 
+/// The last number a block can have. Honest writers never get there; one that was led there by a dishonest one writes blocks
+/// that are no news to others, but nothing breaks.
+pub const SEQUENCE_MAX: u64 = (1 << 62) - 1;
+
 /// A resource's value block (R5): bytes, a sequence that grows by one with each write or invalidation, and
 /// whether the bytes can be believed.
 ///
@@ -23,10 +27,14 @@ impl Value {
     /// The block of a resource that never had one.
     pub const NEVER: Value = Value { sequence: 0, valid: true, bytes: [0; VALUE_BYTES] };
 
+    const fn next(&self) -> u64 {
+        if self.sequence < SEQUENCE_MAX { self.sequence + 1 } else { SEQUENCE_MAX }
+    }
+
     /// The block after a write of `bytes`.
     #[must_use]
     pub const fn written(&self, bytes: [u8; VALUE_BYTES]) -> Value {
-        Value { sequence: self.sequence + 1, valid: true, bytes }
+        Value { sequence: self.next(), valid: true, bytes }
     }
 
     /// The block after its writer died or said so: bytes kept, not to be believed. A resource that never
@@ -36,7 +44,7 @@ impl Value {
         if self.sequence == 0 {
             return *self;
         }
-        Value { sequence: self.sequence + 1, valid: false, bytes: self.bytes }
+        Value { sequence: self.next(), valid: false, bytes: self.bytes }
     }
 
     /// The block after a node left that may have written it, nobody knows how often: its bytes are the last that others
@@ -44,7 +52,8 @@ impl Value {
     /// program has ever seen one as high, whatever those had who left.
     #[must_use]
     pub fn doubted(&self, epoch: Epoch) -> Value {
-        let sequence = (u64::from(epoch.0) << 40).max(self.sequence + 1);
+        let doubted = u64::from(epoch.0) << 40;
+        let sequence = if doubted > self.sequence { doubted } else { self.next() };
         Value { sequence, valid: false, bytes: self.bytes }
     }
 }

@@ -12,7 +12,7 @@
 
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::segment::geometry::{BUFFER_CELLS, tail};
-use oarlock_layout::value::Value;
+use oarlock_layout::value::{SEQUENCE_MAX, Value};
 
 use crate::memory::Memory;
 use crate::sync::{FIELD, LOOK, Place, SHOW, fence};
@@ -90,7 +90,12 @@ fn decode(cells: &[u64; BUFFER_CELLS]) -> Value {
     for (bytes, cell) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&cells[1..]) {
         *bytes = cell.to_le_bytes();
     }
-    Value { sequence: cells[0] >> 1, valid: cells[0] & 1 == 0 && cells[SUM] == sum(cells), bytes }
+    let sequence = cells[0] >> 1;
+    if sequence > SEQUENCE_MAX {
+        // Nothing could ever be newer. No honest program gets there.
+        return Value { valid: false, ..Value::NEVER };
+    }
+    Value { sequence, valid: cells[0] & 1 == 0 && cells[SUM] == sum(cells), bytes }
 }
 
 /// Mixes every cell but the last. Against accidents, not against malice.
@@ -118,6 +123,16 @@ mod tests {
         assert_eq!(memory.read_block(0), Some(Value::NEVER));
         memory.clear_block(1);
         assert_eq!(memory.read_block(1), Some(Value::NEVER));
+    }
+
+    #[test]
+    fn a_sequence_that_nothing_could_follow_is_not_believed() {
+        let memory = Memory::private(Geometry { slots: 1, areas: 1, entries: 64 }, 0);
+        let last = Value { sequence: SEQUENCE_MAX, ..Value::NEVER };
+        memory.write_block(0, &last);
+        assert_eq!(memory.read_block(0), Some(last));
+        memory.write_block(0, &Value { sequence: SEQUENCE_MAX + 1, ..last });
+        assert_eq!(memory.read_block(0), Some(Value { valid: false, ..Value::NEVER }));
     }
 
     #[test]

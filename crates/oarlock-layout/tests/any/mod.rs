@@ -16,7 +16,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
-use oarlock_layout::value::Value;
+use oarlock_layout::value::{SEQUENCE_MAX, Value};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn block() -> impl Strategy<Value = [u8; VALUE_BYTES]> {
 }
 
 pub(crate) fn value() -> impl Strategy<Value = Value> {
-    (any::<u64>(), any::<bool>(), block()).prop_map(|(sequence, valid, bytes)| Value {
+    (0..=SEQUENCE_MAX, any::<bool>(), block()).prop_map(|(sequence, valid, bytes)| Value {
         sequence,
         valid,
         bytes,
