@@ -1,6 +1,8 @@
 //! Parts of `ci` that run a program of another crate and read its closing line: seeds and planted bugs of the
 //! simulator, chaos on real processes.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::ci::Outcome;
 use crate::context::{Context, Volume, watch};
 use crate::fronts::Front;
@@ -10,6 +12,8 @@ use crate::testing;
 const SEEDS: u64 = 600;
 /// Seeds of a night.
 const SEEDS_AT_NIGHT: u64 = 20_000;
+/// Seeds that a night may use up: those that do not count are replaced, up to twice as many.
+const SEEDS_OF_A_NIGHT: u64 = 2 * SEEDS_AT_NIGHT;
 /// How long real daemons and programs are under load, in seconds.
 const CHAOS: u64 = 120;
 /// The same at night.
@@ -19,11 +23,23 @@ const SEEDS_PER_BUG: u64 = 20;
 
 /// Seeds without planted bugs: a finding in any of them fails.
 pub(crate) fn seeds(context: &Context) -> Outcome {
-    let seeds = if context.volume == Volume::Ci { SEEDS } else { SEEDS_AT_NIGHT };
+    let (seeds, from) = match context.volume {
+        // The same for every commit: what fails here has failed because of the commit.
+        Volume::Ci => (SEEDS, 1),
+        Volume::Night => (SEEDS_AT_NIGHT, first_of_night(SystemTime::now())),
+    };
+    println!("{seeds} seeds from {from}; again: cargo xtask sim --seeds {seeds} --from {from}");
     let mut last = String::new();
-    let result = start(context, "sim", &["--seeds", &seeds.to_string()], |line| last = line.into());
+    let args = ["--seeds", &seeds.to_string(), "--from", &from.to_string()];
+    let result = start(context, "sim", &args, |line| last = line.into());
     // Too few seeds that count is a failure even if none failed: the status says so.
     counted(&last, result, last.split(": ").nth(1).unwrap_or_default())
+}
+
+/// The first seed of the night that begins at `now`: every date has its own, so that a year of nights is a year of seeds.
+fn first_of_night(now: SystemTime) -> u64 {
+    let days = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    days * SEEDS_OF_A_NIGHT + 1
 }
 
 /// Three daemons, twelve programs, bad weather between them, kills; then everything they saw is judged.
@@ -85,6 +101,8 @@ fn bug(line: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -95,6 +113,14 @@ mod tests {
         assert_eq!(totals("seed 7: two runs of it differ"), None);
         assert_eq!(totals("14 checks, 1 failed"), Some((13, 1)));
         assert_eq!(totals(""), None);
+    }
+
+    #[test]
+    fn no_two_nights_share_a_seed_and_none_has_those_of_a_commit() {
+        let night = |day: u64| first_of_night(UNIX_EPOCH + Duration::from_secs(day * 86_400 + 3_600));
+        assert_eq!(night(20_000) + SEEDS_OF_A_NIGHT, night(20_001));
+        assert_eq!(night(20_000), first_of_night(UNIX_EPOCH + Duration::from_secs(20_000 * 86_400)));
+        assert!(night(20_000) > 2 * SEEDS);
     }
 
     #[test]
