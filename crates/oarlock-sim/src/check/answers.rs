@@ -6,13 +6,31 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode;
 
 use super::Findings;
-use crate::history::{Ask, Event, Ledger, Lock, Pending, PendingKind, Rules, Told, What};
+use crate::history::{Ask, Event, Ledger, Lock, LockKey, Pending, PendingKind, Rules, Told, What};
 
-/// For each resource: when something that could stand in a try's way was last seen to go.
+/// The last two locks of different clients' making that went, and when. Two, so that one can be left out: nobody is in
+/// his own way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last([Option<(LockKey, u64)>; 2]);
+
+impl Last {
+    fn note(&mut self, key: LockKey, at: u64) {
+        let [first, second] = self.0;
+        let other = if first.is_some_and(|(last, _)| last == key) { second } else { first };
+        self.0 = [Some((key, at)), other];
+    }
+
+    /// When one that is not `key` went last.
+    fn but(&self, key: LockKey) -> Option<u64> {
+        self.0.iter().flatten().find(|(last, _)| *last != key).map(|(_, at)| *at)
+    }
+}
+
+/// For each resource and mode: when something that could stand in another's way was last seen to go.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gone {
-    held: [Option<u64>; 6],
-    queued: Option<u64>,
+    held: [Last; 6],
+    queued: [Last; 6],
 }
 
 /// Compares every answer with the request it belongs to.
@@ -68,10 +86,10 @@ impl Answers {
         }
         let gone = &mut self.gone[lock.resource];
         if let Some(mode) = lock.possible() {
-            gone.held[mode as usize] = Some(at);
+            gone.held[mode as usize].note(lock.key, at);
         }
-        if lock.pending.is_some() {
-            gone.queued = Some(at);
+        if let Some(pending) = &lock.pending {
+            gone.queued[pending.mode as usize].note(lock.key, at);
         }
     }
 
@@ -176,10 +194,7 @@ impl Answers {
             .any(|l| l.key != lock.key && (l.pending.is_some() || l.possible().is_some_and(in_way)));
         let ghosts = ledger.resource(lock.resource).ghosts.iter();
         let mut haunting = ghosts.filter(|g| at.saturating_sub(g.at) < rules.linger);
-        settled
-            && !there
-            && !haunting.any(|g| in_way(g.mode))
-            && !self.gone_since(lock.resource, from, in_way)
+        settled && !there && !haunting.any(|g| in_way(g.mode)) && !self.gone_since(lock, from, in_way)
     }
 
     /// D9: refused as a deadlock only if somebody waits for what this very lock holds.
@@ -187,19 +202,25 @@ impl Answers {
         let held = lock.held.map(|h| h.mode).ok_or("a deadlock without a lock")?;
         let waits = |l: &Lock| l.pending.as_ref().is_some_and(|p| !p.mode.compatible(held));
         let ghosts = ledger.resource(lock.resource).ghosts.iter();
-        let haunted = ghosts.into_iter().any(|g| at.saturating_sub(g.at) < rules.linger);
+        // What a ghost asked for in the end is part of what it may have held.
+        let haunted =
+            ghosts.into_iter().any(|g| at.saturating_sub(g.at) < rules.linger && !g.mode.compatible(held));
         let since = lock.pending.as_ref().map_or(at, |p| p.at).saturating_sub(rules.calm_delay);
-        let queued = self.gone.get(lock.resource).and_then(|g| g.queued).is_some_and(|t| t >= since);
+        let queued = Mode::ALL.into_iter().filter(|m| !m.compatible(held)).any(|mode| {
+            let gone = self.gone.get(lock.resource).and_then(|g| g.queued[mode as usize].but(lock.key));
+            gone.is_some_and(|at| at >= since)
+        });
         if queued || haunted || ledger.locks_on(lock.resource).any(|l| l.key != lock.key && waits(l)) {
             return Ok(());
         }
         Err(format!("a deadlock, but nobody waits for the {held} it holds"))
     }
 
-    fn gone_since(&self, resource: usize, from: u64, in_way: impl Fn(Mode) -> bool) -> bool {
-        let Some(gone) = self.gone.get(resource) else { return false };
-        let held = Mode::ALL.into_iter().filter(|m| in_way(*m)).filter_map(|m| gone.held[m as usize]);
-        held.chain(gone.queued).any(|at| at >= from)
+    /// Did another lock that could be in the way go since `from`?
+    fn gone_since(&self, lock: &Lock, from: u64, in_way: impl Fn(Mode) -> bool) -> bool {
+        let Some(gone) = self.gone.get(lock.resource) else { return false };
+        let held = Mode::ALL.into_iter().filter(|m| in_way(*m)).map(|m| &gone.held[m as usize]);
+        held.chain(&gone.queued).filter_map(|last| last.but(lock.key)).any(|at| at >= from)
     }
 }
 
@@ -326,6 +347,26 @@ mod tests {
     fn rejects_a_victim_without_a_deadlock() {
         let story = "1 lock x PR; 2 lock x PR; 1 granted PR 1.1.0; 2 granted PR 1.1.0; @5000; 1 convert EX; 1 failed Deadlock";
         finds("answers", "nobody waits", story);
+        // Its own grant just now was no waiter behind it, and neither is one that asked for what stands beside it.
+        let own = "1 lock x PR; 1 granted PR 1.1.0; 1 convert EX; 1 failed Deadlock";
+        finds("answers", "nobody waits", own);
+        let beside = "1 lock x PR; 1 granted PR 1.1.0; 2 lock x CR; 2 granted CR 1.1.0; 1 convert EX; 1 failed Deadlock";
+        finds("answers", "nobody waits", beside);
+        passes(
+            "a waiter that had just gone",
+            "1 lock x PR; 1 granted PR 1.1.0; 2 lock x EX; 1 convert PW; 2 cancel; 2 failed Cancelled; 1 failed Deadlock",
+        );
+    }
+
+    #[test]
+    fn rejects_a_convert_refused_because_of_its_own_request() {
+        let story = "calm; @5000; 1 lock x PR; 1 granted PR 1.1.0; 1 convert EX NOQUEUE; 1 failed Busy";
+        finds("answers", "nobody holds", story);
+        passes(
+            "another had it just now",
+            "calm; @5000; 11 lock x CR; 11 granted CR 1.1.0; 1 lock x PR; 1 granted PR 1.1.0; 11 unlock; 11 released; \
+             1 convert EX NOQUEUE; 1 failed Busy",
+        );
     }
 
     #[test]
