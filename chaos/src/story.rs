@@ -21,6 +21,9 @@ use crate::cluster::{Chronicle, NODES};
 
 /// How long after it goes on a daemon may take to notice that its lease is over.
 const NOTICE_MAX: u64 = 3_000_000_000;
+/// How long after the next run of its node began a session may take to hear that its own is over: programs stand still
+/// for up to three seconds, and the machine is busy.
+const HEAR_MAX: u64 = 8_000_000_000;
 /// Between what the harness does and when it says that it did.
 const SLACK: u64 = 100_000_000;
 
@@ -97,7 +100,7 @@ impl Story {
             }
             events.extend(lines);
         }
-        let departures = facts.chronicle.departures().into_iter().map(|at| (at, Mark::NodeGone));
+        let departures = facts.chronicle.departures().into_iter().map(|at| (at, Mark::NodeGone(None)));
         let marks = facts.marks.iter().copied().chain(departures);
         events.extend(marks.map(|(at, mark)| Event { at, what: What::Mark(mark) }));
         let last_runs = std::array::from_fn(|n| facts.chronicle.runs[n].last().copied().unwrap_or(0));
@@ -192,22 +195,22 @@ fn close(lines: &mut Vec<Event>, death: u64, chronicle: &Chronicle) {
     }
 }
 
-/// Every session must end before the next run of its node begins, or hear of it soon.
+/// Every session must end before the next run of its node begins, or hear of it soon after.
 fn heard(lines: &[Event], chronicle: &Chronicle, heard_lost: &mut u64, unheard: &mut Vec<Client>) {
-    let ends: BTreeMap<Client, End> = (lines.iter())
+    let ends: BTreeMap<Client, (End, u64)> = (lines.iter())
         .filter_map(|line| match &line.what {
-            What::Ended { client, how } => Some((*client, *how)),
+            What::Ended { client, how } => Some((*client, (*how, line.at))),
             _ => None,
         })
         .collect();
     for line in lines {
         let What::Opened { client, node } = line.what else { continue };
         let runs = chronicle.runs.get(usize::from(node)).into_iter().flatten();
-        if runs.into_iter().any(|began| *began > line.at) {
+        if let Some(began) = runs.into_iter().filter(|began| **began > line.at).min() {
             match ends.get(&client) {
-                Some(End::Lost) => *heard_lost += 1,
-                Some(End::Died) => {}
-                None => unheard.push(client),
+                Some((End::Lost, at)) if *at <= began + HEAR_MAX => *heard_lost += 1,
+                Some((End::Died, _)) => {}
+                Some((End::Lost, _)) | None => unheard.push(client),
             }
         }
     }
@@ -232,7 +235,7 @@ fn end_with_lease(lines: &mut Vec<Event>, facts: &Facts) -> u64 {
         let Some(stall) = stalls.into_iter().find(lost) else { continue };
         // Others put a run out when its lease has been over for that long. They may not have been there to do it.
         let after_lease = (LEASE_MARGIN + LEASE_DRIFT).as_nanos() as u64;
-        let verdict = facts.chronicle.views.values().map(|view| view.at);
+        let verdict = facts.chronicle.views.values().filter(|v| v.may_lack(node)).map(|view| view.at);
         let verdict = verdict.filter(|at| (stall.from..stall.to).contains(at)).min();
         let longest = stall.from + LEASE.saturating_sub(LEASE_MARGIN).as_nanos() as u64;
         let at = verdict.map_or(longest, |at| at.saturating_sub(after_lease)).clamp(stall.from, longest);
@@ -324,6 +327,10 @@ mod tests {
     use oarlock_layout::token::{Fence, Token};
     use oarlock_sim::history::{Rules, write_line};
 
+    fn told(at: u64, members: u64) -> ViewTold {
+        ViewTold { at, members, said: [false; NODES], served: None }
+    }
+
     fn opened(at: u64, client: Client) -> Event {
         Event { at, what: What::Opened { client, node: 0 } }
     }
@@ -364,7 +371,7 @@ mod tests {
         assert_eq!((sum.killed, sum.killed_holding, sum.killed_waiting), (2, 1, 1));
         assert_eq!((sum.grants, sum.last_runs.unanswered), (1, 1));
         // It may have stood still since its last line.
-        facts.chronicle.views.insert(7, ViewTold { at: 50, members: 2, served: None });
+        facts.chronicle.views.insert(7, told(50, 2));
         let story = Story::read(dir.path(), &facts).unwrap();
         let ends: Vec<_> = story.events.iter().filter(|e| matches!(e.what, What::Ended { .. })).collect();
         assert_eq!(ends.iter().map(|e| e.at).collect::<Vec<_>>(), [30, 90]);
@@ -398,10 +405,10 @@ mod tests {
         write(dir.path(), "0002-0.jsonl", &[opened(2, 7000)], "");
         let mut facts = Facts::default();
         facts.chronicle.runs[0] = vec![0, 15];
-        facts.chronicle.views.insert(3, ViewTold { at: 14, members: 3, served: None });
+        facts.chronicle.views.insert(3, told(14, 3));
         let story = Story::read(dir.path(), &facts).unwrap();
         assert_eq!((story.heard_lost, &story.unheard[..], story.beyond), (1, &[7000][..], 0));
-        assert!(story.events.contains(&Event { at: 14, what: What::Mark(Mark::NodeGone) }));
+        assert!(story.events.contains(&Event { at: 14, what: What::Mark(Mark::NodeGone(None)) }));
         assert_eq!(oarlock_sim::check::judge(&Rules::real(1, vec![false]), &story.events), []);
         let sum = story.sum();
         assert_eq!((sum.grants, sum.last_runs.grants, sum.lost_holding), (2, 1, 1));
@@ -411,7 +418,7 @@ mod tests {
     fn who_cannot_be_told_ends_with_the_lease_only_if_the_node_stood_still() {
         const S: u64 = 1_000_000_000;
         let lost = |at, client| Event { at, what: What::Ended { client, how: End::Lost } };
-        let findings = |socket_only: bool, stalls: Vec<Stall>| {
+        let judged = |socket_only: bool, stalls: Vec<Stall>, views: Vec<(u64, ViewTold)>| {
             let dir = tempfile::tempdir().unwrap();
             let other = Event { at: 15 * S, what: What::Opened { client: 7000, node: 1 } };
             let late = [opened(S, 1), asked(2 * S, 1), granted(3 * S, 1, 5), lost(17 * S, 1)];
@@ -420,15 +427,38 @@ mod tests {
             let mut facts = Facts { stalls, ..Facts::default() };
             facts.socket_only.extend(socket_only.then_some(1));
             facts.chronicle.lost[0].push(17 * S);
-            facts.chronicle.views.insert(3, ViewTold { at: 14 * S, members: 2, served: None });
+            facts.chronicle.views.extend(views);
             let story = Story::read(dir.path(), &facts).unwrap();
             (story.untold, oarlock_sim::check::judge(&Rules::real(2, vec![false]), &story.events).len())
         };
+        let out = ViewTold { said: [false, true, true], ..told(14 * S, 2) };
+        let findings = |socket_only, stalls| judged(socket_only, stalls, vec![(3, out)]);
         let stall = Stall { node: 0, from: 10 * S, to: 17 * S };
         assert_eq!(findings(true, vec![stall]), (1, 0));
         assert_eq!(findings(false, vec![stall]), (0, 1));
         assert_eq!(findings(true, vec![]), (0, 1));
         assert_eq!(findings(true, vec![Stall { node: 1, ..stall }]), (0, 1));
+        // A view that another has joined says nothing of this node's lease: a grant a second into the stall is too early.
+        let early = Stall { from: 15 * S, ..stall };
+        let joined = (2, ViewTold { said: [false, true, true], ..told(15 * S + S / 2, 3) });
+        let later = (3, ViewTold { at: 19 * S, ..out });
+        assert_eq!(judged(true, vec![early], vec![joined, later]), (1, 1));
+    }
+
+    /// A loss that a program hears of long after its node began anew was not told to it.
+    #[test]
+    fn who_hears_late_that_its_session_is_lost_did_not_hear_in_time() {
+        const S: u64 = 1_000_000_000;
+        let unheard = |at| {
+            let lines = [opened(S, 1), Event { at, what: What::Ended { client: 1, how: End::Lost } }];
+            let (mut heard_lost, mut unheard) = (0, Vec::new());
+            let mut chronicle = Chronicle::default();
+            chronicle.runs[0] = vec![0, 5 * S, 30 * S];
+            heard(&lines, &chronicle, &mut heard_lost, &mut unheard);
+            (heard_lost, unheard)
+        };
+        assert_eq!(unheard(9 * S), (1, vec![]));
+        assert_eq!(unheard(20 * S), (0, vec![1]));
     }
 
     #[test]

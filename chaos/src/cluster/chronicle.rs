@@ -21,6 +21,8 @@ pub struct ViewTold {
     pub at: u64,
     /// How many members it has.
     pub members: u64,
+    /// The nodes that said that it is valid for them: members, all of them.
+    pub said: [bool; NODES],
     /// When the last node that logged it began to grant under it.
     pub served: Option<u64>,
 }
@@ -34,6 +36,14 @@ pub struct Chronicle {
     pub runs: [Vec<u64>; NODES],
     /// For each node, when its runs said that their lease was over.
     pub lost: [Vec<u64>; NODES],
+}
+
+impl ViewTold {
+    /// May this node be out of it? Not if it said that it is in, nor if all are.
+    pub fn may_lack(&self, node: u16) -> bool {
+        let said = self.said.get(usize::from(node)).copied().unwrap_or(false);
+        !said && self.members < NODES as u64
+    }
 }
 
 impl Chronicle {
@@ -61,8 +71,10 @@ impl Chronicle {
         if let Some((epoch, rest)) = text.strip_prefix("view ").and_then(|t| t.split_once(" is valid, with "))
         {
             if let (Some(epoch), Some(members)) = (number(epoch), number(rest)) {
-                let view = self.views.entry(epoch).or_insert(ViewTold { at, members, served: None });
+                let fresh = ViewTold { at, members, said: [false; NODES], served: None };
+                let view = self.views.entry(epoch).or_insert(fresh);
                 view.at = view.at.min(at);
+                view.said[node] = true;
             }
         } else if let Some(epoch) = text.strip_prefix("serving in view ").and_then(number) {
             if let Some(view) = self.views.get_mut(&epoch) {
@@ -153,7 +165,12 @@ mod tests {
         let at = |second: u64| second * 1_000_000_000 - LATE;
         assert_eq!(chronicle.runs, [vec![at(1)], vec![], vec![]]);
         assert_eq!(chronicle.lost, [vec![], vec![], vec![at(6)]]);
-        assert_eq!(chronicle.views[&1], ViewTold { at: at(2), members: 2, served: Some(at(4)) });
+        assert_eq!(
+            chronicle.views[&1],
+            ViewTold { at: at(2), members: 2, said: [true, true, false], served: Some(at(4)) }
+        );
+        assert!(chronicle.views[&1].may_lack(2) && !chronicle.views[&1].may_lack(1));
+        assert!(!chronicle.views[&2].may_lack(0), "all are in");
         assert_eq!(chronicle.departures(), [at(2), at(7), at(30)]);
         assert!(chronicle.turned(at(6), at(7)) && !chronicle.turned(at(7), at(40)));
     }

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use oarlock_cluster::lease::Standing;
 use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
 use oarlock_layout::directory;
@@ -97,13 +98,23 @@ impl Node {
             incarnation: self.config.incarnation,
             phase,
             epoch: self.epoch(),
-            open: self.recovery.is_open() && !self.frozen,
+            open: self.grants(),
             problems,
             members,
             spaces: spaces.collect(),
             sessions: self.sessions.len(),
             clock: ClockStatus::new(&self.clock),
         }
+    }
+
+    /// Masters here grant: all have restated, nothing of departed runs is left to prove, and the lease is not at risk.
+    pub fn grants(&self) -> bool {
+        self.recovery.is_open() && !self.frozen && !self.ended
+    }
+
+    /// How far this run's lease is from its end; none before it has one.
+    pub fn lease_standing(&self) -> Option<Standing> {
+        self.membership.as_ref().and_then(|it| it.lease()).map(|lease| lease.standing())
     }
 
     pub(crate) fn member_status(&self, now: Instant, node: NodeId, name: &str) -> MemberStatus {

@@ -120,11 +120,14 @@ impl World {
         it.decided += 1;
         let outcome = it.registry.apply(&command);
         it.order.push(command.clone());
-        let evicted = matches!(command, Command::Evict { .. }) && outcome == Outcome::Done;
+        let evicted: Vec<u16> = match &command {
+            Command::Evict { out, .. } if outcome == Outcome::Done => out.iter().map(|o| o.node.0).collect(),
+            _ => Vec::new(),
+        };
         it.answers[usize::from(node)].push_back((it.order.len(), run, command, outcome));
-        if evicted {
-            self.load.verdicts += 1;
-            self.mark(Mark::NodeGone);
+        self.load.verdicts += u64::from(!evicted.is_empty());
+        for node in evicted {
+            self.mark(Mark::NodeGone(Some(node)));
         }
         for node in 0..self.options.nodes {
             let way = self.coordinator.random.spread(200_000, 30 * MS);

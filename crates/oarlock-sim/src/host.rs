@@ -140,6 +140,11 @@ impl Host {
         shown(now, self.offset, self.drift)
     }
 
+    /// Its node grants.
+    pub(crate) fn grants(&self) -> bool {
+        self.node.as_ref().is_some_and(Node::grants)
+    }
+
     /// The same clock, for its programs.
     pub(crate) fn ticking(&self, now: &Rc<Cell<Time>>) -> Ticking {
         Ticking { now: now.clone(), offset: self.offset, drift: self.drift }

@@ -40,6 +40,10 @@ pub struct Load {
     pub views: u64,
     /// Views that another one overtook before masters granted, likewise.
     pub overtaken: u64,
+    /// Value blocks read.
+    pub reads: u64,
+    /// Of those, outside of doubt: a mark that nobody accounts for would be found.
+    pub reads_certain: u64,
 }
 
 impl Load {
@@ -61,6 +65,8 @@ impl Load {
         self.leaders_lost += other.leaders_lost;
         self.views += other.views;
         self.overtaken += other.overtaken;
+        self.reads += other.reads;
+        self.reads_certain += other.reads_certain;
     }
 }
 

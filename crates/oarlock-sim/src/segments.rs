@@ -342,23 +342,27 @@ impl World {
     /// rest nothing is left of either.
     pub(crate) fn audit(&mut self, at_rest: bool) {
         let now = self.queue.now();
-        let mut wrong = self.wrongs(at_rest);
-        // For as long as a record is being given up its gate is set, at rest too.
-        wrong.retain(|text| !text.contains(GATE) || self.gates.contains(text));
-        wrong.into_iter().for_each(|text| self.others.add("words", now, text));
+        for (gate, text) in self.wrongs(at_rest) {
+            // For as long as a record is being given up its gate is set, at rest too.
+            if gate.is_none_or(|gate| self.gates.contains(&gate)) {
+                self.others.add("words", now, text);
+            }
+        }
     }
 
     /// Notes which gates are set, a while before the end.
     pub(crate) fn note_gates(&mut self) {
-        self.gates = self.wrongs(true).into_iter().filter(|text| text.contains(GATE)).collect();
+        self.gates = self.wrongs(true).into_iter().filter_map(|(gate, _)| gate).collect();
     }
 
-    fn wrongs(&self, at_rest: bool) -> Vec<String> {
+    /// What is wrong; of a gate that is set although nobody waits also which it is.
+    fn wrongs(&self, at_rest: bool) -> Vec<(Option<Gate>, String)> {
         let mut wrong = Vec::new();
         for host in self.hosts.iter().filter(|host| host.up) {
             for (space, memory) in host.segments.iter().enumerate() {
-                let mut complain = |text: String| {
-                    wrong.push(format!("node {}, lockspace {space}: {text}", host.index));
+                let mut complain = |slot: Option<u32>, text: String| {
+                    let gate = slot.map(|slot| (host.index, space, slot));
+                    wrong.push((gate, format!("node {}, lockspace {space}: {text}", host.index)));
                 };
                 audit(memory, at_rest && host.serving, &mut complain);
             }
@@ -367,10 +371,11 @@ impl World {
     }
 }
 
-/// What is said of a gate that is set although nobody waits.
-const GATE: &str = "the gate of slot";
+/// A gate: at which node, in which lockspace, of which slot. The rest of its word may change while it is stuck.
+pub(crate) type Gate = (u16, usize, u32);
 
-fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
+/// Complains of what is wrong; with the number of the slot if it is a gate that is set although nobody waits.
+fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(Option<u32>, String)) {
     let geometry = memory.geometry();
     let mut claimed: BTreeMap<(u32, u64), [u32; 6]> = BTreeMap::new();
     for (home, number) in (0..geometry.areas).flat_map(|home| (0..ENTRIES).map(move |number| (home, number)))
@@ -378,13 +383,13 @@ fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
         let first = geometry.entry(home, number);
         let state = State(memory.peek(first + entry::STATE));
         let Some(stage) = state.stage() else {
-            complain(format!("entry {number} of area {home} is in no stage"));
+            complain(None, format!("entry {number} of area {home} is in no stage"));
             continue;
         };
         // What a program leaves that outlives its session is nobody's, until the area is used again.
         let live = memory.peek(geometry.area(home) + area::SESSION) & 1 == 1;
         if at_rest && live && stage != Stage::Free {
-            complain(format!("entry {number} of area {home} is {state:?} at rest"));
+            complain(None, format!("entry {number} of area {home} is {state:?} at rest"));
         }
         let counts = matches!(stage, Stage::Held | Stage::Asking | Stage::Ending | Stage::Handed);
         if let Some(mode) = state.mode().filter(|_| counts) {
@@ -407,19 +412,19 @@ fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(String)) {
         for (counted, claims) in word.counts().0.into_iter().zip(entries) {
             // One more stands for all that the node keeps in its own table.
             if counted != claims && counted != claims + 1 {
-                complain(format!("slot {number} is {word:?}, and its entries claim {entries:?}"));
+                complain(None, format!("slot {number} is {word:?}, and its entries claim {entries:?}"));
                 break;
             }
         }
         if at_rest && !word.unheld() {
-            complain(format!("slot {number} is {word:?} at rest"));
+            complain(None, format!("slot {number} is {word:?} at rest"));
         }
         if at_rest && word.gate() && word.owned().is_some() {
-            complain(format!("{GATE} {number} is set, and nobody waits: {word:?}"));
+            complain(Some(number), format!("the gate of slot {number} is set, and nobody waits: {word:?}"));
         }
     }
     if let Some((place, modes)) = claimed.into_iter().next() {
-        complain(format!("entries claim {modes:?} on {place:?}, which is no slot any more"));
+        complain(None, format!("entries claim {modes:?} on {place:?}, which is no slot any more"));
     }
 }
 
@@ -442,7 +447,13 @@ mod tests {
 
     fn complaints(memory: &Memory, at_rest: bool) -> Vec<String> {
         let mut all = Vec::new();
-        audit(memory, at_rest, &mut |text| all.push(text));
+        audit(memory, at_rest, &mut |_, text| all.push(text));
+        all
+    }
+
+    fn gates(memory: &Memory) -> Vec<u32> {
+        let mut all = Vec::new();
+        audit(memory, true, &mut |slot, _| all.extend(slot));
         all
     }
 
@@ -476,5 +487,10 @@ mod tests {
         assert_eq!(complaints(&memory, true), [""; 0]);
         hub.set_gate(slot);
         assert_eq!(complaints(&memory, true).len(), 1, "a gate without a queue");
+        // It is the same gate whatever else its word says a moment later.
+        assert_eq!(gates(&memory), [slot.0]);
+        hub.raise(slot, Mode::EX, Fence::new(Epoch(1), 2));
+        hub.set_gate(slot);
+        assert_eq!(gates(&memory), [slot.0]);
     }
 }

@@ -34,6 +34,7 @@ use crate::queue::{Queue, Time};
 use crate::random::Random;
 use crate::report::{Load, Report};
 use crate::seal::ChecksumSeal;
+use crate::segments::Gate;
 use crate::share::Outcome;
 use crate::stamps::Stamps;
 use crate::swarm::{MS, Mix, S};
@@ -154,7 +155,7 @@ pub(crate) struct World {
     /// The second in which words were last compared with entries.
     audited: u64,
     /// Gates that were set a while before the end.
-    pub(crate) gates: Vec<String>,
+    pub(crate) gates: BTreeSet<Gate>,
     pub(crate) judge: Judge,
     pub(crate) others: Findings,
     pub(crate) stamps: Stamps,
@@ -205,7 +206,7 @@ impl World {
             segment_random,
             time: Rc::default(),
             audited: 0,
-            gates: Vec::new(),
+            gates: BTreeSet::new(),
             next_client: 0,
             trace: Trace::default(),
             traffic: (0, 0),
@@ -273,6 +274,8 @@ impl World {
             }
         }
         self.load.harmed = self.network.harmed;
+        let reads = self.judge.reads();
+        (self.load.reads, self.load.reads_certain) = (reads.all, reads.certain);
         let mut findings = self.others.into_vec();
         findings.extend(self.judge.finish());
         findings.sort_by_key(|f| f.at);
@@ -825,9 +828,10 @@ impl World {
                 }
             }
             Part::MustServe => {
-                let idle: BTreeSet<u16> = self.hosts.iter().filter(|h| !h.serving).map(|h| h.index).collect();
+                let idle: BTreeSet<u16> =
+                    self.hosts.iter().filter(|h| !h.grants()).map(|h| h.index).collect();
                 if !idle.is_empty() {
-                    let text = format!("nodes {idle:?} do not serve 6 s after the last fault");
+                    let text = format!("nodes {idle:?} do not grant 6 s after the last fault");
                     self.others.add("forming", self.queue.now(), text);
                 }
             }

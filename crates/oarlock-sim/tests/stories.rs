@@ -131,11 +131,11 @@ fn a_planted_bug_is_seen_by_the_storyboard_about_its_rule() {
     use oarlock_node::Bug::Room;
     use oarlock_node::RoomBug;
 
-    for (name, bug) in [
-        ("a-try-is-answered", RoomBug::TryByRetention),
-        ("of-two-conversions-the-later-is-refused", RoomBug::NoDeadlock),
-        ("what-a-node-keeps-costs-no-message", RoomBug::KeepRetained),
-        ("a-newcomer-waits-behind-a-waiter", RoomBug::NoNotice),
+    for (name, bug, says) in [
+        ("a-try-is-answered", RoomBug::TryByRetention, "SAYS"),
+        ("of-two-conversions-the-later-is-refused", RoomBug::NoDeadlock, "SAYS"),
+        ("what-a-node-keeps-costs-no-message", RoomBug::KeepRetained, "SAYS"),
+        ("a-newcomer-waits-behind-a-waiter", RoomBug::NoNotice, "SAYS"),
     ] {
         let story = named(name);
         let options = Options { bug: Some(Room(bug)), ..Options::default() };
@@ -145,5 +145,8 @@ fn a_planted_bug_is_seen_by_the_storyboard_about_its_rule() {
             .find(|report| !report.is_kept())
             .unwrap_or_else(|| panic!("{name} comes true with {bug:?}:\n{}", plays[0].transcript.join("\n")));
         println!("{bug:?}: {name}: {:?}", report.outcome);
+        // That it is not kept is not enough: it must be the row about the rule, or the promise.
+        let said = format!("{:?}", report.outcome);
+        assert!(said.contains(says), "{name} with {bug:?}: {said}");
     }
 }

@@ -2,7 +2,7 @@
 //! was told so.
 
 use super::Findings;
-use crate::history::{Event, Ledger, Mark, What};
+use crate::history::{Event, Ledger, Mark, Rules, What};
 use oarlock_layout::flags::Flags;
 
 /// Looks at what is left when a run says that all is at rest.
@@ -11,9 +11,12 @@ pub struct Liveness;
 
 impl Liveness {
     /// An event that the ledger has not entered yet.
-    pub fn see(&mut self, ledger: &Ledger, event: &Event, findings: &mut Findings) {
+    pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         match event.what {
-            What::Mark(Mark::PoliteEnd) => self.polite_end(ledger, event.at, findings),
+            What::Mark(Mark::PoliteEnd) => {
+                self.polite_end(ledger, event.at, findings);
+                self.releases(rules, ledger, event.at, findings);
+            }
             What::Mark(Mark::Drained) => self.drained(ledger, event.at, findings),
             _ => {}
         }
@@ -57,6 +60,20 @@ impl Liveness {
                     ),
                 );
             }
+        }
+    }
+
+    /// A release waits for nobody: whatever else does, its answer comes.
+    fn releases(&self, rules: &Rules, ledger: &Ledger, at: u64, findings: &mut Findings) {
+        for lock in ledger.locks() {
+            let Some(asked) = lock.unlocking.filter(|asked| asked + rules.calm_delay <= at) else { continue };
+            let (client, handle) = lock.key;
+            let name = &ledger.resource(lock.resource).name;
+            let text = format!(
+                "client {client}, lock {handle} on {name:?}: its release from {} ms is not answered at rest",
+                asked / 1_000_000
+            );
+            findings.add("liveness", at, text);
         }
     }
 
@@ -105,6 +122,15 @@ mod tests {
     #[test]
     fn rejects_a_lost_release() {
         finds("liveness", "its release", "1 lock x EX; 1 granted EX 1.1.1; 1 unlock; drained");
+    }
+
+    #[test]
+    fn rejects_a_release_without_an_answer_before_all_is_given_back() {
+        // As storyboards end: their programs are killed before the last mark, and with them all that they asked.
+        let story = "1 lock x EX; 1 granted EX 1.1.1; 1 unlock; ";
+        let end = "polite-end; 1 died; drained";
+        finds("liveness", "its release", &format!("{story}@5000; {end}"));
+        passes("it may be under way", &format!("{story}{end}"));
     }
 
     #[test]

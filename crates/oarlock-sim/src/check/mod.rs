@@ -29,7 +29,7 @@ pub use exclusion::Exclusion;
 pub use liveness::Liveness;
 pub use order::Order;
 pub use tokens::Tokens;
-pub use values::Values;
+pub use values::{Reads, Values};
 
 /// Findings kept of one history and checker; a broken run breaks the same promise again and again.
 pub const FINDINGS_MAX: usize = 50;
@@ -125,7 +125,7 @@ impl Judge {
         self.values.see(&self.rules, &self.ledger, event, findings);
         self.tokens.see(&self.ledger, event, findings);
         self.order.see(&self.rules, &self.ledger, event, findings);
-        self.liveness.see(&self.ledger, event, findings);
+        self.liveness.see(&self.rules, &self.ledger, event, findings);
         self.ledger.enter(event);
         self.exclusion.see(&self.ledger, event, findings);
         self.seen += 1;
@@ -142,6 +142,11 @@ impl Judge {
     /// What has been found so far, in order.
     pub fn findings(&self) -> &[Finding] {
         self.findings.as_slice()
+    }
+
+    /// How many reads of value blocks were judged so far.
+    pub fn reads(&self) -> Reads {
+        self.values.reads()
     }
 
     /// The account of the history so far.

@@ -60,7 +60,7 @@ impl Order {
                 }
             }
             // What waits is queued anew, in whatever order it is stated (47).
-            What::Mark(Mark::NewCluster | Mark::NodeGone) => self.overtaken.clear(),
+            What::Mark(Mark::NewCluster | Mark::NodeGone(_)) => self.overtaken.clear(),
             _ => {}
         }
         if let What::Told { client, handle, told: Told::Granted { .. } | Told::Failed { .. } } = &event.what {

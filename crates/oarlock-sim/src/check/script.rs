@@ -50,7 +50,7 @@ pub(crate) fn parse(story: &str) -> Vec<Event> {
         ms += 1;
         let at = ms * 1_000_000;
         let words: Vec<&str> = step.split_whitespace().collect();
-        let what = match mark(words[0]) {
+        let what = match mark(&words) {
             Some(mark) => What::Mark(mark),
             None => {
                 let (client, handle) = words[0].split_once('.').unwrap_or((words[0], "1"));
@@ -67,14 +67,14 @@ pub(crate) fn parse(story: &str) -> Vec<Event> {
     events
 }
 
-fn mark(word: &str) -> Option<Mark> {
-    Some(match word {
+fn mark(words: &[&str]) -> Option<Mark> {
+    Some(match words[0] {
         "storm" => Mark::Storm,
         "calm" => Mark::Calm,
         "polite" => Mark::Polite,
         "polite-end" => Mark::PoliteEnd,
         "drained" => Mark::Drained,
-        "node-gone" => Mark::NodeGone,
+        "node-gone" => Mark::NodeGone(words.get(1).map(|node| node.parse().expect("a node"))),
         "new-cluster" => Mark::NewCluster,
         _ => return None,
     })

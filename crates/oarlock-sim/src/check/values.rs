@@ -56,8 +56,8 @@ struct Track {
     deaths: Vec<(u64, u64, Mode)>,
     /// Until then a dead client's last request may still be granted, and the block invalidated for its death.
     shaky_until: u64,
-    /// Until then others may not have recovered from a node that was put out.
-    doubted_until: u64,
+    /// Until then others may not have recovered from these nodes that were put out, or from any.
+    doubted: Vec<(Option<u16>, u64)>,
     /// Nothing was written since then that others must know: whatever is there may be marked.
     doubtful: bool,
     /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
@@ -77,7 +77,7 @@ impl Default for Track {
             reads: BTreeMap::new(),
             deaths: Vec::new(),
             shaky_until: 0,
-            doubted_until: 0,
+            doubted: Vec::new(),
             doubtful: false,
             seen: BTreeMap::new(),
             floor: 0,
@@ -118,16 +118,23 @@ impl Track {
         self.last()
     }
 
-    fn wrote(&mut self, at: u64, bytes: &Block) -> u64 {
+    /// Whatever is read now may be marked, for a reason that nobody wrote down.
+    fn is_doubtful(&self, at: u64) -> bool {
+        self.doubtful || at < self.shaky_until
+    }
+
+    /// `node` is where it is written.
+    fn wrote(&mut self, at: u64, node: Option<u16>, bytes: &Block) -> u64 {
         let written = Content { bytes: xxh3_64(bytes), valid: true, had: true };
         let mut contents = BTreeSet::from([written]);
         if at < self.shaky_until {
             contents.insert(invalidated(written));
         }
-        if at < self.doubted_until {
+        self.doubted.retain(|(_, until)| at < *until);
+        if self.doubted.iter().any(|(gone, _)| gone.is_none() || node.is_none() || *gone == node) {
             // It may be written at the very node that has been put out and has not heard of it.
             contents.extend(self.now().iter().filter(|content| !content.valid).copied());
-        } else {
+        } else if self.doubted.is_empty() {
             self.doubtful = false;
         }
         self.step(contents)
@@ -135,11 +142,11 @@ impl Track {
 
     /// A node was put out: of what it may have written others know the last block they were told of, and mark it. Until
     /// they have recovered a block that is written and told to the node that left is marked as well.
-    fn doubt(&mut self, at: u64) {
+    fn doubt(&mut self, at: u64, node: Option<u16>) {
         let contents = self.steps.iter().flatten().map(marked).chain(self.now().iter().copied()).collect();
         self.step(contents);
         self.shaky_until = self.shaky_until.max(at + RECOVERY_MAX);
-        self.doubted_until = self.doubted_until.max(at + RECOVERY_MAX);
+        self.doubted.push((node, at + RECOVERY_MAX));
         self.doubtful = true;
     }
 
@@ -168,9 +175,19 @@ impl Track {
 #[derive(Debug, Default)]
 pub struct Values {
     tracks: Vec<Track>,
-    /// A node was put out at that moment, and at none after it.
-    gone: Option<u64>,
+    /// Nodes that were put out, and when, as long as others may not have recovered from it.
+    gone: Vec<(Option<u16>, u64)>,
     now: u64,
+    reads: Reads,
+}
+
+/// How many reads of blocks were judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reads {
+    /// All.
+    pub all: u64,
+    /// Of these, where a mark needed a reason: nobody had left or died who may have written since the last write.
+    pub certain: u64,
 }
 
 impl Values {
@@ -203,9 +220,10 @@ impl Values {
                 }
             }
             What::Mark(Mark::NewCluster) => self.tracks.clear(),
-            What::Mark(Mark::NodeGone) => {
-                self.gone = Some(event.at);
-                self.tracks.iter_mut().for_each(|track| track.doubt(event.at));
+            What::Mark(Mark::NodeGone(node)) => {
+                self.gone.retain(|(_, gone)| event.at < gone + RECOVERY_MAX);
+                self.gone.push((*node, event.at));
+                self.tracks.iter_mut().for_each(|track| track.doubt(event.at, *node));
             }
             What::Opened { .. } | What::Mark(_) => {}
         }
@@ -215,8 +233,10 @@ impl Values {
         while self.tracks.len() <= resource {
             let mut track = Track::default();
             // Whoever left may have used it before anybody else.
-            if let Some(gone) = self.gone.filter(|gone| self.now < gone + RECOVERY_MAX) {
-                track.doubt(gone);
+            for (node, gone) in &self.gone {
+                if self.now < gone + RECOVERY_MAX {
+                    track.doubt(*gone, *node);
+                }
             }
             self.tracks.push(track);
         }
@@ -257,7 +277,7 @@ impl Values {
             let contents = track.now().iter().copied().map(invalidated).collect();
             track.step(contents)
         } else if let Some(block) = value {
-            track.wrote(at, block)
+            track.wrote(at, ledger.node(key.0), block)
         } else {
             return;
         };
@@ -290,7 +310,16 @@ impl Values {
         let Some(value) = value else {
             return Err(format!("granted {mode} without the value block it asked for"));
         };
-        judge_read(track, at, *mode, (from, floor), value)
+        let certain = !track.is_doubtful(at);
+        let judged = judge_read(track, at, *mode, (from, floor), value);
+        self.reads.all += 1;
+        self.reads.certain += u64::from(certain);
+        judged
+    }
+
+    /// How many reads were judged so far.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// A client died, or its session did. What it held in a writing mode is invalidated, as far as it held it. A program that
@@ -561,6 +590,33 @@ mod tests {
     fn rejects_zeros_called_valid_where_a_block_was_lost() {
         let rest = "2 lock x PR VALBLK; 2 granted PR 1.1.1 read=0:0";
         finds("value", "old block", &story(rest));
+    }
+
+    #[test]
+    fn rejects_an_older_marked_block_after_a_write_at_a_node_that_stayed() {
+        // Node 2 was put out. A block written at node 0 since then may be marked, but it does not give way to an older one.
+        let gone = "1 lock x EX; 1 granted EX 1.1.2; 1 unlock invalidate; 1 released; node-gone 2; \
+                    2 lock x EX; 2 granted EX 2.1.1; 2 unlock write=b; 2 released; 3 lock x PR VALBLK; ";
+        finds("value", "an old block", &story(&format!("{gone}3 granted PR 2.1.1 read=2:a!")));
+        passes("the newest, marked", &story(&format!("{gone}3 granted PR 2.1.1 read=3:b!")));
+        // At the node that was put out it may be lost; and if nobody knows which that was, anywhere.
+        for unknown in ["node-gone 0", "node-gone"] {
+            let gone = gone.replace("node-gone 2", unknown);
+            passes("lost with its node", &story(&format!("{gone}3 granted PR 2.1.1 read=2:a!")));
+        }
+    }
+
+    #[test]
+    fn counts_reads_in_which_a_mark_would_need_a_reason() {
+        let reads = |text: &str| {
+            let mut judge = crate::check::Judge::new(crate::check::script::rules());
+            crate::check::script::parse(&story(text)).iter().for_each(|event| judge.see(event));
+            judge.reads()
+        };
+        let read = "2 lock x PR VALBLK; 2 granted PR 1.1.1 read=1:a";
+        let (quiet, doubted) = (reads(read), reads(&format!("node-gone 1; {read}")));
+        assert_eq!((quiet.all, doubted.all), (doubted.all, quiet.all));
+        assert_eq!(quiet.certain, doubted.certain + 1);
     }
 
     #[test]

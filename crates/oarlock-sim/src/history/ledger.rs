@@ -246,7 +246,7 @@ impl Ledger {
                     resource.ghosts.clear();
                 }
             }
-            What::Mark(Mark::Polite | Mark::PoliteEnd | Mark::Drained | Mark::NodeGone) => {}
+            What::Mark(Mark::Polite | Mark::PoliteEnd | Mark::Drained | Mark::NodeGone(_)) => {}
         }
     }
 

@@ -85,7 +85,7 @@ const MARKS: [(&str, Mark); 7] = [
     ("polite", Mark::Polite),
     ("polite-end", Mark::PoliteEnd),
     ("drained", Mark::Drained),
-    ("node-gone", Mark::NodeGone),
+    ("node-gone", Mark::NodeGone(None)),
     ("new-cluster", Mark::NewCluster),
 ];
 
@@ -110,7 +110,11 @@ pub fn write_line(event: &Event) -> String {
             line.client = Some(*client);
         }
         What::Mark(mark) => {
-            let (name, _) = MARKS.iter().find(|(_, m)| m == mark).expect("every mark has a name");
+            let mut mark = *mark;
+            if let Mark::NodeGone(node) = &mut mark {
+                line.node = node.take();
+            }
+            let (name, _) = MARKS.iter().find(|(_, m)| *m == mark).expect("every mark has a name");
             line.event = (*name).into();
         }
     }
@@ -190,7 +194,10 @@ fn read_line(text: &str) -> Result<Event, String> {
         },
         other => {
             let mark = MARKS.iter().find(|(name, _)| *name == other);
-            What::Mark(mark.ok_or_else(|| format!("no event is called {other:?}"))?.1)
+            match mark.ok_or_else(|| format!("no event is called {other:?}"))?.1 {
+                Mark::NodeGone(_) => What::Mark(Mark::NodeGone(line.node)),
+                mark => What::Mark(mark),
+            }
         }
     };
     Ok(Event { at: line.at, what })

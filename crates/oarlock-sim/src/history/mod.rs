@@ -172,8 +172,9 @@ pub enum Mark {
     PoliteEnd,
     /// All clients have given back all they held, and long enough ago for every answer to arrive.
     Drained,
-    /// A node was put out of the view: what others know of blocks that it may have written is not to be believed.
-    NodeGone,
+    /// This node was put out of the view, or any was if it is not known which: what others know of blocks that it may
+    /// have written is not to be believed.
+    NodeGone(Option<u16>),
     /// Every node was stopped and started again: all sessions have ended, nothing of what was held counts.
     NewCluster,
 }

@@ -25,6 +25,8 @@ use crate::problem::Result;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is under way at the end arrives in that time.
 const SETTLING: Duration = Duration::from_millis(500);
+/// A release whose answer has not come then is lost: longer than the judge allows it to be under way.
+const RELEASING: Duration = Duration::from_secs(2);
 
 /// A cluster of node processes, and a session for each flow that has a node.
 pub(super) struct Real<'a> {
@@ -179,7 +181,7 @@ impl Stage for Real<'_> {
             }
             Action::KillNode(node) => {
                 // Until others have recovered, what it may have written is in doubt.
-                self.see(What::Mark(Mark::NodeGone));
+                self.see(What::Mark(Mark::NodeGone(Some(node.0))));
                 self.paused.insert(node);
                 return self.signal(node, Signal::KILL);
             }
@@ -240,6 +242,14 @@ impl Stage for Real<'_> {
         }
         let end = self.now() + SETTLING;
         while self.now() < end && !self.interrupted() {
+            self.pass(end);
+        }
+        // A release that is not answered is judged only when it had time for it.
+        let end = self.now() + RELEASING;
+        while self.judge.ledger().locks().any(|lock| lock.unlocking.is_some())
+            && self.now() < end
+            && !self.interrupted()
+        {
             self.pass(end);
         }
         self.see(What::Mark(Mark::PoliteEnd));
