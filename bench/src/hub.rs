@@ -19,6 +19,7 @@ use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlockd::host::clock;
 use oarlockd::host::datagrams::Datagrams;
@@ -91,7 +92,7 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
         };
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(RESOURCES_MAX))];
         let mut node = Node::new(clock::now(), config, Box::new(seal), words);
-        node.handle_session_opened(clock::now(), SESSION, std::process::id());
+        node.handle_session_opened(clock::now(), SESSION, std::process::id(), Who::root());
         let hello = Request::Hello { version: VERSION, label: "bench".into() };
         node.handle_session_packet(clock::now(), SESSION, &hello.to_bytes());
         let coordinator = coordinator.clone();

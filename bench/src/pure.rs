@@ -20,6 +20,7 @@ use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlockd::host::key::Secret;
 use oarlockd::host::seal::HostSeal;
@@ -82,7 +83,7 @@ impl Pure {
             let seal = Box::new(HostSeal::new(secret.bytes(), cluster.bytes()));
             let mut node = Node::new(now, config, seal, words);
             node.handle_applied(now, &registry);
-            node.handle_session_opened(now, SESSION, 1);
+            node.handle_session_opened(now, SESSION, 1, Who::root());
             let hello = Request::Hello { version: VERSION, label: "bench".into() };
             node.handle_session_packet(now, SESSION, &hello.to_bytes());
             node

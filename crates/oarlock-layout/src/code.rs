@@ -56,6 +56,8 @@ codes! {
     SessionMalformed = 1108, exit 1;
     /// The session was opened by the parent of this process; sessions do not pass through fork (M12).
     SessionForked = 1109, exit 1;
+    /// Whoever asks is no operator of this node.
+    NotOperator = 1110, exit 77;
     /// The configuration cannot be read or does not make sense.
     BadConfig = 1201, exit 78;
     /// The configuration has a key that nobody knows.
@@ -125,6 +127,8 @@ codes! {
     TooManySessions = 2205, exit 69;
     /// Locks are not granted in the program's own process here; the node grants them all the same.
     NoSegment = 2206, exit 69;
+    /// This user, or this node, has not the right to that in the lockspace.
+    SpaceDenied = 2207, exit 77;
     /// Granting would complete a cycle of conversions; the later one is refused (D9).
     Deadlock = 2301, exit 81;
     /// The lock was lost: daemon gone, or its incarnation ended.

@@ -17,6 +17,7 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_lock::{Convert, Lock, Unlock};
 
 use crate::node::{Node, Output, Space};
+use crate::rights::{Kind, Permit};
 use crate::text;
 
 /// Places that one process may leave behind without a word that it touches them no more. Every search for the locks of a
@@ -68,7 +69,56 @@ impl Node {
         self.reply(session, &Reply::Failed { handle, why: Failure { code, text } });
     }
 
+    /// Has the program the right to this? The one place where that is asked.
+    fn allowed(&self, session: SessionId, request: &Request) -> Result<(), (Code, String)> {
+        let known = self.sessions.get(session).expect("a session that asks is open");
+        let space = match request {
+            Request::Open { space, .. } => self.space_id(space),
+            Request::Lock(m) => Some(m.space),
+            Request::Attach { space, .. } => Some(*space),
+            Request::Convert(m) => known.space_of(m.handle),
+            Request::Unlock { handle, .. } | Request::Cancel { handle } => known.space_of(*handle),
+            Request::Hello { .. } | Request::Ask { .. } | Request::Knock | Request::Detach => None,
+        };
+        let permit = self.permit(session).expect("a session that asks is open");
+        let name = |space: SpaceId| format!("{:?}", self.config.spaces[usize::from(space.0)].name);
+        permit.check(Kind::of(request), space).map_err(|denied| text::denial(&permit, denied, name))
+    }
+
+    /// The answer to what is not allowed. Nothing else comes of it.
+    fn deny(&mut self, session: SessionId, request: &Request, code: Code, text: String) {
+        match request {
+            Request::Lock(m) => self.refuse_lock(session, m.handle, code, text),
+            Request::Convert(session::ConvertRequest { handle, .. })
+            | Request::Unlock { handle, .. }
+            | Request::Cancel { handle } => self.failed(session, *handle, code, text),
+            Request::Open { request, .. }
+            | Request::Ask { request, .. }
+            | Request::Attach { request, .. } => {
+                self.reply(session, &Reply::Denied { request: *request, why: Failure { code, text } });
+            }
+            Request::Hello { .. } | Request::Knock | Request::Detach => {
+                unreachable!("whoever has a session may say so")
+            }
+        }
+    }
+
+    /// A new lock fails at the edge.
+    fn refuse_lock(&mut self, session: SessionId, handle: u32, code: Code, text: String) {
+        let lock = LockId::new(session, handle);
+        if lock.entry().is_some()
+            && let Some(space) = self.sessions.get(session).and_then(|s| s.space_of(handle))
+        {
+            // Its program sleeps on the entry, not on the socket.
+            self.spaces[space.0 as usize].words.refuse(lock);
+        }
+        self.failed(session, handle, code, text);
+    }
+
     pub(crate) fn request(&mut self, now: Instant, session: SessionId, request: Request) {
+        if let Err((code, text)) = self.allowed(session, &request) {
+            return self.deny(session, &request, code, text);
+        }
         match request {
             Request::Hello { .. } => unreachable!("handled before"),
             Request::Open { request, space } => self.open_space(session, request, &space),
@@ -86,13 +136,7 @@ impl Node {
             Request::Lock(m) => {
                 let lock = LockId::new(session, m.handle);
                 if let Err((code, text)) = self.may_ask(session, &m) {
-                    if lock.entry().is_some()
-                        && let Some(space) = self.sessions.get(session).and_then(|s| s.space_of(m.handle))
-                    {
-                        // Its program sleeps on the entry, not on the socket.
-                        self.spaces[space.0 as usize].words.refuse(lock);
-                    }
-                    return self.failed(session, m.handle, code, text);
+                    return self.refuse_lock(session, m.handle, code, text);
                 }
                 if lock.entry().is_none()
                     && let Some(known) = self.sessions.get_mut(session)
@@ -140,12 +184,20 @@ impl Node {
         let reply = match found {
             Some(index) => Reply::Opened { request, space: SpaceId(index as u16) },
             None => {
-                let names: Vec<&str> = self.config.spaces.iter().map(|s| s.name.as_str()).collect();
-                let text = format!("there is no lockspace {name:?}; this cluster has {}", names.join(", "));
+                let permit = self.permit(session).expect("a session that asks is open");
+                let text = format!("there is no lockspace {name:?}; this cluster has {}", self.seen(&permit));
                 Reply::Denied { request, why: Failure { code: Code::UnknownSpace, text } }
             }
         };
         self.reply(session, &reply);
+    }
+
+    /// The names of the lockspaces that somebody may look at, and how many there are besides.
+    fn seen(&self, permit: &Permit) -> String {
+        let all = self.config.spaces.iter().enumerate();
+        let seen = all.filter(|(index, _)| permit.sees(SpaceId(*index as u16)));
+        let names: Vec<&str> = seen.map(|(_, space)| space.name.as_str()).collect();
+        text::names(&names, self.config.spaces.len() - names.len())
     }
 
     /// A place in a segment.

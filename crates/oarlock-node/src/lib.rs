@@ -28,10 +28,11 @@ mod node;
 #[cfg_attr(not(feature = "planted"), allow(dead_code, unreachable_pub, reason = "named, never planted"))]
 mod planted;
 mod question;
+pub mod rights;
 mod session;
 mod sight;
 mod status;
-mod text;
+pub mod text;
 
 pub use config::{Config, NodeConfig, SpaceConfig};
 pub use event::Event;

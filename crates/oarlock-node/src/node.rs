@@ -28,6 +28,7 @@ use oarlock_lock::Lockspace;
 use crate::config::Config;
 use crate::event::Event;
 use crate::question::{Question, Questions};
+use crate::rights::{Access, Accesses, Kind, Permit, Role, Who};
 use crate::session::Sessions;
 
 /// What leaves a node.
@@ -144,6 +145,8 @@ pub struct Node {
     /// What the segments have been told.
     pub(crate) lease: Instant,
     pub(crate) spaces: Vec<Space>,
+    /// To whom they are given.
+    pub(crate) accesses: Accesses,
     pub(crate) sessions: Sessions,
     /// Sessions that left places in segments which wait for the end of their process, and that process.
     pub(crate) left: BTreeMap<SessionId, u32>,
@@ -214,6 +217,7 @@ impl Node {
                 Space { locks, words }
             })
             .collect();
+        let accesses = config.spaces.iter().map(|_| Access::default()).collect();
         Node {
             recovery: Recovery::new(config.me),
             config,
@@ -229,6 +233,7 @@ impl Node {
             frozen: false,
             lease: Instant(0),
             spaces,
+            accesses,
             sessions: Sessions::default(),
             left: BTreeMap::new(),
             questions: Questions::default(),
@@ -245,14 +250,29 @@ impl Node {
         self.circuits.handle_datagram(now, &mut self.clock, from, datagram);
     }
 
-    /// A program connected. Numbers of sessions are never used twice.
-    pub fn handle_session_opened(&mut self, _now: Instant, session: SessionId, pid: u32) {
+    /// To whom the lockspaces are given, by id. Before this is said they are root's alone.
+    ///
+    /// # Panics
+    /// If there is not one for each.
+    pub fn give(&mut self, accesses: Vec<Access>) {
+        assert_eq!(accesses.len(), self.config.spaces.len(), "one Access for each lockspace");
+        self.accesses = accesses.into();
+    }
+
+    /// What the program of a session may do here; none if the session is over.
+    pub fn permit(&self, session: SessionId) -> Option<Permit> {
+        let who = self.sessions.get(session)?.who.clone();
+        Some(Permit { who, accesses: self.accesses.clone(), node: self.config.me })
+    }
+
+    /// A program connected, whose process is `who`'s. Numbers of sessions are never used twice.
+    pub fn handle_session_opened(&mut self, _now: Instant, session: SessionId, pid: u32, who: Who) {
         if self.ended || self.sessions.len() >= SESSIONS_MAX {
             let text = format!("the node has {SESSIONS_MAX} sessions, which is all it may have");
             self.refuse_session(session, Code::TooManySessions, text);
             return;
         }
-        self.sessions.open(session, pid);
+        self.sessions.open(session, pid, who);
     }
 
     /// A program sent a packet.
@@ -601,7 +621,22 @@ impl Node {
             return self.violation(from, format!("there is no lockspace {}", packet.space));
         };
         // A run that the view does not name, or not any more, may have a circuit. It is told nothing and not believed.
-        if locks.view().member(from).map(|member| member.incarnation) != self.runs.get(&from).copied() {
+        let named =
+            locks.view().member(from).map(|member| member.incarnation) == self.runs.get(&from).copied();
+        let access = &self.accesses[packet.space.0 as usize];
+        let role = match named {
+            false => Role::Outsider,
+            true if access.is_for(from) => Role::Member,
+            true => Role::Bystander,
+        };
+        let kind = Kind::of_body(&packet.body);
+        if !role.has(kind.right(), access.mode) {
+            if named {
+                let name = &self.config.spaces[packet.space.0 as usize].name;
+                let what =
+                    format!("it states locks in lockspace {name}, which is not for programs of that node");
+                self.violation(from, what);
+            }
             return;
         }
         if let Err(violation) = locks.handle_message(now, words.as_mut(), from, packet) {

@@ -6,11 +6,15 @@ use alloc::vec::Vec;
 
 use oarlock_layout::id::{SessionId, SharedHandle, SpaceId};
 
+use crate::rights::Who;
+
 /// One attachment of a program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Session {
     /// Process that opened it, 0 if not known.
     pub(crate) pid: u32,
+    /// Whose process that is.
+    pub(crate) who: Who,
     /// What it calls itself.
     pub(crate) label: String,
     /// It has said hello.
@@ -40,8 +44,8 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn open(&mut self, id: SessionId, pid: u32) {
-        let old = self.sessions.insert(id, Session { pid, ..Session::default() });
+    pub(crate) fn open(&mut self, id: SessionId, pid: u32, who: Who) {
+        let old = self.sessions.insert(id, Session { pid, who, ..Session::default() });
         assert!(old.is_none(), "session {id} is opened twice; numbers are not reused");
     }
 

@@ -18,6 +18,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlock_shm::{Hub, Memory};
 use seal::ChecksumSeal;
@@ -249,7 +250,7 @@ impl Cluster {
 
     fn session(&mut self, n: usize, id: u32) -> (usize, SessionId) {
         let (now, session) = (self.now, SessionId(id));
-        self.node(n).handle_session_opened(now, session, 100 + id);
+        self.node(n).handle_session_opened(now, session, 100 + id, Who::root());
         let at = (n, session);
         self.say(at, &Request::Hello { version: VERSION, label: format!("program {id}") });
         assert!(matches!(self.reply(at), Reply::Welcome { .. }));
@@ -476,7 +477,7 @@ fn a_program_that_speaks_another_version_or_nonsense_is_sent_away() {
     let mut cluster = serving(1);
     let now = cluster.now;
     let old = (0, SessionId(1));
-    cluster.node(0).handle_session_opened(now, old.1, 1);
+    cluster.node(0).handle_session_opened(now, old.1, 1, Who::root());
     cluster.node(0).handle_session_packet(now, old.1, &[1, 0xff, 0x7f, 9, 9, 9]);
     cluster.settle();
     assert!(matches!(cluster.reply(old), Reply::Refused { why, .. } if why.code == Code::SessionVersion));
@@ -518,7 +519,7 @@ fn places_that_wait_for_the_end_of_their_process_are_few() {
     let attach = |cluster: &mut Cluster, number: u32, pid: u32| {
         let (now, session) = (cluster.now, SessionId(number));
         let node = cluster.node(0);
-        node.handle_session_opened(now, session, pid);
+        node.handle_session_opened(now, session, pid, Who::root());
         let hello = Request::Hello { version: VERSION, label: "program".into() };
         node.handle_session_packet(now, session, &hello.to_bytes());
         node.handle_session_packet(

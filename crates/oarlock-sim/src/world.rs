@@ -20,6 +20,7 @@ use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Duration;
+use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
@@ -450,7 +451,9 @@ impl World {
                 self.trace.record(now, Kind::Arrival, index.into(), &bytes);
                 node.handle_datagram(at, Host::address(from), &mut bytes);
             }
-            Input::Open { client, pid } => node.handle_session_opened(at, SessionId(client), pid),
+            Input::Open { client, pid } => {
+                node.handle_session_opened(at, SessionId(client), pid, Who::root())
+            }
             Input::Packet { client, bytes } => {
                 self.trace.record(now, Kind::Request, client, &bytes);
                 node.handle_session_packet(at, SessionId(client), &bytes);

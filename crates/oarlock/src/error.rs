@@ -61,7 +61,7 @@ pub enum Kind {
     NotServing,
     /// No daemon answers.
     NoDaemon,
-    /// This user may not talk to the daemon.
+    /// This user may not talk to the daemon, or may not do that in the lockspace.
     Denied,
     /// Daemon and library speak different versions.
     Version,
@@ -104,7 +104,7 @@ impl Error {
             | Code::MemberSilent
             | Code::CoordinatorStopped => Kind::NotServing,
             Code::NoDaemon => Kind::NoDaemon,
-            Code::SocketDenied => Kind::Denied,
+            Code::SocketDenied | Code::SpaceDenied | Code::NotOperator => Kind::Denied,
             Code::SessionVersion => Kind::Version,
             Code::UnknownSpace => Kind::UnknownSpace,
             Code::SpaceFull
@@ -153,6 +153,9 @@ impl Error {
             Kind::InFlight => "wait for the operation under way",
             Kind::NotServing => "see `oarlock status` for what the node waits for",
             Kind::NoDaemon => "start one with `oarlock serve`, or try `oarlock dev`",
+            Kind::Denied if self.0.code == Code::SpaceDenied => {
+                "see `oarlock space ls` for what is given to whom"
+            }
             Kind::Denied => "run as the daemon's user, or join its group",
             Kind::Version => "use the library and the daemon of one release",
             Kind::UnknownSpace => "add the lockspace to the configuration of every node, or use \"default\"",

@@ -74,6 +74,12 @@ pub fn page(code: Code) -> Page {
             "locks belong to the process that took them; its copy has none",
             "open a client of its own in the child",
         ),
+        Code::NotOperator => page_of(
+            "whoever asks is no operator of this node",
+            "the cluster is changed by root, by the user as whom the node runs, and by members of the group that `operators` in \
+             [node] names",
+            "sudo -u USER oarlock …, as the node's user; or have yourself added to that group",
+        ),
         Code::BadConfig => page_of(
             "the configuration cannot be used",
             "the file cannot be read or does not make sense",
@@ -245,6 +251,13 @@ pub fn page(code: Code) -> Page {
             "the node has no shared segment for this lockspace, or no place left in it for another session",
             "nothing needs to be done: the node grants the locks, each at the price of a message; oarlock doctor \
              says what the fast path needs",
+        ),
+        Code::SpaceDenied => page_of(
+            "this user, or this node, has not the right to that in the lockspace",
+            "a lockspace has an owner, a group and a mode as a file has: r to look and to take locks to read in, w besides to \
+             take locks to write in; and it may be for the programs of some nodes only",
+            "oarlock space ls shows what is given to whom; whoever runs the cluster changes owner, group, mode or nodes of the \
+             [[space]] on every member",
         ),
         Code::Deadlock => page_of(
             "granting would complete a deadlock",

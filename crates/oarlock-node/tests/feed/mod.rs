@@ -32,6 +32,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
+use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlock_shm::{Caller, Clock, First, Hub, Memory, Party, Taken};
 use seal::ChecksumSeal;
@@ -251,7 +252,7 @@ impl Stage {
         let session = SessionId(self.next);
         self.open.insert(place, session);
         self.programs.insert(session, Program::default());
-        self.node.handle_session_opened(self.now, session, 1);
+        self.node.handle_session_opened(self.now, session, 1, Who::root());
         // One in four forgets to say hello.
         if !self.next.is_multiple_of(4) {
             let hello = Request::Hello { version: VERSION, label: "fuzz".into() };

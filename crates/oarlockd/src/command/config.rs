@@ -6,9 +6,9 @@ use oarlock_layout::code::Code;
 
 use super::cli::{Config as Command, Format, Output};
 use super::output;
-use crate::config::Config;
-use crate::host::door;
+use crate::config::{Config, Given, Rights};
 use crate::host::key::{Secret, print};
+use crate::host::{door, people};
 use crate::problem::{Problem, Result};
 
 /// Runs one of them.
@@ -26,6 +26,8 @@ pub fn run(command: &Command) -> Result<()> {
 /// Checks what the file only names: keys, their permissions, the socket's path.
 pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
     door::check_path(&config.socket)?;
+    // Names that this machine does not know are better said now. The group of a socket that is not there yet is another matter.
+    Rights::of(config, people::me(), people::my_group())?;
     let key = Secret::read(&config.key_file)?;
     let expected = config.members[config.me].key;
     if key.public() != expected {
@@ -77,6 +79,9 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
         format!("key_file = {:?}", text(&c.key_file)),
         format!("shards = {}", c.shards),
         format!("spin = {}", c.spin),
+    ]);
+    out.extend(c.operators.as_ref().map(|it| format!("operators = {it:?}")));
+    out.extend([
         "\n[cluster]".into(),
         format!("name = {:?}", c.cluster),
         format!("secret_file = {:?}", text(&c.secret_file)),
@@ -99,6 +104,11 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
             s.retain,
             s.resources_max
         ));
+        let Given { owner, group, mode, nodes } = &s.given;
+        out.extend(owner.as_ref().map(|it| format!("owner = {it:?}")));
+        out.extend(group.as_ref().map(|it| format!("group = {it:?}")));
+        out.push(format!("mode = \"{mode:04o}\""));
+        out.extend(nodes.as_ref().map(|it| format!("nodes = {it:?}")));
     }
     out.push(format!("\n[circuit]\noffload = {}", c.offload));
     out.push(format!("\n[log]\nlevel = \"{}\"", c.log.name()));
@@ -116,7 +126,9 @@ fn document(c: &Config) -> serde_json::Value {
         .iter()
         .map(|s| {
             serde_json::json!({
-                "name": s.name, "order": s.order.name(), "retain": s.retain, "resources_max": s.resources_max
+                "name": s.name, "order": s.order.name(), "retain": s.retain, "resources_max": s.resources_max,
+                "owner": s.given.owner, "group": s.given.group, "mode": format!("{:04o}", s.given.mode),
+                "nodes": s.given.nodes
             })
         })
         .collect();
@@ -124,7 +136,7 @@ fn document(c: &Config) -> serde_json::Value {
         "v": 1,
         "node": {
             "name": c.name(), "listen": c.listen, "api": c.api, "socket": c.socket, "data_dir": c.data_dir,
-            "key_file": c.key_file, "shards": c.shards, "spin": c.spin
+            "key_file": c.key_file, "shards": c.shards, "spin": c.spin, "operators": c.operators
         },
         "cluster": {"name": c.cluster, "secret_file": c.secret_file},
         "members": members,

@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::cli::Serve;
 use super::config::check_files;
-use crate::config::{Config, Level, Order, Space};
+use crate::config::{Config, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
 use crate::coordinator::raft::Tuning;
@@ -35,7 +35,7 @@ use crate::host::signals::Signals;
 use crate::host::spin::Spin;
 use crate::host::state::{DataDir, State};
 use crate::host::wake::Wake;
-use crate::host::{clock, random};
+use crate::host::{clock, people, random};
 use crate::problem::{Problem, Result};
 
 /// How long a resource that nobody uses keeps its record. Longer costs memory; shorter costs a message for
@@ -102,7 +102,8 @@ fn run_once(args: &Serve) -> Result<Ending> {
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
     console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
     let Kept { words, segments, problems } = Kept::of(&config);
-    let node = node(&config, state, &key, &secret, words);
+    let mut node = node(&config, state, &key, &secret, words);
+    node.give(sockets.rights.accesses().to_vec());
     let coordinator = control::start(control::Parts {
         me: NodeId(config.me as u16),
         file: coordinator,
@@ -119,6 +120,7 @@ fn run_once(args: &Serve) -> Result<Ending> {
         spin: Spin::new(config.spin),
         datagrams: sockets.datagrams,
         door: sockets.door,
+        rights: sockets.rights,
         shared,
         data,
         signals,
@@ -133,15 +135,25 @@ fn run_once(args: &Serve) -> Result<Ending> {
 struct Sockets {
     datagrams: Datagrams,
     door: Door,
+    rights: Rights,
     api: Option<TcpListener>,
 }
 
 impl Sockets {
     fn open(config: &Config) -> Result<Sockets> {
         let door = Door::open(&config.socket)?;
+        let rights = Rights::of(config, people::me(), door.gid())?;
+        if rights.reach_beyond_the_socket() {
+            let wrong = door.let_everybody_knock().map_err(|e| {
+                Problem::io(Code::Failed, format!("cannot open {} to others", config.socket.display()), &e)
+            })?;
+            if let Some(wrong) = wrong {
+                warn!("{wrong}");
+            }
+        }
         let datagrams = Datagrams::bind(config.listen, config.offload)?;
         let api = config.api.map(listen).transpose()?;
-        Ok(Sockets { datagrams, door, api })
+        Ok(Sockets { datagrams, door, rights, api })
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Node {
     pub(super) spin: bool,
     #[serde(default = "yes")]
     pub(super) segments: bool,
+    pub(super) operators: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +62,10 @@ pub(super) struct Space {
     #[serde(default = "yes")]
     pub(super) retain: bool,
     pub(super) resources_max: Option<Spanned<u32>>,
+    pub(super) owner: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) nodes: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Deserialize)]

@@ -7,7 +7,8 @@ use oarlock_layout::seal::PublicKey;
 
 use super::{Config, Member, Order, Space};
 
-/// Every program of the node's user and group may use a lockspace of the configuration, as the node's socket lets them in.
+/// To whom a lockspace is given stands in the configuration, as names that each machine reads for itself ([`super::Given`]). The
+/// record wants numbers that are the same everywhere; nobody looks at these.
 const MODE: u16 = 0o660;
 
 impl Config {

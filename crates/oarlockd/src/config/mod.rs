@@ -4,6 +4,7 @@
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
 //!   founding.rs  the cluster it describes, as its founders propose it
 //!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
+//!   rights.rs    to whom lockspaces are given, as numbers of this machine
 //!   shared.rs    the part that must be the same on every member, as a number to compare
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 mod file;
 mod founding;
+mod rights;
 mod shared;
 
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use oarlock_layout::limit::{LABEL_BYTES_MAX, NODES_MAX, RESOURCES_MAX_DEFAULT, S
 use toml::Spanned;
 
 pub use file::{Level, Order};
+pub use rights::{Given, Rights};
 pub use shared::Shared;
 
 use crate::host::key;
@@ -67,6 +70,8 @@ pub struct Config {
     pub spin: bool,
     /// Programs may map segments and grant themselves locks in them.
     pub segments: bool,
+    /// The group whose members may change the cluster from this node, besides root and the user as whom it runs.
+    pub operators: Option<String>,
     /// How much is logged.
     pub log: Level,
 }
@@ -93,6 +98,8 @@ pub struct Space {
     pub retain: bool,
     /// Resources on one node, retained ones included.
     pub resources_max: u32,
+    /// To whom it is given.
+    pub given: Given,
 }
 
 /// A text and the file it came from, so that an error can name a line.
@@ -209,11 +216,12 @@ impl Config {
             secret_file: base.join(file.cluster.secret_file),
             shards,
             cluster,
+            spaces: spaces(&source, &file.space, &members)?,
             members,
-            spaces: spaces(&source, &file.space)?,
             offload: file.circuit.offload,
             spin: file.node.spin,
             segments: file.node.segments,
+            operators: file.node.operators,
             log: file.log.level,
         })
     }
@@ -280,12 +288,13 @@ fn members(source: &Source<'_>, list: &[file::Member]) -> Result<Vec<Member>> {
     Ok(members)
 }
 
-fn spaces(source: &Source<'_>, list: &[file::Space]) -> Result<Vec<Space>> {
+fn spaces(source: &Source<'_>, list: &[file::Space], members: &[Member]) -> Result<Vec<Space>> {
     let mut spaces = vec![Space {
         name: DEFAULT_SPACE.into(),
         order: Order::Passover,
         retain: true,
         resources_max: RESOURCES_MAX_DEFAULT,
+        given: Given::default(),
     }];
     let mut seen: Vec<&str> = Vec::new();
     for it in list {
@@ -309,7 +318,8 @@ fn spaces(source: &Source<'_>, list: &[file::Space]) -> Result<Vec<Space>> {
             Some(n) if *n.get_ref() >= 1 => *n.get_ref(),
             Some(n) => return Err(source.bad(n.span().start, "resources_max must be at least 1")),
         };
-        let space = Space { name: name.into(), order: it.order, retain: it.retain, resources_max };
+        let given = given(source, it, members)?;
+        let space = Space { name: name.into(), order: it.order, retain: it.retain, resources_max, given };
         match name {
             DEFAULT_SPACE => spaces[0] = space,
             _ => spaces.push(space),
@@ -319,6 +329,70 @@ fn spaces(source: &Source<'_>, list: &[file::Space]) -> Result<Vec<Space>> {
         return Err(source.bad(0, format_args!("more than {SPACES_MAX} lockspaces")));
     }
     Ok(spaces)
+}
+
+fn given(source: &Source<'_>, it: &file::Space, members: &[Member]) -> Result<Given> {
+    let name = it.name.get_ref();
+    let named = |text: &Option<Spanned<String>>| text.as_ref().map(|it| it.get_ref().clone());
+    for (key, text) in [("owner", &it.owner), ("group", &it.group)] {
+        if let Some(text) = text
+            && (text.get_ref().is_empty() || text.get_ref().contains([':', ' ', '\n']))
+        {
+            return Err(source.bad(text.span().start, format_args!("{key} cannot be `{}`", text.get_ref())));
+        }
+    }
+    let mode = match &it.mode {
+        None => rights::MODE,
+        Some(text) => mode(source, text)?,
+    };
+    if let Some(nodes) = &it.nodes {
+        let names = || members.iter().map(|m| m.name.as_str());
+        for node in nodes.get_ref().iter().filter(|node| !names().any(|m| m == node.as_str())) {
+            let problem = source
+                .bad(
+                    nodes.span().start,
+                    format_args!("lockspace `{name}` is for `{node}`, and no [[member]] is called so"),
+                )
+                .because("`nodes` names the members whose programs may use the lockspace");
+            return Err(match did_you_mean(node, names()) {
+                Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
+                None => problem,
+            });
+        }
+    }
+    let nodes = it.nodes.as_ref().map(|nodes| {
+        let mut nodes = nodes.get_ref().clone();
+        nodes.sort();
+        nodes
+    });
+    Ok(Given { owner: named(&it.owner), group: named(&it.group), mode, nodes })
+}
+
+/// Bits as of a file, of which each class has none, `r`, or `r` and `w`.
+fn mode(source: &Source<'_>, text: &Spanned<String>) -> Result<u16> {
+    let typed = text.get_ref();
+    let bad = |why: &str| {
+        Err(source
+            .bad(text.span().start, format_args!("mode cannot be `{typed}`"))
+            .because(why)
+            .try_next("\"0660\" for owner and group, \"0664\" if everybody may look and take locks to read"))
+    };
+    let digits = (3..=4).contains(&typed.len()) && typed.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let Some(mode) = u16::from_str_radix(typed, 8).ok().filter(|mode| digits && *mode <= 0o777) else {
+        return bad("it is three octal digits, as for chmod, perhaps with a 0 before them");
+    };
+    for class in [mode >> 6, mode >> 3 & 7, mode & 7] {
+        match class & 7 {
+            0 | 4 | 6 => {}
+            2 => {
+                return bad(
+                    "whoever takes a lock to write reads the value block too: 2 without 4 would keep nothing",
+                );
+            }
+            _ => return bad("nothing is executed in a lockspace: the digits are 0, 4 and 6"),
+        }
+    }
+    Ok(mode)
 }
 
 /// Names are printed in tables and put in file names.

@@ -15,7 +15,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Config;
+use super::{Config, Given};
 
 /// The number, and its parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +31,15 @@ impl Shared {
         }
         let mut spaces = String::new();
         for s in &config.spaces {
-            spaces += &format!("space {} {} {} {}\n", s.name, s.order.name(), s.retain, s.resources_max);
+            spaces += &format!("space {} {} {} {}", s.name, s.order.name(), s.retain, s.resources_max);
+            // To whom it is given is said only if it was: a cluster that does not say can be upgraded node by node.
+            if s.given != Given::default() {
+                let Given { owner, group, mode, nodes } = &s.given;
+                let named = |name: &Option<String>| name.clone().unwrap_or_default();
+                let nodes = nodes.as_ref().map_or("-".into(), |nodes| nodes.join(","));
+                spaces += &format!(" given :{}:{}:{mode:03o}:{nodes}", named(owner), named(group));
+            }
+            spaces.push('\n');
         }
         let part = |text: &str| xxh3_64(text.as_bytes()) & 0xffff;
         let all = [cluster.as_str(), &members, &spaces].concat();

@@ -11,6 +11,7 @@ use oarlock_layout::id::{NodeId, SessionId, SpaceId};
 use oarlock_layout::message::look::{At, Seen};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
+use oarlock_node::rights::Permit;
 use oarlock_node::{Counter, Status};
 
 use super::events::Noted;
@@ -27,6 +28,8 @@ pub struct Asked {
     pub request: u32,
     /// JSON.
     pub question: String,
+    /// What whoever asks may do.
+    pub permit: Permit,
 }
 
 /// Takes what the members saw.

@@ -48,7 +48,7 @@ pub use events::{EVENTS_MAX, Level, Noted};
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
-use crate::config::Shared;
+use crate::config::{Rights, Shared};
 use crate::coordinator;
 use crate::coordinator::raft::Standing;
 use crate::host::clock;
@@ -98,6 +98,8 @@ pub struct Parts {
     pub datagrams: Datagrams,
     /// The Unix socket.
     pub door: Door,
+    /// Who may enter by it, and as whom.
+    pub rights: Rights,
     /// What all members must agree on.
     pub shared: Shared,
     /// What outlives a run.
@@ -362,16 +364,17 @@ impl Engine {
             match self.p.door.accept() {
                 Ok(None) => return,
                 Ok(Some((fd, caller))) => {
-                    if !self.p.door.admits(caller) {
+                    let who = self.p.rights.who(&caller);
+                    if !self.p.rights.admits(&who) {
                         info!("refused uid {} (pid {})", caller.uid, caller.pid);
                         let text = format!(
-                            "uid {} is neither the node's user, nor of its group, nor root",
+                            "uid {} is neither root, nor the node's user, nor of its socket's group, and no lockspace is given to it",
                             caller.uid
                         );
                         sessions::refuse(&fd, Code::SocketDenied, text);
                         continue;
                     }
-                    let (opener, gone) = match door::opener(&fd, caller) {
+                    let (opener, gone) = match door::opener(&fd, &caller) {
                         Ok(Opener::Watched(opener)) => (Some(opener), false),
                         Ok(Opener::Gone) => (None, true),
                         Ok(Opener::Unseen) => (None, false),
@@ -382,7 +385,7 @@ impl Engine {
                     };
                     match self.sessions.open(&mut *self.p.poll, fd, opener, gone) {
                         Ok(session) => {
-                            self.p.node.handle_session_opened(now, session, caller.pid);
+                            self.p.node.handle_session_opened(now, session, caller.pid, who);
                             if gone {
                                 self.orphans.push_back((now + ORPHAN_MAX, session));
                             }
@@ -470,7 +473,9 @@ impl Engine {
             self.deny(session, request, Code::Failed, text);
             return;
         }
-        if self.p.asked.send(Asked { session, request, question }).is_err() {
+        // It asks, so it is open; if it has been closed since, nobody waits for the answer.
+        let Some(permit) = self.p.node.permit(session) else { return };
+        if self.p.asked.send(Asked { session, request, question, permit }).is_err() {
             let text = "nobody answers questions any more; the node is stopping".into();
             self.deny(session, request, Code::NotServing, text);
         }

@@ -1,8 +1,9 @@
 //! The local door: a Unix socket of type SOCK_SEQPACKET, one message a packet, at which programs become
 //! sessions.
 //!
-//! Who may enter is decided twice: by the file system (directory 0750, socket 0660) and by the credentials
-//! the kernel attests for the caller at the moment it connected.
+//! Who may enter is decided twice: by the file system (directory 0750, socket 0660, wider only if a lockspace is given to
+//! others) and by the credentials the kernel attests for the caller at the moment it connected. What they lead to is decided in
+//! [`Rights`](crate::config::Rights); nothing is asked of `/proc`, where another process may have the number by then.
 
 use std::fs;
 use std::io;
@@ -38,7 +39,7 @@ pub fn check_path(path: &Path) -> Result<()> {
 }
 
 /// Who is at the other end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
     /// Process, 0 if it is not visible from here (another PID namespace).
     pub pid: u32,
@@ -46,6 +47,8 @@ pub struct Caller {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
+    /// Its other groups.
+    pub groups: Vec<u32>,
 }
 
 /// The listening socket. Its file goes when it is dropped.
@@ -53,6 +56,8 @@ pub struct Door {
     socket: OwnedFd,
     path: PathBuf,
     gid: u32,
+    /// The directory was not there before.
+    made_directory: bool,
     // Held while the door is open, so that two daemons never take each other's socket file for a leftover.
     _lock: fs::File,
 }
@@ -73,6 +78,7 @@ impl Door {
                 _ => problem,
             }
         };
+        let made_directory = !directory.exists();
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(fail)?;
         let in_use = || Problem::new(Code::SocketInUse, format!("another daemon listens on {shown}"));
         let lock_path = beside(path);
@@ -105,7 +111,7 @@ impl Door {
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(fail)?;
         rustix::net::listen(&socket, 256).map_err(|e| fail(e.into()))?;
         let gid = fs::metadata(path).map_err(fail)?.gid();
-        Ok(Door { socket, path: path.into(), gid, _lock: lock })
+        Ok(Door { socket, path: path.into(), gid, made_directory, _lock: lock })
     }
 
     /// The next caller, if one waits.
@@ -122,12 +128,30 @@ impl Door {
         Ok(Some((socket, caller)))
     }
 
-    /// May this caller enter? Its own user, root, and members of the socket's group.
-    pub fn admits(&self, caller: Caller) -> bool {
-        caller.uid == 0
-            || caller.uid == rustix::process::geteuid().as_raw()
-            || caller.gid == self.gid
-            || supplementary_groups(caller.pid).contains(&self.gid)
+    /// The group of its socket.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Lets everybody of this machine knock: who enters, the credentials of whoever does decide, which the kernel attests.
+    /// A directory that was there before keeps its mode; what is wrong with it then is returned.
+    pub fn let_everybody_knock(&self) -> io::Result<Option<String>> {
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o666))?;
+        let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mode = fs::metadata(directory)?.permissions().mode();
+        if mode & 0o001 != 0 {
+            return Ok(None);
+        }
+        if self.made_directory {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o751))?;
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "{} has mode {:04o}: users outside of its group, to whom a lockspace is given, cannot reach the socket; chmod o+x, or \
+             RuntimeDirectoryMode=0751 in the unit",
+            directory.display(),
+            mode & 0o7777
+        )))
     }
 
     /// Where it is.
@@ -155,12 +179,35 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// The kernel tells only the primary group of a caller; the others stand in its status file. A process that
-/// is gone by now has none, and is refused, which it will not mind.
-fn supplementary_groups(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_whitespace().filter_map(|g| g.parse().ok()).collect()
+/// The supplementary groups of whoever connected, as they were then.
+fn groups(socket: &OwnedFd) -> io::Result<Vec<u32>> {
+    // The kernel allows 65,536; few have more than a handful.
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut length = size_of_val(&*groups) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes at the address given, which is that of a vector of group numbers of
+        // exactly that size, alive and not borrowed elsewhere; any bytes are valid for its integers. The descriptor is open,
+        // because `socket` owns it.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
 }
 
 /// What the kernel attests of whoever connected. Not by rustix, whose process ids cannot be 0: that is what a
@@ -183,7 +230,8 @@ fn caller(socket: &OwnedFd) -> io::Result<Caller> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Caller { pid: credentials.pid.unsigned_abs(), uid: credentials.uid, gid: credentials.gid })
+    let groups = groups(socket)?;
+    Ok(Caller { pid: credentials.pid.unsigned_abs(), uid: credentials.uid, gid: credentials.gid, groups })
 }
 
 /// The process that connected, as far as it can be watched.
@@ -199,7 +247,7 @@ pub enum Opener {
 
 /// Finds the process behind a session's socket. Since Linux 6.5 the kernel names the very process that connected;
 /// before, it is found by its number, which another process may have by then.
-pub fn opener(socket: &OwnedFd, caller: Caller) -> io::Result<Opener> {
+pub fn opener(socket: &OwnedFd, caller: &Caller) -> io::Result<Opener> {
     match peer_pidfd(socket) {
         Ok(fd) => Ok(Opener::Watched(fd)),
         Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => opener_by_number(caller),
@@ -208,7 +256,7 @@ pub fn opener(socket: &OwnedFd, caller: Caller) -> io::Result<Opener> {
 }
 
 /// The way of kernels without `SO_PEERPIDFD`.
-pub fn opener_by_number(caller: Caller) -> io::Result<Opener> {
+pub fn opener_by_number(caller: &Caller) -> io::Result<Opener> {
     match caller.pid {
         0 => Ok(Opener::Unseen),
         pid => gone_or(super::child::watch(pid)),
@@ -368,8 +416,8 @@ mod tests {
         let (session, who) = door.accept().unwrap().unwrap();
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         assert_eq!((who.pid, (who.uid, who.gid)), (std::process::id(), me));
-        assert!(door.admits(who));
-        assert!(!door.admits(Caller { pid: u32::MAX, uid: 4242, gid: 4242 }));
+        let mine: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|g| g.as_raw()).collect();
+        assert_eq!((who.groups, door.gid()), (mine, me.1));
 
         assert!(send(&caller, b"one").unwrap() && send(&caller, b"three").unwrap());
         let mut buffer = [0; 8];
@@ -425,16 +473,16 @@ mod tests {
         // is in `tests/daemon.rs`. Here the watched process is this one, and one that has ended.
         let _ours = connect(door.path()).unwrap();
         let (session, caller) = door.accept().unwrap().unwrap();
-        for opener in [opener(&session, caller).unwrap(), opener_by_number(caller).unwrap()] {
+        for opener in [opener(&session, &caller).unwrap(), opener_by_number(&caller).unwrap()] {
             let Opener::Watched(fd) = opener else { panic!("{opener:?}") };
             let none = Timespec { tv_sec: 0, tv_nsec: 0 };
             assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&none)).unwrap(), 0, "it lives");
         }
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let ended = Caller { pid: child.id(), ..caller };
+        let ended = Caller { pid: child.id(), ..caller.clone() };
         child.wait().unwrap();
-        assert!(matches!(opener_by_number(ended).unwrap(), Opener::Gone));
-        assert!(matches!(opener_by_number(Caller { pid: 0, ..caller }).unwrap(), Opener::Unseen));
+        assert!(matches!(opener_by_number(&ended).unwrap(), Opener::Gone));
+        assert!(matches!(opener_by_number(&Caller { pid: 0, ..caller }).unwrap(), Opener::Unseen));
     }
 
     /// A mistyped path must not cost a key file.

@@ -8,6 +8,7 @@ pub mod door;
 pub mod file;
 pub mod guard;
 pub mod key;
+pub mod people;
 pub mod poll;
 pub mod random;
 pub mod seal;

@@ -23,6 +23,7 @@ use oarlock_layout::seal::{
     Arrival, Initiation, Keys, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Response, Seal, TAG_BYTES,
 };
 use oarlock_layout::segment::{PlainWords, Words};
+use oarlock_node::rights::Who;
 use oarlock_node::{Node, NodeConfig, Output, SpaceConfig};
 use oarlock_sim::Random;
 use oarlockd::config::{Config, Order};
@@ -131,7 +132,7 @@ fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> No
         config.spaces.iter().map(|s| Box::new(PlainWords::new(s.resources_max)) as Box<dyn Words + Send>);
     let now = clock::now();
     let mut node = Node::new(now, node_config, Box::new(seal), words.collect());
-    node.handle_session_opened(now, SESSION, 1);
+    node.handle_session_opened(now, SESSION, 1, Who::root());
     let hello = Request::Hello { version: VERSION, label: "mad".into() };
     node.handle_session_packet(now, SESSION, &hello.to_bytes());
     node
