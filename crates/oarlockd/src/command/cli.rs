@@ -46,6 +46,9 @@ pub enum Command {
     /// Look at locks
     #[command(subcommand)]
     Locks(Locks),
+    /// Look at lockspaces, and to whom they are given
+    #[command(subcommand)]
+    Space(Spaces),
     /// Look at members and their circuits, put them out, mark them
     #[command(subcommand)]
     Node(Node),
@@ -259,6 +262,23 @@ pub enum Locks {
         /// How to ask and print.
         #[command(flatten)]
         ask: AskList,
+    },
+}
+
+/// `oarlock space`
+#[derive(Subcommand, Debug)]
+pub enum Spaces {
+    /// List the lockspaces that you may look at
+    #[command(after_help = super::space::SPACES.help())]
+    Ls(AskList),
+    /// Show one lockspace
+    Show {
+        /// Name of the lockspace
+        #[arg(value_name = "NAME", default_value = crate::config::DEFAULT_SPACE, add = ArgValueCompleter::new(complete::spaces))]
+        name: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
     },
 }
 

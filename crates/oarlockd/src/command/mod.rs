@@ -4,7 +4,7 @@
 //!   cli        the command line, declared once
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
-//!   status  locks  tree  why  watch  node  metrics     questions, answered as tables or documents
+//!   status  locks  space  tree  why  watch  node  metrics     questions, answered as tables or documents
 //!   failover  coord  events                            the same about views, what decides them, what happened
 //!   hand                                               what somebody asks a member to change of the cluster
 //!   listing  condition                                 which columns and rows of a table, in which order
@@ -35,6 +35,7 @@ pub mod options;
 pub mod output;
 pub mod serve;
 pub mod session;
+pub mod space;
 pub mod status;
 pub mod story;
 pub mod tree;
@@ -83,6 +84,7 @@ fn run(command: Command) -> Result<()> {
         Command::Status(ask) => status::status(&ask),
         Command::Ok(ask) => status::ok(&ask),
         Command::Locks(command) => locks::run(&command),
+        Command::Space(command) => space::run(&command),
         Command::Node(command) => status::node(&command),
         Command::Failover(command) => failover::run(&command),
         Command::Coord(command) => coord::run(&command),

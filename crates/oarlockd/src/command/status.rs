@@ -7,7 +7,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, coord, hand, waiting};
+use super::{connect, coord, hand, space, waiting};
 use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
@@ -68,7 +68,12 @@ fn page(s: &Status) -> String {
     out.extend([
         format!(
             "spaces   {}",
-            s.spaces.iter().map(|s| format!("{} ({})", s.name, s.order)).collect::<Vec<_>>().join(", ")
+            s.spaces
+                .iter()
+                .map(|s| format!("{} ({})", s.name, s.order))
+                .chain(space::hidden(s.hidden_spaces))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
     ]);
@@ -355,7 +360,13 @@ mod tests {
                 fast_considered: 30,
                 fast_handed_over: 20,
                 messages: 3,
+                owner: "root".into(),
+                group: "root".into(),
+                mode: "0660".into(),
+                nodes: None,
+                yours: "rw".into(),
             }],
+            hidden_spaces: 0,
             sessions: 1,
             coordinator: Coordinator {
                 engine: "raft".into(),

@@ -6,6 +6,7 @@
 
 mod cluster;
 
+use oarlock_node::rights::Kind;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::*;
@@ -67,6 +68,23 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// What it is to the table of rights. A new question does not compile before somebody has decided that.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Question::Status => Kind::Status,
+            Question::Counters => Kind::Counters,
+            Question::Locks { .. } => Kind::Locks,
+            Question::Failovers => Kind::Failovers,
+            Question::Registry => Kind::Registry,
+            Question::Evict { .. } => Kind::Evict,
+            Question::Drain { .. } => Kind::Drain,
+            Question::Unfence { .. } => Kind::Unfence,
+            Question::Events { .. } => Kind::Events,
+        }
+    }
+}
+
 /// How a node is.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -108,8 +126,11 @@ pub struct Status {
     pub reasons: Vec<Reason>,
     /// All members, this one included.
     pub members: Vec<Member>,
-    /// All lockspaces.
+    /// The lockspaces that whoever asked may look at.
     pub spaces: Vec<Space>,
+    /// How many there are besides.
+    #[serde(default)]
+    pub hidden_spaces: u64,
     /// Programs attached to this node.
     pub sessions: u64,
     /// Who decides what the cluster agrees on.
@@ -288,6 +309,21 @@ pub struct Space {
     pub fast_handed_over: u64,
     /// Lock messages sent to other nodes so far.
     pub messages: u64,
+    /// Whose it is at this node.
+    #[serde(default)]
+    pub owner: String,
+    /// Which group it is given to.
+    #[serde(default)]
+    pub group: String,
+    /// What for, in octal digits as of a file.
+    #[serde(default)]
+    pub mode: String,
+    /// Members whose programs may use it; none: all.
+    #[serde(default)]
+    pub nodes: Option<Vec<String>>,
+    /// What whoever asked may do in it at this node: `rw`, `r`, `look` or `-`.
+    #[serde(default)]
+    pub yours: String,
 }
 
 /// A counter.

@@ -19,13 +19,15 @@ mod registry;
 pub(crate) mod status;
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
+use oarlock_node::rights::Permit;
+use oarlock_node::text;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use merge::merge;
@@ -53,6 +55,8 @@ pub(crate) struct Console {
     config: Config,
     looks: Semaphore,
     looks_at_one: Semaphore,
+    /// What owner and group of each lockspace are called. Looked up once: a directory service may take its time.
+    called: OnceLock<Vec<(String, String)>>,
 }
 
 impl Console {
@@ -62,6 +66,7 @@ impl Console {
             config,
             looks: Semaphore::new(LOOKS_MAX),
             looks_at_one: Semaphore::new(LOOKS_AT_ONE_MAX),
+            called: OnceLock::new(),
         }
     }
 }
@@ -96,7 +101,10 @@ pub fn start(
 impl Console {
     async fn answer(&self, asked: Asked) {
         let answer = match serde_json::from_str::<Question>(&asked.question) {
-            Ok(question) => self.document(question).await,
+            Ok(question) => match self.allowed(&question, &asked.permit) {
+                Ok(()) => self.document(question, &asked.permit).await,
+                Err(denied) => Err(denied),
+            },
             Err(e) => Err((Code::Usage, format!("not a question this node understands: {e}"))),
         };
         let answer = match answer {
@@ -106,10 +114,34 @@ impl Console {
         self.link.send(Control::Answer { session: asked.session, request: asked.request, answer });
     }
 
-    async fn document(&self, question: Question) -> std::result::Result<String, (Code, String)> {
+    /// Has somebody the right to this? The one place where that is asked.
+    fn allowed(&self, question: &Question, permit: &Permit) -> std::result::Result<(), (Code, String)> {
+        let space = match question {
+            Question::Locks { space, .. } => self.space(space),
+            _ => None,
+        };
+        let name = |space: SpaceId| format!("{:?}", self.config.spaces[usize::from(space.0)].name);
+        permit.check(question.kind(), space).map_err(|denied| text::denial(permit, denied, name))
+    }
+
+    fn space(&self, name: &str) -> Option<SpaceId> {
+        self.config.spaces.iter().position(|s| s.name == name).map(|index| SpaceId(index as u16))
+    }
+
+    async fn document(
+        &self,
+        question: Question,
+        permit: &Permit,
+    ) -> std::result::Result<String, (Code, String)> {
         let text = match question {
             Question::Status => {
-                serde_json::to_string(&status::document(&self.config, &self.snapshot().await?))
+                let called = self.called.get_or_init(|| status::called(&self.config, permit));
+                serde_json::to_string(&status::document(
+                    &self.config,
+                    &self.snapshot().await?,
+                    permit,
+                    called,
+                ))
             }
             Question::Counters => {
                 let snapshot = self.snapshot().await?;
@@ -145,7 +177,7 @@ impl Console {
                 serde_json::to_string(&events::document(me, first, &noted))
             }
             Question::Locks { space, waiting, name } => {
-                serde_json::to_string(&self.locks(&space, waiting, name.as_deref()).await?)
+                serde_json::to_string(&self.locks(&space, waiting, name.as_deref(), permit).await?)
             }
         };
         Ok(text.expect("a document is plain data"))
@@ -162,12 +194,17 @@ impl Console {
         space: &str,
         waiting: bool,
         name: Option<&str>,
+        permit: &Permit,
     ) -> std::result::Result<doc::Locks, (Code, String)> {
-        let spaces = || self.config.spaces.iter().map(|s| s.name.as_str());
-        let Some(index) = spaces().position(|s| s == space) else {
-            let hint =
-                did_you_mean(space, spaces()).map_or(String::new(), |s| format!("; did you mean {s:?}?"));
-            let all = spaces().collect::<Vec<_>>().join(", ");
+        let Some(id) = self.space(space) else {
+            let spaces = self.config.spaces.iter().enumerate();
+            let seen: Vec<&str> = spaces
+                .filter(|(i, _)| permit.sees(SpaceId(*i as u16)))
+                .map(|(_, s)| s.name.as_str())
+                .collect();
+            let hint = did_you_mean(space, seen.iter().copied())
+                .map_or(String::new(), |s| format!("; did you mean {s:?}?"));
+            let all = text::names(&seen, self.config.spaces.len() - seen.len());
             let text = format!("there is no lockspace {space:?}; this cluster has {all}{hint}");
             return Err((Code::UnknownSpace, text));
         };
@@ -189,7 +226,7 @@ impl Console {
             // Whoever asked may have left meanwhile.
             let _ = sender.send(seen);
         });
-        self.link.send(Control::Look { space: SpaceId(index as u16), at, reply });
+        self.link.send(Control::Look { space: id, at, reply });
         let seen = wait(receiver).await?;
         let names: Vec<String> = self.config.members.iter().map(|m| m.name.clone()).collect();
         Ok(merge(space, &names, &seen))
@@ -217,10 +254,15 @@ async fn wait<T>(receiver: oneshot::Receiver<T>) -> std::result::Result<T, (Code
 mod tests {
     use super::*;
     use crate::host::wake::Wake;
+    use oarlock_node::rights::Who;
 
     const CONFIG: &str = "[node]\nname = \"a\"\n[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n\
                           [[member]]\nname = \"a\"\naddress = \"127.0.0.1:7401\"\n\
                           public_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\n";
+
+    fn root() -> Permit {
+        Permit { who: Who::root(), accesses: vec![Default::default()].into(), node: NodeId(0) }
+    }
 
     /// However many people and programs ask at once, engines have time for locks between the looks.
     #[test]
@@ -233,7 +275,9 @@ mod tests {
             let asked: Vec<_> = (0..20)
                 .map(|_| {
                     let console = console.clone();
-                    tokio::spawn(async move { console.locks("default", true, None).await.map(|_| ()) })
+                    tokio::spawn(
+                        async move { console.locks("default", true, None, &root()).await.map(|_| ()) },
+                    )
                 })
                 .collect();
             let mut answered = 0;
@@ -263,7 +307,7 @@ mod tests {
         runtime.block_on(async {
             for name in (0..200).map(|i| (i >= 100).then_some("job")) {
                 let console = console.clone();
-                tokio::spawn(async move { console.locks("default", true, name).await.map(|_| ()) });
+                tokio::spawn(async move { console.locks("default", true, name, &root()).await.map(|_| ()) });
             }
             for _ in 0..1000 {
                 tokio::task::yield_now().await;

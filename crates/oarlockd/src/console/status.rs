@@ -4,16 +4,33 @@ use std::time::Duration;
 
 use oarlock_circuit::{CircuitStatus, State};
 use oarlock_layout::code::Code;
-use oarlock_layout::id::Incarnation;
+use oarlock_layout::id::{Incarnation, SpaceId};
 use oarlock_layout::time::Instant;
 use oarlock_node::MemberStatus;
+use oarlock_node::rights::Permit;
 
 use super::{doc, registry};
 use crate::config::{Config, Shared};
 use crate::engine::Snapshot;
+use crate::host::people;
 
-/// The document.
-pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
+/// What owner and group of each lockspace are called.
+pub(super) fn called(config: &Config, permit: &Permit) -> Vec<(String, String)> {
+    let names = config.spaces.iter().zip(&permit.accesses[..]).map(|(space, access)| {
+        let owner = space.given.owner.clone().unwrap_or_else(|| people::user_name(access.owner));
+        let group = space.given.group.clone().unwrap_or_else(|| people::group_name(access.group));
+        (owner, group)
+    });
+    names.collect()
+}
+
+/// The document, with what somebody may see of it.
+pub(super) fn document(
+    config: &Config,
+    snapshot: &Snapshot,
+    permit: &Permit,
+    called: &[(String, String)],
+) -> doc::Status {
     let s = &snapshot.status;
     let name = super::names(config, snapshot);
     let members = s
@@ -21,8 +38,10 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         .iter()
         .zip(&config.members)
         .map(|(m, c)| member(config, snapshot, m, c.address.to_string()));
-    let spaces =
-        s.spaces.iter().zip(&config.spaces).zip(&snapshot.segments).map(|((s, c), segment)| doc::Space {
+    let all = s.spaces.iter().zip(&config.spaces).zip(&snapshot.segments).enumerate();
+    let seen = all.filter(|(index, _)| permit.sees(SpaceId(*index as u16)));
+    let spaces: Vec<_> = seen
+        .map(|(index, ((s, c), segment))| doc::Space {
             name: s.name.clone(),
             order: c.order.name().into(),
             retain: c.retain,
@@ -38,7 +57,13 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
             fast_considered: s.tally.considered,
             fast_handed_over: s.tally.handed_over,
             messages: s.counters.messages_sent(),
-        });
+            owner: called[index].0.clone(),
+            group: called[index].1.clone(),
+            mode: format!("{:04o}", c.given.mode),
+            nodes: c.given.nodes.clone(),
+            yours: permit.letters(SpaceId(index as u16)).into(),
+        })
+        .collect();
     doc::Status {
         v: doc::VERSION,
         cluster: s.cluster.clone(),
@@ -57,7 +82,8 @@ pub(super) fn document(config: &Config, snapshot: &Snapshot) -> doc::Status {
         shared: config.shared().to_string(),
         reasons: reasons(config, snapshot),
         members: members.collect(),
-        spaces: spaces.collect(),
+        hidden_spaces: (s.spaces.len() - spaces.len()) as u64,
+        spaces,
         sessions: s.sessions as u64,
         coordinator: registry::coordinator(&name, &snapshot.standing),
         fences: snapshot.registry.as_ref().map_or(Vec::new(), |it| registry::fences(&name, it)),
