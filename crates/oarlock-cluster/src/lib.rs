@@ -10,6 +10,8 @@
 //!                         ├────────────────────────────────────────┤
 //!   a view, barriers  ──► │  Recovery     arrived ─ restated ─ open│─► Say, Restate, Open (X9 to X11)
 //!                         ├────────────────────────────────────────┤
+//!   a run that is out ──► │  Fencing      whose turn it is to fence│─► Prove, Propose (L4)
+//!                         ├────────────────────────────────────────┤
 //!   silent / heard    ──► │  Hearing      who is silent, since when│   read by `status`
 //!   every frame, a view ► │  Watermark    the clock, with ceilings │─► Store, Say, Misdeed; a stamp, once all have agreed
 //!                         └────────────────────────────────────────┘
@@ -29,6 +31,7 @@
 extern crate alloc;
 
 mod clock;
+pub mod fencing;
 mod hearing;
 pub mod lease;
 pub mod membership;
@@ -39,6 +42,7 @@ mod watch;
 pub mod watermark;
 
 pub use clock::LogicalClock;
+pub use fencing::Fencing;
 pub use hearing::Hearing;
 pub use lease::Lease;
 pub use membership::Membership;

@@ -255,7 +255,9 @@ impl Watch {
             let (node, incarnation, need) = (*node, *incarnation, Need::Lease);
             if now >= ending.say {
                 ending.say = now + RENEW;
-                self.outputs.push_back(Command::FenceProven { node, incarnation, need, by, by_hand: false });
+                let (by_hand, who) = (false, None);
+                let command = Command::FenceProven { node, incarnation, need, by, by_hand, who };
+                self.outputs.push_back(command);
             }
             self.wake = Some(self.wake.map_or(ending.say, |wake| wake.min(ending.say)));
         }

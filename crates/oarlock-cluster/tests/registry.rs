@@ -74,8 +74,14 @@ fn a_verdict_that_rests_on_no_ended_lease_waits_for_its_end() {
     assert_eq!(registry.apply(&verdict), Outcome::Done);
     let needs = |r: &Registry| r.fences().flat_map(|f| f.needs.clone()).collect::<Vec<_>>();
     assert_eq!(needs(&registry), [Need::Lease, Need::Client { server: A }, Need::Tail { volume: 3 }]);
-    let proven =
-        |need, by, by_hand| Command::FenceProven { node: B, incarnation: Incarnation(1), need, by, by_hand };
+    let proven = |need, by, by_hand| Command::FenceProven {
+        node: B,
+        incarnation: Incarnation(1),
+        need,
+        by,
+        by_hand,
+        who: None,
+    };
     refused(
         &mut registry,
         &proven(Need::Client { server: A }, NodeId(2), false),
@@ -94,6 +100,7 @@ fn a_verdict_that_rests_on_no_ended_lease_waits_for_its_end() {
         need: Need::Lease,
         by: B,
         by_hand: false,
+        who: None,
     };
     refused(&mut registry, &living, none);
 }
@@ -498,14 +505,32 @@ fn decide(seen: &Registry, step: &Step) -> Command {
                 node: m.node,
                 incarnation: m.incarnation,
                 basis: basis(m.node),
-                fences: if step.x == 1 { vec![Need::Tail { volume: 1 }] } else { Vec::new() },
+                fences: match step.x {
+                    1 => vec![Need::Tail { volume: 1 }],
+                    2 => vec![Need::Program],
+                    _ => Vec::new(),
+                },
             });
             Command::Evict { epoch: seen.view().epoch, out: out.collect(), note: Some("storm".into()) }
         }
         17 => match seen.fences().nth(step.x as usize) {
+            Some(f) if step.node == 1 && f.needs.contains(&Need::Program) => Command::FenceFailed {
+                node: f.node,
+                incarnation: f.incarnation,
+                tried: f.tries,
+                by: NodeId(step.node),
+                why: "exit status 1".into(),
+            },
             Some(f) => {
                 let (node, incarnation, need) = (f.node, f.incarnation, f.needs[0]);
-                Command::FenceProven { node, incarnation, need, by: NodeId(step.node), by_hand: step.x == 0 }
+                Command::FenceProven {
+                    node,
+                    incarnation,
+                    need,
+                    by: NodeId(step.node),
+                    by_hand: step.x == 0,
+                    who: None,
+                }
             }
             None => Command::RaiseWatermark { to: Stamp(seen.watermark().0 + step.x) },
         },

@@ -126,6 +126,21 @@ choice! {
             4 => by: NodeId,
             /// A person says so, whoever should have.
             5 => by_hand: bool,
+            /// Which person, for people.
+            6 | MAY_SKIP => who: Option<String>,
+        },
+        /// The fence program proved nothing: it is the next member's turn.
+        20 => FenceFailed {
+            /// Of which node.
+            1 => node: NodeId,
+            /// Of which run of it.
+            2 => incarnation: Incarnation,
+            /// How often it had failed before, as the proposer saw it.
+            3 => tried: u32,
+            /// Which member ran it.
+            4 => by: NodeId,
+            /// What came of it, in few words.
+            5 => why: String,
         },
         /// A new lockspace.
         11 => CreateSpace {

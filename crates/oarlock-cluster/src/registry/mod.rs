@@ -26,6 +26,7 @@
 //! | `Start` | its incarnation is above every one that entered |
 //! | `Renew` | the run is in the view, not surrendered, and the number is new |
 //! | `Surrender`, `FenceProven`, `RevokeToken`, `RaiseWatermark` | once true, true for good |
+//! | `FenceFailed` | it has failed no more often than the proposer saw |
 //! | `Evict` | the view is the one that the proposer saw, and so is each basis |
 //!
 //! # Why nobody who may still hold a lock is called dead (L2)
@@ -81,8 +82,9 @@ mod views;
 
 pub use command::{COMMAND_BYTES_MAX, Command, Outcome, Refusal};
 pub use record::{
-    Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Fence, FirstSpace, Founder, HISTORY_MAX, MemberRecord,
-    Need, Order, Out, Role, Space, SpaceSettings, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
+    Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Failed, Fence, FirstSpace, Founder, HISTORY_MAX,
+    MemberRecord, Need, Order, Out, PROOFS_MAX, Proof, Role, Space, SpaceSettings, TOKEN_SECONDS_MAX,
+    TOKENS_MAX, Token, TokenHash,
 };
 pub use snapshot::{RestoreError, SNAPSHOT_BYTES_MAX};
 
@@ -103,6 +105,8 @@ pub struct Registry {
     /// Oldest first; the last one made `view`.
     history: Vec<Change>,
     fences: BTreeMap<(NodeId, Incarnation), Fence>,
+    /// How the last fences were proven, oldest first.
+    proofs: Vec<Proof>,
     spaces: BTreeMap<SpaceId, Space>,
     /// Highest id ever given to a lockspace.
     last_space: SpaceId,
@@ -151,8 +155,11 @@ impl Registry {
             Command::Renew { node, incarnation, number } => self.renew(*node, *incarnation, *number),
             Command::Surrender { node, incarnation } => self.surrender(*node, *incarnation),
             Command::Evict { epoch, out, note } => self.evict(*epoch, out, note.as_ref()),
-            Command::FenceProven { node, incarnation, need, by, by_hand } => {
-                self.fence_proven(*node, *incarnation, *need, *by, *by_hand)
+            Command::FenceProven { node, incarnation, need, by, by_hand, who } => {
+                self.fence_proven((*node, *incarnation), *need, *by, *by_hand, who.as_ref())
+            }
+            Command::FenceFailed { node, incarnation, tried, by, why } => {
+                self.fence_failed((*node, *incarnation), *tried, *by, why)
             }
             Command::CreateSpace { id, name, settings } => self.create_space(*id, name, settings),
             Command::ChangeSpace { id, seen, settings } => self.change_space(*id, *seen, settings),
@@ -207,6 +214,18 @@ impl Registry {
     /// Evicted runs of which not everything is proven, lowest id first. Nothing of theirs may be granted to others.
     pub fn fences(&self) -> impl Iterator<Item = &Fence> {
         self.fences.values()
+    }
+
+    /// How the last fences were proven by a program or by somebody's word, oldest first.
+    pub fn proofs(&self) -> &[Proof] {
+        &self.proofs
+    }
+
+    /// Whose turn it is to run the fence program against this run: that of the members in the view one after the other, and
+    /// the next after each failure. None while nobody but the fenced node is there.
+    pub fn fencer(&self, fence: &Fence) -> Option<NodeId> {
+        let others = || self.view.nodes().filter(|node| *node != fence.node);
+        others().nth(fence.tries as usize % others().count().max(1))
     }
 
     /// All lockspaces, lowest id first.

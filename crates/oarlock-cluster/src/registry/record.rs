@@ -20,6 +20,8 @@ pub const TOKEN_SECONDS_MAX: u64 = 15 * 60;
 pub const HISTORY_MAX: usize = 8;
 /// Runs of one node that wait for their fences. A node whose runs pile up is not let in again before some are proven.
 pub const FENCES_PER_NODE_MAX: usize = 4;
+/// Proofs that are remembered after the fence is gone, oldest first.
+pub const PROOFS_MAX: usize = 16;
 
 /// The name of a cluster that no other has: chosen at random when it is made.
 pub type ClusterId = [u8; 16];
@@ -167,6 +169,8 @@ choice! {
             /// Which volume.
             1 => volume: u32,
         },
+        /// The fence program of the cluster has said of its node that it can do no harm any more ([`fencing`](crate::fencing)).
+        4 => Program,
     }
 }
 
@@ -217,6 +221,40 @@ record! {
         3 => epoch: Epoch,
         /// What is missing, ascending.
         4 => needs: Vec<Need>,
+        /// How often the fence program has failed.
+        5 => tries: u32,
+        /// The last of these failures.
+        6 => failed: Option<Failed>,
+    }
+}
+
+record! {
+    /// A try of the fence program that proved nothing.
+    pub struct Failed, "failed fence", at most 1, {
+        /// Which member ran it.
+        1 => by: NodeId,
+        /// What it came to, in few words.
+        2 => why: String,
+    }
+}
+
+record! {
+    /// How a fence came to be proven: by its program, or by somebody's word.
+    pub struct Proof, "proof of a fence", at most PROOFS_MAX, {
+        /// Of which node.
+        1 => node: NodeId,
+        /// Of which run of it.
+        2 => incarnation: Incarnation,
+        /// What is proven.
+        3 => need: Need,
+        /// By which member.
+        4 => by: NodeId,
+        /// A person said so.
+        5 => by_hand: bool,
+        /// Who, as the kernel of that member's machine attests.
+        6 => who: Option<String>,
+        /// How often the program had failed before.
+        7 => tries: u32,
     }
 }
 
@@ -240,6 +278,7 @@ impl fmt::Display for Need {
             Need::Lease => f.write_str("the end of its lease"),
             Need::Client { server } => write!(f, "a fence against it at server {server}"),
             Need::Tail { volume } => write!(f, "a fence of its own access to volume {volume}"),
+            Need::Program => f.write_str("the fence of its node"),
         }
     }
 }

@@ -11,7 +11,7 @@ use oarlock_layout::view::View;
 
 use super::Registry;
 use super::fields::{Field, record};
-use super::record::{Change, ClusterId, Fence, MemberRecord, Space, Token};
+use super::record::{Change, ClusterId, Fence, MemberRecord, Proof, Space, Token};
 
 /// Longest snapshot: what the bounds of all records come to is below.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
@@ -43,6 +43,8 @@ record! {
         11 => watermark: Stamp,
         /// No clock of an earlier view has gone beyond.
         12 => floor: Stamp,
+        /// Oldest first.
+        20 => proofs: Vec<Proof>,
     }
 }
 
@@ -73,6 +75,7 @@ impl Registry {
             last_space: self.last_space,
             watermark: self.watermark,
             floor: self.floor,
+            proofs: self.proofs.clone(),
         };
         let mut bytes = Vec::new();
         snapshot.put(&mut Writer::new(&mut bytes));
@@ -105,6 +108,7 @@ impl Registry {
             last_space: s.last_space,
             watermark: s.watermark,
             floor: s.floor,
+            proofs: s.proofs,
         };
         match registry.contradiction() {
             Some(what) => Err(RestoreError::Contradiction(what)),

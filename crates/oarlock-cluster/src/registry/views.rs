@@ -10,7 +10,9 @@ use oarlock_layout::stamp::Stamp;
 use oarlock_layout::view::{Member, View};
 
 use super::command::{Outcome, Refusal};
-use super::record::{Basis, Change, FENCES_PER_NODE_MAX, Fence, HISTORY_MAX, Need, Out};
+use super::record::{
+    Basis, Change, FENCES_PER_NODE_MAX, Failed, Fence, HISTORY_MAX, Need, Out, PROOFS_MAX, Proof,
+};
 use super::{Registry, fits};
 
 /// Proofs of one run, with room for the one about its lease.
@@ -37,6 +39,12 @@ impl Registry {
             return if same && lives { Ok(Outcome::Already) } else { Err(old) };
         }
         if self.fences.keys().filter(|(n, _)| *n == node).count() >= FENCES_PER_NODE_MAX {
+            return Err(Refusal::FencesPending(node));
+        }
+        // The fence of an earlier run may be the end of the machine, and with it of this run: it comes first, as long as
+        // there is somebody to bring it about.
+        let mut own = self.fences.values().filter(|fence| fence.node == node);
+        if own.any(|fence| fence.needs.contains(&Need::Program) && self.fencer(fence).is_some()) {
             return Err(Refusal::FencesPending(node));
         }
         let mut out = Vec::new();
@@ -83,10 +91,11 @@ impl Registry {
             let before = core::mem::replace(&mut member.surrendered, true);
             return Ok(if before { Outcome::Already } else { Outcome::Done });
         }
-        // A run that was put out with its lease going on: this ends the lease.
+        // A run that was put out with its lease going on: this ends the lease, and nobody is left who could do harm.
+        let ends = [Need::Lease, Need::Program];
         let pending = self.fences.get(&(node, incarnation));
-        if pending.is_some_and(|fence| fence.needs.contains(&Need::Lease)) {
-            self.prove(node, incarnation, Need::Lease);
+        if pending.is_some_and(|fence| ends.iter().any(|need| fence.needs.contains(need))) {
+            ends.into_iter().for_each(|need| self.prove(node, incarnation, need));
             return Ok(Outcome::Done);
         }
         match self.members.get(&node) {
@@ -170,24 +179,31 @@ impl Registry {
         let mut needs = run.fences.clone();
         // A verdict that rests on neither of the two ways in which a lease ends must wait for one of them (L4).
         let ended = matches!(run.basis, Basis::LeaseOver { .. } | Basis::Surrendered);
-        if !ended && !self.members[&run.node].surrendered {
+        let surrendered = self.members[&run.node].surrendered;
+        if !ended && !surrendered {
             needs.push(Need::Lease);
+        }
+        // A run that gave itself up has nobody left who could do harm: a stop in order must not cost the machine. And a node
+        // without others has nobody who could fence it.
+        if surrendered || self.members().count() < 2 {
+            needs.retain(|need| *need != Need::Program);
         }
         needs.sort_unstable();
         needs.dedup();
         if !needs.is_empty() {
             let Out { node, incarnation, .. } = *run;
-            self.fences.insert((node, incarnation), Fence { node, incarnation, epoch, needs });
+            let fence = Fence { node, incarnation, epoch, needs, tries: 0, failed: None };
+            self.fences.insert((node, incarnation), fence);
         }
     }
 
     pub(super) fn fence_proven(
         &mut self,
-        node: NodeId,
-        incarnation: Incarnation,
+        (node, incarnation): (NodeId, Incarnation),
         need: Need,
         by: NodeId,
         by_hand: bool,
+        who: Option<&String>,
     ) -> Result<Outcome, Refusal> {
         let Some(fence) = self.fences.get(&(node, incarnation)) else {
             let gone = self.members.get(&node).is_some_and(|m| incarnation <= m.entered);
@@ -206,17 +222,45 @@ impl Registry {
             Need::Client { server } => by == server && self.run(by).is_some(),
             // Anybody's clock will do, also that of a later run of the node.
             Need::Lease => self.run(by).is_some(),
-            Need::Tail { .. } => by != node && self.run(by).is_some(),
+            Need::Tail { .. } | Need::Program => by != node && self.run(by).is_some(),
         };
         if !may {
             return Err(Refusal::NotItsProof(by));
+        }
+        if by_hand || need == Need::Program {
+            if self.proofs.len() == PROOFS_MAX {
+                self.proofs.remove(0);
+            }
+            let (who, tries) = (who.cloned(), fence.tries);
+            self.proofs.push(Proof { node, incarnation, need, by, by_hand, who, tries });
         }
         self.prove(node, incarnation, need);
         Ok(Outcome::Done)
     }
 
+    pub(super) fn fence_failed(
+        &mut self,
+        (node, incarnation): (NodeId, Incarnation),
+        tried: u32,
+        by: NodeId,
+        why: &str,
+    ) -> Result<Outcome, Refusal> {
+        let Some(fence) = self.fences.get_mut(&(node, incarnation)) else {
+            return Err(Refusal::NoFence { node, incarnation });
+        };
+        if fence.tries > tried || !fence.needs.contains(&Need::Program) {
+            return Ok(Outcome::Already);
+        }
+        if fence.tries < tried || by == node || self.view.member(by).is_none() {
+            return Err(Refusal::NotItsProof(by));
+        }
+        fence.tries = tried.saturating_add(1);
+        fence.failed = Some(Failed { by, why: why.into() });
+        Ok(Outcome::Done)
+    }
+
     fn prove(&mut self, node: NodeId, incarnation: Incarnation, need: Need) {
-        let fence = self.fences.get_mut(&(node, incarnation)).expect("looked up before");
+        let Some(fence) = self.fences.get_mut(&(node, incarnation)) else { return };
         fence.needs.retain(|n| *n != need);
         if fence.needs.is_empty() {
             self.fences.remove(&(node, incarnation));
