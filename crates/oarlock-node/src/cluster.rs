@@ -35,7 +35,7 @@ impl Node {
         if self.ended {
             return;
         }
-        self.fences = registry.fences().next().is_some() && !self.has_bug(Planted::IgnoreFences);
+        self.fences = self.fences_applied(now, registry);
         match &mut self.membership {
             Some(membership) => membership.handle_applied(now, registry),
             None if registry.member(self.config.me).is_some() => {
@@ -46,6 +46,7 @@ impl Node {
                     nonce: self.config.seed ^ NONCES,
                 };
                 let mut membership = Membership::new(now, me, registry);
+                membership.set_fences(self.fence_needs());
                 for (peer, run) in &self.runs {
                     membership.handle_heard(now, *peer, *run);
                 }
@@ -82,12 +83,12 @@ impl Node {
     }
 
     #[cfg(feature = "planted")]
-    fn has_bug(&self, bug: Planted) -> bool {
+    pub(crate) fn has_bug(&self, bug: Planted) -> bool {
         self.config.bug == Some(bug)
     }
 
     #[cfg(not(feature = "planted"))]
-    const fn has_bug(&self, _bug: Planted) -> bool {
+    pub(crate) const fn has_bug(&self, _bug: Planted) -> bool {
         false
     }
 
@@ -152,6 +153,7 @@ impl Node {
             moved = true;
             self.step(now, step);
         }
+        moved |= self.drain_fencing();
         moved | self.restate(now)
     }
 

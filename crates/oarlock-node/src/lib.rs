@@ -24,6 +24,7 @@ mod cluster;
 mod config;
 mod desk;
 mod event;
+mod fencing;
 mod node;
 #[cfg_attr(not(feature = "planted"), allow(dead_code, unreachable_pub, reason = "named, never planted"))]
 mod planted;

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use oarlock_circuit::{Circuits, Class, Peer, SendError, Transmit};
+use oarlock_cluster::fencing::Charge;
 use oarlock_cluster::registry::{Command, Refusal};
 use oarlock_cluster::watermark::{self, NoStamp, Watermark};
-use oarlock_cluster::{Hearing, Membership, Recovery};
+use oarlock_cluster::{Fencing, Hearing, Membership, Recovery};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SessionId, SpaceId};
@@ -27,6 +28,7 @@ use oarlock_lock::Lockspace;
 
 use crate::config::Config;
 use crate::event::Event;
+use crate::fencing::Fences;
 use crate::question::{Question, Questions};
 use crate::rights::{Access, Accesses, Kind, Permit, Role, Who};
 use crate::session::Sessions;
@@ -113,6 +115,8 @@ pub enum Output {
         /// Which number.
         ceiling: Stamp,
     },
+    /// Bring it about that this run can do no harm any more, then call [`Node::handle_fenced`] (L4).
+    Fence(Charge),
     /// For the log.
     Event(Event),
 }
@@ -137,6 +141,7 @@ pub struct Node {
     pub(crate) recovery: Recovery,
     /// Of the registry: something is still to be proven of runs that left (L4).
     pub(crate) fences: bool,
+    pub(crate) fencing: Fences,
     /// Shadows and masters are stating anew; all that they state is said.
     pub(crate) restating: bool,
     pub(crate) restated: bool,
@@ -220,6 +225,7 @@ impl Node {
         let accesses = config.spaces.iter().map(|_| Access::default()).collect();
         Node {
             recovery: Recovery::new(config.me),
+            fencing: Fences::new(Fencing::new(config.me, config.incarnation)),
             config,
             clock: Watermark::new(clock),
             circuits,
@@ -445,6 +451,7 @@ impl Node {
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }
+        self.fencing.room.handle_timeout(now);
         for Space { locks, words } in &mut self.spaces {
             if locks.poll_timeout().is_some_and(|at| at <= now) {
                 locks.handle_timeout(now, words.as_mut());
@@ -499,7 +506,7 @@ impl Node {
         }
         let spaces = self.spaces.iter().map(|s| s.locks.poll_timeout());
         let membership = self.membership.as_ref().and_then(Membership::poll_timeout);
-        [self.circuits.poll_timeout(), membership, self.questions.timeout()]
+        [self.circuits.poll_timeout(), membership, self.fencing.room.poll_timeout(), self.questions.timeout()]
             .into_iter()
             .chain(spaces)
             .flatten()

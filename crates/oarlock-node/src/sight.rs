@@ -59,7 +59,7 @@ impl Node {
             let names: Vec<_> = missing.into_iter().map(|node| self.node_name(node)).collect();
             let whom = if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
             let text = match gate {
-                Gate::Fenced => "nothing new is granted before what departed nodes had is fenced".into(),
+                Gate::Fenced => self.fences_in_words(),
                 _ => format!("locks are being recovered: waits for \"{}\"{whom}", gate.name()),
             };
             problems.push((Code::Recovering, text));
