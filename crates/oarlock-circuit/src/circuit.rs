@@ -129,12 +129,7 @@ impl Circuit {
             return;
         }
         let peer = self.peer.node;
-        if let Some(old) = self.open.take() {
-            let unknown = old.outbound.iter().map(Outbound::messages).sum();
-            self.counters.circuit_down += 1;
-            self.counters.unknown += unknown as u64;
-            outputs.push_back(Output::Down { peer, incarnation: old.run.incarnation, unknown });
-        }
+        self.close(outputs);
         self.keys.keep_only(run);
         self.counters.circuit_up += 1;
         self.open = Some(Open {
@@ -150,6 +145,17 @@ impl Circuit {
             rtt: Rtt::default(),
         });
         outputs.push_back(Output::Up { peer, incarnation: run.incarnation });
+    }
+
+    /// The circuit ends, if there is one.
+    pub(crate) fn close(&mut self, outputs: &mut VecDeque<Output>) {
+        if let Some(old) = self.open.take() {
+            let unknown = old.outbound.iter().map(Outbound::messages).sum();
+            self.counters.circuit_down += 1;
+            self.counters.unknown += unknown as u64;
+            let (peer, incarnation) = (self.peer.node, old.run.incarnation);
+            outputs.push_back(Output::Down { peer, incarnation, unknown });
+        }
     }
 
     /// Nothing more to say at the door until keys grow old.

@@ -15,10 +15,11 @@ use oarlock_layout::time::Instant;
 
 use crate::chance::Chance;
 use crate::circuit::Circuit;
-use crate::config::Config;
+use crate::config::{Config, Peer};
 use crate::door::{Door, Reports, proves};
 use crate::handshake::Hello;
 use crate::output::{Output, SendError, Transmit};
+use crate::places::Places;
 use crate::status::{CircuitStatus, Counters, DoorCounters, PeerCounters};
 
 /// Low bits of a receiver number: the peer's place in our list.
@@ -30,7 +31,8 @@ const _: () = assert!(NODES_MAX <= 1 << PLACE_BITS, "every peer has a place");
 /// Methods come in three kinds.
 ///
 /// * **Input**: [`handle_datagram`](Circuits::handle_datagram), [`handle_timeout`](Circuits::handle_timeout),
-///   [`send`](Circuits::send), [`pin`](Circuits::pin), [`unpin`](Circuits::unpin).
+///   [`send`](Circuits::send), [`pin`](Circuits::pin), [`unpin`](Circuits::unpin),
+///   [`add_peer`](Circuits::add_peer), [`remove_peer`](Circuits::remove_peer).
 /// * **Output**: [`poll_output`](Circuits::poll_output) until it is `None`, then
 ///   [`poll_timeout`](Circuits::poll_timeout) for when to call `handle_timeout` if nothing else happens.
 /// * **Looking**: [`backlog`](Circuits::backlog), [`status`](Circuits::status),
@@ -80,7 +82,9 @@ pub struct Circuits {
     pub(crate) chance: Chance,
     pub(crate) door: Door,
     pub(crate) strangers: Reports,
-    pub(crate) circuits: Vec<Circuit>,
+    pub(crate) circuits: Places,
+    /// What circuits had counted whose peers are none any more.
+    gone: PeerCounters,
     pub(crate) outputs: VecDeque<Output>,
     /// Circuits that may have something to send, one bit each.
     pub(crate) busy: u64,
@@ -103,17 +107,7 @@ impl Circuits {
         let run = chance.next();
         let door =
             Door::new(now, config.options.hellos_per_second, Chance::new(chance.next()), seal.as_ref());
-        let mut circuits = Vec::new();
-        for peer in peers {
-            let mut circuit = Circuit::new(peer, config.options);
-            // The lower id begins. The higher one waits a little, because two attempts at once are work for
-            // nothing; but it does not wait for ever, because a node that has just restarted wants to know at
-            // once how it is received.
-            let wait = chance.jitter(config.options.hello_min / 4);
-            circuit.knock_at(if config.me < peer.node { now } else { now + wait });
-            circuits.push(circuit);
-        }
-        Circuits {
+        let mut circuits = Circuits {
             prologue: prologue(&config.cluster),
             config,
             seal,
@@ -122,12 +116,53 @@ impl Circuits {
             chance,
             door,
             strangers: Reports::default(),
-            circuits,
+            circuits: Places::default(),
+            gone: PeerCounters::default(),
             outputs: VecDeque::new(),
             busy: 0,
             turn: 0,
             counts: DoorCounters::default(),
+        };
+        peers.into_iter().for_each(|peer| circuits.open(now, peer));
+        circuits
+    }
+
+    /// A node has become a member: there is to be a circuit to it. One that is known already is left alone; if its address or its key
+    /// is another than before, it is another node, and the circuit to the one before ends.
+    ///
+    /// # Panics
+    /// If there are more peers than [`NODES_MAX`].
+    pub fn add_peer(&mut self, now: Instant, peer: Peer) {
+        if peer.node == self.config.me {
+            return;
         }
+        match self.place(peer.node) {
+            Some(place) if self.circuits[place].peer == peer => return,
+            Some(_) => self.remove_peer(peer.node),
+            None => {}
+        }
+        self.open(now, peer);
+    }
+
+    /// A node is no member any more: its circuit ends ([`Output::Down`], if it was open), its keys are forgotten, and
+    /// whatever it says from now on is a stranger's.
+    pub fn remove_peer(&mut self, peer: NodeId) {
+        let Some(place) = self.place(peer) else { return };
+        self.busy &= !(1 << place);
+        if let Some(mut circuit) = self.circuits.remove(place) {
+            circuit.close(&mut self.outputs);
+            self.gone += circuit.counters;
+        }
+    }
+
+    fn open(&mut self, now: Instant, peer: Peer) {
+        let mut circuit = Circuit::new(peer, self.config.options);
+        // The lower id begins. The higher one waits a little, because two attempts at once are work for
+        // nothing; but it does not wait for ever, because a node that has just restarted wants to know at
+        // once how it is received.
+        let wait = self.chance.jitter(self.config.options.hello_min / 4);
+        circuit.knock_at(if self.config.me < peer.node { now } else { now + wait });
+        self.circuits.insert(circuit);
     }
 
     /// Takes a message for sending. It will be delivered exactly once and in order within its class, unless
@@ -276,7 +311,7 @@ impl Circuits {
 
     /// Lets time pass. To be called when [`Circuits::poll_timeout`] says so; calling it more often is harmless.
     pub fn handle_timeout(&mut self, now: Instant, _clock: &mut dyn Clock) {
-        for (place, circuit) in self.circuits.iter_mut().enumerate() {
+        for (place, circuit) in self.circuits.iter_mut() {
             if circuit.timer().is_some_and(|at| at <= now) {
                 circuit.handle_timeout(now, &mut self.outputs);
                 self.busy |= 1 << place;
@@ -323,13 +358,13 @@ impl Circuits {
 
     /// All counts together.
     pub fn counters(&self) -> Counters {
-        let mut peers = PeerCounters::default();
+        let mut peers = self.gone;
         self.circuits.iter().for_each(|circuit| peers += circuit.counters);
         Counters { peers, door: self.counts }
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
-        self.circuits.iter().position(|circuit| circuit.peer.node == node)
+        self.circuits.position(|circuit| circuit.peer.node == node)
     }
 
     pub(crate) fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {

@@ -78,7 +78,7 @@ impl Circuits {
             self.refuse_in_clear(now, from, hello.sender, Code::PeerViolation, None);
             return;
         };
-        let place = self.circuits.iter().position(|circuit| circuit.peer.key == arrival.key);
+        let place = self.circuits.position(|circuit| circuit.peer.key == arrival.key);
         let Some(place) = place.filter(|&place| self.circuits[place].peer.node == greeting.node) else {
             self.refuse_in_clear(now, from, hello.sender, Code::PeerKey, Some(greeting.node));
             return;

@@ -42,6 +42,7 @@ mod inbound;
 mod keyring;
 mod outbound;
 mod output;
+mod places;
 mod replay;
 mod rtt;
 mod status;

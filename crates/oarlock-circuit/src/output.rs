@@ -29,7 +29,8 @@ pub enum Output {
         /// Which run.
         incarnation: Incarnation,
     },
-    /// The circuit has ended, because another run of the peer is there. [`Output::Up`] for that one follows.
+    /// The circuit has ended, because another run of the peer is there ([`Output::Up`] for that one follows), or because it is no
+    /// peer any more.
     Down {
         /// The peer.
         peer: NodeId,
@@ -89,7 +90,7 @@ impl Transmit {
 /// Why a message was not taken for sending. Nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendError {
-    /// The configuration knows no such node, or it is this one.
+    /// No member has this id, or it is this one.
     #[error("node {0} is no peer of this node")]
     NoSuchPeer(NodeId),
     /// Longer than a message may be.
