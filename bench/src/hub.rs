@@ -80,7 +80,7 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
         let config = Config {
             cluster: "bench".into(),
             me: NodeId(at as u16),
-            nodes: nodes.clone(),
+            nodes: oarlock_node::numbered(nodes.clone()),
             spaces: vec![space.clone()],
             shared: 1,
             incarnation: Incarnation(1),

@@ -69,7 +69,7 @@ impl Pure {
             let config = Config {
                 cluster: "bench".into(),
                 me: NodeId(node as u16),
-                nodes: members.clone(),
+                nodes: oarlock_node::numbered(members.clone()),
                 spaces: vec![space.clone()],
                 shared: 1,
                 incarnation: Incarnation(1),

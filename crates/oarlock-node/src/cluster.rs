@@ -17,8 +17,9 @@ use oarlock_layout::stamp::HighWatermark;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
+use crate::config::NodeConfig;
 use crate::event::Event;
-use crate::node::{Node, Output, Space};
+use crate::node::{Node, Output, Space, peer};
 use crate::planted::Bug as Planted;
 
 /// Resources that state anew before something else has a turn.
@@ -32,16 +33,18 @@ impl Node {
 
     /// The coordinator has applied commands at this node. Several may be shown at once.
     pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
+        // Also after the end of the run: its coordinator goes on for a while, and a node that left is a stranger to it as well.
+        self.follow_members(now, registry);
         if self.ended {
             return;
         }
         self.fences = self.fences_applied(now, registry);
         match &mut self.membership {
             Some(membership) => membership.handle_applied(now, registry),
-            None if registry.member(self.config.me).is_some() => {
+            None if registry.members().any(|member| member.node == self.config.me) => {
                 let me = Identity {
                     node: self.config.me,
-                    key: self.config.nodes[self.config.me.0 as usize].key,
+                    key: self.key,
                     incarnation: self.config.incarnation,
                     nonce: self.config.seed ^ NONCES,
                 };
@@ -58,6 +61,35 @@ impl Node {
             None => {}
         }
         self.recovery.handle_fences(now, self.fences);
+    }
+
+    /// Once there is a cluster, its registry says who the members are: circuits to those who joined begin, those to who left end.
+    fn follow_members(&mut self, now: Instant, registry: &Registry) {
+        if registry.cluster().is_none() {
+            return;
+        }
+        let me = self.config.me;
+        let gone = |node: &NodeId| *node != me && registry.member(*node).is_none_or(|member| member.left);
+        let gone: Vec<NodeId> = self.config.nodes.keys().copied().filter(gone).collect();
+        for node in gone {
+            self.circuits.remove_peer(node);
+            // A silence that nobody would ever hear the end of.
+            self.hearing.handle_heard(now, node);
+            if let Some(member) = self.config.nodes.remove(&node) {
+                self.event(Event::MemberGone { node: member.name });
+            }
+        }
+        for record in registry.members().filter(|member| member.node != me) {
+            // The key is the member. Where it listens the configuration may know better: machines move.
+            if self.config.nodes.get(&record.node).is_some_and(|known| known.key == record.key) {
+                continue;
+            }
+            let member = NodeConfig { name: record.name.clone(), address: record.address, key: record.key };
+            self.circuits.add_peer(now, peer(record.node, &member));
+            self.hearing.handle_heard(now, record.node);
+            self.config.nodes.insert(record.node, member);
+            self.event(Event::MemberNew { node: record.name.clone(), address: record.address });
+        }
     }
 
     /// What came of a command that this node proposed: it has been applied here.

@@ -1,5 +1,6 @@
 //! What a node is told at its start: the shared configuration and its own place in it.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -16,10 +17,10 @@ use oarlock_lock::Order;
 pub struct Config {
     /// Name of the cluster.
     pub cluster: String,
-    /// This node: an index into `nodes`.
+    /// This node: one of `nodes`.
     pub me: NodeId,
-    /// All members; their order gives them their ids.
-    pub nodes: Vec<NodeConfig>,
+    /// The members as far as they are known at the start. What the registry says of them counts from when there is one.
+    pub nodes: BTreeMap<NodeId, NodeConfig>,
     /// All lockspaces; their order gives them their ids.
     pub spaces: Vec<SpaceConfig>,
     /// Hash of what all members must agree on.
@@ -50,6 +51,11 @@ pub struct NodeConfig {
     pub address: SocketAddr,
     /// Its public key.
     pub key: PublicKey,
+}
+
+/// Members whose order gives them their ids: those who found a cluster.
+pub fn numbered(nodes: impl IntoIterator<Item = NodeConfig>) -> BTreeMap<NodeId, NodeConfig> {
+    (0..).map(NodeId).zip(nodes).collect()
 }
 
 /// A lockspace.

@@ -78,6 +78,18 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A node has become a member.
+    MemberNew {
+        /// Its name.
+        node: String,
+        /// Where its circuits listen.
+        address: SocketAddr,
+    },
+    /// A node is no member any more.
+    MemberGone {
+        /// Its name.
+        node: String,
+    },
     /// An authenticated member sent what no honest member sends.
     Violation {
         /// Member.
@@ -123,6 +135,12 @@ impl fmt::Display for Event {
                 f.write_str("the lease is over, or others have put this node out; all its locks are lost")
             }
             Event::NotLetIn { why } => write!(f, "this node is not let in: {why}"),
+            Event::MemberNew { node, address } => {
+                write!(f, "{node} at {address} is a member of the cluster now")
+            }
+            Event::MemberGone { node } => {
+                write!(f, "{node} is no member of the cluster any more; its key is not accepted from now on")
+            }
             Event::Violation { node, what } => write!(f, "{node} misbehaves: {what}"),
             Event::Overwhelmed { node } => write!(
                 f,

@@ -35,7 +35,7 @@ mod sight;
 mod status;
 pub mod text;
 
-pub use config::{Config, NodeConfig, SpaceConfig};
+pub use config::{Config, NodeConfig, SpaceConfig, numbered};
 pub use event::Event;
 pub use node::{Node, Output};
 pub use oarlock_circuit::Transmit;

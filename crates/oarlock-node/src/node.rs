@@ -20,13 +20,13 @@ use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::{self, Attached, Request};
-use oarlock_layout::seal::Seal;
+use oarlock_layout::seal::{PublicKey, Seal};
 use oarlock_layout::segment::{Wake, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_lock::Lockspace;
 
-use crate::config::Config;
+use crate::config::{Config, NodeConfig};
 use crate::event::Event;
 use crate::fencing::Fences;
 use crate::question::{Question, Questions};
@@ -128,7 +128,10 @@ pub enum Output {
 /// [`poll_timeout`](Node::poll_timeout). Several inputs may be handed in before outputs are drained; what
 /// they cause then shares datagrams.
 pub struct Node {
+    /// Its members follow the registry.
     pub(crate) config: Config,
+    /// This node's own public key, whatever the registry says of it.
+    pub(crate) key: PublicKey,
     pub(crate) clock: Watermark,
     pub(crate) circuits: Circuits,
     pub(crate) hearing: Hearing,
@@ -181,11 +184,9 @@ impl Node {
         words: Vec<Box<dyn Words + Send>>,
     ) -> Node {
         assert_eq!(words.len(), config.spaces.len(), "one Words for each lockspace");
-        assert!((config.me.0 as usize) < config.nodes.len(), "this node is a member");
+        assert!(config.nodes.contains_key(&config.me), "this node is a member");
         assert_eq!(config.shards, 1, "one engine, for now");
-        let ids = || (0..config.nodes.len()).map(|n| NodeId(n as u16));
-        let peers =
-            ids().zip(&config.nodes).map(|(node, n)| Peer { node, address: n.address, key: n.key }).collect();
+        let peers = config.nodes.iter().map(|(node, n)| peer(*node, n)).collect();
         let circuits = Circuits::new(
             now,
             oarlock_circuit::Config {
@@ -226,6 +227,7 @@ impl Node {
         Node {
             recovery: Recovery::new(config.me),
             fencing: Fences::new(Fencing::new(config.me, config.incarnation)),
+            key: config.nodes[&config.me].key,
             config,
             clock: Watermark::new(clock),
             circuits,
@@ -415,11 +417,11 @@ impl Node {
             self.outputs.push_back(Output::Looked { ticket, seen: Vec::new() });
             return;
         }
-        let members = (0..self.config.nodes.len()).map(|n| NodeId(n as u16));
-        let question = self.questions.ask(now, ticket, members.clone());
+        let members: Vec<NodeId> = self.config.nodes.keys().copied().collect();
+        let question = self.questions.ask(now, ticket, members.iter().copied());
         let look = Look { question, space, at };
         let me = self.config.me;
-        for node in members.filter(|n| *n != me) {
+        for node in members.into_iter().filter(|n| *n != me) {
             // A member without a circuit cannot be asked; its place in the answer stays empty.
             let _ = self.send(now, node, Class::Bulk, &PeerMessage::Look(look.clone()));
         }
@@ -576,6 +578,10 @@ impl Node {
             }
             C::Down { peer, incarnation, unknown } => {
                 self.runs.remove(&peer);
+                if !self.config.nodes.contains_key(&peer) {
+                    // It is no member any more, and that has been said.
+                    return;
+                }
                 self.event(Event::Replaced { node: self.node_name(peer), incarnation, unknown });
             }
             C::Silent { peer } => {
@@ -670,11 +676,16 @@ impl Node {
     }
 
     pub(crate) fn node_name(&self, node: NodeId) -> String {
-        match self.config.nodes.get(node.0 as usize) {
+        match self.config.nodes.get(&node) {
             Some(n) => n.name.clone(),
             None => format!("node {node}"),
         }
     }
+}
+
+/// A member as circuits know it.
+pub(crate) const fn peer(node: NodeId, member: &NodeConfig) -> Peer {
+    Peer { node, address: member.address, key: member.key }
 }
 
 /// The version of a hello that is not of ours: what follows it may look different.

@@ -1,7 +1,8 @@
 //! What can be seen of a node: status, counters, and its part of the answers to people's questions.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_cluster::lease::Standing;
@@ -16,6 +17,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::time::Instant;
 use oarlock_lock::Counters as LockCounters;
 
+use crate::config::NodeConfig;
 use crate::node::{Node, Space};
 use crate::status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 
@@ -44,9 +46,8 @@ impl Node {
     /// How it stands.
     pub fn status(&self, now: Instant) -> Status {
         let phase = self.phase();
-        let members: Vec<MemberStatus> = (self.config.nodes.iter().enumerate())
-            .map(|(index, node)| self.member_status(now, NodeId(index as u16), &node.name))
-            .collect();
+        let members: Vec<MemberStatus> =
+            self.config.nodes.iter().map(|(node, member)| self.member_status(now, *node, member)).collect();
         let mut problems = Vec::new();
         if let Err(problem) = self.may_serve() {
             problems.push(problem);
@@ -117,12 +118,13 @@ impl Node {
         self.membership.as_ref().and_then(|it| it.lease()).map(|lease| lease.standing())
     }
 
-    pub(crate) fn member_status(&self, now: Instant, node: NodeId, name: &str) -> MemberStatus {
+    pub(crate) fn member_status(&self, now: Instant, node: NodeId, member: &NodeConfig) -> MemberStatus {
         let is_me = node == self.config.me;
         let circuit = if is_me { None } else { self.circuits.status(node) };
         MemberStatus {
             node,
-            name: name.to_string(),
+            name: member.name.clone(),
+            address: member.address,
             is_me,
             in_view: self.recovery.view().member(node).is_some(),
             heard: is_me || circuit.is_some_and(|c| c.state == oarlock_circuit::State::Up),
@@ -174,7 +176,12 @@ impl Node {
 
     /// The name of a member.
     pub fn member_name(&self, node: NodeId) -> Option<&str> {
-        self.config.nodes.get(node.0 as usize).map(|n| n.name.as_str())
+        self.config.nodes.get(&node).map(|n| n.name.as_str())
+    }
+
+    /// The names of all members.
+    pub fn member_names(&self) -> BTreeMap<NodeId, String> {
+        self.config.nodes.iter().map(|(node, member)| (*node, member.name.clone())).collect()
     }
 
     /// The id of a lockspace.

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use oarlock_circuit::CircuitStatus;
 use oarlock_cluster::Watermark;
@@ -58,6 +59,8 @@ pub struct MemberStatus {
     pub node: NodeId,
     /// Its name.
     pub name: String,
+    /// Where its circuits listen.
+    pub address: SocketAddr,
     /// It is this node.
     pub is_me: bool,
     /// The view names a run of it.

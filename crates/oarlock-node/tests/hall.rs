@@ -56,6 +56,14 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7000 + n as u16))
 }
 
+fn member(n: usize) -> NodeConfig {
+    NodeConfig {
+        name: format!("node-{}", (b'a' + n as u8) as char),
+        address: address(n),
+        key: ChecksumSeal::new(n as u64 + 1, 77, 0).public_key(),
+    }
+}
+
 /// A registry of so many founders.
 fn founded(count: usize) -> Registry {
     let members = (0..count).map(|i| Founder {
@@ -113,19 +121,19 @@ impl Cluster {
     }
 
     fn start(&mut self, n: usize) {
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.start_knowing(n, &all);
+    }
+
+    /// Starts a node that is told of these members only.
+    fn start_knowing(&mut self, n: usize, known: &[usize]) {
         self.boots[n] += 1;
         let boots = self.boots[n];
-        let seal = |n: usize| ChecksumSeal::new(n as u64 + 1, 77, boots);
+        let seal = ChecksumSeal::new(n as u64 + 1, 77, boots);
         let config = Config {
             cluster: "harbour".into(),
             me: NodeId(n as u16),
-            nodes: (0..self.nodes.len())
-                .map(|i| NodeConfig {
-                    name: format!("node-{}", (b'a' + i as u8) as char),
-                    address: address(i),
-                    key: seal(i).public_key(),
-                })
-                .collect(),
+            nodes: known.iter().map(|i| (NodeId(*i as u16), member(*i))).collect(),
             spaces: vec![SpaceConfig {
                 name: "default".into(),
                 order: Order::Passover,
@@ -144,9 +152,38 @@ impl Cluster {
         };
         let geometry = Geometry { slots: 100, areas: 16, entries: 64 };
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(Hub::new(Memory::private(geometry, n as u64)))];
-        let mut node = Node::new(self.now, config, Box::new(seal(n)), words);
+        let mut node = Node::new(self.now, config, Box::new(seal), words);
         node.handle_applied(self.now, &self.coordinator.registry);
         self.nodes[n] = Some(node);
+    }
+
+    /// A node joins with a token that was made for it. It runs and knows one member.
+    fn join(&mut self) -> usize {
+        let n = self.nodes.len();
+        self.nodes.push(None);
+        self.boots.push(0);
+        self.ceilings.push(Stamp(0));
+        let NodeConfig { name, address, key } = member(n);
+        let serial = self.coordinator.registry.next_token();
+        let (hash, wall) = ([n as u8; 32], 1_000);
+        self.decide(0, &Command::CreateToken { serial, hash, name: name.clone(), wall, expires: wall + 60 });
+        self.decide(0, &Command::Join { cluster: [7; 16], hash, name, address, key, wall });
+        self.start_knowing(n, &[0, n]);
+        n
+    }
+
+    /// A node gives its run up, is put out of the view, and is no member any more.
+    fn leave(&mut self, n: usize) {
+        let now = self.now;
+        self.node(n).stop(now);
+        self.settle();
+        assert!(self.node(n).surrender());
+        self.run(Duration::from_millis(500));
+        let node = NodeId(n as u16);
+        let seen = self.coordinator.registry.member(node).expect("a member").revision;
+        self.decide(n, &Command::Leave { node, seen });
+        assert!(self.coordinator.registry.member(node).expect("it was one").left, "{:#?}", self.events);
+        self.settle();
     }
 
     fn node(&mut self, n: usize) -> &mut Node {
@@ -422,6 +459,49 @@ fn a_grant_that_was_not_told_before_the_lease_was_over_is_never_told() {
     cluster.now += Duration::from_secs(4);
     cluster.settle();
     assert!(matches!(cluster.reply(b), Reply::Lost { .. }), "not that it was granted");
+}
+
+/// 49: a node that joins disturbs no granted lock, hears of the members that it was not told of, and takes its part. One that
+/// leaves gives back what it held; its key opens no circuit any more, and the others go on.
+#[test]
+fn a_node_joins_and_leaves_while_locks_are_held() {
+    let mut cluster = serving(3);
+    let a = cluster.session(0, 1);
+    cluster.lock(a, 1, Mode::EX);
+    let Reply::Granted(first) = cluster.reply(a) else { panic!("not granted") };
+    let d = cluster.join();
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.phases(), vec![Phase::Serving; 4], "{:#?}", cluster.events);
+    let now = cluster.now;
+    for n in 0..4 {
+        let heard = cluster.node(n).status(now).members.iter().filter(|m| m.heard && m.in_view).count();
+        assert_eq!(heard, 4, "seen from node {n}: {:#?}", cluster.events);
+    }
+    assert_eq!(cluster.heard(a), None, "what is held stays held");
+    let c = cluster.session(d, 2);
+    cluster.lock(c, 1, Mode::EX);
+    assert_eq!((cluster.heard(c), cluster.reply(a)), (None, Reply::Blocking { handle: 1, wanted: Mode::EX }));
+    cluster.say(a, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    let Reply::Granted(second) = cluster.reply(c) else { panic!("not granted") };
+    assert!(second.token > first.token, "{:?} then {:?}", first.token, second.token);
+
+    let b = cluster.session(1, 3);
+    cluster.lock(b, 1, Mode::EX);
+    assert_eq!(cluster.heard(b), None, "excluded");
+    cluster.leave(d);
+    cluster.run(Duration::from_secs(1));
+    let Some(Reply::Granted(third)) = cluster.heard(b) else { panic!("{:#?}", cluster.events) };
+    assert!(third.token > second.token);
+    let now = cluster.now;
+    assert_eq!(cluster.node(0).status(now).members.len(), 3);
+    // It comes back as if nothing had been, and everybody refuses it.
+    cluster.nodes[d] = None;
+    cluster.start(d);
+    cluster.run(Duration::from_secs(5));
+    let refused = format!("{d}: node-a refuses this node ({})", Code::PeerKey);
+    assert!(cluster.events.contains(&refused), "{:#?}", cluster.events);
+    assert_eq!(cluster.phases()[..3], [Phase::Serving; 3], "{:#?}", cluster.events);
+    assert_ne!(cluster.phases()[d], Phase::Serving);
 }
 
 /// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.

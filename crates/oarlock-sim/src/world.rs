@@ -376,7 +376,7 @@ impl World {
         let config = Config {
             cluster: "sim".into(),
             me: NodeId(index),
-            nodes: nodes.collect(),
+            nodes: oarlock_node::numbered(nodes),
             spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
             shared: 1,
             incarnation: Incarnation(run),

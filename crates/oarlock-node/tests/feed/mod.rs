@@ -33,7 +33,7 @@ use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_node::rights::Who;
-use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig, numbered};
 use oarlock_shm::{Caller, Clock, First, Hub, Memory, Party, Taken};
 use seal::ChecksumSeal;
 
@@ -178,7 +178,7 @@ fn play(mut stage: Stage, mut input: Input<'_>) {
 
 /// The registry of a cluster of this one node.
 fn founded(config: &Config) -> Registry {
-    let node = &config.nodes[0];
+    let node = &config.nodes[&config.me];
     let settings = SpaceSettings {
         order: QueueOrder::Passover,
         value: 64,
@@ -203,11 +203,11 @@ impl Stage {
         let config = Config {
             cluster: "harbour".into(),
             me: NodeId(0),
-            nodes: vec![NodeConfig {
+            nodes: numbered([NodeConfig {
                 name: "node-a".into(),
                 address: SocketAddr::from(([127, 0, 0, 1], 7000)),
                 key: seal.public_key(),
-            }],
+            }]),
             spaces: vec![SpaceConfig {
                 name: "default".into(),
                 order,

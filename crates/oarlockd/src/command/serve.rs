@@ -10,7 +10,7 @@ use oarlock_layout::id::NodeId;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
-use oarlock_node::{Node, NodeConfig, SpaceConfig};
+use oarlock_node::{Node, NodeConfig, SpaceConfig, numbered};
 use oarlock_shm::{Hub, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -217,11 +217,11 @@ fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: All
     let node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
         me: NodeId(config.me as u16),
-        nodes: config
-            .members
-            .iter()
-            .map(|m| NodeConfig { name: m.name.clone(), address: m.address, key: PublicKey(m.key) })
-            .collect(),
+        nodes: numbered(config.members.iter().map(|m| NodeConfig {
+            name: m.name.clone(),
+            address: m.address,
+            key: PublicKey(m.key),
+        })),
         spaces: config
             .spaces
             .iter()

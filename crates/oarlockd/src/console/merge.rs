@@ -11,8 +11,7 @@ use oarlock_layout::name::Name;
 use super::doc;
 
 /// One document from the answers of all members; `None` stands for a member that did not answer.
-pub fn merge(space: &str, names: &[String], seen: &[(NodeId, Option<Seen>)]) -> doc::Locks {
-    let name_of = |id: NodeId| names.get(usize::from(id.0)).cloned().unwrap_or_else(|| format!("node {id}"));
+pub fn merge(space: &str, name_of: &dyn Fn(NodeId) -> String, seen: &[(NodeId, Option<Seen>)]) -> doc::Locks {
     let mut resources: BTreeMap<Name, Merged> = BTreeMap::new();
     let mut unanswered = Vec::new();
     let mut cut = Vec::new();
@@ -27,7 +26,7 @@ pub fn merge(space: &str, names: &[String], seen: &[(NodeId, Option<Seen>)]) -> 
         }
         for row in &answer.rows {
             let merged = resources.entry(row.name.clone()).or_default();
-            merged.add(*id, &node, &row.what, &name_of);
+            merged.add(*id, &node, &row.what, name_of);
         }
     }
     let resources = resources.into_iter().map(|(name, merged)| merged.finish(&name)).collect();
@@ -177,6 +176,10 @@ mod tests {
         Some(Seen { question: 1, cut: false, rows })
     }
 
+    fn name_of(node: NodeId) -> String {
+        ["a", "b", "c"][usize::from(node.0)].into()
+    }
+
     #[test]
     fn waiters_stand_in_the_masters_order_and_nodes_take_turns() {
         let master = What::Master(MasterRow {
@@ -187,13 +190,12 @@ mod tests {
             value_valid: true,
             openers: 5,
         });
-        let names = ["a", "b", "c"].map(String::from);
         let answers = [
             (NodeId(0), seen(vec![waiter(10, Kind::New), waiter(11, Kind::New)])),
             (NodeId(1), seen(vec![waiter(20, Kind::New), waiter(21, Kind::New), master])),
             (NodeId(2), seen(vec![waiter(30, Kind::New), waiter(31, Kind::Convert)])),
         ];
-        let locks = merge("default", &names, &answers);
+        let locks = merge("default", &name_of, &answers);
         let r = &locks.resources[0];
         let order: Vec<_> = r.waiters.iter().map(|w| (w.party.pid, w.ahead)).collect();
         // The convert first; then node c's newcomer, which has no place at the master; then b, a, and both again.
@@ -222,19 +224,17 @@ mod tests {
             What::Waiter(w) => What::Waiter(Waiter { party: lock(session, number), ..w }),
             other => other,
         };
-        let names = ["a", "b"].map(String::from);
         // Two locks of one session, one of which converts; and the same number of a session on another node.
         let answers = [
             (NodeId(0), seen(vec![holds(1, 1), holds(1, 2), waits(1, 2), holds(2, 1)])),
             (NodeId(1), seen(vec![waits(1, 1)])),
         ];
-        assert_eq!(merge("default", &names, &answers).resources[0].openers, 3);
+        assert_eq!(merge("default", &name_of, &answers).resources[0].openers, 3);
     }
 
     #[test]
     fn a_member_that_is_silent_is_named() {
-        let names = ["a", "b"].map(String::from);
-        let locks = merge("x", &names, &[(NodeId(0), seen(vec![])), (NodeId(1), None)]);
+        let locks = merge("x", &name_of, &[(NodeId(0), seen(vec![])), (NodeId(1), None)]);
         assert_eq!(locks.unanswered, ["b"]);
         assert!(locks.resources.is_empty());
     }

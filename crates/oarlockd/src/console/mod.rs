@@ -222,14 +222,14 @@ impl Console {
         };
         let _place = places.acquire().await.expect("nobody closes it");
         let (sender, receiver) = oneshot::channel();
-        let reply = Box::new(move |seen| {
+        let reply = Box::new(move |names, seen| {
             // Whoever asked may have left meanwhile.
-            let _ = sender.send(seen);
+            let _ = sender.send((names, seen));
         });
         self.link.send(Control::Look { space: id, at, reply });
-        let seen = wait(receiver).await?;
-        let names: Vec<String> = self.config.members.iter().map(|m| m.name.clone()).collect();
-        Ok(merge(space, &names, &seen))
+        let (names, seen) = wait(receiver).await?;
+        let name_of = |node| names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
+        Ok(merge(space, &name_of, &seen))
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
                 assert!(looks.len() <= LOOKS_MAX, "{} at a time", looks.len());
                 for look in looks {
                     let Control::Look { reply, .. } = look else { panic!("only looks were asked for") };
-                    reply(Vec::new());
+                    reply(Default::default(), Vec::new());
                     answered += 1;
                 }
             }

@@ -33,11 +33,7 @@ pub(super) fn document(
 ) -> doc::Status {
     let s = &snapshot.status;
     let name = super::names(config, snapshot);
-    let members = s
-        .members
-        .iter()
-        .zip(&config.members)
-        .map(|(m, c)| member(config, snapshot, m, c.address.to_string()));
+    let members = s.members.iter().map(|m| member(config, snapshot, m));
     let all = s.spaces.iter().zip(&config.spaces).zip(&snapshot.segments).enumerate();
     let seen = all.filter(|(index, _)| permit.sees(SpaceId(*index as u16)));
     let spaces: Vec<_> = seen
@@ -135,13 +131,13 @@ fn reasons(config: &Config, snapshot: &Snapshot) -> Vec<doc::Reason> {
     reasons
 }
 
-fn member(config: &Config, snapshot: &Snapshot, m: &MemberStatus, address: String) -> doc::Member {
+fn member(config: &Config, snapshot: &Snapshot, m: &MemberStatus) -> doc::Member {
     let own = m.is_me.then_some(snapshot.status.incarnation);
     let incarnation = m.circuit.as_ref().and_then(|c| c.incarnation).or(own).unwrap_or(Incarnation(0));
     doc::Member {
         node: m.name.clone(),
         id: m.node.0,
-        address,
+        address: m.address.to_string(),
         this: m.is_me,
         in_view: m.in_view,
         view_run: snapshot.view.member(m.node).map_or(0, |member| member.incarnation.0),

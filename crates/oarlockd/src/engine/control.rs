@@ -1,6 +1,7 @@
 //! What the console wants of the engine, and what the engine passes to the console. Documents are made on
 //! the console's thread: a question never delays a grant.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -32,8 +33,8 @@ pub struct Asked {
     pub permit: Permit,
 }
 
-/// Takes what the members saw.
-pub type Looked = Box<dyn FnOnce(Vec<(NodeId, Option<Seen>)>) + Send>;
+/// Takes the names of the members, and what they saw.
+pub type Looked = Box<dyn FnOnce(BTreeMap<NodeId, String>, Vec<(NodeId, Option<Seen>)>) + Send>;
 
 /// A node at one instant.
 #[derive(Debug)]

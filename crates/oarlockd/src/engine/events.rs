@@ -106,9 +106,12 @@ impl Engine {
                 debug!("{text}");
                 return self.events.keep(clock::wall_millis(), Level::Info, None, text);
             }
-            Event::View { .. } | Event::Serving { .. } | Event::Heard { .. } | Event::Thawed => {
-                (Level::Info, None)
-            }
+            Event::MemberNew { .. }
+            | Event::MemberGone { .. }
+            | Event::View { .. }
+            | Event::Serving { .. }
+            | Event::Heard { .. }
+            | Event::Thawed => (Level::Info, None),
             Event::Overwhelmed { .. } => (Level::Error, None),
             Event::LeaseLost => (Level::Error, Some(Code::Lost)),
             Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),

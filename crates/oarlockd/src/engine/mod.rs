@@ -292,7 +292,7 @@ impl Engine {
                     Output::Asked { session, request, question } => self.ask(session, request, question),
                     Output::Looked { ticket, seen } => {
                         if let Some(reply) = self.looks.remove(&ticket) {
-                            reply(seen);
+                            reply(self.p.node.member_names(), seen);
                         }
                     }
                     Output::Store { epoch } => {

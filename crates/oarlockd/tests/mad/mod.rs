@@ -24,7 +24,7 @@ use oarlock_layout::seal::{
 };
 use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_node::rights::Who;
-use oarlock_node::{Node, NodeConfig, Output, SpaceConfig};
+use oarlock_node::{Node, NodeConfig, Output, SpaceConfig, numbered};
 use oarlock_sim::Random;
 use oarlockd::config::{Config, Order};
 use oarlockd::coordinator::control::{self, FromControl, ToControl};
@@ -113,9 +113,11 @@ fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> No
     let node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
         me: NodeId(config.me as u16),
-        nodes: nodes
-            .map(|m| NodeConfig { name: m.name.clone(), address: m.address, key: PublicKey(m.key) })
-            .collect(),
+        nodes: numbered(nodes.map(|m| NodeConfig {
+            name: m.name.clone(),
+            address: m.address,
+            key: PublicKey(m.key),
+        })),
         spaces: spaces.collect(),
         shared: config.shared().0,
         incarnation,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use oarlock_cluster::registry::{FirstSpace, Founder, Order, SpaceSettings};
 use oarlock_layout::id::{Epoch, Incarnation};
 use oarlock_layout::seal::PublicKey;
-use oarlock_node::{Config, Node, NodeConfig, Output};
+use oarlock_node::{Config, Node, NodeConfig, Output, numbered};
 use tempfile::TempDir;
 
 use super::*;
@@ -95,7 +95,7 @@ fn nodes_found_and_decide_over_their_circuits() {
         let config = Config {
             cluster: "harbour".into(),
             me: NodeId(me as u16),
-            nodes: (0..3).map(named).map(|(name, address, key)| NodeConfig { name, address, key }).collect(),
+            nodes: numbered((0..3).map(named).map(|(name, address, key)| NodeConfig { name, address, key })),
             spaces: Vec::new(),
             shared: 5,
             incarnation: Incarnation(1),
