@@ -186,6 +186,7 @@ impl Hub {
                 | Output::Hint { .. }
                 | Output::Attached { .. }
                 | Output::Carried { .. }
+                | Output::Fence(_)
                 | Output::Lease { .. }
                 | Output::Store { .. }
                 | Output::Wake { .. } => {}

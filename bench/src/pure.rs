@@ -140,6 +140,7 @@ impl Pure {
             | Output::Hint { .. }
             | Output::Attached { .. }
             | Output::Carried { .. }
+            | Output::Fence(_)
             | Output::Lease { .. }
             | Output::Store { .. }
             | Output::Wake { .. } => {}

@@ -38,8 +38,8 @@ use crate::registry::{Command, Need, Registry};
 
 /// How long the first member waits after a failure before the next tries.
 pub const BACK_OFF_MIN: Duration = Duration::from_millis(250);
-/// The longest wait between two tries: a fence that comes back is noticed within half a minute.
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// The longest wait between two tries: a fence that works again is noticed soon, for everything waits for it.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(4);
 
 /// A run that is to be fenced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,10 +59,11 @@ pub trait Fence {
     /// What must be proven of every run that is put out, beside its lease. Empty: the lease is all there is.
     fn needs(&self) -> Vec<Need>;
 
-    /// Begins to bring it about that the run, and every earlier one of its node, can do no harm any more.
+    /// Begins to bring it about that the run, and every earlier one of its node, can do no harm any more. People call the node
+    /// `name`.
     ///
     /// It may be asked again for the same run, also while it is at it, and also at another member. Each charge is answered once.
-    fn begin(&mut self, now: Instant, charge: Charge);
+    fn begin(&mut self, now: Instant, charge: Charge, name: &str);
 
     /// What came of a charge: it is proven and will stay so whatever dies, or why not.
     fn poll(&mut self, now: Instant) -> Option<(Charge, Result<(), String>)>;
@@ -77,8 +78,8 @@ impl Fence for LeaseOnly {
         Vec::new()
     }
 
-    fn begin(&mut self, _: Instant, charge: Charge) {
-        unreachable!("nothing is to be proven of node {} but its lease", charge.node)
+    fn begin(&mut self, _: Instant, _: Charge, name: &str) {
+        unreachable!("nothing is to be proven of {name} but its lease")
     }
 
     fn poll(&mut self, _: Instant) -> Option<(Charge, Result<(), String>)> {
@@ -231,7 +232,7 @@ mod tests {
     fn tries_come_ever_later_and_reasons_fit_their_record() {
         let waits: Vec<_> = (0..12).map(|tries| back_off(tries).as_millis()).collect();
         assert_eq!(waits[..5], [0, 250, 500, 1_000, 2_000]);
-        assert!(waits.windows(2).all(|two| two[0] <= two[1]) && waits[11] == 30_000, "{waits:?}");
+        assert!(waits.windows(2).all(|two| two[0] <= two[1]) && waits[11] == 4_000, "{waits:?}");
         assert_eq!(short("exit status 1\n".into()), "exit status 1");
         let long = short("\u{e9}".repeat(60));
         assert!(long.len() <= LABEL_BYTES_MAX && long.chars().all(|c| c == '\u{e9}'), "{long}");

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order as QueueOrder, Registry, SpaceSettings};
+use oarlock_cluster::fencing::Charge;
+use oarlock_cluster::registry::{
+    Command, FirstSpace, Founder, Need, Order as QueueOrder, Registry, SpaceSettings,
+};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
@@ -48,6 +51,9 @@ struct Cluster {
     looked: Vec<Vec<(NodeId, Option<oarlock_layout::message::look::Seen>)>>,
     /// To which node, from which, what.
     carried: Vec<(usize, NodeId, PeerMessage)>,
+    /// What verdicts ask for, and what nodes were told to fence.
+    fences: Vec<Need>,
+    charges: Vec<(usize, Charge)>,
     /// Node whose datagrams are lost.
     mute: Option<usize>,
 }
@@ -101,6 +107,10 @@ fn lock_request(handle: u32, mode: Mode) -> Request {
 
 impl Cluster {
     fn new(count: usize) -> Cluster {
+        Cluster::with_fences(count, Vec::new())
+    }
+
+    fn with_fences(count: usize, fences: Vec<Need>) -> Cluster {
         let mut cluster = Cluster {
             now: Instant::from_millis(1_000),
             nodes: (0..count).map(|_| None).collect(),
@@ -112,6 +122,8 @@ impl Cluster {
             events: Vec::new(),
             looked: Vec::new(),
             carried: Vec::new(),
+            fences,
+            charges: Vec::new(),
             mute: None,
         };
         for n in 0..count {
@@ -153,6 +165,7 @@ impl Cluster {
         let geometry = Geometry { slots: 100, areas: 16, entries: 64 };
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(Hub::new(Memory::private(geometry, n as u64)))];
         let mut node = Node::new(self.now, config, Box::new(seal), words);
+        node.set_fences(self.fences.clone());
         node.handle_applied(self.now, &self.coordinator.registry);
         self.nodes[n] = Some(node);
     }
@@ -237,6 +250,7 @@ impl Cluster {
                 self.ceilings[n] = ceiling;
                 self.node(n).handle_ceiling_stored(now, ceiling);
             }
+            Output::Fence(charge) => self.charges.push((n, charge)),
             Output::Event(event) => self.events.push(format!("{n}: {event}")),
         }
     }
@@ -323,6 +337,36 @@ fn serving(count: usize) -> Cluster {
     cluster.run(Duration::from_secs(1));
     assert_eq!(cluster.phases(), vec![Phase::Serving; count], "{:#?}", cluster.events);
     cluster
+}
+
+/// L4: the lease of the dead node is over, and still nothing is granted until whoever's turn it is has fenced it.
+#[test]
+fn nothing_of_a_dead_node_is_granted_before_it_is_fenced() {
+    let mut cluster = Cluster::with_fences(3, vec![Need::Program]);
+    cluster.run(Duration::from_secs(1));
+    let (a, c) = (cluster.session(0, 1), cluster.session(2, 2));
+    cluster.lock(c, 1, Mode::EX);
+    assert!(matches!(cluster.reply(c), Reply::Granted(_)));
+    cluster.nodes[2] = None;
+    cluster.lock(a, 1, Mode::EX);
+    cluster.run(Duration::from_secs(10));
+    assert_eq!(cluster.heard(a), None, "its lease is over, its fence is missing");
+    let [(n, charge)] = cluster.charges[..] else { panic!("one node is told once: {:?}", cluster.charges) };
+    assert_eq!((n, charge.node, charge.incarnation), (0, NodeId(2), Incarnation(1)));
+    let status = cluster.nodes[1].as_ref().unwrap().status(cluster.now);
+    let told = |text: &str| status.problems.iter().any(|(_, it)| it.contains(text));
+    assert!(told("waiting for the fence of node-c (run 1)"), "{:?}", status.problems);
+
+    let now = cluster.now;
+    cluster.node(0).handle_fenced(now, charge, Err("exit status 1".into()));
+    cluster.run(Duration::from_secs(1));
+    let (n, charge) = cluster.charges[1];
+    assert_eq!((n, charge.tries, cluster.heard(a)), (1, 1, None));
+    let now = cluster.now;
+    cluster.node(1).handle_fenced(now, charge, Ok(()));
+    cluster.run(Duration::from_millis(100));
+    assert!(matches!(cluster.reply(a), Reply::Granted(_)));
+    assert!(cluster.node(0).fences().is_empty());
 }
 
 #[test]

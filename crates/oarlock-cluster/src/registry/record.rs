@@ -251,7 +251,7 @@ record! {
         4 => by: NodeId,
         /// A person said so.
         5 => by_hand: bool,
-        /// Who, as the kernel of that member's machine attests.
+        /// Who, as the command said that asked.
         6 => who: Option<String>,
         /// How often the program had failed before.
         7 => tries: u32,

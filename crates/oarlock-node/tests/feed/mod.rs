@@ -378,6 +378,7 @@ impl Stage {
                 | Output::Asked { .. }
                 | Output::Looked { .. }
                 | Output::Carried { .. }
+                | Output::Fence(_)
                 | Output::Lease { .. }
                 | Output::Store { .. }
                 | Output::Event(_)
