@@ -120,6 +120,9 @@ impl World {
         it.decided += 1;
         let outcome = it.registry.apply(&command);
         it.order.push(command.clone());
+        if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
+            self.fences.checker.surrendered(node.0, incarnation.0);
+        }
         let evicted: Vec<u16> = match &command {
             Command::Evict { out, .. } if outcome == Outcome::Done => out.iter().map(|o| o.node.0).collect(),
             _ => Vec::new(),

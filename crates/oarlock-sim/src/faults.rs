@@ -3,6 +3,7 @@
 use crate::network::{Disturbance, Weather};
 use crate::queue::Time;
 use crate::swarm::{FaultKind, MS, S};
+use crate::trace::Kind;
 use crate::world::{Happening, World};
 
 impl World {
@@ -137,5 +138,12 @@ impl World {
             self.queue.push(at, Happening::RestartAll { clean });
             at += random.between(200 * MS, 1200 * MS);
         }
+    }
+
+    pub(crate) fn note_fault(&mut self, kind: usize) {
+        let now = self.queue.now();
+        self.trace.record(now, Kind::Fault, kind as u32, &[]);
+        self.faults[kind] += 1;
+        self.load.faults += 1;
     }
 }

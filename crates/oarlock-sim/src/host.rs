@@ -13,6 +13,7 @@ use oarlock_node::Node;
 use oarlock_shm::Memory;
 
 use crate::disk::Disk;
+use crate::fencing::ToRegisters;
 use crate::history::Client;
 use crate::queue::Time;
 use crate::share::Ticking;
@@ -68,6 +69,8 @@ pub(crate) struct Host {
     pub lease_until: Instant,
     /// The node waits, and whoever rings must knock.
     pub asleep: bool,
+    /// How this run of the node fences others.
+    pub fence: ToRegisters,
     /// How often in a row it was woken at the same moment.
     rushes: (Time, u32),
     offset: u64,
@@ -92,6 +95,7 @@ impl Host {
             segments: Vec::new(),
             lease_until: Instant(0),
             asleep: false,
+            fence: ToRegisters::default(),
             rushes: (0, 0),
             offset,
             drift,
@@ -117,6 +121,7 @@ impl Host {
     fn rest(&mut self) {
         (self.serving, self.paused, self.timer_at) = (false, false, Time::MAX);
         (self.asleep, self.lease_until) = (false, Instant(0));
+        self.fence = ToRegisters::default();
     }
 
     /// Something reached the machine, for this run or for whichever goes on. Gives it back if the node is to

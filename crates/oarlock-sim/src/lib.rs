@@ -23,6 +23,7 @@ pub mod conformance;
 mod coordinator;
 mod disk;
 mod faults;
+mod fencing;
 pub mod history;
 mod host;
 pub mod network;
@@ -31,6 +32,7 @@ mod passage;
 mod process;
 mod queue;
 mod random;
+mod registers;
 mod report;
 pub mod seal;
 mod segments;
@@ -45,6 +47,8 @@ mod world;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+#[cfg(feature = "planted")]
+pub use options::RegisterBug;
 pub use options::{MakeSeal, Options};
 pub use passage::{Passages, run_circuits};
 pub use queue::{Queue, Time};

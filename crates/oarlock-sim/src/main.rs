@@ -19,6 +19,7 @@ oarlock-sim --planted [--bug NAME] [--seeds N]                            plant 
   --from S      the first seed (default 1)
   --seconds T   simulated seconds of each (default 60)
   --nodes N     machines (default 5)
+  --fences      all seeds with fenced registers (default: as each seed draws)
   --segments    all seeds with segments (--sockets: none; default: as each seed draws)
   --jobs J      threads (default: one per core)
   --replay      run every seed twice and compare the hashes (else one in fifty)";
@@ -60,6 +61,7 @@ fn arguments() -> Result<Arguments, String> {
             "--strict" => arguments.strict = true,
             "--segments" => arguments.options.segments = Some(true),
             "--sockets" => arguments.options.segments = Some(false),
+            "--fences" => arguments.options.fences = Some(true),
             "--planted" => arguments.planted = true,
             "--bug" => arguments.bug = Some(value()?),
             "--help" | "-h" => return Err(HELP.into()),
@@ -242,7 +244,7 @@ mod planted {
 
     use oarlock_node::Bug::{self, Room};
     use oarlock_node::RoomBug;
-    use oarlock_sim::{Options, run};
+    use oarlock_sim::{Options, RegisterBug, run};
 
     /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them.
     const UNSEEN: &[(Bug, &str)] = &[
@@ -283,6 +285,7 @@ mod planted {
         (Room(RoomBug::ToldAlready), &["assertion"]),
         (Room(RoomBug::TokenReset), &["tokens"]),
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),
+        (Bug::IgnoreFences, &["exclusion", "value", "tokens", "fence"]),
         (Bug::LongLease, &["exclusion", "value", "tokens"]),
     ];
 
@@ -307,7 +310,10 @@ mod planted {
                 println!("{name:<20}      -  the explorer: {why}");
                 continue;
             }
-            let options = Options { bug: Some(bug), ..arguments.options.clone() };
+            let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
+            if bug == Bug::IgnoreFences {
+                options.fences = Some(true);
+            }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);
             let mut others = BTreeSet::new();
             let caught = seeds_for(&name, arguments).find_map(|seed| {
@@ -339,7 +345,32 @@ mod planted {
             let text: String = first.text.chars().take(120).collect();
             println!("{name:<20} {:>6}  {by:<30} {}: {text}", seed + 1 - arguments.from, first.checker);
         }
-        all & segments(arguments)
+        all & registers(arguments) & segments(arguments)
+    }
+
+    /// The same for bugs of fenced registers. Each must be noticed here.
+    fn registers(arguments: &super::Arguments) -> bool {
+        let mut all = true;
+        for bug in RegisterBug::ALL {
+            let name = format!("{bug:?}");
+            if arguments.bug.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            let options =
+                Options { fences: Some(true), register_bug: Some(bug), ..arguments.options.clone() };
+            let mut seeds = arguments.from..arguments.from + arguments.seeds;
+            let caught =
+                seeds.find_map(|seed| Some((seed, run(seed, &options).findings.into_iter().next()?)));
+            let Some((seed, first)) = caught else {
+                all = false;
+                println!("{name:<20} {:>6}  not caught", arguments.seeds);
+                continue;
+            };
+            let text: String = first.text.chars().take(120).collect();
+            let (seeds, by) = (seed + 1 - arguments.from, first.checker);
+            println!("{name:<20} {seeds:>6}  {by:<30} {by}: {text}");
+        }
+        all
     }
 
     /// Bugs of the segment that must be noticed here. All others need something between two steps of one call, which

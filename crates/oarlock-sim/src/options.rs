@@ -20,6 +20,8 @@ pub struct Options {
     pub resources: Option<u64>,
     /// Nodes have segments; drawn by the seed if it is not given.
     pub segments: Option<bool>,
+    /// What locks protect are registers that fence departed nodes; drawn by the seed if it is not given.
+    pub fences: Option<bool>,
     /// Keep every event that clients saw.
     pub keep_history: bool,
     /// End the run when the first finding is there.
@@ -29,6 +31,25 @@ pub struct Options {
     /// A rule that all nodes leave out.
     #[cfg(feature = "planted")]
     pub bug: Option<oarlock_node::Bug>,
+    /// A rule that all registers leave out.
+    #[cfg(feature = "planted")]
+    pub register_bug: Option<RegisterBug>,
+}
+
+/// A rule that fenced registers leave out on purpose (L4).
+#[cfg(feature = "planted")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegisterBug {
+    /// A fence is called durable before it is on the disk.
+    FenceNotDurable,
+    /// A write from below the fence is taken.
+    WriteBelowFence,
+}
+
+#[cfg(feature = "planted")]
+impl RegisterBug {
+    /// Every one of them.
+    pub const ALL: [RegisterBug; 2] = [RegisterBug::FenceNotDurable, RegisterBug::WriteBelowFence];
 }
 
 impl Default for Options {
@@ -41,11 +62,14 @@ impl Default for Options {
             faults: true,
             resources: None,
             segments: None,
+            fences: None,
             keep_history: false,
             stop_at_first: true,
             crypto: None,
             #[cfg(feature = "planted")]
             bug: None,
+            #[cfg(feature = "planted")]
+            register_bug: None,
         }
     }
 }

@@ -38,6 +38,12 @@ pub struct Load {
     pub leaders_lost: u64,
     /// Views that came into effect, counted once at each node.
     pub views: u64,
+    /// Fences that every register had on its disk.
+    pub fenced: u64,
+    /// Tries of a fence that failed.
+    pub fence_failures: u64,
+    /// Writes that a register refused because their node was fenced.
+    pub refused_writes: u64,
     /// Views that another one overtook before masters granted, likewise.
     pub overtaken: u64,
     /// Value blocks read.
@@ -64,6 +70,9 @@ impl Load {
         self.verdicts += other.verdicts;
         self.leaders_lost += other.leaders_lost;
         self.views += other.views;
+        self.fenced += other.fenced;
+        self.fence_failures += other.fence_failures;
+        self.refused_writes += other.refused_writes;
         self.overtaken += other.overtaken;
         self.reads += other.reads;
         self.reads_certain += other.reads_certain;

@@ -79,6 +79,7 @@ impl Theatre {
             processes: 0,
             faults: false,
             segments: Some(false),
+            fences: Some(false),
             ..options.clone()
         };
         let nodes = options.nodes;

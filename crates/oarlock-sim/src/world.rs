@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use oarlock_cluster::fencing::Fence;
 use oarlock_cluster::registry::Command;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
@@ -26,6 +27,7 @@ use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use crate::check::{Findings, Judge};
 use crate::coordinator::Coordinator;
 use crate::disk;
+use crate::fencing::{Fences, Fencing};
 use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
 use crate::network::Network;
@@ -70,6 +72,8 @@ pub(crate) enum Happening {
     Again { node: u16, run: u64 },
     /// A node has nothing to do.
     Sleep { node: u16 },
+    /// Something about registers and fences.
+    Fencing(Fencing),
     /// A program has something to do.
     Think { process: usize, client: Client },
     /// A program starts.
@@ -136,6 +140,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) network: Network,
     pub(crate) coordinator: Coordinator,
+    pub(crate) fences: Fences,
     pub(crate) processes: Vec<Process>,
     pub(crate) names: Vec<Name>,
     /// The time, for the clocks of programs.
@@ -195,6 +200,7 @@ impl World {
             hosts,
             network,
             coordinator: Coordinator::new(founders, random.fork()),
+            fences: Fences::new(seed, &options),
             processes,
             names: names.map(|name| name.expect("a short name")).collect(),
             phase: Phase::Load,
@@ -232,6 +238,7 @@ impl World {
         }
         self.queue.push(S, Happening::Kill);
         self.queue.push(1, Happening::Attend);
+        self.begin_fencing();
         if self.mix.attached.is_some() {
             self.queue.push(S, Happening::Freeze);
         }
@@ -336,6 +343,7 @@ impl World {
             Happening::Attend => self.attend(),
             Happening::Again { node, run } => self.again(node, run),
             Happening::Sleep { node } => self.sleep(node),
+            Happening::Fencing(what) => self.fencing(what),
             Happening::Spawn { process } => self.spawn(process),
             Happening::Kill => self.kill_somebody(),
             Happening::Fault => self.next_fault(),
@@ -400,6 +408,7 @@ impl World {
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
         let mut node = Node::new(at, config, seal, words);
+        node.set_fences(self.fences.needs());
         node.handle_applied(at, self.coordinator.known(index));
         self.hosts[usize::from(index)].node = Some(node);
         self.trace.record(now, Kind::Start, index.into(), &run.to_le_bytes());
@@ -571,6 +580,7 @@ impl World {
                     };
                     looks.extend(host.sessions.values().copied().filter(sits).map(|process| (process, None)));
                 }
+                Output::Fence(charge) => host.fence.begin(at, charge, ""),
                 // Programs that close are told before; nobody asks questions here, and no coordinator calls another.
                 Output::Close { .. }
                 | Output::Asked { .. }
@@ -592,6 +602,7 @@ impl World {
         if let Some(until) = lease {
             self.lease(index, until);
         }
+        self.carry_charges(index, run);
         if ended {
             self.queue.push(now, Happening::Again { node: index, run });
         }
@@ -868,17 +879,12 @@ impl World {
 
     pub(crate) fn event(&mut self, what: What) {
         let event = Event { at: self.queue.now(), what };
+        self.before_event(&event);
         self.judge.see(&event);
+        self.after_event(&event);
         if let Some(history) = &mut self.history {
             history.push(event);
         }
-    }
-
-    pub(crate) fn note_fault(&mut self, kind: usize) {
-        let now = self.queue.now();
-        self.trace.record(now, Kind::Fault, kind as u32, &[]);
-        self.faults[kind] += 1;
-        self.load.faults += 1;
     }
 }
 

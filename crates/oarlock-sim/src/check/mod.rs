@@ -8,6 +8,7 @@
 //! | [`Order`] | a waiter is overtaken no more often than the order of its lockspace allows | I6, I7, R4 |
 //! | [`Answers`] | each request has one answer, of a kind that was possible | I4, I5, R2, R9, D9 |
 //! | [`Liveness`] | at rest nobody waits without somebody real in the way, who was told | I4, I5, I23 |
+//! | [`Fences`] | nothing of a node that left is granted before its fence is on every disk, and nothing of it is written after | I2 |
 //! | [`delivery`] | a circuit delivers a gapless prefix of what was sent, once and in order | I9, I10 |
 //!
 //! They were written from the promises alone, and each has histories that it must reject.
@@ -15,6 +16,7 @@
 mod answers;
 pub mod delivery;
 mod exclusion;
+mod fences;
 mod liveness;
 mod order;
 mod tokens;
@@ -26,6 +28,7 @@ use crate::history::{Event, Ledger, Rules};
 
 pub use answers::Answers;
 pub use exclusion::Exclusion;
+pub use fences::Fences;
 pub use liveness::Liveness;
 pub use order::Order;
 pub use tokens::Tokens;
