@@ -304,7 +304,8 @@ pub fn page(code: Code) -> Page {
             "locks are being recovered",
             "the view has changed, and nothing new is granted before every member has stated what it holds and \
              everything of departed nodes is fenced",
-            "oarlock failover show says what is waited for; it takes milliseconds, or the rest of a lease",
+            "oarlock failover show says what is waited for; it takes milliseconds, the rest of a lease, or as long as the \
+             fence of a departed node fails: oarlock node fence NAME --confirmed if you have seen to it yourself",
         ),
         Code::NoMajority => page_of(
             "a change of the cluster cannot be decided",

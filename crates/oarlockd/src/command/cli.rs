@@ -313,6 +313,26 @@ pub enum Node {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Put a member out if it is in, and fence it; with --confirmed, vouch for it that it is fenced (dangerous)
+    #[command(
+        after_help = "Without --confirmed the programs of [fencing] are run, as for every node that is put out, until one \
+                            has succeeded. --confirmed says that somebody has seen to it himself: the machine is off, or its \
+                            access is cut. It says the same as `unfence`."
+    )]
+    Fence {
+        /// Name of the node
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// It is fenced, I have seen to it
+        #[arg(long)]
+        confirmed: bool,
+        /// Whether it is meant.
+        #[command(flatten)]
+        sure: Sure,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Mark a member: it is to get no new work
     Drain {
         /// Name of the member

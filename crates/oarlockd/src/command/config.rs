@@ -6,7 +6,7 @@ use oarlock_layout::code::Code;
 
 use super::cli::{Config as Command, Format, Output};
 use super::output;
-use crate::config::{Config, Given, Rights};
+use crate::config::{Config, Given, Rights, fencing};
 use crate::host::key::{Secret, print};
 use crate::host::{door, people};
 use crate::problem::{Problem, Result};
@@ -46,6 +46,7 @@ pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
         Code::KeyPermissions => p,
         _ => p.try_next(format!("copy the cluster's secret to {}, mode 0600", config.secret_file.display())),
     })?;
+    fencing::check(&config.fencing)?;
     Ok((key, secret))
 }
 
@@ -110,6 +111,14 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
         out.push(format!("mode = \"{mode:04o}\""));
         out.extend(nodes.as_ref().map(|it| format!("nodes = {it:?}")));
     }
+    if !c.fencing.is_empty() {
+        let order: Vec<_> = c.fencing.iter().map(|method| method.name.as_str()).collect();
+        out.push(format!("\n[fencing]\norder = {order:?}"));
+    }
+    for it in &c.fencing {
+        let (command, timeout) = (text(&it.command), humantime::format_duration(it.timeout));
+        out.push(format!("\n[fencing.{}]\ncommand = {command:?}\ntimeout = \"{timeout}\"", it.name));
+    }
     out.push(format!("\n[circuit]\noffload = {}", c.offload));
     out.push(format!("\n[log]\nlevel = \"{}\"", c.log.name()));
     output::print_text(&out.join("\n"))
@@ -120,6 +129,12 @@ fn document(c: &Config) -> serde_json::Value {
         .members
         .iter()
         .map(|m| serde_json::json!({"name": m.name, "address": m.address, "public_key": print(&m.key)}))
+        .collect();
+    let fences: Vec<_> = (c.fencing.iter())
+        .map(|it| {
+            let timeout = humantime::format_duration(it.timeout).to_string();
+            serde_json::json!({"name": it.name, "command": it.command, "timeout": timeout})
+        })
         .collect();
     let spaces: Vec<_> = c
         .spaces
@@ -141,6 +156,7 @@ fn document(c: &Config) -> serde_json::Value {
         "cluster": {"name": c.cluster, "secret_file": c.secret_file},
         "members": members,
         "spaces": spaces,
+        "fencing": fences,
         "circuit": {"offload": c.offload},
         "log": {"level": c.log.name()},
         "shared": c.shared().to_string(),

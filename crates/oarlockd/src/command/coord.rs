@@ -132,6 +132,7 @@ mod tests {
                     run: one("node-c", 3),
                     basis: Some("by_hand".into()),
                     why: "somebody put it out by hand".into(),
+                    fence: Some("lease only".into()),
                 }],
                 entered: vec![],
                 note: Some("asked at node-a".into()),
@@ -140,6 +141,10 @@ mod tests {
                 run: one("node-c", 3),
                 epoch: 7,
                 needs: vec![Need { need: "lease".into(), text: "the end of its lease".into() }],
+                turn: None,
+                tries: 0,
+                failed: None,
+                text: String::new(),
             }],
         };
         let expected = [
@@ -153,8 +158,8 @@ mod tests {
             "node-b  voter    run 3    run 3    812       drained  10.0.0.11:7401",
             "node-c  learner  -        run 3    812       -        10.0.0.12:7401",
             "",
-            "VIEW  MEMBERS         ENTERED  OUT                                          NOTE",
-            "7     node-a, node-b  -        node-c (run 3): somebody put it out by hand  asked at node-a",
+            "VIEW  MEMBERS         ENTERED  OUT                                                      NOTE",
+            "7     node-a, node-b  -        node-c (run 3): somebody put it out by hand; lease only  asked at node-a",
             "",
             "fence: node-c (run 3), out since view 7, waits for the end of its lease",
         ];

@@ -102,7 +102,8 @@ pub(super) fn run_text(run: &Run) -> String {
 }
 
 pub(super) fn departed_text(it: &Departed) -> String {
-    format!("{}: {}", run_text(&it.run), it.why)
+    let fence = it.fence.as_ref().map_or(String::new(), |fence| format!("; {fence}"));
+    format!("{}: {}{fence}", run_text(&it.run), it.why)
 }
 
 fn state(it: &Failover) -> &str {
@@ -160,6 +161,7 @@ fn page(node: &str, it: &Failover) -> String {
     }
     out.push(match (it.granted_us, &it.waits) {
         (Some(us), _) => format!("{:>12}  masters grant", ms(us)),
+        (None, Some(waits)) if !waits.fences.is_empty() => waits.fences.join("\n"),
         (None, Some(waits)) if waits.missing.is_empty() => format!("waits at \"{}\"", waits.barrier),
         (None, Some(waits)) => format!("waits at \"{}\" for {}", waits.barrier, waits.missing.join(", ")),
         (None, None) => "another view came before masters granted".into(),
@@ -188,6 +190,7 @@ mod tests {
                 run: Run { node: "node-c".into(), incarnation: 3 },
                 basis: Some("lease_over".into()),
                 why: "its lease ended".into(),
+                fence: Some("lease only".into()),
             }],
             entered: vec![],
             barriers: vec![
@@ -206,7 +209,7 @@ mod tests {
     fn a_timeline_is_read_from_top_to_bottom() {
         let expected = [
             "view 7 at node-a   granting   since 2001-09-09T01:46:40.000Z (12 s)",
-            "out      node-c (run 3): its lease ended",
+            "out      node-c (run 3): its lease ended; lease only",
             "entered  nobody",
             "      0.0 ms  the view is valid here",
             "      1.2 ms  arrived   node-b was last",
@@ -223,9 +226,12 @@ mod tests {
         let mut it = failover();
         it.barriers.truncate(2);
         (it.state, it.granted_us) = ("under_way".into(), None);
-        it.waits = Some(Waits { barrier: "restated".into(), missing: vec!["node-b".into()] });
+        it.waits = Some(Waits { barrier: "restated".into(), missing: vec!["node-b".into()], fences: vec![] });
         let text = page("node-a", &it);
         assert!(text.contains("under way") && text.ends_with("waits at \"restated\" for node-b"), "{text}");
+        let fence = "waiting for the fence of node-c (run 3): node-b runs it";
+        it.waits = Some(Waits { barrier: "fenced".into(), missing: vec![], fences: vec![fence.into()] });
+        assert!(page("node-a", &it).ends_with(fence), "{}", page("node-a", &it));
         (it.state, it.waits) = ("overtaken".into(), None);
         assert!(page("node-a", &it).ends_with("another view came before masters granted"));
     }

@@ -1,4 +1,4 @@
-//! `oarlock node evict`, `drain`, `undrain`, `unfence`: changes that somebody asks for.
+//! `oarlock node evict`, `fence`, `drain`, `undrain`, `unfence`: changes that somebody asks for.
 //!
 //! What cannot be taken back is told first, and asked about: a question on a terminal, `--yes` in scripts.
 
@@ -12,7 +12,7 @@ use super::failover::run_text;
 use super::session::Session;
 use super::status::session;
 use super::{coord, output};
-use crate::console::doc::{Changed, Fence, MemberRecord, Question, Registry, VERSION};
+use crate::console::doc::{Changed, Fence, MemberRecord, Question, Registry, Status, VERSION};
 use crate::problem::{Problem, Result, did_you_mean};
 
 /// `oarlock node evict`
@@ -29,7 +29,8 @@ pub fn evict(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
             .because("it is the node that answers, and the answer would end with it")
             .try_next("stop it, which gives up its locks at once; or ask another member with --socket"));
     }
-    let plan = eviction(&seen, member, run);
+    let status: Status = session.document(&Question::Status)?;
+    let plan = eviction(&seen, member, run, &status.fencing);
     if !agreed(&plan, &format!("put {name} out?"), sure)? {
         return Ok(());
     }
@@ -38,12 +39,16 @@ pub fn evict(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
 }
 
 /// What comes of it, before it is done.
-fn eviction(seen: &Registry, member: &MemberRecord, run: u64) -> String {
+fn eviction(seen: &Registry, member: &MemberRecord, run: u64, fencing: &str) -> String {
     let name = &member.node;
+    let fence = match fencing.is_empty() || fencing == "lease only" {
+        true => String::new(),
+        false => format!(", and it is fenced by {fencing}"),
+    };
     let wait = match member.surrendered {
         true => "is free at once: that run gave itself up".into(),
         false => format!(
-            "is granted to others once its lease is over, in {:.1} s at most",
+            "is granted to others once its lease is over, in {:.1} s at most{fence}",
             (LEASE + LEASE_DRIFT).as_secs_f64()
         ),
     };
@@ -52,6 +57,28 @@ fn eviction(seen: &Registry, member: &MemberRecord, run: u64) -> String {
          If it still runs, its programs lose their locks and it comes back as another run: stop it first to keep it out.",
         seen.epoch
     )
+}
+
+/// `oarlock node fence`, which nobody has confirmed
+pub fn fence(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
+    let mut session = session(&ask.connect)?;
+    let seen: Registry = session.document(&Question::Registry)?;
+    let pending: Vec<_> = seen.fences.iter().filter(|fence| fence.run.node == name).collect();
+    if !pending.is_empty() {
+        pending.iter().for_each(|fence| output::say(format_args!("{}", fence.text)));
+        return print(&unchanged(seen), ask);
+    }
+    if member(&seen, name)?.view_run.is_none() {
+        output::say(format_args!("{name} is out, and nothing is to be proven of it: nothing is to be done"));
+        return print(&unchanged(seen), ask);
+    }
+    let status: Status = session.document(&Question::Status)?;
+    if status.fencing == "lease only" {
+        return Err(Problem::new(Code::ChangeRefused, format!("nothing here can fence {name}"))
+            .because("this cluster has no [fencing]: the end of the lease is all that it waits for")
+            .try_next(format!("oarlock node evict {name}; or describe a fence, see docs/operating.md")));
+    }
+    evict(name, sure, ask)
 }
 
 /// `oarlock node drain` and `undrain`
@@ -78,7 +105,8 @@ pub fn unfence(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
     }
     let last = runs.len() - 1;
     for (i, fence) in runs.iter().enumerate() {
-        let question = Question::Unfence { node: name.into(), incarnation: fence.run.incarnation };
+        let who = Some(format!("uid {}", rustix::process::getuid().as_raw()));
+        let question = Question::Unfence { node: name.into(), incarnation: fence.run.incarnation, who };
         if i == last {
             return change(&mut session, &question, ask);
         }
@@ -214,16 +242,22 @@ mod tests {
                     need: "tail".into(),
                     text: "a fence of its own access to volume 1".into(),
                 }],
+                turn: None,
+                tries: 0,
+                failed: None,
+                text: String::new(),
             }],
         }
     }
 
     #[test]
     fn a_plan_says_what_is_waited_for() {
-        let text = eviction(&seen(), &record(false), 3);
+        let text = eviction(&seen(), &record(false), 3, "lease only");
         assert!(text.starts_with("run 3 of node-c goes out of view 7; "), "{text}");
         assert!(text.contains("once its lease is over, in 3.2 s at most"), "{text}");
-        assert!(eviction(&seen(), &record(true), 3).contains("free at once"));
+        assert!(eviction(&seen(), &record(true), 3, "lease only").contains("free at once"));
+        let fenced = eviction(&seen(), &record(false), 3, "command (power)");
+        assert!(fenced.contains("in 3.2 s at most, and it is fenced by command (power)"), "{fenced}");
         let text = release(&[&seen().fences[0]]);
         assert!(
             text.contains("node-c (run 2), out since view 6, waits for a fence of its own access"),

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::sync::{Arc, mpsc};
 
+use oarlock_cluster::fencing::{Fence, LeaseOnly};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::seal::PublicKey;
@@ -28,6 +29,7 @@ use crate::coordinator::raft::Tuning;
 use crate::engine::{Ending, Engine, Link, Parts, Segment};
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
+use crate::host::fence::Programs;
 use crate::host::key::Secret;
 use crate::host::poll::Epoll;
 use crate::host::seal::HostSeal;
@@ -104,6 +106,11 @@ fn run_once(args: &Serve) -> Result<Ending> {
     let Kept { words, segments, problems } = Kept::of(&config);
     let mut node = node(&config, state, &key, &secret, words);
     node.give(sockets.rights.accesses().to_vec());
+    let fence: Box<dyn Fence> = match config.fencing.is_empty() {
+        true => Box::new(LeaseOnly),
+        false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
+    };
+    node.set_fences(fence.needs());
     let coordinator = control::start(control::Parts {
         me: NodeId(config.me as u16),
         file: coordinator,
@@ -125,6 +132,7 @@ fn run_once(args: &Serve) -> Result<Ending> {
         data,
         signals,
         wake,
+        fence,
         coordinator,
         control: questions_of_people,
         asked,

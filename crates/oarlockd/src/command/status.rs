@@ -7,7 +7,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, coord, hand, space, waiting};
+use super::{connect, hand, space, waiting};
 use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
@@ -77,7 +77,10 @@ fn page(s: &Status) -> String {
         ),
         format!("up       {}", waiting::age(s.uptime_s * 1_000_000)),
     ]);
-    out.extend(s.fences.iter().map(|fence| format!("fence    {}", coord::fence(fence))));
+    if !s.fencing.is_empty() {
+        out.push(format!("fencing  {}", s.fencing));
+    }
+    out.extend(s.fences.iter().map(|fence| format!("fence    {}", fence.text)));
     for reason in &s.reasons {
         out.push(format!("health   {} {}", reason.code, reason.text));
     }
@@ -168,6 +171,8 @@ pub fn node(node: &Node) -> Result<()> {
             plan.print(&members, member_row, &Listed { v: 1, members: &members })
         }
         Node::Evict { name, sure, ask } => hand::evict(name, sure, ask),
+        Node::Fence { name, confirmed: true, sure, ask } => hand::unfence(name, sure, ask),
+        Node::Fence { name, confirmed: false, sure, ask } => hand::fence(name, sure, ask),
         Node::Drain { name, ask } => hand::drain(name, true, ask),
         Node::Undrain { name, ask } => hand::drain(name, false, ask),
         Node::Unfence { name, sure, ask } => hand::unfence(name, sure, ask),
@@ -374,6 +379,7 @@ mod tests {
                 voters: ["node-a", "node-b", "node-c"].map(String::from).into(),
                 learners: vec![],
             },
+            fencing: "lease only".into(),
             fences: vec![],
             clock: None,
         }
@@ -414,6 +420,6 @@ mod tests {
         assert!(page.contains("nodes    2 of 3 in the view, 2 heard; out: node-c"), "{page}");
         assert!(page.contains("raft     node-a leads, 2/3 voters heard"), "{page}");
         assert!(page.contains("5 resources, 1 session on this node"), "{page}");
-        assert!(page.lines().count() <= 10 && page.lines().all(|l| l.len() <= 80), "{page}");
+        assert!(page.lines().count() <= 11 && page.lines().all(|l| l.len() <= 80), "{page}");
     }
 }

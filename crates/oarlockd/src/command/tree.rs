@@ -174,6 +174,7 @@ pub fn why(name: &str, locks: &Locks) -> String {
             false => format!("{name}: nobody is seen inside"),
         }];
         out.extend(remarks(locks));
+        out.extend(locks.waits.iter().map(|wait| format!("nothing new is granted: {wait}")));
         return out.join("\n");
     };
     let mut out = Vec::new();
@@ -204,6 +205,7 @@ pub fn why(name: &str, locks: &Locks) -> String {
         None => out.push("  the node that decides has not answered".into()),
     }
     out.extend(remarks(locks));
+    out.extend(locks.waits.iter().map(|wait| format!("nothing new is granted: {wait}")));
     out.join("\n")
 }
 
@@ -259,7 +261,7 @@ mod tests {
     }
 
     fn locks(resources: Vec<Resource>) -> Locks {
-        Locks { v: 1, space: "default".into(), unanswered: vec![], cut: vec![], resources }
+        Locks { v: 1, space: "default".into(), waits: vec![], unanswered: vec![], cut: vec![], resources }
     }
 
     fn chain() -> Locks {

@@ -15,6 +15,9 @@ pub fn message(name: &Name, mode: Mode, document: &[u8], me: Option<(String, Loc
     let Ok(locks) = serde_json::from_slice::<Locks>(document) else {
         return format!("{start}: the daemon could not say why");
     };
+    if let Some(wait) = locks.waits.first() {
+        return format!("{start}: {wait}");
+    }
     let mut why = Vec::new();
     let resource = locks.resources.first();
     let mine = |p: &Party| me.as_ref().is_some_and(|(n, l)| p.node == *n && p.lock == l.to_string());
@@ -91,8 +94,14 @@ mod tests {
 
     fn document(resource: Resource, unanswered: &[&str]) -> Vec<u8> {
         let unanswered = unanswered.iter().map(|s| (*s).into()).collect();
-        let locks =
-            Locks { v: VERSION, space: "default".into(), unanswered, cut: vec![], resources: vec![resource] };
+        let locks = Locks {
+            v: VERSION,
+            space: "default".into(),
+            waits: vec![],
+            unanswered,
+            cut: vec![],
+            resources: vec![resource],
+        };
         serde_json::to_vec(&locks).unwrap()
     }
 

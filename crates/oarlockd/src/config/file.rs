@@ -17,6 +17,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) circuit: Circuit,
     #[serde(default)]
+    pub(super) fencing: super::fencing::Section,
+    #[serde(default)]
     pub(super) log: Log,
 }
 

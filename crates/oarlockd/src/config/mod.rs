@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read once, checked as a whole.
 //!
 //! ```text
+//!   fencing.rs   what keeps away a node that left
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
 //!   founding.rs  the cluster it describes, as its founders propose it
 //!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
@@ -10,6 +11,7 @@
 //!
 //! Start at [`Config::load`].
 
+pub mod fencing;
 mod file;
 mod founding;
 mod rights;
@@ -72,6 +74,8 @@ pub struct Config {
     pub segments: bool,
     /// The group whose members may change the cluster from this node, besides root and the user as whom it runs.
     pub operators: Option<String>,
+    /// What keeps a node that left from doing harm, in the order in which it is tried; empty: only its lease.
+    pub fencing: Vec<fencing::Method>,
     /// How much is logged.
     pub log: Level,
 }
@@ -222,6 +226,7 @@ impl Config {
             spin: file.node.spin,
             segments: file.node.segments,
             operators: file.node.operators,
+            fencing: fencing::methods(&source, file.fencing, base)?,
             log: file.log.level,
         })
     }

@@ -147,6 +147,49 @@ fn the_shared_number_names_what_differs() {
     let mut swapped = base.clone();
     swapped.members.swap(0, 1);
     assert_eq!(shared.differing(swapped.shared()), ["[[member]]"]);
-    // Bits shared by accident in one part still show in the last.
-    assert_eq!(shared.differing(Shared(shared.0 ^ 1)).len(), 3);
+    // What has no part of its own still shows in the last.
+    assert_eq!(shared.differing(Shared(shared.0 ^ 1)), ["[fencing] order"]);
+}
+
+#[test]
+fn fences_are_tried_in_order_and_every_one_is_described_and_used() {
+    assert_eq!(parse(&text("", "")).unwrap().fencing, []);
+    let both = "[fencing]\norder = [\"power\", \"cut\"]\n[fencing.cut]\ncommand = \"bin/cut\"\n\
+                [fencing.power]\ncommand = \"/sbin/power\"\ntimeout = \"1min 2s\"\n";
+    let config = parse(&text("", both)).unwrap();
+    let told: Vec<_> = (config.fencing.iter())
+        .map(|it| (it.name.as_str(), it.command.to_str().unwrap(), it.timeout.as_secs()))
+        .collect();
+    assert_eq!(told, [("power", "/sbin/power", 62), ("cut", "/etc/oarlock/bin/cut", 10)]);
+    let without = parse(&text("", "")).unwrap().shared();
+    assert_eq!(without.differing(config.shared()), ["[fencing] order"], "every verdict asks for the same");
+    let elsewhere = parse(&text("", &both.replace("bin/cut", "sbin/cut"))).unwrap();
+    assert_eq!(config.shared(), elsewhere.shared(), "how it is brought about is each member's affair");
+
+    let bad = |section: &str, code, words: &[&str]| refused(&text("", section), code, words);
+    let one = "[fencing.power]\ncommand = \"/sbin/power\"\n";
+    let with = |order: &str| format!("[fencing]\norder = {order}\n{one}");
+    bad(&with("[\"powr\"]"), Code::BadConfig, &["no section [fencing.powr]", "`power`?"]);
+    bad(&with("[\"power\", \"power\"]"), Code::BadConfig, &["twice"]);
+    bad(&with("[\"a b\"]"), Code::BadConfig, &["`a b`"]);
+    bad(one, Code::BadConfig, &["`power` does not stand in the order", "order = [\"power\"]"]);
+    bad("[fencing]\nordre = [\"power\"]\n", Code::UnknownKey, &["`ordre`", "`order`?"]);
+    let misspelt = with("[\"power\"]").replace("command", "comand");
+    bad(&misspelt, Code::UnknownKey, &["`comand`", "`command`?"]);
+    bad(&format!("{}timeout = \"soon\"\n", with("[\"power\"]")), Code::BadConfig, &["`soon`", "10s"]);
+    bad(&format!("{}timeout = \"1h\"\n", with("[\"power\"]")), Code::BadConfig, &["10min"]);
+    bad("[fencing]\norder = [\"power\"]\n[fencing.power]\n", Code::BadConfig, &["`command` is missing"]);
+}
+
+#[test]
+fn a_fence_that_cannot_be_run_is_found_before_it_is_needed() {
+    let fence = |command: &str| {
+        let section = format!("[fencing]\norder = [\"x\"]\n[fencing.x]\ncommand = \"{command}\"\n");
+        fencing::check(&parse(&text("", &section)).unwrap().fencing)
+    };
+    fence("/bin/true").unwrap();
+    for command in ["/etc/passwd", "/nowhere/to/be/found"] {
+        let problem = fence(command).unwrap_err();
+        assert!(problem.code == Code::BadConfig && problem.what.contains(command), "{problem}");
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use oarlock_cluster::registry::{Basis, Command, Fence, Out, Outcome, Registry};
+use oarlock_cluster::registry::{Basis, Command, Fence, Need, Out, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_node::MemberStatus;
 use tokio::sync::oneshot;
 
-use super::{Console, doc, names, registry, wait};
+use super::{Console, doc, fences, names, registry, wait};
 use crate::coordinator::Trouble;
 use crate::engine::{Control, Proposed, Snapshot};
 use crate::problem::did_you_mean;
@@ -21,9 +21,9 @@ type Answer<T> = Result<T, (Code, String)>;
 
 /// What somebody asked for.
 pub(super) enum Wish {
-    Evict { node: String, run: Incarnation, epoch: Epoch },
+    Evict { node: String, run: Incarnation, epoch: Epoch, fences: Vec<Need> },
     Drain { node: String, drained: bool },
-    Unfence { node: String, run: Incarnation },
+    Unfence { node: String, run: Incarnation, who: Option<String> },
 }
 
 /// The commands that a wish comes to, one after the other, with what the log says of it.
@@ -71,7 +71,7 @@ impl Console {
             changed,
             epoch: seen.view().epoch.0,
             members: seen.view().members.iter().map(|it| registry::run(&name, *it)).collect(),
-            fences: registry::fences(&name, &seen),
+            fences: fences::pending(&name, &seen),
         })
     }
 
@@ -132,14 +132,14 @@ fn plan(
 ) -> Answer<Plan> {
     let me = snapshot.status.me;
     match wish {
-        Wish::Evict { node: typed, run, epoch } => {
+        Wish::Evict { node: typed, run, epoch, fences } => {
             let node = member(registry, typed)?;
             if node == me {
                 // The answer would end with the session, and nobody would know what came of it.
                 let text = format!("{typed} cannot put itself out: stop it, or ask another member");
                 return Err((Code::ChangeRefused, text));
             }
-            let out = Out { node, incarnation: *run, basis: Basis::ByHand, fences: Vec::new() };
+            let out = Out { node, incarnation: *run, basis: Basis::ByHand, fences: fences.clone() };
             let note = Some(format!("asked at {}", snapshot.status.node));
             Ok(Plan {
                 commands: vec![Command::Evict { epoch: *epoch, out: vec![out], note }],
@@ -157,19 +157,28 @@ fn plan(
             let verb = if *drained { "drain" } else { "undrain" };
             Ok(Plan { commands: vec![command], out: None, text: format!("somebody asks to {verb} {typed}") })
         }
-        Wish::Unfence { node: typed, run } => {
+        Wish::Unfence { node: typed, run, who } => {
             // Whoever has left is no member, and its fences stay.
             let pending = registry.fences().find(|it| name(it.node) == *typed && it.incarnation == *run);
             let proven = |it: &Fence| {
                 let (node, incarnation) = (it.node, it.incarnation);
-                let one =
-                    |need: &_| Command::FenceProven { node, incarnation, need: *need, by: me, by_hand: true };
+                let one = |need: &_| Command::FenceProven {
+                    node,
+                    incarnation,
+                    need: *need,
+                    by: me,
+                    by_hand: true,
+                    who: who.clone(),
+                };
                 it.needs.iter().map(one).collect()
             };
             Ok(Plan {
                 commands: pending.map_or(Vec::new(), proven),
                 out: None,
-                text: format!("somebody says that run {run} of {typed} needs no fence any more"),
+                text: format!(
+                    "{} says that run {run} of {typed} needs no fence any more",
+                    who.as_deref().unwrap_or("somebody")
+                ),
             })
         }
     }

@@ -59,6 +59,9 @@ pub enum Question {
         node: String,
         /// Which run of it.
         incarnation: u64,
+        /// Who does, as the command says that asks.
+        #[serde(default)]
+        who: Option<String>,
     },
     /// What happened at this node?
     Events {
@@ -136,6 +139,9 @@ pub struct Status {
     /// Who decides what the cluster agrees on.
     #[serde(default)]
     pub coordinator: Coordinator,
+    /// What keeps a node that is out from doing harm: `lease only`, or the commands that fence it.
+    #[serde(default)]
+    pub fencing: String,
     /// What is still to be proven of runs that are out; until then masters grant nothing.
     #[serde(default)]
     pub fences: Vec<Fence>,
@@ -355,6 +361,9 @@ pub struct Locks {
     pub v: u32,
     /// Name of the lockspace.
     pub space: String,
+    /// What keeps every lock of the cluster from being granted, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<String>,
     /// Members that did not answer in time: what they hold is missing here.
     pub unanswered: Vec<String>,
     /// Members that left rows off.

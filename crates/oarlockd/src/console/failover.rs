@@ -3,12 +3,12 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use oarlock_cluster::recovery::{Failover, Gate};
-use oarlock_cluster::registry::{Basis, Change};
+use oarlock_cluster::registry::{Basis, Change, Registry};
 use oarlock_layout::id::NodeId;
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::Member;
 
-use super::doc;
+use super::{doc, fences};
 use crate::engine::Snapshot;
 
 /// What a timeline is made of besides itself.
@@ -16,6 +16,7 @@ struct Teller<'a> {
     /// The node that answers.
     me: NodeId,
     name: &'a dyn Fn(NodeId) -> String,
+    registry: Option<&'a Registry>,
     history: &'a [Change],
     now: Instant,
     /// The same on the wall, in milliseconds since 1970.
@@ -25,11 +26,15 @@ struct Teller<'a> {
 /// The document.
 pub(super) fn document(name: &dyn Fn(NodeId) -> String, snapshot: &Snapshot, wall_ms: u64) -> doc::Failovers {
     let history = snapshot.registry.as_ref().map_or(&[][..], |registry| registry.history());
-    let teller = Teller { me: snapshot.status.me, name, history, now: snapshot.now, wall_ms };
+    let registry = snapshot.registry.as_deref();
+    let teller = Teller { me: snapshot.status.me, name, registry, history, now: snapshot.now, wall_ms };
     let mut failovers: Vec<_> = snapshot.failovers.iter().map(|it| teller.tell(it)).collect();
     if let (Some(last), Some((gate, missing))) = (failovers.last_mut(), &snapshot.waits) {
         let missing = missing.iter().map(|node| name(*node)).collect();
-        last.waits = Some(doc::Waits { barrier: gate.name().into(), missing });
+        let pending = snapshot.registry.as_ref().filter(|_| *gate == Gate::Fenced);
+        let pending = pending.map_or(Vec::new(), |registry| fences::pending(name, registry));
+        let fences = pending.into_iter().map(|fence| fence.text).collect();
+        last.waits = Some(doc::Waits { barrier: gate.name().into(), missing, fences });
     }
     doc::Failovers { v: doc::VERSION, node: snapshot.status.node.clone(), failovers }
 }
@@ -104,7 +109,8 @@ impl Teller<'_> {
             Some((word, why)) => (Some(word.into()), why),
             None => (None, "so long ago that the registry does not say why any more".into()),
         };
-        doc::Departed { run: self.run(run), basis: word, why }
+        let fence = verdict.zip(self.registry).and_then(|(out, it)| fences::of_verdict(self.name, it, out));
+        doc::Departed { run: self.run(run), basis: word, why, fence }
     }
 }
 
@@ -144,7 +150,7 @@ mod tests {
         let name = |node: NodeId| format!("node-{}", ["a", "b", "c"][node.0 as usize]);
         let now = Instant::from_millis(70_000);
         let wall_ms = 1_000_000_060_000;
-        Teller { me: NodeId(0), name: &name, history, now, wall_ms }.tell(it)
+        Teller { me: NodeId(0), name: &name, registry: None, history, now, wall_ms }.tell(it)
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub fn merge(space: &str, name_of: &dyn Fn(NodeId) -> String, seen: &[(NodeId, O
         }
     }
     let resources = resources.into_iter().map(|(name, merged)| merged.finish(&name)).collect();
-    doc::Locks { v: doc::VERSION, space: space.into(), unanswered, cut, resources }
+    doc::Locks { v: doc::VERSION, space: space.into(), waits: Vec::new(), unanswered, cut, resources }
 }
 
 #[derive(Default)]

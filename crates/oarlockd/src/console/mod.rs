@@ -12,6 +12,7 @@ mod change;
 pub mod doc;
 mod events;
 mod failover;
+mod fences;
 mod http;
 mod merge;
 mod metrics;
@@ -22,6 +23,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use oarlock_cluster::registry::Need;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::message::look::At;
@@ -159,15 +161,16 @@ impl Console {
             }
             Question::Evict { node, incarnation, epoch } => {
                 let run = Incarnation(incarnation);
-                let wish = Wish::Evict { node, run, epoch: Epoch(epoch) };
+                let fences = if self.config.fencing.is_empty() { vec![] } else { vec![Need::Program] };
+                let wish = Wish::Evict { node, run, epoch: Epoch(epoch), fences };
                 serde_json::to_string(&self.change(wish).await?)
             }
             Question::Drain { node, drained } => {
                 serde_json::to_string(&self.change(Wish::Drain { node, drained }).await?)
             }
-            Question::Unfence { node, incarnation } => {
+            Question::Unfence { node, incarnation, who } => {
                 let run = Incarnation(incarnation);
-                serde_json::to_string(&self.change(Wish::Unfence { node, run }).await?)
+                serde_json::to_string(&self.change(Wish::Unfence { node, run, who }).await?)
             }
             Question::Events { after } => {
                 let (sender, receiver) = oneshot::channel();
@@ -187,6 +190,14 @@ impl Console {
         let (sender, receiver) = oneshot::channel();
         self.link.send(Control::Snapshot(sender));
         wait(receiver).await
+    }
+
+    /// What keeps every lock of the cluster from being granted.
+    async fn waits(&self) -> std::result::Result<Vec<String>, (Code, String)> {
+        let snapshot = self.snapshot().await?;
+        let Some(registry) = &snapshot.registry else { return Ok(Vec::new()) };
+        let pending = fences::pending(&names(&self.config, &snapshot), registry);
+        Ok(pending.into_iter().map(|fence| fence.text).collect())
     }
 
     async fn locks(
@@ -229,7 +240,8 @@ impl Console {
         self.link.send(Control::Look { space: id, at, reply });
         let (names, seen) = wait(receiver).await?;
         let name_of = |node| names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
-        Ok(merge(space, &name_of, &seen))
+        let waits = self.waits().await?;
+        Ok(doc::Locks { waits, ..merge(space, &name_of, &seen) })
     }
 }
 

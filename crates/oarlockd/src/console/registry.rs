@@ -7,7 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::view::Member;
 
-use super::{doc, failover};
+use super::{doc, failover, fences};
 use crate::coordinator::raft::Standing;
 use crate::engine::Snapshot;
 
@@ -31,8 +31,8 @@ pub(super) fn document(name: Name<'_>, snapshot: &Snapshot) -> Result<doc::Regis
         watermark: registry.watermark().to_string(),
         coordinator: coordinator(name, &snapshot.standing),
         members: registry.members().map(|it| member(registry, it)).collect(),
-        views: registry.history().iter().map(|it| verdict(name, it)).collect(),
-        fences: fences(name, registry),
+        views: registry.history().iter().map(|it| verdict(name, registry, it)).collect(),
+        fences: fences::pending(name, registry),
     })
 }
 
@@ -45,26 +45,6 @@ pub(super) fn coordinator(name: Name<'_>, standing: &Standing) -> doc::Coordinat
         voters: names(&standing.voters),
         learners: names(&standing.learners),
     }
-}
-
-/// What is still to be proven.
-pub(super) fn fences(name: Name<'_>, registry: &Registry) -> Vec<doc::Fence> {
-    let fence = |it: &registry::Fence| doc::Fence {
-        run: doc::Run { node: name(it.node), incarnation: it.incarnation.0 },
-        epoch: it.epoch.0,
-        needs: it.needs.iter().map(|need| self::need(name, *need)).collect(),
-    };
-    registry.fences().map(fence).collect()
-}
-
-fn need(name: Name<'_>, need: registry::Need) -> doc::Need {
-    let (word, text) = match need {
-        registry::Need::Lease => ("lease", need.to_string()),
-        // Its own text has the number of the server, which nobody knows by heart.
-        registry::Need::Client { server } => ("client", format!("a fence against it at {}", name(server))),
-        registry::Need::Tail { .. } => ("tail", need.to_string()),
-    };
-    doc::Need { need: word.into(), text }
 }
 
 /// A run by the name of its node.
@@ -90,11 +70,12 @@ fn member(registry: &Registry, it: &registry::MemberRecord) -> doc::MemberRecord
     }
 }
 
-fn verdict(name: Name<'_>, it: &registry::Change) -> doc::Verdict {
+fn verdict(name: Name<'_>, all: &Registry, it: &registry::Change) -> doc::Verdict {
     let departed = |out: &registry::Out| {
         let (word, why) = failover::basis(out.basis);
         let member = Member { node: out.node, incarnation: out.incarnation };
-        doc::Departed { run: run(name, member), basis: Some(word.into()), why }
+        let fence = fences::of_verdict(name, all, out);
+        doc::Departed { run: run(name, member), basis: Some(word.into()), why, fence }
     };
     doc::Verdict {
         epoch: it.view.epoch.0,

@@ -9,7 +9,7 @@ use oarlock_layout::time::Instant;
 use oarlock_node::MemberStatus;
 use oarlock_node::rights::Permit;
 
-use super::{doc, registry};
+use super::{doc, fences, registry};
 use crate::config::{Config, Shared};
 use crate::engine::Snapshot;
 use crate::host::people;
@@ -82,7 +82,8 @@ pub(super) fn document(
         spaces,
         sessions: s.sessions as u64,
         coordinator: registry::coordinator(&name, &snapshot.standing),
-        fences: snapshot.registry.as_ref().map_or(Vec::new(), |it| registry::fences(&name, it)),
+        fencing: fences::policy(config),
+        fences: snapshot.registry.as_ref().map_or(Vec::new(), |it| fences::pending(&name, it)),
         clock: Some(clock(s)),
     }
 }

@@ -35,6 +35,7 @@ impl Engine {
                 FromControl::Carry { to, message } => _ = self.p.node.carry(now, to, &message),
                 FromControl::Applied(registry) => {
                     self.p.node.handle_applied(now, &registry);
+                    self.note_fences(&registry);
                     self.registry = Some(registry);
                 }
                 FromControl::Answered { command, outcome } => {

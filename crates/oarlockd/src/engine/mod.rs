@@ -19,6 +19,7 @@ mod complaints;
 mod control;
 mod coordination;
 mod events;
+mod fencing;
 mod segments;
 mod sessions;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use oarlock_cluster::fencing::Fence;
 use oarlock_cluster::registry::{Command, Registry};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
@@ -108,6 +110,8 @@ pub struct Parts {
     pub signals: Signals,
     /// Rung by the console and by the coordinator.
     pub wake: Wake,
+    /// What keeps departed nodes from doing harm.
+    pub fence: Box<dyn Fence>,
     /// This node's coordinator.
     pub coordinator: coordinator::control::Link,
     /// What the console wants.
@@ -245,6 +249,7 @@ impl Engine {
                         self.control(now, control);
                     }
                     self.coordinate(now);
+                    self.hear_of_fences(now);
                 }
                 token if token < FIRST_SESSION => self.signal(now),
                 token => self.session_ready(now, token, *r),
@@ -311,6 +316,7 @@ impl Engine {
                         self.sessions.with_spare(|| data.store(State { ceiling, ..data.state() }))?;
                         self.p.node.handle_ceiling_stored(now, ceiling);
                     }
+                    Output::Fence(charge) => self.fence(now, charge),
                     Output::Event(event) => self.log(now, &event),
                 }
             }

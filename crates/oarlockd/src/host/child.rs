@@ -61,6 +61,11 @@ impl Family {
         Family { child, group }
     }
 
+    /// A child that leads a process group of its own, and who else is in that.
+    pub const fn group(child: u32) -> Family {
+        Family { child, group: true }
+    }
+
     /// Passes a signal on: to the child's group if it leads one, else to the child.
     pub fn signal(&self, signal: Signal) {
         let Some(pid) = Pid::from_raw(self.child as i32) else { return };

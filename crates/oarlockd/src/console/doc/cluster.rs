@@ -57,6 +57,10 @@ pub struct Departed {
     pub basis: Option<String>,
     /// The same for people.
     pub why: String,
+    /// What kept it from doing harm: `lease only`, `fenced by node-b`, `confirmed by hand at node-a`, `not fenced yet`. None
+    /// if it gave itself up, or nobody remembers.
+    #[serde(default)]
+    pub fence: Option<String>,
 }
 
 /// A barrier that was passed.
@@ -79,6 +83,9 @@ pub struct Waits {
     pub barrier: String,
     /// Members whose part is missing.
     pub missing: Vec<String>,
+    /// At `fenced`: for what, in sentences.
+    #[serde(default)]
+    pub fences: Vec<String>,
 }
 
 /// Who decides what the cluster agrees on, as far as a node knows.
@@ -104,12 +111,24 @@ pub struct Fence {
     pub epoch: u32,
     /// What is missing.
     pub needs: Vec<Need>,
+    /// The member whose turn it is to run the fence command, if one is wanted and somebody is there.
+    #[serde(default)]
+    pub turn: Option<String>,
+    /// How often that has failed.
+    #[serde(default)]
+    pub tries: u32,
+    /// The last failure.
+    #[serde(default)]
+    pub failed: Option<String>,
+    /// All of it in a sentence, with what a person can do.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// One thing that must be proven of an evicted run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Need {
-    /// `lease`, `client` or `tail`.
+    /// `lease`, `client`, `tail` or `program`.
     pub need: String,
     /// The same for people.
     pub text: String,

@@ -1,0 +1,231 @@
+//! Fences that are outside programs: a power switch, a hypervisor, a port of a switch (L4).
+//!
+//! ```text
+//!   a charge ──► thread ──► power NODE RUN EPOCH ── exit 0 ──────────────────────────► proven
+//!                              └─ anything else, or too late ──► cut NODE RUN EPOCH ──► …, or failed
+//! ```
+//!
+//! A program is told what it needs in its arguments and in its environment. It is killed with everything in its process group when its
+//! time is over, and by the kernel when this process dies; whichever member is next begins anew.
+
+use std::collections::VecDeque;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use oarlock_cluster::fencing::{Charge, Fence};
+use oarlock_cluster::registry::Need;
+use oarlock_layout::time::Instant;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+use tracing::{info, warn};
+
+use super::child::{Family, spawn_bound, watch};
+use super::wake::Wake;
+use crate::config::fencing::Method;
+
+type Answer = (Charge, Result<(), String>);
+
+/// Fences that are outside programs, in the order in which they are tried.
+pub struct Programs {
+    methods: Vec<Method>,
+    cluster: String,
+    wake: Wake,
+    sender: Sender<Answer>,
+    answers: Receiver<Answer>,
+    /// Charges that could not even be begun.
+    refused: VecDeque<Answer>,
+}
+
+impl Programs {
+    /// None has run yet. The bell is rung when one has ended.
+    ///
+    /// # Panics
+    /// If there are none: that is [`LeaseOnly`](oarlock_cluster::fencing::LeaseOnly).
+    pub fn new(methods: Vec<Method>, cluster: &str, wake: Wake) -> Programs {
+        assert!(!methods.is_empty(), "no programs are no fence");
+        let (sender, answers) = channel();
+        Programs { methods, cluster: cluster.into(), wake, sender, answers, refused: VecDeque::new() }
+    }
+}
+
+impl Fence for Programs {
+    fn needs(&self) -> Vec<Need> {
+        vec![Need::Program]
+    }
+
+    fn begin(&mut self, _: Instant, charge: Charge, name: &str) {
+        let (methods, sender, wake) = (self.methods.clone(), self.sender.clone(), self.wake.clone());
+        let told = Told { charge, name: name.into(), cluster: self.cluster.clone() };
+        // The thread is what the kernel watches: it lives as long as the program may.
+        let begun = thread::Builder::new().name("fence".into()).spawn(move || {
+            // Nobody hears it if the engine has ended; then it is another's turn.
+            let _ = sender.send((told.charge, first(&methods, &told)));
+            wake.ring();
+        });
+        if let Err(e) = begun {
+            self.refused.push_back((charge, Err(format!("no thread: {e}"))));
+            self.wake.ring();
+        }
+    }
+
+    fn poll(&mut self, _: Instant) -> Option<Answer> {
+        self.refused.pop_front().or_else(|| self.answers.try_recv().ok())
+    }
+}
+
+/// What a program is told.
+struct Told {
+    charge: Charge,
+    name: String,
+    cluster: String,
+}
+
+/// The first that exits with 0 is enough.
+fn first(methods: &[Method], told: &Told) -> Result<(), String> {
+    let run = told.charge.incarnation;
+    let mut last = String::new();
+    for method in methods {
+        info!("fencing {} (run {run}) by {}: {}", told.name, method.name, method.command.display());
+        match ran(method, told) {
+            Ok(()) => {
+                info!("{} (run {run}) is fenced by {}", told.name, method.name);
+                return Ok(());
+            }
+            Err(why) => {
+                warn!("fencing {} (run {run}) by {} failed: {why}", told.name, method.name);
+                last = format!("{}: {why}", method.name);
+            }
+        }
+    }
+    Err(last)
+}
+
+fn ran(method: &Method, told: &Told) -> Result<(), String> {
+    let Charge { incarnation, epoch, tries, .. } = told.charge;
+    let (run, epoch) = (incarnation.to_string(), epoch.to_string());
+    let mut command = Command::new(&method.command);
+    command
+        .args([&told.name, &run, &epoch])
+        .env("OARLOCK_CLUSTER", &told.cluster)
+        .env("OARLOCK_FENCE", &method.name)
+        .env("OARLOCK_FENCE_NODE", &told.name)
+        .env("OARLOCK_FENCE_RUN", &run)
+        .env("OARLOCK_FENCE_EPOCH", &epoch)
+        .env("OARLOCK_FENCE_TRY", (tries + 1).to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        // With the lines of the daemon: whoever looks for the reason looks there.
+        .stderr(Stdio::inherit())
+        .process_group(0);
+    let mut child = spawn_bound(&mut command, Signal::KILL).map_err(|e| format!("cannot run it: {e}"))?;
+    let ended = ends(&child, method.timeout);
+    if !matches!(ended, Ok(true)) {
+        Family::group(child.id()).signal(Signal::KILL);
+    }
+    let status = child.wait().map_err(|e| format!("cannot wait for it: {e}"))?;
+    match ended {
+        Ok(true) if status.success() => Ok(()),
+        Ok(true) => Err(exit(status)),
+        Ok(false) => Err(format!("not done in {}", humantime::format_duration(method.timeout))),
+        Err(e) => Err(format!("cannot watch it: {e}")),
+    }
+}
+
+/// Whether it ends in time.
+fn ends(child: &Child, within: Duration) -> std::io::Result<bool> {
+    let watched = watch(child.id())?;
+    let until = super::clock::now() + within;
+    loop {
+        let left = until.since(super::clock::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&watched, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn exit(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+
+    use super::*;
+
+    fn method(dir: &Path, name: &str, script: &str, timeout_ms: u64) -> Method {
+        let command = dir.join(name);
+        fs::write(&command, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
+        Method { name: name.into(), command, timeout: Duration::from_millis(timeout_ms) }
+    }
+
+    fn charge() -> Charge {
+        Charge { node: NodeId(2), incarnation: Incarnation(7), epoch: Epoch(9), tries: 3 }
+    }
+
+    fn fence(methods: Vec<Method>) -> Result<(), String> {
+        let wake = Wake::new().unwrap();
+        let mut programs = Programs::new(methods, "harbour", wake.clone());
+        assert_eq!(programs.needs(), [Need::Program]);
+        programs.begin(Instant(0), charge(), "node-c");
+        poll(&mut [PollFd::new(&wake, PollFlags::IN)], None).unwrap();
+        let (of, outcome) = programs.poll(Instant(0)).unwrap();
+        assert_eq!((of, programs.poll(Instant(0))), (charge(), None), "each charge is answered once");
+        outcome
+    }
+
+    /// L4: a program hears whom to fence, twice over, and only its exit with 0 proves anything.
+    #[test]
+    fn a_program_that_exits_with_0_has_fenced_the_node_it_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("said");
+        let script = format!(
+            "echo \"$@ $OARLOCK_CLUSTER $OARLOCK_FENCE $OARLOCK_FENCE_NODE $OARLOCK_FENCE_RUN \
+             $OARLOCK_FENCE_EPOCH $OARLOCK_FENCE_TRY\" > {}",
+            said.display()
+        );
+        assert_eq!(fence(vec![method(dir.path(), "power", &script, 60_000)]), Ok(()));
+        assert_eq!(fs::read_to_string(&said).unwrap(), "node-c 7 9 harbour power node-c 7 9 4\n");
+        let failed = |script: &str| fence(vec![method(dir.path(), "power", script, 60_000)]).unwrap_err();
+        assert_eq!(failed("exit 3"), "power: exit status 3");
+        assert_eq!(failed("kill -9 $$"), "power: ended by signal 9");
+        let gone = Method { command: dir.path().join("gone"), ..method(dir.path(), "x", "", 1_000) };
+        assert!(fence(vec![gone]).unwrap_err().starts_with("x: cannot run it"));
+    }
+
+    /// L4: a fence that hangs has failed, and nothing of it is left behind; the next in the order has its turn.
+    #[test]
+    fn a_program_that_hangs_is_killed_with_its_group_and_the_next_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let hangs = format!("sleep 600 & echo $! > {}; wait", pid.display());
+        let hangs = method(dir.path(), "power", &hangs, 500);
+        assert_eq!(fence(vec![hangs.clone()]), Err("power: not done in 500ms".into()));
+        let pid = fs::read_to_string(&pid).unwrap();
+        let gone = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !gone() {
+            assert!(std::time::Instant::now() < until, "what it started lives on");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(fence(vec![hangs, method(dir.path(), "cut", "exit 0", 60_000)]), Ok(()));
+    }
+}

@@ -1,0 +1,143 @@
+//! A fence that is a program, on real nodes: nothing of a killed node is granted before it has said 0, or a person has.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use oarlock_chaos::cluster::Cluster;
+use support::{Said, oarlock, until};
+
+const A: usize = 0;
+const B: usize = 1;
+const C: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Three nodes whose fence fails until a file is there, and notes whom it was told to fence.
+struct Fenced {
+    cluster: Cluster,
+}
+
+impl Fenced {
+    fn start() -> Fenced {
+        let mut cluster = Cluster::new(Path::new(env!("CARGO_BIN_EXE_oarlock")), 1).unwrap();
+        let fence = cluster.dir().join("fence");
+        let script = format!(
+            "#!/bin/sh\ncd {}\necho \"$1 $2 $3 $OARLOCK_FENCE_TRY\" >> calls\ntest -e allowed || exit 3\n",
+            cluster.dir().display()
+        );
+        fs::write(&fence, script).unwrap();
+        fs::set_permissions(&fence, fs::Permissions::from_mode(0o755)).unwrap();
+        for place in &cluster.places {
+            let section = "\n[fencing]\norder = [\"test\"]\n[fencing.test]\ncommand = \"../fence\"\n";
+            let text = fs::read_to_string(place.config()).unwrap() + section;
+            fs::write(place.config(), text).unwrap();
+        }
+        cluster.start_all().unwrap();
+        cluster.wait_until_serving(PATIENCE).unwrap();
+        Fenced { cluster }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.cluster.dir().join(name)
+    }
+
+    /// What the script was told: node, run, epoch and try, each time.
+    fn calls(&self) -> Vec<String> {
+        fs::read_to_string(self.file("calls")).unwrap_or_default().lines().map(Into::into).collect()
+    }
+
+    fn run(&self, node: usize, args: &[&str]) -> Said {
+        let socket = self.cluster.places[node].socket();
+        Said::of(oarlock().env("OARLOCK_SOCKET", socket).args(args).output().unwrap())
+    }
+
+    /// Takes `x` at the last node, kills that node, and wants `x` at another. It leaves a file when it has it.
+    fn take_kill_and_want(&mut self) -> Child {
+        let holder = self.cluster.client(C, "holder").unwrap();
+        let guard = holder.space("default").unwrap().lock("x").acquire().unwrap();
+        self.cluster.kill(C);
+        guard.wait_lost(PATIENCE).expect("its node is gone");
+        let socket = self.cluster.places[A].socket();
+        let mut command = oarlock();
+        command.env("OARLOCK_SOCKET", socket).args(["lock", "-q", "-w", "120", "x", "--", "touch"]);
+        command.arg(self.file("granted")).stdout(Stdio::null()).stderr(Stdio::null());
+        let waiter = command.spawn().unwrap();
+        until("the fence is waited for", || {
+            self.run(A, &["status"]).out.contains("waiting for the fence of c")
+        });
+        waiter
+    }
+
+    fn granted(&self, mut waiter: Child) {
+        assert!(waiter.wait().unwrap().success());
+        assert!(self.file("granted").exists());
+    }
+}
+
+/// L4: until the program exits with 0, wherever it is run, everything waits and says for what; the killed node comes back after that.
+#[test]
+fn nothing_of_a_killed_node_is_granted_before_its_fence_has_succeeded() {
+    let mut fenced = Fenced::start();
+    fenced.run(A, &["status"]).expect(0, &["fencing  command (test)"]);
+    let waiter = fenced.take_kill_and_want();
+    until("both others have tried", || fenced.calls().len() >= 3);
+    fenced.run(B, &["status"]).expect(
+        0,
+        &[
+            "waiting for the fence of c (run 1)",
+            "it failed",
+            "test: exit status 3",
+            "node fence c --confirmed",
+        ],
+    );
+    fenced.run(A, &["locks", "why", "x"]).expect(0, &["nothing new is granted: waiting for the fence of c"]);
+    fenced.run(A, &["failover", "show"]).expect(0, &["not fenced yet", "waiting for the fence of c (run 1)"]);
+    fenced.run(A, &["node", "fence", "c"]).expect(0, &["waiting for the fence of c (run 1)"]);
+    fenced.run(A, &["ok"]).expect(69, &["waiting for the fence of c"]);
+    let calls = fenced.calls();
+    for (i, call) in calls.iter().enumerate() {
+        let words: Vec<_> = call.split(' ').collect();
+        let number = (i + 1).to_string();
+        assert_eq!((words[0], words[1], words[3]), ("c", "1", number.as_str()), "{calls:?}");
+    }
+    // It wants to be back, and waits like everybody.
+    fenced.cluster.start(C).unwrap();
+    assert!(!fenced.file("granted").exists(), "nothing is granted meanwhile");
+
+    fs::write(fenced.file("allowed"), "").unwrap();
+    fenced.granted(waiter);
+    fenced.run(A, &["coord", "show"]).expect(0, &["fenced by "]);
+    fenced.run(B, &["events"]).expect(0, &["to fence c (run 1), at ", "c (run 1) is fenced, by "]);
+    until("it is back, as another run", || {
+        fenced.run(A, &["node", "show", "c"]).out.contains("in it as run 2")
+    });
+    let last = fenced.calls().last().unwrap().clone();
+    assert!(last.starts_with("c 1 "), "no run but the first was to be fenced: {last}");
+}
+
+/// L4: a person who has seen to it frees what waits, and it is told who; a stop in order asks for no fence at all.
+#[test]
+fn what_a_person_confirms_is_as_good_as_the_fence() {
+    let mut fenced = Fenced::start();
+    let waiter = fenced.take_kill_and_want();
+    let said = fenced.run(B, &["node", "fence", "c", "--confirmed"]);
+    said.expect(2, &["DANGER", "nothing was changed"]);
+    assert!(!fenced.file("granted").exists());
+    fenced.run(B, &["node", "fence", "c", "--confirmed", "--yes"]).expect(0, &["DANGER", "view "]);
+    fenced.granted(waiter);
+    let uid = format!("uid {}", rustix::process::getuid().as_raw());
+    for node in [A, B] {
+        let confirmed = format!("{uid} confirmed by hand at b, of c (run 1)");
+        until("it is remembered at every node", || fenced.run(node, &["events"]).out.contains(&confirmed));
+    }
+    fenced.run(A, &["coord", "show"]).expect(0, &["confirmed by hand at b by uid "]);
+
+    let before = fenced.calls();
+    fenced.cluster.ask_to_stop(B);
+    until("it has left", || fenced.cluster.has_left(B));
+    assert_eq!(fenced.calls(), before, "whoever gives himself up is not fenced");
+}
