@@ -114,11 +114,11 @@ impl Stage {
         let node_config = oarlock_node::Config {
             cluster: config.cluster.clone(),
             me: NodeId(0),
-            nodes: vec![NodeConfig {
+            nodes: oarlock_node::numbered([NodeConfig {
                 name: "solo".into(),
                 address: config.members[0].address,
                 key: PublicKey(config.members[0].key),
-            }],
+            }]),
             spaces: vec![SpaceConfig {
                 name: "default".into(),
                 order: oarlock_node::Order::Passover,
