@@ -337,6 +337,9 @@ impl Node {
             return;
         }
         match output {
+            // Its programs have been told, and may act under their locks until they have heard. Whoever gave these back now would
+            // let others in beside them: they are held until the run is out of the view (L4, L5).
+            L::Send { .. } if self.ended => {}
             L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
                 Ok(()) => {}
                 Err(SendError::Full { peer, .. }) => self.overwhelmed(now, peer),

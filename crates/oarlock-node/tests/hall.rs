@@ -549,6 +549,26 @@ fn a_node_joins_and_leaves_while_locks_are_held() {
 }
 
 /// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
+/// L4, L5: whoever is told that its lock is lost may still act under it; what a run that ends had stays held until it is out.
+#[test]
+fn a_run_that_ends_gives_nothing_back_before_it_gives_itself_up() {
+    let mut cluster = serving(3);
+    for n in 0..3 {
+        let (holder, waiter) = (cluster.session(n, 1), cluster.session((n + 1) % 3, 2));
+        cluster.lock(holder, 1, Mode::EX);
+        assert!(matches!(cluster.reply(holder), Reply::Granted(_)));
+        cluster.lock(waiter, 1, Mode::EX);
+        let now = cluster.now;
+        assert_eq!(cluster.node(n).stop(now), [holder.1]);
+        cluster.run(Duration::from_millis(500));
+        assert_eq!(cluster.heard(waiter), None, "the program of node {n} has only just been told");
+        assert!(cluster.node(n).surrender());
+        cluster.run(Duration::from_secs(1));
+        assert!(matches!(cluster.reply(waiter), Reply::Granted(_)));
+        cluster = serving(3);
+    }
+}
+
 #[test]
 fn without_a_coordinator_a_lease_freezes_and_ends() {
     let mut cluster = serving(3);
