@@ -70,20 +70,25 @@ pub trait Fence {
 }
 
 /// No fence: only the lease. A node that stands still between its grant and its use may act late.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LeaseOnly;
+///
+/// Nothing is asked of it, unless the cluster had a fence when somebody was put out and has none any more: then it fails, and a person must
+/// confirm what no program can.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaseOnly {
+    charges: VecDeque<Charge>,
+}
 
 impl Fence for LeaseOnly {
     fn needs(&self) -> Vec<Need> {
         Vec::new()
     }
 
-    fn begin(&mut self, _: Instant, _: Charge, name: &str) {
-        unreachable!("nothing is to be proven of {name} but its lease")
+    fn begin(&mut self, _: Instant, charge: Charge, _: &str) {
+        self.charges.push_back(charge);
     }
 
     fn poll(&mut self, _: Instant) -> Option<(Charge, Result<(), String>)> {
-        None
+        self.charges.pop_front().map(|charge| (charge, Err("this cluster has no fence any more".into())))
     }
 }
 
@@ -236,5 +241,15 @@ mod tests {
         assert_eq!(short("exit status 1\n".into()), "exit status 1");
         let long = short("\u{e9}".repeat(60));
         assert!(long.len() <= LABEL_BYTES_MAX && long.chars().all(|c| c == '\u{e9}'), "{long}");
+    }
+
+    #[test]
+    fn without_a_fence_nothing_is_asked_for_and_nothing_is_proven() {
+        let mut none = LeaseOnly::default();
+        assert_eq!((none.needs(), none.poll(Instant(0))), (Vec::new(), None));
+        let charge = Charge { node: NodeId(2), incarnation: Incarnation(1), epoch: Epoch(4), tries: 0 };
+        none.begin(Instant(0), charge, "node-c");
+        let (of, outcome) = none.poll(Instant(0)).unwrap();
+        assert!(of == charge && outcome.is_err() && none.poll(Instant(0)).is_none());
     }
 }

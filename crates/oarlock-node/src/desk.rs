@@ -292,6 +292,9 @@ impl Node {
         let Some(membership) = &self.membership else {
             return format!("{me} has not heard from the coordinator yet that it is a member");
         };
+        if let Some(run) = self.run_to_be_fenced() {
+            return format!("{me} is let in again once its run {run} is fenced");
+        }
         let unheard: Vec<String> = membership.unheard().map(|node| self.node_name(node)).collect();
         if !unheard.is_empty() {
             return format!("{me} is in no view yet: it does not hear {}", unheard.join(", "));
@@ -337,9 +340,6 @@ impl Node {
             return;
         }
         match output {
-            // Its programs have been told, and may act under their locks until they have heard. Whoever gave these back now would
-            // let others in beside them: they are held until the run is out of the view (L4, L5).
-            L::Send { .. } if self.ended => {}
             L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
                 Ok(()) => {}
                 Err(SendError::Full { peer, .. }) => self.overwhelmed(now, peer),

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use oarlock_cluster::fencing::{Charge, Output as Step};
 use oarlock_cluster::registry::{self, Need};
 use oarlock_cluster::{Fencing, Registry};
+use oarlock_layout::id::Incarnation;
 use oarlock_layout::time::Instant;
 
 use crate::node::{Node, Output};
@@ -69,6 +70,13 @@ impl Node {
             });
         }
         moved
+    }
+
+    /// The earlier run of this node whose fence comes before this one is let in.
+    pub(crate) fn run_to_be_fenced(&self) -> Option<Incarnation> {
+        let mine =
+            |fence: &&registry::Fence| fence.node == self.config.me && fence.needs.contains(&Need::Program);
+        self.fencing.pending.iter().find(mine).map(|fence| fence.incarnation)
     }
 
     /// Whom new grants wait for, in words.

@@ -548,7 +548,6 @@ fn a_node_joins_and_leaves_while_locks_are_held() {
     assert_ne!(cluster.phases()[d], Phase::Serving);
 }
 
-/// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
 /// L4, L5: whoever is told that its lock is lost may still act under it; what a run that ends had stays held until it is out.
 #[test]
 fn a_run_that_ends_gives_nothing_back_before_it_gives_itself_up() {
@@ -569,6 +568,7 @@ fn a_run_that_ends_gives_nothing_back_before_it_gives_itself_up() {
     }
 }
 
+/// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
 #[test]
 fn without_a_coordinator_a_lease_freezes_and_ends() {
     let mut cluster = serving(3);

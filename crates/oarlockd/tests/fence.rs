@@ -106,6 +106,9 @@ fn nothing_of_a_killed_node_is_granted_before_its_fence_has_succeeded() {
     }
     // It wants to be back, and waits like everybody.
     fenced.cluster.start(C).unwrap();
+    until("it says what it waits for", || {
+        fenced.run(C, &["status"]).out.contains("let in again once its run 1 is fenced")
+    });
     assert!(!fenced.file("granted").exists(), "nothing is granted meanwhile");
 
     fs::write(fenced.file("allowed"), "").unwrap();

@@ -107,7 +107,7 @@ fn run_once(args: &Serve) -> Result<Ending> {
     let mut node = node(&config, state, &key, &secret, words);
     node.give(sockets.rights.accesses().to_vec());
     let fence: Box<dyn Fence> = match config.fencing.is_empty() {
-        true => Box::new(LeaseOnly),
+        true => Box::new(LeaseOnly::default()),
         false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
     };
     node.set_fences(fence.needs());

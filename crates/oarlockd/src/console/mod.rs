@@ -180,7 +180,8 @@ impl Console {
                 serde_json::to_string(&events::document(me, first, &noted))
             }
             Question::Locks { space, waiting, name } => {
-                serde_json::to_string(&self.locks(&space, waiting, name.as_deref(), permit).await?)
+                let locks = self.locks(&space, waiting, name.as_deref(), permit).await?;
+                serde_json::to_string(&doc::Locks { waits: self.waits().await?, ..locks })
             }
         };
         Ok(text.expect("a document is plain data"))
@@ -240,8 +241,7 @@ impl Console {
         self.link.send(Control::Look { space: id, at, reply });
         let (names, seen) = wait(receiver).await?;
         let name_of = |node| names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
-        let waits = self.waits().await?;
-        Ok(doc::Locks { waits, ..merge(space, &name_of, &seen) })
+        Ok(merge(space, &name_of, &seen))
     }
 }
 

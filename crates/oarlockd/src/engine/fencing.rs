@@ -15,6 +15,8 @@ impl Engine {
         let text = format!("it is this node's turn to fence {name} (run {})", charge.incarnation);
         self.events.note(Level::Info, None, text);
         self.p.fence.begin(now, charge, &name);
+        // What cannot even begin has failed by now.
+        self.hear_of_fences(now);
     }
 
     /// Takes in what came of it.
