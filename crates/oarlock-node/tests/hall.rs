@@ -21,7 +21,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Geometry, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
-use oarlock_node::rights::Who;
+use oarlock_node::rights::{Access, Who};
 use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 use oarlock_shm::{Hub, Memory};
 use seal::ChecksumSeal;
@@ -753,4 +753,61 @@ fn e8_members_ask_for_the_room_that_they_need() {
     (0..2).for_each(|n| assert!(cluster.stamp(n) > high));
     assert!((1..6).contains(&cluster.raises), "{} times", cluster.raises);
     assert!(cluster.coordinator.registry.watermark() > high);
+}
+
+/// I22: a node whose programs have no business in a lockspace, and that lets them in all the same, gets nothing from any master,
+/// and is told of. As a master it decides like any other.
+#[test]
+fn a_node_that_a_lockspace_is_not_for_states_in_vain() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    let given = |nodes| vec![Access { nodes, ..Access::default() }];
+    cluster.node(0).give(given(Some(vec![NodeId(0), NodeId(2)])));
+    cluster.node(2).give(given(Some(vec![NodeId(0), NodeId(2)])));
+    // node-b believes that it may.
+    cluster.node(1).give(given(None));
+    let (liar, honest) = (cluster.session(1, 1), cluster.session(0, 2));
+    let (mut refused, mut own) = (0, 0);
+    for handle in 0..30 {
+        let name = Name::new(format!("r{handle}").as_bytes()).unwrap();
+        let master = cluster.node(0).master_of(SpaceId(0), &name).unwrap();
+        let lock = |handle| {
+            Request::Lock(LockRequest {
+                handle,
+                space: SpaceId(0),
+                name: name.clone(),
+                mode: Mode::EX,
+                flags: Flags::empty(),
+                timeout_ms: 0,
+                owner: OwnerId(0),
+                transaction: TransactionId(0),
+            })
+        };
+        cluster.events.clear();
+        cluster.say(liar, &lock(handle));
+        if master == NodeId(1) {
+            // What it decides by itself nobody else can see.
+            own += 1;
+            assert!(matches!(cluster.reply(liar), Reply::Granted(_)));
+            cluster.say(liar, &Request::Unlock { handle, value: None, invalidate: false });
+            cluster.reply(liar);
+        } else {
+            refused += 1;
+            assert_eq!(cluster.heard(liar), None, "{name} at {master}");
+            let said = format!("{master}: node-b misbehaves: it states locks in lockspace default");
+            let said = said.trim_start_matches('n');
+            assert!(cluster.events.iter().any(|e| e.starts_with(said)), "{said}: {:?}", cluster.events);
+        }
+        cluster.events.clear();
+        cluster.say(honest, &lock(handle));
+        assert!(matches!(cluster.reply(honest), Reply::Granted(_)), "{name} at {master}");
+        assert!(!cluster.events.iter().any(|e| e.contains("misbehaves")), "{:?}", cluster.events);
+    }
+    assert!(refused > 5 && own > 2, "{refused} {own}");
+    // An honest node does not even ask.
+    cluster.node(1).give(given(Some(vec![NodeId(0), NodeId(2)])));
+    cluster.events.clear();
+    cluster.lock(liar, 99, Mode::PR);
+    assert!(matches!(cluster.reply(liar), Reply::Failed { why, .. } if why.code == Code::SpaceDenied));
+    assert_eq!(cluster.events, Vec::<String>::new());
 }
