@@ -138,7 +138,16 @@ fn the_shared_number_names_what_differs() {
     assert_eq!(shared.differing(more.shared()), ["[[space]]"]);
 
     // Each property of a lockspace counts, also that of `default`.
-    for change in ["order = \"strict\"", "retain = false", "resources_max = 7"] {
+    let changes = [
+        "order = \"strict\"",
+        "retain = false",
+        "resources_max = 7",
+        "owner = \"root\"",
+        "group = \"root\"",
+        "mode = \"0600\"",
+        "nodes = [\"a\"]",
+    ];
+    for change in changes {
         let other = parse(&text("", &format!("[[space]]\nname = \"default\"\n{change}\n"))).unwrap();
         assert_eq!(shared.differing(other.shared()), ["[[space]]"], "{change}");
     }
@@ -193,3 +202,45 @@ fn a_fence_that_cannot_be_run_is_found_before_it_is_needed() {
         assert!(problem.code == Code::BadConfig && problem.what.contains(command), "{problem}");
     }
 }
+
+#[test]
+fn to_whom_a_lockspace_is_given_is_said_as_for_a_file() {
+    let given = |lines: &str| {
+        let c = parse(&text("", &format!("[[space]]\nname = \"x\"\n{lines}\n"))).unwrap();
+        c.spaces[1].given.clone()
+    };
+    assert_eq!(given(""), Given::default());
+    assert_eq!(given("mode = \"0660\""), Given::default(), "what is so already changes no shared number");
+    let full = given("owner = \"app\"\ngroup = \"4711\"\nmode = \"640\"\nnodes = [\"b\", \"a\"]");
+    let nodes = Some(vec!["a".to_owned(), "b".to_owned()]);
+    assert_eq!(full, Given { owner: Some("app".into()), group: Some("4711".into()), mode: 0o640, nodes });
+    let cases = [
+        ("mode = \"0670\"", "0, 4 and 6"),
+        ("mode = \"0620\"", "2 without 4"),
+        ("mode = \"1660\"", "octal digits"),
+        ("mode = \"66\"", "octal digits"),
+        ("mode = \"rw-\"", "octal digits"),
+        ("mode = \"0o660\"", "octal digits"),
+        ("mode = 660", "another kind of value"),
+        ("owner = \"\"", "owner cannot be"),
+        ("group = \"a:b\"", "group cannot be"),
+        ("nodes = [\"bb\"]", "did you mean `b`?"),
+        ("onwer = \"a\"", "`owner`?"),
+    ];
+    for (lines, word) in cases {
+        let text = text("", &format!("[[space]]\nname = \"x\"\n{lines}\n"));
+        let code = if lines.starts_with("onwer") { Code::UnknownKey } else { Code::BadConfig };
+        refused(&text, code, &["oarlock.toml:", word]);
+    }
+}
+
+/// Whoever writes down what is the default, and whoever does not, are members of one cluster.
+#[test]
+fn the_shared_number_is_that_of_versions_without_rights_where_none_are_said() {
+    let plain = parse(&text("", "[[space]]\nname = \"x\"\n")).unwrap().shared();
+    let said = parse(&text("operators = \"wheel\"", "[[space]]\nname = \"x\"\nmode = \"0660\"\n")).unwrap();
+    assert_eq!(plain, said.shared());
+    assert_eq!(plain.0, PLAIN, "another number would keep nodes of the version before out");
+}
+
+const PLAIN: u64 = 1_378_855_701_426_933_956;

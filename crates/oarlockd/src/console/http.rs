@@ -23,6 +23,11 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::Console;
 use super::metrics::{self, Form};
+use oarlock_node::rights::{Kind, Role};
+
+// Nobody knows who comes over HTTP, so nothing is served that not everybody may have.
+const _: () =
+    assert!(Role::Anybody.has(Kind::Metrics.right(), 0) && Role::Anybody.has(Kind::Health.right(), 0));
 
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;

@@ -266,7 +266,8 @@ async fn wait<T>(receiver: oneshot::Receiver<T>) -> std::result::Result<T, (Code
 mod tests {
     use super::*;
     use crate::host::wake::Wake;
-    use oarlock_node::rights::Who;
+    use oarlock_layout::id::SessionId;
+    use oarlock_node::rights::{Access, Kind, Right, Role, Who};
 
     const CONFIG: &str = "[node]\nname = \"a\"\n[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n\
                           [[member]]\nname = \"a\"\naddress = \"127.0.0.1:7401\"\n\
@@ -274,6 +275,90 @@ mod tests {
 
     fn root() -> Permit {
         Permit { who: Who::root(), accesses: vec![Default::default()].into(), node: NodeId(0) }
+    }
+
+    /// A question of each kind.
+    fn questions() -> Vec<Question> {
+        let node = || "a".to_owned();
+        let questions = vec![
+            Question::Status,
+            Question::Counters,
+            Question::Locks { space: "default".into(), waiting: false, name: None },
+            Question::Locks { space: "default".into(), waiting: true, name: None },
+            Question::Locks { space: "default".into(), waiting: false, name: Some("job".into()) },
+            Question::Failovers,
+            Question::Registry,
+            Question::Evict { node: node(), incarnation: 1, epoch: 1 },
+            Question::Drain { node: node(), drained: true },
+            Question::Drain { node: node(), drained: false },
+            Question::Unfence { node: node(), incarnation: 1 },
+            Question::Events { after: 0 },
+        ];
+        let missing = |kind: &&Kind| questions.iter().all(|question| question.kind() != **kind);
+        let asked = Kind::ALL.iter().skip_while(|kind| **kind != Kind::Status);
+        let asked: Vec<_> = asked.take_while(|kind| **kind != Kind::Metrics).filter(missing).collect();
+        assert!(asked.is_empty(), "no question of these kinds: {asked:?}");
+        questions
+    }
+
+    /// I22: who may not ask gets a refusal, and the engine hears nothing of it; who may is answered by way of the engine.
+    #[test]
+    fn every_cell_of_the_questions_holds() {
+        let owner = Who { uid: 10, ..Who::default() };
+        let grouped = Who { uid: 11, groups: vec![5, 20].into(), ..Who::default() };
+        let other = Who { uid: 11, groups: vec![5].into(), ..Who::default() };
+        let operator = Who { operator: true, ..other.clone() };
+        let callers = [
+            (Who::root(), Role::Root, false),
+            (owner, Role::Owner, false),
+            (grouped, Role::Group, false),
+            (other, Role::Other, false),
+            (operator, Role::Other, true),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut cells = 0;
+        for mode in [0, 0o400, 0o040, 0o004, 0o600, 0o660, 0o666] {
+            for (who, role, operator) in &callers {
+                for question in questions() {
+                    cells += 1;
+                    let what = format!("{role:?} (operator: {operator}), mode {mode:04o}: {question:?}");
+                    let right = question.kind().right();
+                    let allowed = role.has(right, mode) || *operator && Role::Operator.has(right, mode);
+                    let (to_engine, engine) = std::sync::mpsc::channel();
+                    let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
+                    let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+                    let access = Access { owner: 10, group: 20, mode, nodes: None };
+                    let permit = Permit { who: who.clone(), accesses: vec![access].into(), node: NodeId(0) };
+                    let asked = Asked {
+                        session: SessionId(1),
+                        request: 7,
+                        question: serde_json::to_string(&question).unwrap(),
+                        permit,
+                    };
+                    runtime.block_on(async {
+                        let task = tokio::spawn(async move { console.answer(asked).await });
+                        for _ in 0..10 {
+                            tokio::task::yield_now().await;
+                        }
+                        let heard: Vec<Control> = engine.try_iter().collect();
+                        let denied = match &heard[..] {
+                            [Control::Answer { answer: Answer::Denied(code, _), request: 7, .. }] => {
+                                Some(*code)
+                            }
+                            [Control::Snapshot(_) | Control::Look { .. } | Control::Events { .. }] => None,
+                            _ => panic!("{what}: the engine hears {}", heard.len()),
+                        };
+                        let expected = match right {
+                            Right::Operate => Code::NotOperator,
+                            _ => Code::SpaceDenied,
+                        };
+                        assert_eq!(denied, (!allowed).then_some(expected), "{what}");
+                        task.abort();
+                    });
+                }
+            }
+        }
+        assert_eq!(cells, 7 * 5 * 12);
     }
 
     /// However many people and programs ask at once, engines have time for locks between the looks.
