@@ -608,7 +608,34 @@ impl Node {
         }
     }
 
+    /// Has a node the right to say this? The one place where that is asked.
+    fn may_say(&mut self, from: NodeId, message: &PeerMessage) -> bool {
+        let space = match message {
+            PeerMessage::Lock(packet) => usize::from(packet.space.0),
+            _ => usize::MAX,
+        };
+        let view = self.spaces.get(space).map_or(self.recovery.view(), |space| space.locks.view());
+        let named = view.member(from).map(|member| member.incarnation) == self.runs.get(&from).copied();
+        let role = match self.accesses.get(space) {
+            _ if !named => Role::Outsider,
+            Some(access) if !access.is_for(from) => Role::Bystander,
+            _ => Role::Member,
+        };
+        // No mode gives anything to nodes.
+        let may = role.has(Kind::of_peer(message).right(), 0);
+        // A run that the view does not name, or not any more, may have a circuit. It is told nothing and not believed.
+        if !may && role == Role::Bystander {
+            let name = &self.config.spaces[space].name;
+            let what = format!("it states locks in lockspace {name}, which is not for programs of that node");
+            self.violation(from, what);
+        }
+        may
+    }
+
     pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
+        if !self.may_say(from, &message) {
+            return;
+        }
         match message {
             PeerMessage::Call { .. } | PeerMessage::Answer { .. } => {
                 self.outputs.push_back(Output::Carried { from, message });
@@ -633,25 +660,6 @@ impl Node {
         let Some(Space { locks, words }) = self.spaces.get_mut(packet.space.0 as usize) else {
             return self.violation(from, format!("there is no lockspace {}", packet.space));
         };
-        // A run that the view does not name, or not any more, may have a circuit. It is told nothing and not believed.
-        let named =
-            locks.view().member(from).map(|member| member.incarnation) == self.runs.get(&from).copied();
-        let access = &self.accesses[packet.space.0 as usize];
-        let role = match named {
-            false => Role::Outsider,
-            true if access.is_for(from) => Role::Member,
-            true => Role::Bystander,
-        };
-        let kind = Kind::of_body(&packet.body);
-        if !role.has(kind.right(), access.mode) {
-            if named {
-                let name = &self.config.spaces[packet.space.0 as usize].name;
-                let what =
-                    format!("it states locks in lockspace {name}, which is not for programs of that node");
-                self.violation(from, what);
-            }
-            return;
-        }
         if let Err(violation) = locks.handle_message(now, words.as_mut(), from, packet) {
             self.violation(from, violation.to_string());
         }

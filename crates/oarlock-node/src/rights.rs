@@ -332,8 +332,8 @@ impl Access {
     }
 }
 
-/// A program or a person at the door, as the kernel attests. The default is user 0 without the rights of root: nobody.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// A program or a person at the door, as the kernel attests. The default is nobody.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Who {
     /// User.
     pub uid: u32,
@@ -343,6 +343,13 @@ pub struct Who {
     pub root: bool,
     /// It may change the cluster.
     pub operator: bool,
+}
+
+impl Default for Who {
+    fn default() -> Who {
+        // The number that no user can have.
+        Who { uid: u32::MAX, groups: Arc::default(), root: false, operator: false }
+    }
 }
 
 impl Who {
