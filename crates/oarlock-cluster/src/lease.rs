@@ -3,34 +3,27 @@
 //! ```text
 //!            sent                                                        lease_until = sent + lease − margin
 //!             │                                                                                     │
-//!     live ───┴───────────────────────────────► frozen ───────────► ending ──────────► killing ─────► lost
-//!                                               − 40 %              − 20 %              − 5 %
-//!                                               no new grants,      children get        children get
-//!                                               "at risk"           SIGTERM             SIGKILL
-//!     ◄──────────────────────────────────── a renewal is confirmed ──────────────────────────────┘
+//!     live ───┴───────────────────────────────► frozen ──────────────────────────────────────────► lost
+//!                                               − 40 %
+//!                                               no new grants
+//!     ◄────────────────────────── a renewal is confirmed ──────────────────────────────────────┘
 //! ```
+//!
+//! What else happens before the end happens where the locks are held, also while this node stands still: programs look at
+//! the time themselves, are told "at risk" when it freezes, and commands under `oarlock lock` are ended in time.
 
 use alloc::collections::VecDeque;
 
-use oarlock_layout::limit::{LEASE, LEASE_MARGIN, RENEW};
+use oarlock_layout::limit::{LEASE, LEASE_FROZEN, LEASE_MARGIN, RENEW};
 use oarlock_layout::time::{Duration, Instant};
-
-/// How long before its end a lease is at risk, children are asked to end, and children are killed (L6).
-const FROZEN: Duration = LEASE.saturating_mul(40).checked_div(100).expect("not zero");
-const ENDING: Duration = LEASE.saturating_mul(20).checked_div(100).expect("not zero");
-const KILLING: Duration = LEASE.saturating_mul(5).checked_div(100).expect("not zero");
 
 /// How far a lease is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Standing {
     /// All is well.
     Live,
-    /// No new grants; whoever holds a lock is told that it is at risk.
+    /// No new grants; whoever holds a lock sees that it is at risk.
     Frozen,
-    /// As before, and children that run under a lock are asked to end.
-    Ending,
-    /// As before, and they are killed.
-    Killing,
     /// Over. Locks are gone whatever the registry decides later; only a new run returns.
     Lost,
 }
@@ -43,14 +36,10 @@ pub enum Output {
         /// Rises by one each time.
         number: u64,
     },
-    /// Grant nothing new; say "at risk".
+    /// Grant nothing new.
     Frozen,
     /// A renewal came in time: go on as if nothing had been.
     Thawed,
-    /// SIGTERM to the children of `oarlock lock`.
-    EndChildren,
-    /// SIGKILL to them.
-    KillChildren,
     /// Every lock of this run is lost. Said once.
     Lost,
 }
@@ -142,10 +131,8 @@ impl Lease {
     /// When to call [`handle_timeout`](Lease::handle_timeout); never again once the lease is lost.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let next = match self.standing {
-            Standing::Live => before(self.until, FROZEN),
-            Standing::Frozen => before(self.until, ENDING),
-            Standing::Ending => before(self.until, KILLING),
-            Standing::Killing => self.until,
+            Standing::Live => before(self.until, LEASE_FROZEN),
+            Standing::Frozen => self.until,
             Standing::Lost => return None,
         };
         Some(next.min(self.next_renewal))
@@ -157,18 +144,11 @@ impl Lease {
         }
         let standing = match self.until {
             until if now >= until => Standing::Lost,
-            until if now >= before(until, KILLING) => Standing::Killing,
-            until if now >= before(until, ENDING) => Standing::Ending,
-            until if now >= before(until, FROZEN) => Standing::Frozen,
+            until if now >= before(until, LEASE_FROZEN) => Standing::Frozen,
             _ => Standing::Live,
         };
-        let steps = [
-            (Standing::Frozen, Output::Frozen),
-            (Standing::Ending, Output::EndChildren),
-            (Standing::Killing, Output::KillChildren),
-            (Standing::Lost, Output::Lost),
-        ];
-        // After a pause several steps are due at once; each is said, in order.
+        let steps = [(Standing::Frozen, Output::Frozen), (Standing::Lost, Output::Lost)];
+        // After a pause both steps may be due at once; each is said, in order.
         let due = steps.iter().filter(|(step, _)| self.standing < *step && *step <= standing);
         self.outputs.extend(due.map(|(_, output)| *output));
         if standing == Standing::Live && self.standing != Standing::Live {
@@ -214,19 +194,11 @@ mod tests {
         said
     }
 
-    /// L6: the four steps at their fixed times, each once.
+    /// L6: the two steps at their fixed times, each once.
     #[test]
-    fn a_lease_that_nobody_confirms_ends_in_four_steps() {
+    fn a_lease_that_nobody_confirms_freezes_and_ends() {
         let mut lease = Lease::new(T(0), T(0));
-        assert_eq!(
-            run(&mut lease, 60_000),
-            [
-                (1_700, Output::Frozen),
-                (2_300, Output::EndChildren),
-                (2_750, Output::KillChildren),
-                (2_900, Output::Lost)
-            ]
-        );
+        assert_eq!(run(&mut lease, 60_000), [(1_700, Output::Frozen), (2_900, Output::Lost)]);
         assert_eq!((lease.standing(), lease.poll_timeout()), (Standing::Lost, None));
     }
 
@@ -244,15 +216,15 @@ mod tests {
         assert_eq!(lease.lease_until(), end(T(750)), "older, repeated and invented ones change nothing");
     }
 
-    /// L6: in time means back to live; children are asked again the next time.
+    /// L6: in time means back to live; the next risk is said again.
     #[test]
     fn a_renewal_in_time_thaws_and_the_next_risk_is_told_again() {
         let mut lease = Lease::new(T(0), T(0));
-        assert_eq!(run(&mut lease, 2_800).len(), 3);
+        assert_eq!(run(&mut lease, 2_800).len(), 1);
         lease.handle_renewed(T(2_850), 4);
         assert_eq!(drain(&mut lease), [Output::Thawed]);
         assert_eq!(lease.standing(), Standing::Live);
-        assert_eq!(run(&mut lease, 60_000).len(), 4);
+        assert_eq!(run(&mut lease, 60_000).len(), 2);
     }
 
     /// L6: a late confirmation of an early sending may not be enough to be live.
@@ -283,7 +255,7 @@ mod tests {
         let mut lease = Lease::new(T(0), T(0));
         drain(&mut lease);
         lease.handle_renewed(T(9_000), 1);
-        let all = [Output::Frozen, Output::EndChildren, Output::KillChildren, Output::Lost];
+        let all = [Output::Frozen, Output::Lost];
         assert_eq!(drain(&mut lease), all);
         let mut late = Lease::new(T(9_000), T(0));
         assert_eq!(drain(&mut late), all, "let in too late");

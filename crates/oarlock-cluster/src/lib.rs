@@ -5,7 +5,7 @@
 //!   a command, in order ► │  Registry     members, view, fences    │   Outcome, the same at every node
 //!                         ├────────────────────────────────────────┤
 //!   applied, answered ──► │  Membership   this run's part:         │─► Propose, Report, View
-//!   silent, heard         │    Lease      live ──► … ──► lost (L6) │─► Frozen, EndChildren, Lost, …
+//!   silent, heard         │    Lease      live ──► … ──► lost (L6) │─► Frozen, Thawed, Lost
 //!   reports, time         │    Watch      evidence ──► verdict     │─► Evict, if it is still so when applied (L2)
 //!                         ├────────────────────────────────────────┤
 //!   a view, barriers  ──► │  Recovery     arrived ─ restated ─ open│─► Say, Restate, Open (X9 to X11)

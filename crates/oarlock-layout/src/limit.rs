@@ -63,6 +63,12 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// How often a lease is renewed: three times before its holder freezes and four times before it is lost, were
 /// none confirmed.
 pub const RENEW: Duration = Duration::from_millis(750);
+/// How long before its end a lease that nobody renews is at risk: from then on nothing new is granted under it (L6).
+pub const LEASE_FROZEN: Duration = LEASE.saturating_mul(40).checked_div(100).expect("not zero");
+/// How long before the end the commands of `oarlock lock` are asked to end.
+pub const LEASE_ENDING: Duration = LEASE.saturating_mul(20).checked_div(100).expect("not zero");
+/// How long before the end they are killed.
+pub const LEASE_KILLING: Duration = LEASE.saturating_mul(5).checked_div(100).expect("not zero");
 /// By how much a member calls its own lease over too early.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(100);
 /// By how much the others call it over too late. With the margin it covers clocks that run 4 % off in opposite
@@ -95,5 +101,8 @@ mod tests {
     fn the_one_table_of_times_is_what_was_promised() {
         let promised = [100, 1_000, 3_000, 750, 300, 10_000].map(Duration::from_millis);
         assert_eq!([PROBE, SILENT, LEASE, RENEW, LEASE_MARGIN + LEASE_DRIFT, VERDICT_HOLD], promised);
+        // L6: 40, 20 and 5 hundredths of a lease before its end.
+        let steps = [1_200, 600, 150].map(Duration::from_millis);
+        assert_eq!([LEASE_FROZEN, LEASE_ENDING, LEASE_KILLING], steps);
     }
 }

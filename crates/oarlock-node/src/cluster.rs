@@ -216,7 +216,6 @@ impl Node {
             }
             Part::Lease(lease::Output::Frozen) => self.freeze(now, true),
             Part::Lease(lease::Output::Thawed) => self.freeze(now, false),
-            Part::Lease(lease::Output::EndChildren | lease::Output::KillChildren) => {}
             Part::Lease(lease::Output::Renew { .. }) => unreachable!("proposed as a command"),
             Part::Refused(why) => {
                 self.event(Event::NotLetIn { why: why.to_string() });
