@@ -33,6 +33,8 @@ use crate::planted::{Bug, planted};
 use crate::search::{self, First};
 use crate::sync::{AtomicU64, FIELD, LOOK, Place as At, SHOW, TAKE, fence_after_exchange};
 
+mod frozen;
+
 /// CLOCK_MONOTONIC_COARSE, in nanoseconds.
 pub trait Clock {
     /// Now, within a tick of the kernel.
@@ -95,7 +97,7 @@ impl<C: Clock> Caller<C> {
         self.memory.find(name)
     }
 
-    /// Can anything still be granted here, and believed?
+    /// Can anything that is held here still be believed?
     #[inline]
     pub fn living(&self) -> Result<(), Loss> {
         self.living_at(self.vital(), self.clock.coarse())
@@ -105,6 +107,27 @@ impl<C: Clock> Caller<C> {
     fn vital(&self) -> Vital<'_> {
         let header = self.memory.line(header::EPOCH / 8);
         Vital { header, session: &self.memory.line(self.area_line)[area::SESSION] }
+    }
+
+    /// Up to when that is so, as it stands now, in nanoseconds of its clock.
+    pub fn lease_until(&self) -> u64 {
+        self.vital().header[header::LEASE_UNTIL % 8].load(LOOK)
+    }
+
+    /// Can anything new be granted?
+    #[inline(always)]
+    fn grants_at(&self, vital: Vital<'_>, now: u64) -> Result<(), How> {
+        if vital.header[header::EPOCH % 8].load(LOOK) != self.place.epoch {
+            return Err(How::Lost(Loss::Epoch));
+        }
+        if vital.session.load(LOOK) != self.place.session_word {
+            return Err(How::Lost(Loss::Session));
+        }
+        let until = if planted(Bug::NoFreeze) { header::LEASE_UNTIL } else { header::GRANT_UNTIL };
+        if now >= vital.header[until % 8].load(LOOK) && !planted(Bug::NoLease) {
+            return Err(self.at_risk(vital, now));
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -129,6 +152,7 @@ impl<C: Clock> Caller<C> {
     pub fn acquire(&self, spot: Spot, mode: Mode, party: &Party, wait: bool, first: First) -> Taken {
         match self.attempt(spot, mode, party, wait, first) {
             Ok((hold, knock)) => Taken::Held { hold, knock },
+            Err(Missed { how: How::Frozen, .. }) if wait => self.wait_for_renewal(spot, mode, party, first),
             Err(missed) => self.missed(missed, mode, wait),
         }
     }
@@ -221,7 +245,7 @@ impl<C: Clock> Caller<C> {
             How::TurnedDown => self.turned_down(own, entry, state, mode, wait),
             How::Waits => self.wait(own, entry, state, mode),
             How::Busy => Taken::Busy,
-            How::NotOwned => Taken::NotOwned,
+            How::NotOwned | How::Frozen => Taken::NotOwned,
             How::Moved => Taken::Moved,
             How::NoRoom => Taken::NoRoom,
             How::Lost(loss) => Taken::Lost(loss),
@@ -243,9 +267,9 @@ impl<C: Clock> Caller<C> {
     ) -> Result<bool, How> {
         fence_after_exchange(At::Commit);
         let now = self.clock.coarse();
-        if let Err(loss) = self.living_at(vital, now) {
+        if let Err(how) = self.grants_at(vital, now) {
             self.give_back(number, mode, spot, held);
-            return Err(How::Lost(loss));
+            return Err(how);
         }
         if line[slot::GENERATION].load(LOOK) != spot.generation && !planted(Bug::NoSlotGeneration) {
             self.give_back(number, mode, spot, held);
@@ -609,7 +633,7 @@ impl<C: Clock> Caller<C> {
                 if exchange_state(&own[entry::STATE], raising, held).is_err() {
                     break;
                 }
-                return self.raised(Hold { mode: to, state: held, ..hold });
+                return self.raised(Hold { mode: to, state: held, ..hold }, from, told);
             }
         }
         // The node has settled it by the old mode.
@@ -620,11 +644,14 @@ impl<C: Clock> Caller<C> {
         }
     }
 
-    fn raised(&self, hold: Hold) -> Taken {
+    /// `from`: the mode before; `told`: what was wanted of that.
+    fn raised(&self, hold: Hold, from: Mode, told: u64) -> Taken {
         fence_after_exchange(At::Commit);
         let line = self.memory.slot(hold.spot.slot);
-        if let Err(loss) = self.living() {
-            return Taken::Lost(loss);
+        match self.grants_at(self.vital(), self.clock.coarse()) {
+            Ok(()) => {}
+            Err(How::Lost(loss)) => return Taken::Lost(loss),
+            Err(_) => return self.lower_again(hold, from, told),
         }
         add_one(&self.memory.own(self.area_line, hold.entry)[entry::GRANTS]);
         let knock = grant(&line[slot::WORD]).gate()
@@ -680,15 +707,18 @@ impl<C: Clock> Caller<C> {
     }
 
     /// What follows a grant of the node or of a releaser: the looks of a commit. Only for those who do not hear of it by
-    /// message.
+    /// message. A releaser looks at no clock, so what it hands over while the lease is at risk is believed only once the lease
+    /// was renewed: [`Taken::Frozen`], look again.
     pub fn wake(&self, hold: Hold) -> Taken {
         fence_after_exchange(At::Commit);
-        if let Err(loss) = self.living() {
-            return Taken::Lost(loss);
-        }
+        let frozen = match self.grants_at(self.vital(), self.clock.coarse()) {
+            Ok(()) => false,
+            Err(How::Lost(loss)) => return Taken::Lost(loss),
+            Err(_) => true,
+        };
         let gate = grant(&self.memory.slot(hold.spot.slot)[slot::WORD]).gate();
         let knock = gate && self.memory.ring(hold.spot.slot);
-        Taken::Held { hold, knock }
+        if frozen { Taken::Frozen { hold, knock } } else { Taken::Held { hold, knock } }
     }
 
     /// Withdraws a lock that waits. The lock it holds instead, if the answer was quicker (R9).

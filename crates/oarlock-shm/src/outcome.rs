@@ -65,8 +65,18 @@ pub enum Taken {
     Wait(Ticket),
     /// A holder or a waiter of this node is in the way. Only for those who do not wait.
     Busy,
-    /// Only the master can tell. Only for those who do not wait.
+    /// Only the node can tell: because only the master can, or because the node's lease is at risk. Only for those who do
+    /// not wait.
     NotOwned,
+    /// The node's lease is at risk, and until it is renewed nothing new is granted (L6). What is held meanwhile is this: a
+    /// lock that changes its mode is held as before, or in the mode asked for if it cannot be lowered here; one that was
+    /// waited for is counted, and is not to be believed before another look at it says so.
+    Frozen {
+        /// The lock.
+        hold: Hold,
+        /// Knock at the node.
+        knock: bool,
+    },
     /// The slot bears another name by now: look it up again.
     Moved,
     /// Every entry in reach is in use, or the count is full: ask the node for a lock without an entry.
@@ -94,6 +104,7 @@ pub(crate) enum How {
     NotOwned,
     Moved,
     NoRoom,
+    Frozen,
     Lost(Loss),
 }
 

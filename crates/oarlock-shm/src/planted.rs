@@ -35,13 +35,15 @@ pub enum Bug {
     GrantByStore,
     /// L1: nobody compares the lease with the clock.
     NoLease,
+    /// L6: grants look at the end of the lease, and not at the moment from which it is at risk.
+    NoFreeze,
     /// M2: a fence is left out.
     Fence(Place),
 }
 
 impl Bug {
     /// All but the fences, by name.
-    pub const NAMED: [(&'static str, Bug); 15] = [
+    pub const NAMED: [(&'static str, Bug); 16] = [
         ("commit-by-store", Bug::CommitByStore),
         ("no-check-after-load", Bug::NoCheckAfterLoad),
         ("keep-turn", Bug::KeepTurn),
@@ -57,6 +59,7 @@ impl Bug {
         ("token-before-commit", Bug::TokenBeforeCommit),
         ("grant-by-store", Bug::GrantByStore),
         ("no-lease", Bug::NoLease),
+        ("no-freeze", Bug::NoFreeze),
     ];
 
     /// The fences, by name.

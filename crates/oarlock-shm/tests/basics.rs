@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, Slot};
-use oarlock_layout::limit::{NAME_BYTES_MAX, VALUE_BYTES};
+use oarlock_layout::limit::{LEASE_FROZEN, NAME_BYTES_MAX, VALUE_BYTES};
 use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::{Claim, Geometry, Grant, Stage as EntryStage, State, Words};
@@ -27,7 +27,7 @@ struct Stage {
     clock: TestClock,
 }
 
-const LEASE: u64 = 1_000;
+const LEASE: u64 = 10_000_000_000;
 
 impl Stage {
     fn new() -> Stage {
@@ -221,6 +221,48 @@ fn the_lease_the_epoch_and_the_session_end_belief() {
     stage.hub.turn_epoch();
     assert_eq!(two.acquire(spot, PR, &PARTY, true, First::seat(0)), Taken::Lost(Loss::Epoch));
     assert_eq!(stage.counts(slot), [0; 6], "what was taken is given back");
+}
+
+/// L6, M10: from when the lease is at risk nothing new is believed, whoever grants it, and what is held stays so. Who waits
+/// is granted once it is renewed, in the same epoch, before whoever comes then.
+#[test]
+fn nothing_new_is_granted_while_the_lease_is_at_risk_and_what_is_held_stays() {
+    let frozen = LEASE - LEASE_FROZEN.as_nanos() as u64;
+    let mut stage = Stage::new();
+    let (slot, spot) = stage.owned("r", EX);
+    let (one, two, three) = (stage.session(1), stage.session(2), stage.session(3));
+    let at = |stage: &Stage, time| stage.clock.0.store(time, Ordering::Relaxed);
+    at(&stage, frozen - 1);
+    let hold = held(one.acquire(spot, PR, &PARTY, true, First::seat(0)));
+    let other = held(three.acquire(spot, CR, &PARTY, true, First::seat(0)));
+    at(&stage, frozen);
+    assert!(one.frozen() && one.living().is_ok() && one.holds(hold));
+    // Who does not wait hears that it is not to be had here, and leaves nothing.
+    assert_eq!(two.acquire(spot, PR, &PARTY, false, First::seat(0)), Taken::NotOwned);
+    assert_eq!((stage.counts(slot), stage.hub.look(slot).gate), ([0, 1, 0, 1, 0, 0], false));
+    // A way up is no better, a way down and a release are.
+    assert!(one.release(hold).is_ok());
+    let Taken::Frozen { hold: other, .. } = three.raise(other, PW) else { panic!("it was raised") };
+    assert_eq!((other.mode, stage.counts(slot)), (CR, [0, 1, 0, 0, 0, 0]));
+    let hold = held(three.lower(other, NL));
+    // Who waits has set the gate before anybody else can come.
+    let ticket = waits(two.acquire(spot, EX, &PARTY, true, First::seat(0)));
+    assert!(stage.hub.look(slot).gate);
+    assert!(!matches!(two.look(ticket), Answer::Held(_)), "it is not granted");
+    stage.hub.renew(2 * LEASE);
+    assert!(!two.frozen());
+    assert_eq!(one.acquire(spot, PR, &PARTY, false, First::seat(0)), Taken::Busy, "nobody overtakes");
+    assert!(stage.admit(slot, 2, ticket, EX));
+    let Answer::Held(granted) = two.look(ticket) else { panic!("it was admitted") };
+    let granted = held(two.wake(granted));
+    // What was handed over while it is at risk is counted, and believed once it is renewed.
+    at(&stage, LEASE + frozen);
+    assert!(matches!(two.wake(granted), Taken::Frozen { hold, .. } if hold == granted));
+    stage.hub.renew(3 * LEASE);
+    assert!(matches!(two.wake(granted), Taken::Held { .. }));
+    at(&stage, 3 * LEASE);
+    assert_eq!(two.wake(granted), Taken::Lost(Loss::Lease));
+    assert!(two.release(granted).is_ok() && three.release(hold).is_ok());
 }
 
 /// M7: in its slot, or in as many granules as it needs.

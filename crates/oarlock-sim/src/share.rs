@@ -117,6 +117,20 @@ pub(crate) struct Outcome {
     pub gave: bool,
 }
 
+/// What a look at a lock that somebody else has granted comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Held,
+    /// It is counted, and not to be believed while the lease is at risk.
+    Frozen,
+    Lost,
+}
+
+/// What is held after a change of mode that did not come about.
+fn as_it_stands(taken: Taken, hold: Hold) -> Hold {
+    if let Taken::Frozen { hold, .. } = taken { hold } else { hold }
+}
+
 /// A new lock as it was asked for.
 struct Wish<'a> {
     handle: u32,
@@ -152,9 +166,11 @@ impl Share {
     /// Has an entry changed on which the program sleeps?
     pub(crate) fn is_answered(&self) -> bool {
         self.locks.values().any(|lock| match lock.stage {
-            Stage::Waiting { ticket, quiet: true } => {
-                !matches!(self.caller(lock.space).look(ticket), Answer::Waiting(_) | Answer::Refused)
-            }
+            Stage::Waiting { ticket, quiet: true } => match self.caller(lock.space).look(ticket) {
+                Answer::Waiting(_) | Answer::Refused => false,
+                Answer::Held(hold) => !matches!(self.caller(lock.space).wake(hold), Taken::Frozen { .. }),
+                Answer::Lost => true,
+            },
             _ => false,
         })
     }
@@ -268,6 +284,7 @@ impl Share {
             Taken::NoRoom => return false,
             Taken::Lost(_) => out.lost = true,
             Taken::Moved => unreachable!("looked up again"),
+            Taken::Frozen { .. } => unreachable!("what is not granted for good is given back"),
         }
         true
     }
@@ -370,7 +387,7 @@ impl Share {
                 self.granted(handle, hold, random, out);
             }
             Taken::Lost(_) => out.lost = true,
-            _ => match self.caller(space).ask_convert(hold, to) {
+            taken => match self.caller(space).ask_convert(as_it_stands(taken, hold), to) {
                 Ok(ticket) => {
                     let mut ask = ask.clone();
                     if let Ask::Convert { value, flags, .. } = &mut ask
@@ -408,12 +425,25 @@ impl Share {
                 } else {
                     due.iter_mut().filter(|due| due.handle == Some(handle)).for_each(|due| due.handle = None);
                 }
-                if !self.wake(space, hold, out) {
-                    return;
-                }
-                self.granted(handle, hold, random, out);
-                if whole {
-                    self.release(handle, hold, out);
+                match self.wake(space, hold, out) {
+                    Woken::Held => {
+                        self.granted(handle, hold, random, out);
+                        if whole {
+                            self.release(handle, hold, out);
+                        }
+                    }
+                    // Never believed, and not wanted any more.
+                    Woken::Frozen => {
+                        out.told.push((handle, Told::Failed { code: Code::Cancelled }));
+                        let mut left = Outcome::default();
+                        self.release(handle, hold, &mut left);
+                        (out.knock, out.gave) = (out.knock | left.knock, true);
+                        out.lost |= left.lost;
+                        if whole {
+                            out.told.push((handle, Told::Released));
+                        }
+                    }
+                    Woken::Lost => {}
                 }
             }
             None if self.is_living() => {
@@ -425,15 +455,19 @@ impl Share {
     }
 
     /// The looks that follow a grant by somebody else.
-    fn wake(&self, space: usize, hold: Hold, out: &mut Outcome) -> bool {
+    fn wake(&self, space: usize, hold: Hold, out: &mut Outcome) -> Woken {
         match self.caller(space).wake(hold) {
             Taken::Held { knock, .. } => {
                 out.knock |= knock;
-                true
+                Woken::Held
+            }
+            Taken::Frozen { knock, .. } => {
+                out.knock |= knock;
+                Woken::Frozen
             }
             _ => {
                 out.lost = true;
-                false
+                Woken::Lost
             }
         }
     }
@@ -455,9 +489,13 @@ impl Share {
                     // What was refused, and why, comes by packet.
                     Answer::Waiting(_) | Answer::Refused => {}
                     Answer::Held(hold) => {
+                        let woken = self.wake(space, hold, out);
+                        if woken == Woken::Frozen {
+                            continue;
+                        }
                         let due = self.answers.get_mut(&number).expect("asked for");
                         due.retain(|due| due.handle != Some(handle));
-                        if self.wake(space, hold, out) {
+                        if woken == Woken::Held {
                             self.granted(handle, hold, random, out);
                         }
                     }

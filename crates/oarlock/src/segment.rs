@@ -32,6 +32,8 @@ pub(crate) type Cell = OnceLock<Option<Arc<Segment>>>;
 
 /// How long a waiter sleeps before it looks whether the session is still alive. Whoever grants or refuses wakes it.
 const NAP: Duration = Duration::from_millis(100);
+/// How often whoever was handed a lock while the node's lease is at risk looks whether it was renewed. Nobody wakes it.
+pub(crate) const AT_RISK: Duration = Duration::from_millis(10);
 /// Most looks at an entry before a waiter sleeps. A hand-over between two processors takes some hundred of them.
 const SPINS_MAX: u32 = 2_000;
 
@@ -293,6 +295,10 @@ impl Shared {
             self.hold = hold;
             self.alternate = false;
             self.shown = 0;
+        }
+        if let Taken::Frozen { hold, .. } = taken {
+            // The node is to be asked, from where it stands now.
+            self.hold = hold;
         }
         taken
     }

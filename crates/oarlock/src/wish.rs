@@ -357,6 +357,7 @@ impl Wish {
                 Taken::Busy | Taken::NotOwned | Taken::NoRoom => Sharing::Not,
                 Taken::Moved => continue,
                 Taken::Lost(loss) => Sharing::Lost(loss),
+                Taken::Frozen { .. } => unreachable!("what is not granted for good is given back"),
             };
         }
         Sharing::Not
@@ -416,9 +417,18 @@ impl PendingLock {
     pub(crate) fn wait_at_entry(mut self) -> Result<Held> {
         let (segment, ticket) = self.entry.clone().expect("only for one that looks at its entry");
         let session = Arc::clone(self.session());
-        let hold = loop {
+        let taken = loop {
             match segment.wait_a_while(ticket) {
-                Found::Held(hold) => break hold,
+                Found::Held(hold) => match segment.caller.wake(hold) {
+                    Taken::Frozen { knock, .. } => {
+                        if knock {
+                            session.request(&Request::Knock);
+                        }
+                        std::thread::sleep(segment::AT_RISK);
+                        continue;
+                    }
+                    taken => break taken,
+                },
                 Found::Waiting(_) => {
                     session.catch_up();
                     // The node may have said no without a word in the entry: to a number that it takes for another's.
@@ -441,7 +451,7 @@ impl PendingLock {
             let answer = session.wait(self.place(), Patience::Endless, |t, e| t.collect(handle, e));
             return self.finish(answer.expect("an endless wait ends with an answer"));
         };
-        match segment.caller.wake(hold) {
+        match taken {
             Taken::Held { hold, knock } => {
                 if knock {
                     session.request(&Request::Knock);

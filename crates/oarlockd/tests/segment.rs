@@ -230,9 +230,18 @@ fn a_lease_goes_on_while_the_node_does_and_no_longer() {
     }
     signal(solo.pid(), "STOP");
     let stopped = Instant::now();
+    let mut frozen = None;
     let loss = loop {
         match program.take("x", false) {
-            Taken::Held { hold, .. } => assert!(!program.caller.release(hold).unwrap()),
+            Taken::Held { hold, .. } => {
+                assert!(frozen.is_none(), "it grants itself while the lease is at risk");
+                assert!(!program.caller.release(hold).unwrap());
+            }
+            // L6: nothing new from some time before the end, and that is not the end of what is held.
+            Taken::NotOwned => {
+                assert!(program.caller.frozen());
+                frozen.get_or_insert(stopped.elapsed());
+            }
             Taken::Lost(loss) => break loss,
             other => panic!("{other:?}"),
         }
@@ -240,6 +249,8 @@ fn a_lease_goes_on_while_the_node_does_and_no_longer() {
         std::thread::sleep(Duration::from_millis(1));
     };
     assert_eq!(loss, Loss::Lease);
+    let frozen = frozen.expect("it is at risk for more than a second");
+    assert!(stopped.elapsed() - frozen > Duration::from_secs(1), "frozen after {frozen:?}");
     assert!(
         stopped.elapsed() > Duration::from_millis(1_500),
         "renewed every 750 ms: {:?}",

@@ -21,7 +21,7 @@ use super::grant::Grant;
 use crate::limit::{NAME_BYTES_MAX, SESSIONS_MAX, VALUE_BYTES};
 
 /// First cell: says what this is. The last byte grows with each change of layout.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"oarlock\x01");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"oarlock\x02");
 /// Cells of the header: four lines for what seldom changes, and one for each of two that do.
 pub const HEADER_CELLS: usize = 64;
 /// Cells of a slot: one cache line, so that word, generation and name cost one miss.
@@ -68,8 +68,11 @@ pub mod header {
     /// Turned when this node's lease is lost or its run ends (M13). On a line with the lease: both are read by
     /// every grant and seldom written.
     pub const EPOCH: usize = 8;
-    /// Up to when grants are to be believed, in nanoseconds of CLOCK_MONOTONIC (L1).
+    /// Up to when what was granted is to be believed, in nanoseconds of CLOCK_MONOTONIC (L1): holders look at this.
     pub const LEASE_UNTIL: usize = 9;
+    /// Up to when anything new is granted, on the same clock: some time before that, the lease is at risk (L6). Grants
+    /// look at this one instead, so that they compare once.
+    pub const GRANT_UNTIL: usize = 11;
     /// Level of the index in use.
     pub const INDEX: usize = 10;
     /// The node sleeps: whoever rings must knock. On a line of its own.

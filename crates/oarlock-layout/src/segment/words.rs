@@ -298,7 +298,8 @@ pub trait Words {
         None
     }
 
-    /// Grants are to be believed until then, in nanoseconds of CLOCK_MONOTONIC (L1). Only while the last time has not
+    /// What is granted is to be believed until then, in nanoseconds of CLOCK_MONOTONIC (L1), and callers grant themselves
+    /// something new until [`LEASE_FROZEN`](crate::limit::LEASE_FROZEN) before (L6). Only while the last time has not
     /// passed: what was lost stays lost.
     fn renew(&mut self, until: u64) {
         let _ = until;

@@ -2,6 +2,7 @@
 
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, SessionId, Slot};
+use oarlock_layout::limit::LEASE_FROZEN;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::geometry::{entry, header, slot, tail};
@@ -239,7 +240,10 @@ impl Words for Hub {
     }
 
     fn renew(&mut self, until: u64) {
+        // In this order: whoever is granted something by the second finds the first.
         self.memory[header::LEASE_UNTIL].store(until, SHOW);
+        let frozen = until.saturating_sub(LEASE_FROZEN.as_nanos() as u64);
+        self.memory[header::GRANT_UNTIL].store(frozen, SHOW);
     }
 
     fn turn_epoch(&mut self) {

@@ -7,7 +7,7 @@ use oarlock_shm::planted::{Bug, plant};
 
 use crate::death::{self, Duty};
 use crate::nodes::{self, Act};
-use crate::slate::Slate;
+use crate::slate::{self, Slate};
 use crate::stage::{Victim, named};
 use crate::twin;
 
@@ -23,7 +23,7 @@ enum Who {
 }
 
 /// Each rule, who notices that it is left out, and what they say.
-const PLANTS: [(Bug, Who, &str); 14] = [
+const PLANTS: [(Bug, Who, &str); 15] = [
     (Bug::CommitByStore, Who::Twin("acquire-ex"), "two at once"),
     (Bug::NoCheckAfterLoad, Who::Twin("acquire-pr-beside-pr"), "it should be free"),
     (Bug::KeepTurn, Who::Twin("hand-over-ex"), "two at once"),
@@ -46,6 +46,7 @@ const PLANTS: [(Bug, Who, &str); 14] = [
         "it was withdrawn",
     ),
     (Bug::NoLease, Who::Twin("acquire-ex"), "after the end of all belief"),
+    (Bug::NoFreeze, Who::Twin("acquire-ex"), "after the end of all belief"),
 ];
 
 /// What shows only in the node's queue, which stands elsewhere: the model has one.
@@ -64,6 +65,8 @@ pub(crate) fn all(slate: &Slate) -> Result<String, String> {
     for (name, bug) in Bug::NAMED.into_iter().filter(|(_, bug)| !BY_THE_MODEL.contains(bug)) {
         let (_, who, says) =
             PLANTS.iter().find(|(of, ..)| *of == bug).ok_or(format!("{name} is not tried"))?;
+        // What was noticed last may have left the clock behind the end of the lease.
+        slate.set(slate::TIME, 0);
         notices(slate, *who).map_err(|error| format!("{who:?} says without any bug: {error}"))?;
         plant(Some(bug));
         // A node may also fall over what it finds; that is not what is meant here.

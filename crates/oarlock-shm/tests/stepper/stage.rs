@@ -27,7 +27,7 @@ pub(crate) const THIRD: u32 = 3;
 pub(crate) const VICTIM: u32 = 4;
 /// A session that comes.
 pub(crate) const NEW: u32 = 5;
-pub(crate) const LEASE: u64 = 1_000;
+pub(crate) const LEASE: u64 = 10_000_000_000;
 
 /// The resource that everything is about, the one beside it, and one that takes its slot. The last is long.
 pub(crate) const NAME: &[u8] = b"resource";
@@ -359,6 +359,7 @@ impl Cast {
             Taken::Held { hold, knock } => (Have::Hold(hold), Belief { knock, ..holding(hold) }),
             Taken::Wait(ticket) => (Have::Ticket(ticket), Belief { waits: Some(ticket.entry), ..nothing }),
             Taken::Lost(_) => (Have::Nothing, lost),
+            Taken::Frozen { hold, knock } => (Have::Hold(hold), Belief { knock, ..holding(hold) }),
             _ => otherwise.map_or((Have::Nothing, nothing), |hold| (Have::Hold(hold), holding(hold))),
         };
         let release = |hold: Hold| match caller.release(hold) {

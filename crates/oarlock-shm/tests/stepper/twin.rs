@@ -5,6 +5,7 @@
 //! between two that touch the segment or the clock: it is made before each of those.
 
 use oarlock_layout::id::{Epoch, SessionId};
+use oarlock_layout::limit::LEASE_FROZEN;
 use oarlock_layout::mode::Mode::{self, *};
 use oarlock_layout::segment::geometry::{BUFFER_CELLS, header, slot, tail};
 use oarlock_layout::segment::{Place, Stage, State, Words};
@@ -31,6 +32,8 @@ pub(crate) enum Event {
     /// The subject's own session ends.
     End,
     Lease,
+    /// The lease is at risk, and not over.
+    Frozen,
     /// Somebody comes who wants what stands alone.
     Gate,
     /// The node asks who has used the slot.
@@ -105,6 +108,7 @@ pub(crate) fn events(all: bool) -> Vec<(Event, Third)> {
         (Event::Epoch, None),
         (Event::End, Some((EX, KEEPS, THIRD))),
         (Event::Lease, None),
+        (Event::Frozen, None),
         (Event::Gate, None),
         (Event::Users, Some((EX, GOES, THIRD))),
         (Event::Decide, None),
@@ -246,6 +250,7 @@ fn happen(world: &mut World, event: Event) -> Result<Facts, String> {
             judge::drop_all(&mut world.hub, SessionId(SUBJECT))?;
         }
         Event::Lease => world.slate.set(slate::TIME, LEASE),
+        Event::Frozen => world.slate.set(slate::TIME, LEASE - LEASE_FROZEN.as_nanos() as u64),
         Event::Gate => {
             judge::answer(&mut world.hub);
             world.hub.set_gate(slot);
@@ -366,7 +371,7 @@ fn third_gets(world: &mut World, facts: &mut Facts, mode: Mode, who: u32) -> Opt
 fn believed(world: &mut World, facts: &mut Facts, belief: Belief) -> Result<(), String> {
     let cast = world.cast;
     let scene = cast.scene;
-    let ended = matches!(facts.event, Event::Epoch | Event::End | Event::Lease);
+    let ended = matches!(facts.event, Event::Epoch | Event::End | Event::Lease | Event::Frozen);
     let memory = world.memory().clone();
     let generation = memory.peek(memory.geometry().slot(cast.slot.0) + slot::GENERATION);
     if let Some((entry, mode, spot)) = belief.held {
