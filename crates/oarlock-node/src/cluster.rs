@@ -10,7 +10,7 @@ use oarlock_cluster::recovery::{Failover, Gate, Output as Step};
 use oarlock_cluster::registry::{Command, Outcome};
 use oarlock_cluster::{Membership, Recovery, Registry, lease};
 use oarlock_layout::id::{Epoch, NodeId};
-use oarlock_layout::limit::{NODES_MAX, RESTATE_BACKLOG_BYTES};
+use oarlock_layout::limit::{LEASE_FROZEN, NODES_MAX, RESTATE_BACKLOG_BYTES};
 use oarlock_layout::message::barrier::{Barrier, Report};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::stamp::HighWatermark;
@@ -143,13 +143,17 @@ impl Node {
         }
     }
 
-    /// Nothing is done under a lease that is over, whatever the node was about when it stood still, and what was done and not
-    /// told yet is not told (L1).
+    /// Nothing is done under a lease that is over, and nothing new granted under one that is at risk, whatever the node was
+    /// about when it stood still (L1, L6).
     pub(crate) fn look_at_lease(&mut self, now: Instant) {
-        if self.lease > now || self.lease == Instant(0) || self.ended {
+        let left = if self.frozen { Duration::ZERO } else { LEASE_FROZEN };
+        if self.lease.since(now) > left || self.lease == Instant(0) || self.ended {
             return;
         }
-        self.outputs.retain(|output| !matches!(output, Output::Reply { .. }));
+        if self.lease <= now {
+            // What was done and not told yet is not told.
+            self.outputs.retain(|output| !matches!(output, Output::Reply { .. }));
+        }
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }

@@ -378,7 +378,8 @@ mod planted {
     const SURE_IN_SEGMENTS: &[(&str, &[&str])] = &[
         ("no-slot-generation", &["tokens"]),
         ("token-before-commit", &["tokens"]),
-        ("no-lease", &["exclusion", "tokens", "value"]),
+        ("no-lease", &["exclusion", "tokens", "value", "frozen"]),
+        ("no-freeze", &["frozen"]),
     ];
 
     /// The same for bugs of the segment. They are planted in the whole process, so runs come one after the other.

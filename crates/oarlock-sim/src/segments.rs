@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 
 use oarlock_layout::id::SpaceId;
+use oarlock_layout::limit::LEASE_FROZEN;
 use oarlock_layout::message::session::{Attached, Request};
+use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::{area, entry, slot};
 use oarlock_layout::segment::{Geometry, Grant, PlainWords, Stage, State, Words};
 use oarlock_layout::time::Instant;
@@ -55,6 +57,8 @@ impl World {
         if let Some(node) = &mut host.node {
             node.renew(until.0);
         }
+        // What was handed over while the lease was at risk may be believed now.
+        self.stir(index);
         self.queue.push(lapse_at, Happening::Lapse { node: index, run });
     }
 
@@ -214,6 +218,9 @@ impl World {
                 asks: Vec::new(),
             };
             self.processes[index].learn(handle, &told, &mut cx);
+            if let Told::Granted { mode, .. } = told {
+                self.look_for_frozen((client, handle), mode, node);
+            }
             self.load.grants += u64::from(matches!(told, Told::Granted { .. }));
             self.event(What::Told { client, handle, told });
         }
@@ -223,6 +230,25 @@ impl World {
         self.schedule(index);
         if out.gave {
             self.stir(node);
+        }
+    }
+
+    /// L6: what is asked for while a node's lease is at risk is not granted before that was renewed. A way down is no grant.
+    fn look_for_frozen(&mut self, key: (Client, u32), mode: Mode, node: u16) {
+        let host = &self.hosts[usize::from(node)];
+        let Some(lock) = self.judge.ledger().lock(key) else { return };
+        let Some(asked) = lock.pending.as_ref().map(|pending| pending.at) else { return };
+        if host.lease_until == Instant(0) || lock.held.is_some_and(|held| held.mode.covers(mode)) {
+            return;
+        }
+        let frozen = host.when(Instant(host.lease_until.0.saturating_sub(LEASE_FROZEN.as_nanos() as u64)));
+        if asked >= frozen {
+            let late = (asked - frozen) / 1_000_000;
+            let text = format!(
+                "client {}, lock {}: granted {mode}, asked for {late} ms after node {node} froze",
+                key.0, key.1
+            );
+            self.others.add("frozen", self.queue.now(), text);
         }
     }
 
@@ -432,7 +458,6 @@ fn audit(memory: &Memory, at_rest: bool, complain: &mut dyn FnMut(Option<u32>, S
 mod tests {
     use super::*;
     use oarlock_layout::id::{Epoch, SessionId};
-    use oarlock_layout::mode::Mode;
     use oarlock_layout::name::Name;
     use oarlock_layout::token::Fence;
     use oarlock_shm::{Caller, Clock, First, Party, Taken};
@@ -461,7 +486,7 @@ mod tests {
     fn an_audit_sees_a_count_without_an_entry_and_what_is_left_at_rest() {
         let memory = Memory::private(Geometry { slots: 4, areas: 2, entries: ENTRIES }, 1);
         let mut hub = Hub::new(memory.clone());
-        hub.renew(10);
+        hub.renew(1 << 40);
         let slot = hub.bind(&Name::new(b"r").unwrap()).unwrap();
         hub.raise(slot, Mode::PR, Fence::new(Epoch(1), 1));
         hub.clear_gate(slot);

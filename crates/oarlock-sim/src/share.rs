@@ -168,7 +168,7 @@ impl Share {
         self.locks.values().any(|lock| match lock.stage {
             Stage::Waiting { ticket, quiet: true } => match self.caller(lock.space).look(ticket) {
                 Answer::Waiting(_) | Answer::Refused => false,
-                Answer::Held(hold) => !matches!(self.caller(lock.space).wake(hold), Taken::Frozen { .. }),
+                Answer::Held(_) => !self.caller(lock.space).frozen() || !self.is_living(),
                 Answer::Lost => true,
             },
             _ => false,
