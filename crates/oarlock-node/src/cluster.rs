@@ -160,6 +160,18 @@ impl Node {
         self.drain_cluster(now);
     }
 
+    /// The clock by which programs judge the lease in segments has fallen behind that of this node by more than the margin
+    /// of a lease: the machine was suspended (L9). What they granted themselves since may rest on a lease that was over, so
+    /// nothing of it is believed, and the run ends. Nothing happens to a run that has had no lease.
+    pub fn handle_suspended(&mut self, now: Instant, by: Duration) {
+        self.look_at_lease(now);
+        if self.ended || self.lease == Instant(0) {
+            return;
+        }
+        self.event(Event::Suspended { by });
+        self.end(now, "the machine was suspended");
+    }
+
     // ----- what follows ---------------------------------------------------------------------------------
 
     /// Carries what membership and recovery have to say. Returns whether anything moved.

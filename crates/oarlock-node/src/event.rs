@@ -73,6 +73,11 @@ pub enum Event {
     Thawed,
     /// It is over.
     LeaseLost,
+    /// The machine was suspended: clocks by which programs judge the lease stood still meanwhile (L9).
+    Suspended {
+        /// For how long.
+        by: Duration,
+    },
     /// This run is not let in.
     NotLetIn {
         /// Why.
@@ -133,6 +138,13 @@ impl fmt::Display for Event {
             Event::Thawed => f.write_str("the lease is renewed; locks are granted again"),
             Event::LeaseLost => {
                 f.write_str("the lease is over, or others have put this node out; all its locks are lost")
+            }
+            Event::Suspended { by } => {
+                write!(
+                    f,
+                    "the machine was suspended for {:.1} s; all locks of this node are lost",
+                    by.as_secs_f64()
+                )
             }
             Event::NotLetIn { why } => write!(f, "this node is not let in: {why}"),
             Event::MemberNew { node, address } => {

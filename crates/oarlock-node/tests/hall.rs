@@ -595,6 +595,27 @@ fn without_a_coordinator_a_lease_freezes_and_ends() {
     assert!(cluster.nodes[0].as_ref().is_some_and(Node::has_ended));
 }
 
+/// L9: whatever its programs have granted themselves while the machine was suspended is not believed, whether the lease is over
+/// or not; and a run without a lease goes on.
+#[test]
+fn a_suspended_machine_ends_the_run_of_its_node() {
+    let mut cluster = serving(3);
+    let a = cluster.session(0, 1);
+    cluster.lock(a, 1, Mode::EX);
+    assert!(matches!(cluster.reply(a), Reply::Granted(_)));
+    let now = cluster.now;
+    cluster.node(0).handle_suspended(now, Duration::from_millis(150));
+    cluster.settle();
+    let Some(Reply::Lost { why }) = cluster.heard(a) else { panic!("not told: {:#?}", cluster.events) };
+    assert!(why.text.contains("suspended"), "{}", why.text);
+    assert!(cluster.nodes[0].as_ref().is_some_and(Node::has_ended));
+    assert!(cluster.events.iter().any(|event| event.contains("suspended for 0.1")), "{:#?}", cluster.events);
+    let mut forming = Cluster::new(3);
+    let now = forming.now;
+    forming.node(0).handle_suspended(now, Duration::from_secs(9));
+    assert!(!forming.nodes[0].as_ref().is_some_and(Node::has_ended), "it had no lease");
+}
+
 /// A whole cluster that ends without a word begins again by itself, and its tokens go on (R6).
 #[test]
 fn a_cluster_that_died_as_a_whole_comes_back() {

@@ -113,7 +113,7 @@ impl Engine {
             | Event::Heard { .. }
             | Event::Thawed => (Level::Info, None),
             Event::Overwhelmed { .. } => (Level::Error, None),
-            Event::LeaseLost => (Level::Error, Some(Code::Lost)),
+            Event::LeaseLost | Event::Suspended { .. } => (Level::Error, Some(Code::Lost)),
             Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
             Event::Frozen => (Level::Warn, Some(Code::NotServing)),
             Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),

@@ -142,6 +142,8 @@ pub struct Engine {
     /// What people asked for and the coordinator has not answered yet.
     by_hand: Vec<(Command, oneshot::Sender<Proposed>)>,
     events: Events,
+    /// How far apart its two clocks are (L9).
+    clocks: clock::Apart,
     /// The coordinator cannot go on.
     down: Option<Problem>,
 }
@@ -191,6 +193,7 @@ impl Engine {
             registry: None,
             by_hand: Vec::new(),
             events: Events::default(),
+            clocks: clock::Apart::default(),
             down: None,
         })
     }
@@ -232,6 +235,9 @@ impl Engine {
     /// Takes in all that is ready. True if more bells may have been rung than were answered.
     fn turn(&mut self, ready: &[Ready]) -> Result<bool> {
         let now = clock::now();
+        if let Some(by) = self.clocks.look(now, clock::both) {
+            self.p.node.handle_suspended(now, by);
+        }
         for r in ready {
             match r.token {
                 UDP => {
