@@ -141,6 +141,8 @@ codes! {
     TokensExhausted = 2404, exit 69;
     /// The coordinator of this node cannot go on, so neither can the node.
     CoordinatorStopped = 2405, exit 69;
+    /// The node has not renewed its lease: what is held is lost soon, unless it does.
+    AtRisk = 2406, exit 76;
     /// A member has not been heard; requests that need it wait.
     MemberSilent = 3101, exit 69;
     /// Half of this epoch's serials are used.

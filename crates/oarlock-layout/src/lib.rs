@@ -9,6 +9,7 @@
 //!   message/session               what a program and its node say to each other
 //!   message/form                  how members agree on a view
 //!   message/frame                 what a datagram looks like on the wire
+//!   lease                         what programs see of their node's lease
 //!   segment/                      the `Words` trait: counts that callers change too
 //!   seal                          the `Seal` trait: cryptography, handed in from outside
 //!   limit                         every bound, with its reason
@@ -27,6 +28,7 @@ pub mod codec;
 pub mod directory;
 pub mod flags;
 pub mod id;
+pub mod lease;
 pub mod limit;
 pub mod message;
 pub mod mode;

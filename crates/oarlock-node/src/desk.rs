@@ -35,7 +35,7 @@ impl Node {
         self.outputs.push_back(Output::Close { session });
     }
 
-    pub(crate) fn hello(&mut self, session: SessionId, version: u16, label: String) {
+    pub(crate) fn hello(&mut self, now: Instant, session: SessionId, version: u16, label: String) {
         if version != session::VERSION {
             self.sessions.close(session);
             let ours = session::VERSION;
@@ -50,6 +50,7 @@ impl Node {
             node: self.node_name(self.config.me),
             cluster: self.config.cluster.clone(),
             epoch,
+            now,
         };
         if let Some(known) = self.sessions.get_mut(session) {
             known.greeted = true;

@@ -98,7 +98,7 @@ pub enum Output {
     /// Give this to the coordinator; [`Node::handle_answer`] takes what came of it, if that is ever known.
     Propose(Command),
     /// What programs hold is theirs until then, on this node's clock, unless that is put off again (L1). Segments are to say
-    /// so: [`Node::renew`].
+    /// so ([`Node::renew`]), and the note that every program sees.
     Lease {
         /// Until when.
         until: Instant,
@@ -289,7 +289,7 @@ impl Node {
         let Some(known) = self.sessions.get(session) else { return };
         let greeted = known.greeted;
         match Request::from_bytes(packet) {
-            Ok(Request::Hello { version, label }) if !greeted => self.hello(session, version, label),
+            Ok(Request::Hello { version, label }) if !greeted => self.hello(now, session, version, label),
             Ok(Request::Hello { .. }) => {
                 self.expel(now, session, Code::SessionMalformed, "it said hello twice".into());
             }
@@ -300,7 +300,7 @@ impl Node {
             Ok(request) => self.request(now, session, request),
             Err(_) if !greeted && foreign_hello(packet).is_some() => {
                 let version = foreign_hello(packet).expect("just looked at");
-                self.hello(session, version, String::new());
+                self.hello(now, session, version, String::new());
             }
             Err(error) => {
                 let text = format!("it sent bytes that are no request: {error}");

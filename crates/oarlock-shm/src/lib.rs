@@ -9,6 +9,7 @@
 //!   names       from a name to a slot
 //!   block       value blocks
 //!   bells       which slots a caller rang for
+//!   lease       the note in which a node says until when its lease lasts
 //!   sync        every atomic and every fence
 //! ```
 //!
@@ -28,6 +29,8 @@ mod futex;
 mod handover;
 mod hub;
 #[cfg(not(any(loom, shuttle)))]
+mod lease;
+#[cfg(not(any(loom, shuttle)))]
 mod map;
 mod memory;
 mod names;
@@ -40,6 +43,8 @@ mod watch;
 
 pub use caller::{Caller, Clock};
 pub use hub::Hub;
+#[cfg(not(any(loom, shuttle)))]
+pub use lease::{LeaseNote, LeaseSight};
 #[cfg(not(any(loom, shuttle)))]
 pub use map::Birthmark;
 pub use memory::{MapError, Memory};

@@ -271,13 +271,16 @@ impl Guard {
         }
     }
 
-    /// Waits until the lock is lost, and says why; `None` when the time is up.
+    /// Waits until the lock is lost or at risk, and says why; `None` when the time is up.
+    ///
+    /// [`Kind::AtRisk`](crate::Kind::AtRisk) comes a second before [`Kind::Lost`](crate::Kind::Lost), if the node does not
+    /// renew its lease; should it do so after all, the lock is as safe as before.
     pub fn wait_lost(&self, timeout: Duration) -> Option<Error> {
         let held = &self.held;
         if held.session().check_process(String::new).is_ok() {
-            held.session().wait(held.news_place(), until(timeout), |table, _| table.ended().map(|_| ()));
+            held.session().wait(held.news_place(), until(timeout), |table, _| held.ends(table));
         }
-        held.loss()
+        held.end()
     }
 
     /// Why the lock is lost, if it is; does not wait.

@@ -329,13 +329,22 @@ impl Guard {
         news.await.ok_or_else(|| held.loss().expect("the session has ended"))
     }
 
-    /// Resolves when the lock is gone, with the reason. From then on nothing it protected may be touched.
+    /// Resolves when the lock is gone or about to go, with the reason.
+    ///
+    /// [`Kind::AtRisk`](crate::Kind::AtRisk): the node has not renewed its lease, and what the lock protects should come to
+    /// an end within a second. [`Kind::Lost`](crate::Kind::Lost): it is gone, and nothing it protected may be touched.
+    /// Should the node renew after all, the lock is as safe as before, and one may wait again.
     pub async fn lost(&self) -> Error {
         let held = &self.held;
-        if held.session().check_process(String::new).is_ok() {
-            when(held.session(), held.news_place(), |table, _| table.ended().map(|_| ())).await;
+        loop {
+            if held.session().check_process(String::new).is_ok() {
+                when(held.session(), held.news_place(), |table, _| held.ends(table)).await;
+            }
+            // It may have been renewed at this moment.
+            if let Some(end) = held.end() {
+                return end;
+            }
         }
-        held.loss().expect("the session has ended")
     }
 
     /// Gives the lock back; resolves when that is done, the value block written included. Dropping the future

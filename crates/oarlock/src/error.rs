@@ -51,6 +51,8 @@ pub enum Kind {
     /// The lock was held and is gone: the daemon died, or its node was taken out of the cluster. Whoever
     /// gets it next may already be at work.
     Lost,
+    /// The lock is held still, and soon lost: the node has not renewed its lease. If it does in time nothing was lost.
+    AtRisk,
     /// The request was withdrawn before it was granted.
     Cancelled,
     /// The request makes no sense: a name too long, flags that exclude each other, an impossible conversion.
@@ -96,6 +98,7 @@ impl Error {
             Code::NotOwned => Kind::NotOwned,
             Code::Deadlock => Kind::Deadlock,
             Code::Lost => Kind::Lost,
+            Code::AtRisk => Kind::AtRisk,
             Code::Cancelled => Kind::Cancelled,
             Code::InFlight => Kind::InFlight,
             Code::NotServing
@@ -150,6 +153,9 @@ impl Error {
             Kind::NotOwned => "use acquire() with no_queue(), which asks the other nodes",
             Kind::Deadlock => "convert down or release what you hold, then ask again",
             Kind::Lost => "stop using what the lock protected, then connect again",
+            Kind::AtRisk => {
+                "bring what the lock protects to an end within a second, or wait whether it is lost"
+            }
             Kind::InFlight => "wait for the operation under way",
             Kind::NotServing => "see `oarlock status` for what the node waits for",
             Kind::NoDaemon => "start one with `oarlock serve`, or try `oarlock dev`",

@@ -4,6 +4,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, SessionId};
 use oarlock_layout::message::session::{Failure, Reply, Request, VERSION};
+use oarlock_layout::time::Instant;
 
 /// Who the other side says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) struct Hello {
     pub(crate) node: String,
     pub(crate) cluster: String,
     pub(crate) epoch: Epoch,
+    /// What the node's clock read; zero if nothing shows its lease.
+    pub(crate) now: Instant,
 }
 
 /// What a program says first.
@@ -38,8 +41,8 @@ pub(crate) fn read(packet: &[u8]) -> Result<Hello, Failure> {
     };
     let malformed = |text| Failure { code: Code::SessionMalformed, text };
     match Reply::from_bytes(packet) {
-        Ok(Reply::Welcome { version: VERSION, session, node, cluster, epoch }) => {
-            Ok(Hello { session, node, cluster, epoch })
+        Ok(Reply::Welcome { version: VERSION, session, node, cluster, epoch, now }) => {
+            Ok(Hello { session, node, cluster, epoch, now })
         }
         Ok(Reply::Refused { version: VERSION, why }) => Err(why),
         Ok(Reply::Welcome { .. } | Reply::Refused { .. }) => Err(wrong_version()),
@@ -60,6 +63,7 @@ mod tests {
             node: "a".into(),
             cluster: "c".into(),
             epoch: Epoch(3),
+            now: Instant(0),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::LockId;
+use oarlock_layout::lease::Standing;
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::session::{ConvertRequest, Failure, Request};
 use oarlock_layout::mode::Mode;
@@ -167,9 +168,30 @@ impl Held {
         }
         if let Some(loss) = self.shared().and_then(|shared| shared.check(self.space.place()).err()) {
             self.session().lose(loss);
+        } else if self.session().standing() == Standing::Over {
+            self.session().lose(Some(Loss::Lease));
         }
         let ended = self.session().look(|table| table.ended().cloned())?;
         Some(Error::new(Code::Lost, what(), ended.text))
+    }
+
+    /// Why the lock is in danger to be lost, if it is and is held still (L6).
+    pub(crate) fn risk(&self) -> Option<Error> {
+        let what = || format!("the lock on {} is at risk", self.subject());
+        let why = "the node has not renewed its lease; unless it does soon, others get the lock";
+        let standing = self.session().standing();
+        (standing > Standing::Live && standing < Standing::Over)
+            .then(|| Error::new(Code::AtRisk, what(), why))
+    }
+
+    /// Is there something to say to whoever waits for a loss?
+    pub(crate) fn ends(&self, table: &Table) -> Option<()> {
+        (table.ended().is_some() || self.session().standing() > Standing::Live).then_some(())
+    }
+
+    /// What that is.
+    pub(crate) fn end(&self) -> Option<Error> {
+        self.loss().or_else(|| self.risk())
     }
 
     /// [`loss`](Held::loss), after a look at the socket if nobody else watches it.

@@ -238,6 +238,12 @@ macro_rules! guard_methods {
         pub fn is_lost(&self) -> bool {
             self.held.check_lost().is_some()
         }
+
+        /// Has the node not renewed its lease for so long that the lock is lost soon, unless it does? Nothing new is
+        /// granted meanwhile.
+        pub fn is_at_risk(&self) -> bool {
+            self.held.risk().is_some()
+        }
     };
 }
 

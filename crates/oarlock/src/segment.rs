@@ -23,6 +23,7 @@ use oarlock_layout::id::SharedHandle;
 use oarlock_layout::message::session::Attached;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::SEATS;
+use oarlock_layout::time::Instant;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
 use oarlock_shm::{Answer, Birthmark, Caller, Clock, First, Hold, Loss, Memory, Taken, Ticket};
@@ -58,6 +59,11 @@ impl Clock for Coarse {
     fn coarse(&self) -> u64 {
         nanoseconds(ClockId::CLOCK_MONOTONIC_COARSE)
     }
+}
+
+/// CLOCK_BOOTTIME: the clock of leases, which goes on while the machine is suspended (L9).
+pub(crate) fn boottime() -> Instant {
+    Instant(nanoseconds(ClockId::CLOCK_BOOTTIME))
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds.

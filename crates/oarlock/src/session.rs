@@ -16,7 +16,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -25,9 +25,11 @@ use std::time::{Duration, Instant};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::SpaceId;
-use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
+use oarlock_layout::lease::Standing;
+use oarlock_layout::limit::{LEASE_FROZEN, SESSION_PACKET_BYTES_MAX};
 use oarlock_layout::message::session::{Reply, Request};
-use oarlock_shm::{Birthmark, Loss};
+use oarlock_layout::time;
+use oarlock_shm::{Birthmark, LeaseSight, Loss};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -42,6 +44,8 @@ use crate::wakers::{Effects, Wakers};
 const WELCOME: Duration = Duration::from_secs(5);
 /// How often whoever waits for packets looks whether the node's lease still lasts.
 const LOOK: Duration = Duration::from_millis(500);
+/// Not more often than this, however little of it is left.
+const LOOK_MIN: Duration = Duration::from_millis(2);
 
 pub(crate) struct Session {
     pub(crate) socket: Socket,
@@ -51,6 +55,10 @@ pub(crate) struct Session {
     /// The process that opened the session; its forks may not use it (M12).
     pid: u32,
     birthmark: Birthmark,
+    /// Shows until when the node's lease lasts, whatever becomes of the node.
+    lease: Option<LeaseSight>,
+    /// Those who wait for a loss have been told that the lease is at risk.
+    at_risk: AtomicBool,
     /// Locks may be granted in this process (the default).
     sharing: bool,
     /// When whoever reads is to look next, by this program's clock. Packets that keep coming do not put it off.
@@ -81,6 +89,7 @@ impl Session {
         let failed =
             |code, why: String| Error::new(code, format!("cannot open a session at {}", path.display()), why);
         // Whether this arrives does not matter: a daemon that refuses says so before it hangs up.
+        let asked = segment::boottime();
         let _ = socket.try_send(&greeting::hello(label).to_bytes());
         let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
         let hello = match socket.receive(&mut buffer, Patience::Until(Instant::now() + WELCOME)) {
@@ -96,6 +105,18 @@ impl Session {
             Ok(Received::HungUp) => return Err(failed(Code::NoDaemon, "it hung up".into())),
             Err(errno) => return Err(failed(Code::NoDaemon, errno.to_string())),
         };
+        let lease = match (hello.now, socket.take_descriptor()) {
+            (time::Instant(0), _) => None,
+            (now, Some(fd)) => {
+                let sight = LeaseSight::open(fd, asked, now, segment::boottime());
+                let why = || failed(Code::SessionMalformed, "what it sent is no note of a lease".into());
+                Some(sight.ok_or_else(why)?)
+            }
+            (_, None) => {
+                let why = "there was no descriptor left to look at the node's lease with";
+                return Err(failed(Code::OutOfDescriptors, why.into()));
+            }
+        };
         let birthmark = Birthmark::new().map_err(|e| failed(Code::Failed, e.to_string()))?;
         let table = Table::default();
         let state = State { table, read: false, followers: Wakers::default(), buffer };
@@ -106,6 +127,8 @@ impl Session {
             state: Mutex::new(state),
             pid: std::process::id(),
             birthmark,
+            lease,
+            at_risk: AtomicBool::new(false),
             sharing,
             look_due: AtomicU64::new(0),
             keys: AtomicU64::new(0),
@@ -277,28 +300,45 @@ impl Session {
         self.end(Code::Lost, segment::say(loss).into());
     }
 
+    /// What the time that is left of the node's lease means for what is held.
+    pub(crate) fn standing(&self) -> Standing {
+        self.lease.as_ref().map_or(Standing::Live, |lease| lease.standing(segment::boottime()))
+    }
+
+    /// How long whoever waits for packets may do so before it looks at the lease again.
+    fn look_in(&self) -> Duration {
+        let Some(until) = self.lease.as_ref().and_then(LeaseSight::until) else { return LOOK };
+        let left = until.since(segment::boottime());
+        let next = if left > LEASE_FROZEN { left.saturating_sub(LEASE_FROZEN) } else { left };
+        next.clamp(LOOK_MIN, LOOK)
+    }
+
     /// Waits for one packet as [`read_one`](Session::read_one) does, but while it waits looks now and then whether the
     /// lease of the node has passed, of which a node that stands still sends no word (L1).
     fn read_for_a_while(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
         loop {
-            let sharing = self.look(|table| table.segments().next().is_some());
+            let looks = self.lease.is_some() || self.look(|table| table.segments().next().is_some());
             let mut left = Duration::ZERO;
-            if sharing {
+            if looks {
                 let now = segment::monotonic();
                 left = Duration::from_nanos(self.look_due.load(Ordering::Relaxed).saturating_sub(now));
                 if left.is_zero() {
-                    if let Some(loss) = self.look_around() {
+                    let (lost, news) = self.look_around();
+                    if let Some(loss) = lost {
                         self.end(Code::Lost, segment::say(Some(loss)).into());
                         return Some(false);
                     }
-                    self.look_due.store(now + LOOK.as_nanos() as u64, Ordering::Relaxed);
-                    left = LOOK;
+                    left = self.look_in();
+                    self.look_due.store(now + left.as_nanos() as u64, Ordering::Relaxed);
+                    if news {
+                        return Some(true);
+                    }
                 }
             }
             let look = Instant::now() + left;
             let (slice, last) = match patience {
-                Patience::Endless if sharing => (Patience::Until(look), false),
-                Patience::Until(until) if sharing && until > look => (Patience::Until(look), false),
+                Patience::Endless if looks => (Patience::Until(look), false),
+                Patience::Until(until) if looks && until > look => (Patience::Until(look), false),
                 patience => (patience, true),
             };
             let progress = self.read_one(buffer, slice);
@@ -308,12 +348,21 @@ impl Session {
         }
     }
 
-    /// Everybody who waits for news looks again. Why nothing is granted any more, if that is so.
-    fn look_around(self: &Arc<Self>) -> Option<Loss> {
-        self.change(|table, effects| {
+    /// Everybody who waits for news looks again. Why nothing is to be had any more, if that is so, and whether the lease has
+    /// come to be at risk since the last look.
+    fn look_around(self: &Arc<Self>) -> (Option<Loss>, bool) {
+        let standing = self.standing();
+        let risk = standing != Standing::Live;
+        let news = self.at_risk.swap(risk, Ordering::Relaxed) != risk && risk;
+        let over = (standing == Standing::Over).then_some(Loss::Lease);
+        let lost = self.change(|table, effects| {
             table.look_again(effects);
+            if news {
+                table.wake_holders(effects);
+            }
             table.segments().find_map(|segment| segment.caller.living().err())
-        })
+        });
+        (lost.or(over), news)
     }
 
     /// Waits for one packet and takes it up. None: nothing came in time; false: the session is over.

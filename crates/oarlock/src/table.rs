@@ -595,6 +595,11 @@ impl Table {
         self.watches.values_mut().for_each(|wakers| wakers.take(effects));
     }
 
+    /// Everybody who waits for the loss of a lock in the node's table looks again.
+    pub(crate) fn wake_holders(&mut self, effects: &mut Effects) {
+        self.entries.iter_mut().flatten().for_each(|entry| entry.wakers.take(effects));
+    }
+
     fn wakers(&mut self, place: Place) -> Option<&mut Wakers> {
         match place {
             Place::Lock(handle) => self.entry_mut(handle).map(|e| &mut e.wakers),

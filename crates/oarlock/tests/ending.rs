@@ -45,6 +45,7 @@ fn a_strange_greeting_is_named() {
         node: "a".into(),
         cluster: "c".into(),
         epoch: Epoch(1),
+        now: oarlock_layout::time::Instant(0),
     };
     let refused = |version, code| Reply::Refused { version, why: Failure { code, text: "so".into() } };
     let cases = [

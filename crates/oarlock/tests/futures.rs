@@ -414,6 +414,7 @@ fn connecting_can_be_given_up() {
                 node: "a".into(),
                 cluster: "c".into(),
                 epoch: oarlock::Epoch(1),
+                now: oarlock_layout::time::Instant(0),
             });
             peer.next_is_end();
         });

@@ -269,6 +269,12 @@ pub fn page(code: Code) -> Page {
             "the daemon of this node ended, or its run of the cluster did; others may hold the lock by now",
             "start again; let storage refuse old tokens (OARLOCK_TOKEN)",
         ),
+        Code::AtRisk => page_of(
+            "the lock is at risk",
+            "the node has not renewed its lease: it stands still, or hears no majority. Nothing is lost yet; if it does not \
+             renew it within 1.2 s, others get the lock",
+            "bring what the lock protects to an end; oarlock status and oarlock events of the node say what it waits for",
+        ),
         Code::NotServing => page_of(
             "the node is not serving",
             "it is in no view: there is no majority of members, or not every member of the view hears it yet",

@@ -193,7 +193,8 @@ fn a_lost_daemon_ends_the_command_with_76() {
     assert!(began.elapsed() < Duration::from_millis(1900), "it did not wait for the whole grace");
     assert_eq!(stubborn.wait_with_output().unwrap().status.code(), Some(76));
     let took = began.elapsed();
-    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+    // Two seconds, or less if the lease ends before; it lasted for at least so long when the node was killed.
+    assert!(took >= Duration::from_millis(1_500) && took < Duration::from_secs(6), "{took:?}");
     assert!(!lives(shell) && !lives(sleeper), "nothing lives on under a lost lock");
     assert!(told.exists(), "OARLOCK_LOST_FD became readable");
     until("the others notice", || dev.run('b', &["ok"]).status == Some(69));

@@ -35,12 +35,13 @@ use crate::limit::{SESSION_PACKET_BYTES_MAX, VALUE_BYTES};
 use crate::mode::Mode;
 use crate::name::Name;
 use crate::segment::Place;
+use crate::time::Instant;
 use crate::token::Token;
 use crate::value::Value;
 
 /// Version of this conversation. The first three bytes of a [`Request::Hello`] and of a
 /// [`Reply::Refused`] never change, so that versions can always name each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Program to node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,6 +150,9 @@ pub enum Reply {
         cluster: String,
         /// Epoch of the view, 0 if there is none yet.
         epoch: Epoch,
+        /// What the node's clock (CLOCK_BOOTTIME) reads. The descriptor of a file with its [lease](crate::lease) comes
+        /// along, on that clock; in a time namespace a program's own reads otherwise.
+        now: Instant,
     },
     /// Answer to a [`Request::Hello`] that leads nowhere; the socket closes.
     Refused {
@@ -255,6 +259,11 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 pub const QUESTION_BYTES_MAX: usize = 4096;
 /// Longest piece of an [`Reply::Answer`].
 pub const PIECE_BYTES_MAX: usize = SESSION_PACKET_BYTES_MAX - 16;
+
+/// Is this packet a [`Reply::Welcome`], with which a descriptor goes?
+pub fn is_welcome(packet: &[u8]) -> bool {
+    packet.first() == Some(&1)
+}
 
 fn text(out: &mut Writer<'_>, text: &str, max: usize) {
     out.bytes(cut(text, max).as_bytes());
@@ -381,13 +390,14 @@ impl Wire for Failure {
 impl Wire for Reply {
     fn encode(&self, out: &mut Writer<'_>) {
         match self {
-            Reply::Welcome { version, session, node, cluster, epoch } => {
+            Reply::Welcome { version, session, node, cluster, epoch, now } => {
                 out.u8(1);
                 out.u16(*version);
                 out.u32(session.0);
                 out.label(node);
                 out.label(cluster);
                 out.u32(epoch.0);
+                out.u64(now.0);
             }
             Reply::Refused { version, why } => {
                 out.u8(2);
@@ -456,6 +466,7 @@ impl Wire for Reply {
                 node: r.label("node")?.into(),
                 cluster: r.label("cluster")?.into(),
                 epoch: Epoch(r.u32()?),
+                now: Instant(r.u64()?),
             },
             2 => Reply::Refused { version: r.u16()?, why: Failure::decode(r)? },
             3 => Reply::Opened { request: r.u32()?, space: SpaceId(r.u16()?) },

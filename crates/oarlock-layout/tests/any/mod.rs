@@ -291,13 +291,14 @@ fn failure() -> impl Strategy<Value = Failure> {
 
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
-        ((any::<u16>(), any::<u32>()), text(64), text(64), any::<u32>()).prop_map(
+        ((any::<u16>(), any::<u32>(), any::<u64>()), text(64), text(64), any::<u32>()).prop_map(
             |(numbers, node, cluster, epoch)| Reply::Welcome {
                 version: numbers.0,
                 session: SessionId(numbers.1),
                 node,
                 cluster,
                 epoch: Epoch(epoch),
+                now: oarlock_layout::time::Instant(numbers.2),
             }
         ),
         (any::<u16>(), failure()).prop_map(|(version, why)| Reply::Refused { version, why }),

@@ -275,6 +275,7 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
                 node: "node-a".into(),
                 cluster: "harbour".into(),
                 epoch: Epoch(4),
+                now: oarlock_layout::time::Instant(0x72),
             },
         ),
         ("refused", Reply::Refused { version: VERSION, why: why() }),

@@ -187,7 +187,8 @@ impl World {
                 assert_eq!(version, VERSION);
                 let (node, cluster) = ("honest".into(), "test".into());
                 let session = SessionId(session);
-                say(fd, &Reply::Welcome { version, session, node, cluster, epoch: Epoch(1) });
+                let (epoch, now) = (Epoch(1), oarlock_layout::time::Instant(0));
+                say(fd, &Reply::Welcome { version, session, node, cluster, epoch, now });
             }
             Request::Open { request, space } if space == "other" => {
                 say(fd, &Reply::Opened { request, space: SpaceId(1) });

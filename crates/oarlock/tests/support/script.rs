@@ -58,6 +58,7 @@ impl Script {
             node: "node-a".into(),
             cluster: "test".into(),
             epoch: Epoch(1),
+            now: oarlock_layout::time::Instant(0),
         });
         peer
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!   ask ──► granted ──► start the command ──► it ends ──► give back ──► its exit status
 //!    │         │               │
-//!    │         │               └─ lock lost: SIGTERM, 2 s, SIGKILL ──► 76
+//!    │         │               ├─ lock lost: SIGTERM, 2 s, SIGKILL ──► 76
+//!    │         │               └─ lease not renewed: the same in time (lapse.rs) ──► 76
 //!    │         └─ not granted: 75, or what -E says
 //!    └─ after 1 s of waiting: who holds it, since when, how many are ahead
 //! ```
@@ -28,10 +29,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+use super::lapse::{Lapse, Step};
 use super::session::{Session, timespec};
 use super::{args, cli, connect, output, waiting};
 use crate::console::doc::Question;
 use crate::host::child::{self, Family};
+use crate::host::clock;
 use crate::host::guard::Guard;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
@@ -99,7 +102,12 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
             granted.token.fence
         ));
     }
-    Held { session, plan, signals, granted }.run(lost)
+    let lapse = session.take_lease().map(Lapse::new).ok_or_else(|| {
+        Problem::new(Code::OutOfDescriptors, "the lease of the node cannot be looked at")
+            .because("its descriptor did not arrive; without it nobody would end the command in time")
+            .try_next("raise the limit of open files (ulimit -n)")
+    })?;
+    Held { session, plan, signals, granted, lapse }.run(lost)
 }
 
 /// What is to be done, with every argument understood.
@@ -277,6 +285,7 @@ struct Held {
     plan: Plan,
     signals: Signals,
     granted: Granted,
+    lapse: Lapse,
 }
 
 impl Held {
@@ -337,10 +346,14 @@ impl Held {
             if let Some(why) = self.lost() {
                 return Ok(self.stop(child, &family, &ended, lost_write, &why));
             }
-            if let Some(status) = status {
+            let now = clock::now();
+            if let Some(status) = status.filter(|_| !self.lapse.is_over(now)) {
                 self.release();
                 guard.into_iter().for_each(Guard::dismiss);
                 return Ok(exit_code(status));
+            }
+            if let Some(why) = self.lapses(now) {
+                return Ok(self.stop(child, &family, &ended, lost_write, &why));
             }
             for number in self.signals.take() {
                 // The terminal has sent these two to the command as well.
@@ -348,7 +361,32 @@ impl Held {
                     family.signal(Signal::from_named_raw(number).unwrap_or(Signal::TERM));
                 }
             }
-            wait(&self.session, &self.signals, Some(&ended), None);
+            wait(&self.session, &self.signals, Some(&ended), Some(self.lapse.next(clock::now())));
+        }
+    }
+
+    /// Whether the command must end because the node does not renew its lease. Warns before.
+    fn lapses(&mut self, now: oarlock_layout::time::Instant) -> Option<Problem> {
+        let name = &self.plan.name;
+        match self.lapse.look(now) {
+            Step::None => None,
+            Step::Warn if self.plan.quiet => None,
+            Step::Warn => {
+                output::say(format_args!(
+                    "oarlock: lock on {name} at risk: the node has not renewed its lease; the command gets SIGTERM in {:.1} s unless it does",
+                    self.lapse.next(now).as_secs_f64()
+                ));
+                None
+            }
+            Step::Calm if self.plan.quiet => None,
+            Step::Calm => {
+                output::say(format_args!("oarlock: lock on {name} is safe again: the node has renewed its lease"));
+                None
+            }
+            Step::End => Some(
+                Problem::new(Code::Lost, "the node does not renew its lease")
+                    .because("it stands still, or hears no majority of the members; others get the lock when the lease is over"),
+            ),
         }
     }
 
@@ -371,9 +409,14 @@ impl Held {
         let _ = rustix::io::write(&tell, b"lost\n");
         output::say(format_args!("oarlock: lock on {} lost: {}", self.plan.name, why.what));
         output::say(format_args!("  why: {}", why.why));
-        output::say(format_args!("  now: the command gets SIGTERM, and SIGKILL after {} s", GRACE.as_secs()));
+        // Not as long as that if others may get the lock before.
+        let grace = GRACE.min(self.lapse.kill_in(clock::now()));
+        output::say(format_args!(
+            "  now: the command gets SIGTERM, and SIGKILL after {:.1} s",
+            grace.as_secs_f64()
+        ));
         family.signal(Signal::TERM);
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + grace;
         while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
             let left = end.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(ended, PollFlags::IN)];

@@ -28,6 +28,7 @@ pub mod failover;
 pub mod hand;
 pub mod help;
 pub mod key;
+pub mod lapse;
 pub mod listing;
 pub mod lock;
 pub mod locks;

@@ -12,7 +12,7 @@ use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
 use oarlock_node::{Node, NodeConfig, SpaceConfig, numbered};
-use oarlock_shm::{Hub, MapError, Memory};
+use oarlock_shm::{Hub, LeaseNote, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{info, warn};
@@ -122,6 +122,11 @@ fn run_once(args: &Serve) -> Result<Ending> {
     Engine::new(Parts {
         node,
         segments,
+        lease: Arc::new(LeaseNote::create().map_err(|errno| {
+            Problem::io(Code::Failed, "cannot make the note of the lease", &errno.into()).because(
+                "it is a file in memory, which programs look at to know until when their locks are theirs",
+            )
+        })?),
         problems,
         poll: Box::new(poll),
         spin: Spin::new(config.spin),

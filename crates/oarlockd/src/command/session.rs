@@ -9,12 +9,14 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{Reply, Request, VERSION};
+use oarlock_shm::LeaseSight;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 
 use super::connect;
 use crate::config::DEFAULT_SPACE;
 use crate::console::doc::{Question, Status};
+use crate::host::clock;
 use crate::host::door::{self, Received};
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -28,6 +30,9 @@ pub struct Session {
     buffer: Vec<u8>,
     next_request: u32,
     identity: Option<(String, SessionId)>,
+    /// When it said hello, by this process's clock.
+    asked: oarlock_layout::time::Instant,
+    lease: Option<LeaseSight>,
 }
 
 impl Session {
@@ -47,6 +52,8 @@ impl Session {
             buffer: vec![0; SESSION_PACKET_BYTES_MAX],
             next_request: 1,
             identity: None,
+            asked: clock::now(),
+            lease: None,
         };
         session.send(&Request::Hello { version: VERSION, label: label.into() })?;
         Ok(session)
@@ -55,6 +62,11 @@ impl Session {
     /// Name of the node and number of the session, once the daemon has said hello back.
     pub fn identity(&self) -> Option<(String, SessionId)> {
         self.identity.clone()
+    }
+
+    /// Takes what shows until when the node's lease lasts, which came with its welcome.
+    pub fn take_lease(&mut self) -> Option<LeaseSight> {
+        self.lease.take()
     }
 
     /// Sends one message.
@@ -82,7 +94,8 @@ impl Session {
     /// welcome, [`Code::Lost`] after it.
     pub fn try_receive(&mut self) -> Result<Option<Reply>> {
         loop {
-            let n = match door::receive(&self.fd, &mut self.buffer) {
+            let mut with = None;
+            let n = match door::receive_with(&self.fd, &mut self.buffer, &mut with) {
                 Ok(Received::Packet(n)) => n,
                 Ok(Received::Nothing) => return Ok(None),
                 Ok(Received::End) if self.identity.is_some() => {
@@ -101,7 +114,10 @@ impl Session {
             })?;
             match reply {
                 Reply::Welcome { version, .. } if version != VERSION => return Err(version_problem(version)),
-                Reply::Welcome { node, session, .. } => self.identity = Some((node, session)),
+                Reply::Welcome { node, session, now, .. } => {
+                    self.lease = with.and_then(|fd| LeaseSight::open(fd, self.asked, now, clock::now()));
+                    self.identity = Some((node, session));
+                }
                 Reply::Refused { version, why } => {
                     return Err(match why.code {
                         Code::SessionVersion => version_problem(version),

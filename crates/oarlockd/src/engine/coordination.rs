@@ -102,6 +102,10 @@ impl Engine {
         let monotonic = clock::monotonic();
         let left = until.since(clock::now());
         self.p.node.renew(monotonic + left.as_nanos() as u64);
+        if let Err(errno) = self.p.lease.write(until) {
+            // Programs then take it for over too early.
+            warn!("the lease cannot be noted: {errno}");
+        }
     }
 
     /// A run that has been stopped, and under whose locks nobody acts any more, gives itself up. True if that is to be

@@ -33,10 +33,11 @@ use oarlock_cluster::fencing::Fence;
 use oarlock_cluster::registry::{Command, Registry};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
-use oarlock_layout::message::session::{Attached, Failure, PIECE_BYTES_MAX, Reply};
+use oarlock_layout::message::session::{self as message, Attached, Failure, PIECE_BYTES_MAX, Reply};
 use oarlock_layout::segment;
 use oarlock_layout::time::Instant;
 use oarlock_node::{Node, Output};
+use oarlock_shm::LeaseNote;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -90,6 +91,8 @@ pub struct Parts {
     pub node: Node,
     /// The segments of its lockspaces; none for one whose programs ask for every lock.
     pub segments: Vec<Option<Arc<Segment>>>,
+    /// Until when its lease lasts, for every program to see.
+    pub lease: Arc<LeaseNote>,
     /// What was found wrong at the start and did not keep it from starting.
     pub problems: Vec<(Code, String)>,
     /// Where it waits.
@@ -344,6 +347,11 @@ impl Engine {
 
     fn say(&mut self, now: Instant, said: Said) {
         let (session, flow) = match said {
+            // Every program can look at the lease, whatever becomes of the node.
+            Said::Reply { session, packet } if message::is_welcome(&packet) => {
+                let lease = Arc::clone(&self.p.lease);
+                (session, self.sessions.send_lease(&mut *self.p.poll, session, packet, lease))
+            }
             Said::Reply { session, packet } => {
                 (session, self.sessions.send(&mut *self.p.poll, session, packet))
             }

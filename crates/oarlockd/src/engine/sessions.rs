@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use oarlock_layout::code::Code;
@@ -11,6 +11,7 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::id::SessionId;
 use oarlock_layout::limit::SESSION_PACKET_BYTES_MAX;
 use oarlock_layout::message::session::{self, Failure, Reply};
+use oarlock_shm::LeaseNote;
 use rustix::net::Shutdown;
 
 use super::segments::Segment;
@@ -67,14 +68,29 @@ struct Session {
 struct Packet {
     kind: Kind,
     bytes: Vec<u8>,
-    /// The segment whose descriptor goes with it.
-    with: Option<Arc<Segment>>,
+    /// Whose descriptor goes with it.
+    with: Option<With>,
+}
+
+/// What programs get descriptors of.
+enum With {
+    Segment(Arc<Segment>),
+    Lease(Arc<LeaseNote>),
+}
+
+impl AsFd for With {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            With::Segment(segment) => segment.fd.as_fd(),
+            With::Lease(lease) => lease.as_fd(),
+        }
+    }
 }
 
 impl Packet {
     fn send(&self, fd: &OwnedFd) -> io::Result<bool> {
         match &self.with {
-            Some(segment) => door::send_with(fd, &self.bytes, segment.fd.as_fd()),
+            Some(with) => door::send_with(fd, &self.bytes, with.as_fd()),
             None => door::send(fd, &self.bytes),
         }
     }
@@ -228,7 +244,18 @@ impl Sessions {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.attached = true;
         }
-        self.push(poll, id, Packet { kind: Kind::Reply, bytes: packet, with: Some(segment) })
+        self.push(poll, id, Packet { kind: Kind::Reply, bytes: packet, with: Some(With::Segment(segment)) })
+    }
+
+    /// Sends a welcome, with the descriptor of the note that says until when the lease lasts.
+    pub(super) fn send_lease(
+        &mut self,
+        poll: &mut dyn Poll,
+        id: SessionId,
+        packet: Vec<u8>,
+        lease: Arc<LeaseNote>,
+    ) -> Flow {
+        self.push(poll, id, Packet { kind: Kind::Reply, bytes: packet, with: Some(With::Lease(lease)) })
     }
 
     /// Sends what the program can do without, if there is room for it at once.

@@ -17,8 +17,8 @@ use oarlock_layout::code::Code;
 use rustix::fs::FlockOperation;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use crate::problem::{Problem, Result};
@@ -355,16 +355,40 @@ pub enum Received {
     End,
 }
 
-/// Receives one packet without waiting. A packet larger than `buffer` is an error.
+/// Receives one packet without waiting. A packet larger than `buffer` is an error. Descriptors that come along are closed.
 pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+    let length = |buffer: &mut [u8]| rustix::net::recv(&fd, buffer, flags).map(|(_, n)| n);
+    receive_by(buffer, length)
+}
+
+/// The same, with a descriptor that comes along put into `with`.
+pub fn receive_with(fd: impl AsFd, buffer: &mut [u8], with: &mut Option<OwnedFd>) -> io::Result<Received> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC | RecvFlags::CMSG_CLOEXEC;
+    receive_by(buffer, |buffer| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [io::IoSliceMut::new(buffer)];
+        let length = rustix::net::recvmsg(&fd, parts, &mut control, flags)?.bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                *with = descriptors.last();
+            }
+        }
+        Ok(length)
+    })
+}
+
+fn receive_by(
+    buffer: &mut [u8],
+    mut receive: impl FnMut(&mut [u8]) -> Result<usize, rustix::io::Errno>,
+) -> io::Result<Received> {
     let mut reset = false;
     loop {
-        return match rustix::net::recv(&fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-            Ok((_, 0)) => Ok(Received::End),
-            Ok((_, n)) if n > buffer.len() => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long"))
-            }
-            Ok((_, n)) => Ok(Received::Packet(n)),
+        return match receive(&mut *buffer) {
+            Ok(0) => Ok(Received::End),
+            Ok(n) if n > buffer.len() => Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long")),
+            Ok(n) => Ok(Received::Packet(n)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(Received::Nothing),
             // The other side closed before it had read all of ours. The kernel reports that first, and once;
             // what the other side had said before is still there.
