@@ -194,6 +194,17 @@ impl Circuits {
         }
     }
 
+    /// The code by which a run pledges a secret: whoever knows the secret can make it, nobody can go back from it (L5).
+    pub fn pledge(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        secret: &[u8; MAC_BYTES],
+    ) -> [u8; MAC_BYTES] {
+        let parts: [&[u8]; 3] = [b"last gasp", &node.0.to_le_bytes(), &incarnation.0.to_le_bytes()];
+        self.seal.mac(MacKey::Given(secret), &parts)
+    }
+
     /// Bytes to a peer that are not acknowledged yet, all classes together.
     pub fn backlog(&self, peer: NodeId) -> usize {
         self.place(peer).map_or(0, |place| self.circuits[place].backlog())
@@ -249,6 +260,10 @@ impl Circuits {
                 } else {
                     self.counts.foreign += 1;
                 }
+            }
+            Ok(Datagram::Gasp { node, incarnation, secret }) => {
+                let code = self.pledge(node, incarnation, secret);
+                self.outputs.push_back(Output::Gasp { node, incarnation, code });
             }
             Err(Foreign::Version { version: _, hello }) => self.handle_version(now, from, hello),
             Err(Foreign::Magic | Foreign::Malformed(_)) => self.counts.foreign += 1,

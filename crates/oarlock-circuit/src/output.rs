@@ -7,6 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::limit::MESSAGE_BYTES_MAX;
 use oarlock_layout::message::frame::Class;
+use oarlock_layout::seal::MAC_BYTES;
 
 /// Something the circuits want done or known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +50,16 @@ pub enum Output {
     Heard {
         /// The peer.
         peer: NodeId,
+    },
+    /// Somebody says that a run has ended, with a secret from which this code follows. Whether it is the one that the run has
+    /// pledged, others know (L5).
+    Gasp {
+        /// Whose.
+        node: NodeId,
+        /// Which run.
+        incarnation: Incarnation,
+        /// As [`Circuits::pledge`](crate::Circuits::pledge) makes it.
+        code: [u8; MAC_BYTES],
     },
     /// The peer refuses us. Once per change of the reason.
     RefusedBy {

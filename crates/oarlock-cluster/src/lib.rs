@@ -12,6 +12,7 @@
 //!                         ├────────────────────────────────────────┤
 //!   a run that is out ──► │  Fencing      whose turn it is to fence│─► Prove, Propose (L4)
 //!                         ├────────────────────────────────────────┤
+//!   pledges, a gasp   ──► │  Pledges      who speaks for a dead run (L5)   │   read by the hall
 //!   silent / heard    ──► │  Hearing      who is silent, since when│   read by `status`
 //!   every frame, a view ► │  Watermark    the clock, with ceilings │─► Store, Say, Misdeed; a stamp, once all have agreed
 //!                         └────────────────────────────────────────┘
@@ -32,6 +33,7 @@ extern crate alloc;
 
 mod clock;
 pub mod fencing;
+pub mod gasp;
 mod hearing;
 pub mod lease;
 pub mod membership;
@@ -43,6 +45,7 @@ pub mod watermark;
 
 pub use clock::LogicalClock;
 pub use fencing::Fencing;
+pub use gasp::Pledges;
 pub use hearing::Hearing;
 pub use lease::Lease;
 pub use membership::Membership;

@@ -7,6 +7,7 @@
 //!   what came of a command ──► │  Membership   │──► Report    who is silent to this node, to all members
 //!   silent, heard, reports ──► │  ├─ Lease     │──► View      another view is valid
 //!   which fences there are ──► │  └─ Watch     │──► Lease     frozen, thawed, children, lost
+//!   which runs have ended,     │               │
 //!   time                   ──► │               │──► Refused   it is not let in, and why
 //!                              └───────────────┘
 //!
@@ -23,7 +24,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
-use oarlock_layout::limit::{RENEW, SILENT};
+use oarlock_layout::limit::{LEASE, RENEW, SILENT};
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
@@ -31,11 +32,14 @@ use oarlock_layout::view::View;
 
 use crate::lease::{Lease, Output as LeaseOutput, Standing};
 use crate::partition::NodeSet;
-use crate::registry::{Command, FENCES_PER_NODE_MAX, Need, Outcome, Refusal, Registry};
+use crate::registry::{Command, FENCES_PER_NODE_MAX, Fence, Need, Outcome, Refusal, Registry};
 use crate::watch::Watch;
 
 /// Reports are repeated this often: what was said a silent time ago says nothing any more.
 const REPORT_EVERY: Duration = SILENT.checked_div(2).expect("not zero");
+
+/// For how long the registry is told that a run has ended. After that its lease is over by itself.
+const GIVEN_UP_MAX: Duration = LEASE.saturating_mul(2);
 
 /// Who this run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +69,13 @@ pub enum Output {
     Lease(LeaseOutput),
     /// It is not let in, and asks no more.
     Refused(Refusal),
+}
+
+/// How the registry is told of the end of a run.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    next: Instant,
+    until: Instant,
 }
 
 /// Where this run stands.
@@ -99,6 +110,8 @@ pub struct Membership {
     /// The last run of each node that this one has ever heard.
     heard: BTreeMap<NodeId, Incarnation>,
     reported: Option<(NodeSet, Instant)>,
+    /// Runs that have certainly ended, of which the registry does not know it yet, and how it is told.
+    given_up: BTreeMap<(NodeId, Incarnation), Telling>,
     /// What must be proven of a run that is put out, beside its lease.
     fences: Vec<Need>,
     outputs: VecDeque<Output>,
@@ -116,6 +129,7 @@ impl Membership {
             silent: BTreeSet::new(),
             heard: BTreeMap::new(),
             reported: None,
+            given_up: BTreeMap::new(),
             fences: Vec::new(),
             outputs: VecDeque::new(),
         };
@@ -127,6 +141,7 @@ impl Membership {
     pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
         self.watch.handle_applied(now, registry);
         self.stamps = (registry.floor(), registry.watermark());
+        self.given_up.retain(|(node, incarnation), _| !knows_ended(registry, *node, *incarnation));
         if *registry.view() != self.view {
             self.view = registry.view().clone();
             self.reported = None;
@@ -213,6 +228,18 @@ impl Membership {
         self.settle(now);
     }
 
+    /// A run, of another node or an earlier one of this, has certainly ended, and nobody can act under a lock of it any more:
+    /// it is proven by what it pledged, or this node's keeper saw it. The registry is told until it knows (L5).
+    pub fn handle_given_up(&mut self, now: Instant, node: NodeId, incarnation: Incarnation) {
+        let itself = (node, incarnation) == (self.me.node, self.me.incarnation);
+        if !itself {
+            self.given_up
+                .entry((node, incarnation))
+                .or_insert(Telling { next: now, until: now + GIVEN_UP_MAX });
+            self.settle(now);
+        }
+    }
+
     /// What must be proven of whoever is put out, beside its lease (L4).
     ///
     /// # Panics
@@ -242,7 +269,8 @@ impl Membership {
             Part::Out => None,
         };
         let report = self.reports().then(|| self.reported.map_or(Instant(0), |(_, at)| at + REPORT_EVERY));
-        [mine, self.watch.poll_timeout(), report].into_iter().flatten().min()
+        let given_up = self.given_up.values().map(|telling| telling.next).min();
+        [mine, self.watch.poll_timeout(), report, given_up].into_iter().flatten().min()
     }
 
     /// The lease of this run, once it is in; also after it has ended.
@@ -302,6 +330,14 @@ impl Membership {
                 });
             }
         }
+        self.given_up.retain(|_, telling| now < telling.until);
+        for ((node, incarnation), telling) in &mut self.given_up {
+            if telling.next <= now {
+                telling.next = now + RENEW;
+                let (node, incarnation) = (*node, *incarnation);
+                self.outputs.push_back(Output::Propose(Command::Surrender { node, incarnation }));
+            }
+        }
         self.report(now);
         while let Some(command) = self.watch.poll_output() {
             self.outputs.push_back(Output::Propose(self.fenced(command)));
@@ -358,6 +394,20 @@ impl Membership {
                 Command::Evict { epoch, out, note }
             }
             other => other,
+        }
+    }
+}
+
+/// Whether nobody waits for the lease of a run any more.
+fn knows_ended(registry: &Registry, node: NodeId, incarnation: Incarnation) -> bool {
+    let Some(member) = registry.member(node) else { return true };
+    match registry.run(node) {
+        Some(run) if run == incarnation => member.surrendered,
+        _ => {
+            // Put out with its lease going on, or not let in yet: whether it was asked for nobody knows.
+            let waits =
+                |f: &Fence| (f.node, f.incarnation) == (node, incarnation) && f.needs.contains(&Need::Lease);
+            incarnation <= member.entered && !registry.fences().any(waits)
         }
     }
 }

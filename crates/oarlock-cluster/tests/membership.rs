@@ -287,3 +287,61 @@ fn without_answers_the_run_ends_step_by_step() {
     assert_eq!(node.lease().standing(), Standing::Lost);
     assert_eq!(proposals(&mut node.membership), []);
 }
+
+/// L5: that a run has ended is told to the registry until it knows, and no longer; nobody waits for its lease then.
+#[test]
+fn a_run_that_has_ended_is_told_until_the_registry_knows() {
+    let mut node = first_in(at(0));
+    let start = |node, incarnation| Command::Start {
+        node: NodeId(node),
+        key: key(node),
+        incarnation: Incarnation(incarnation),
+        nonce: 7,
+        fences: Vec::new(),
+    };
+    node.hears(at(1), 1, 4);
+    assert_eq!(node.apply(at(2), &start(1, 4)), Outcome::Done);
+    outputs(&mut node.membership);
+    let surrender = Command::Surrender { node: NodeId(1), incarnation: Incarnation(4) };
+    let told =
+        |node: &mut Node| proposals(&mut node.membership).into_iter().filter(|c| *c == surrender).count();
+    node.membership.handle_given_up(at(10), NodeId(1), Incarnation(4));
+    assert_eq!(told(&mut node), 1);
+    node.membership.handle_given_up(at(11), NodeId(1), Incarnation(4));
+    node.membership.handle_timeout(at(12));
+    assert_eq!(told(&mut node), 0, "once for each time in which it may be answered");
+    assert!(node.membership.poll_timeout() <= Some(at(10) + RENEW));
+    node.membership.handle_timeout(at(10) + RENEW);
+    assert_eq!(told(&mut node), 1, "it was lost");
+    assert_eq!(node.answer(at(1_000), &surrender), Outcome::Done);
+    let verdicts = proposals(&mut node.membership);
+    let out = |command: &Command| match command {
+        Command::Evict { out, .. } => {
+            out.iter().any(|o| o.node == NodeId(1) && o.basis == Basis::Surrendered)
+        }
+        _ => false,
+    };
+    assert!(verdicts.iter().any(out), "{verdicts:?}");
+    node.membership.handle_timeout(at(20_000));
+    assert_eq!(told(&mut node), 0);
+    // Nor does it ever give itself up so: it goes on.
+    node.membership.handle_given_up(at(20_001), NodeId(0), Incarnation(1));
+    node.membership.handle_timeout(at(21_000));
+    assert!(!proposals(&mut node.membership).iter().any(|c| matches!(c, Command::Surrender { .. })));
+}
+
+/// A run that was never let in, or whose end nobody ever answers: its lease is over by itself, and this ends.
+#[test]
+fn what_nobody_answers_is_not_told_for_ever() {
+    let mut node = first_in(at(0));
+    node.membership.handle_given_up(at(0), NodeId(1), Incarnation(4));
+    let mut told = 0;
+    for ms in (0..60_000).step_by(50) {
+        node.membership.handle_timeout(at(ms));
+        let said = proposals(&mut node.membership);
+        let surrenders = said.iter().filter(|c| matches!(c, Command::Surrender { .. })).count();
+        assert!(surrenders == 0 || ms < 2 * LEASE.as_millis() as u64, "{ms}");
+        told += surrenders;
+    }
+    assert_eq!(told, 8, "each 750 ms of 6 s");
+}

@@ -37,6 +37,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("cookie", with(&|out| frame::encode_cookie(out, 0x0403_0201, &[0xcc; 16]))),
         ("refusal", with(&|out| frame::encode_refusal(out, 0x0403_0201, Code::PeerVersion, NodeId(3)))),
         ("sealed", header.to_array().to_vec()),
+        ("gasp", frame::encode_gasp(NodeId(3), Incarnation(17), &[0xdd; 16]).to_vec()),
         ("greeting", greeting.to_bytes()),
         ("run", with(&|out| run(out, Class::Bulk, 258, &[(b"one", true), (b"", false)]))),
         (
@@ -96,6 +97,10 @@ fn datagrams_are_taken_apart_into_what_they_were_made_of() {
     let header = SealedHeader { receiver, number: 0x0a09_0807, reading: READING };
     assert_eq!(Datagram::decode(&sealed), Ok(Datagram::Sealed(header)));
     assert!(Datagram::decode(&sealed[..59]).is_err(), "no room for a tag");
+    let gasp = find("gasp");
+    let (node, incarnation, secret) = (NodeId(3), Incarnation(17), &[0xdd; 16]);
+    assert_eq!(Datagram::decode(&gasp), Ok(Datagram::Gasp { node, incarnation, secret }));
+    assert!(Datagram::decode(&gasp[..29]).is_err() && Datagram::decode(&[&gasp[..], &[0]].concat()).is_err());
     assert_eq!(Greeting::from_bytes(&find("greeting")).unwrap().incarnation, Incarnation(17));
 }
 

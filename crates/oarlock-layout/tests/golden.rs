@@ -84,6 +84,7 @@ fn every_kind_of_message_has_a_sample() {
                 Step::Restated { .. } => 8,
             },
             PeerMessage::Report(_) => 9,
+            PeerMessage::Pledge(_) => 18,
             PeerMessage::Look(_) => 10,
             PeerMessage::Seen(seen) => match seen.rows[0].what {
                 What::Holder(_) => 11,
@@ -155,6 +156,6 @@ fn every_kind_of_message_has_a_sample() {
             Answer::Unsure => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (18, 10, 11));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (19, 10, 11));
     assert_eq!((calls.len(), answers.len()), (6, 11));
 }

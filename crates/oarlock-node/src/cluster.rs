@@ -9,21 +9,25 @@ use oarlock_cluster::partition::NodeSet;
 use oarlock_cluster::recovery::{Failover, Gate, Output as Step};
 use oarlock_cluster::registry::{Command, Outcome};
 use oarlock_cluster::{Membership, Recovery, Registry, lease};
-use oarlock_layout::id::{Epoch, NodeId};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::limit::{LEASE_FROZEN, NODES_MAX, RESTATE_BACKLOG_BYTES};
 use oarlock_layout::message::barrier::{Barrier, Report};
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::seal::MAC_BYTES;
 use oarlock_layout::stamp::HighWatermark;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
-use crate::config::NodeConfig;
+use crate::config::{Config, NodeConfig};
 use crate::event::Event;
 use crate::node::{Node, Output, Space, peer};
 use crate::planted::Bug as Planted;
 
 /// Resources that state anew before something else has a turn.
 const RESTATE_AT_ONCE: u32 = 512;
+
+/// Ends of runs that are remembered, so that each is told once: a gasp is said several times, for it may be lost.
+const GIVEN_UP_MAX: usize = NODES_MAX;
 
 /// Makes the nonces of a run from its seed.
 const NONCES: u64 = 0x6e6f_6e63_6573_0000;
@@ -55,6 +59,9 @@ impl Node {
                 }
                 for (peer, _) in self.hearing.silent() {
                     membership.handle_silent(now, peer);
+                }
+                for (node, run) in self.given_up.clone() {
+                    membership.handle_given_up(now, node, run);
                 }
                 self.membership = Some(membership);
             }
@@ -99,6 +106,23 @@ impl Node {
         }
     }
 
+    /// From now on whoever names this secret speaks for the end of this run (L5): every member hears a code of it. To be called
+    /// before anything is handed in. Say it by [`encode_gasp`](oarlock_layout::message::frame::encode_gasp).
+    pub fn pledge(&mut self, secret: &[u8; MAC_BYTES]) {
+        let Config { me, incarnation, .. } = self.config;
+        self.pledge = Some(self.circuits.pledge(me, incarnation, secret));
+    }
+
+    /// An earlier run of this node has ended, and nobody can act under a lock of it any more: whoever watched it says so, on
+    /// this machine. Others need not wait for its lease (L5).
+    ///
+    /// # Panics
+    /// If it is no earlier run.
+    pub fn handle_given_up(&mut self, now: Instant, incarnation: Incarnation) {
+        assert!(incarnation < self.config.incarnation, "run {incarnation} is not over for this one");
+        self.given_up(now, self.config.me, incarnation);
+    }
+
     /// Why this run is not let into the cluster, if it is not.
     pub fn not_let_in(&self) -> Option<String> {
         self.refused.as_ref().map(ToString::to_string)
@@ -125,6 +149,43 @@ impl Node {
     }
 
     // ----- what others say ------------------------------------------------------------------------------
+
+    pub(crate) fn tell_pledge(&mut self, now: Instant, peer: NodeId) {
+        if let Some(code) = self.pledge {
+            self.say(now, peer, &PeerMessage::Pledge(code));
+        }
+    }
+
+    pub(crate) fn pledged(&mut self, from: NodeId, code: [u8; MAC_BYTES]) {
+        if let Some(run) = self.runs.get(&from) {
+            self.pledges.handle_pledge(from, *run, code);
+        }
+    }
+
+    /// Somebody says that a run has ended. Whoever cannot prove it is not worth a word: the datagram may come from anybody.
+    pub(crate) fn gasp(&mut self, now: Instant, node: NodeId, run: Incarnation, code: &[u8; MAC_BYTES]) {
+        if self.ended || !self.pledges.proves(node, run, code) {
+            return;
+        }
+        if self.given_up(now, node, run) {
+            self.event(Event::GivenUp { node: self.node_name(node), incarnation: run });
+        }
+    }
+
+    /// False: that was known.
+    fn given_up(&mut self, now: Instant, node: NodeId, run: Incarnation) -> bool {
+        if self.given_up.contains(&(node, run)) {
+            return false;
+        }
+        self.given_up.push((node, run));
+        if self.given_up.len() > GIVEN_UP_MAX {
+            self.given_up.remove(0);
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.handle_given_up(now, node, run);
+        }
+        true
+    }
 
     pub(crate) fn barrier(&mut self, now: Instant, from: NodeId, barrier: Barrier) {
         let Some(run) = self.runs.get(&from).copied() else { return };

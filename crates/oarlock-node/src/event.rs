@@ -55,6 +55,13 @@ pub enum Event {
         /// Why.
         code: Code,
     },
+    /// A run of a member has died, and nobody acts under its locks any more: others need not wait for its lease.
+    GivenUp {
+        /// Member.
+        node: String,
+        /// Which run.
+        incarnation: Incarnation,
+    },
     /// Another view is valid, with this run in it.
     View {
         /// Which.
@@ -131,6 +138,10 @@ impl fmt::Display for Event {
             Event::View { epoch, members } => {
                 write!(f, "view {epoch} is valid, with {members} members; what is held is stated anew")
             }
+            Event::GivenUp { node, incarnation } => write!(
+                f,
+                "run {incarnation} of {node} has died and is given up: nobody acts under its locks any more"
+            ),
             Event::Serving { epoch } => write!(f, "serving in view {epoch}"),
             Event::Frozen => {
                 f.write_str("no majority has confirmed this node's lease for long; nothing new is granted")

@@ -11,7 +11,7 @@ use oarlock_circuit::{Circuits, Class, Peer, SendError, Transmit};
 use oarlock_cluster::fencing::Charge;
 use oarlock_cluster::registry::{Command, Refusal};
 use oarlock_cluster::watermark::{self, NoStamp, Watermark};
-use oarlock_cluster::{Fencing, Hearing, Membership, Recovery};
+use oarlock_cluster::{Fencing, Hearing, Membership, Pledges, Recovery};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SessionId, SpaceId};
@@ -20,7 +20,7 @@ use oarlock_layout::message::lock::Packet;
 use oarlock_layout::message::look::{At, Look, Seen};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::{self, Attached, Request};
-use oarlock_layout::seal::{PublicKey, Seal};
+use oarlock_layout::seal::{MAC_BYTES, PublicKey, Seal};
 use oarlock_layout::segment::{Wake, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
@@ -137,6 +137,11 @@ pub struct Node {
     pub(crate) hearing: Hearing,
     /// The runs at the other ends of circuits.
     pub(crate) runs: BTreeMap<NodeId, Incarnation>,
+    /// By which code the end of this run is proven, if anybody is to prove it.
+    pub(crate) pledge: Option<[u8; MAC_BYTES]>,
+    pub(crate) pledges: Pledges,
+    /// Runs that have ended before their time, the latest of which this was heard.
+    pub(crate) given_up: Vec<(NodeId, Incarnation)>,
     /// This run's part in the cluster, from the first registry on that has this node as a member.
     pub(crate) membership: Option<Membership>,
     /// Why this run is not let in, if it is not.
@@ -233,6 +238,9 @@ impl Node {
             circuits,
             hearing: Hearing::new(),
             runs: BTreeMap::new(),
+            pledge: None,
+            pledges: Pledges::new(),
+            given_up: Vec::new(),
             membership: None,
             refused: None,
             fences: false,
@@ -474,12 +482,16 @@ impl Node {
     /// If the run has not ended.
     pub fn surrender(&mut self) -> bool {
         assert!(self.ended, "a run that goes on gives nothing up");
-        let Config { me, incarnation, .. } = self.config;
         let is_in = self.membership.as_ref().is_some_and(|m| m.lease().is_some());
         if is_in {
-            self.outputs.push_back(Output::Propose(Command::Surrender { node: me, incarnation }));
+            self.outputs.push_back(Output::Propose(self.surrendered_by()));
         }
         is_in
+    }
+
+    /// The command by which this run gives itself up.
+    pub const fn surrendered_by(&self) -> Command {
+        Command::Surrender { node: self.config.me, incarnation: self.config.incarnation }
     }
 
     // ----- outputs --------------------------------------------------------------------------------------
@@ -571,6 +583,7 @@ impl Node {
                 self.hearing.handle_heard(now, peer);
                 self.event(Event::Up { node: self.node_name(peer), incarnation });
                 self.runs.insert(peer, incarnation);
+                self.tell_pledge(now, peer);
                 self.recovery.handle_up(peer, incarnation);
                 if let Some(membership) = &mut self.membership {
                     membership.handle_heard(now, peer, incarnation);
@@ -598,6 +611,7 @@ impl Node {
                 }
                 self.event(Event::Heard { node: self.node_name(peer), after });
             }
+            C::Gasp { node, incarnation, code } => self.gasp(now, node, incarnation, &code),
             C::RefusedBy { peer, code } => {
                 self.event(Event::RefusedBy { node: self.node_name(peer), code });
             }
@@ -644,6 +658,7 @@ impl Node {
             PeerMessage::Lock(packet) => self.lock_message(now, from, packet),
             PeerMessage::Barrier(barrier) => self.barrier(now, from, barrier),
             PeerMessage::Report(report) => self.report(now, from, report),
+            PeerMessage::Pledge(code) => self.pledged(from, code),
             PeerMessage::Look(look) => {
                 if self.spaces.len() <= look.space.0 as usize {
                     return self.violation(from, format!("it asks about lockspace {}", look.space));

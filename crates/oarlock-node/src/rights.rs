@@ -241,7 +241,7 @@ kinds! {
     Decision needs Decide;
     /// `Handover`: a master of the view before hands over
     Handover needs Decide;
-    /// `Look`, `Seen`, `Barrier`, `Report`
+    /// `Look`, `Seen`, `Barrier`, `Report`, `Pledge`
     Talk needs Speak;
     /// `Call`, `Answer` of coordinators
     Coordination needs Speak;
@@ -287,7 +287,8 @@ impl Kind {
             PeerMessage::Look(_)
             | PeerMessage::Seen(_)
             | PeerMessage::Barrier(_)
-            | PeerMessage::Report(_) => Kind::Talk,
+            | PeerMessage::Report(_)
+            | PeerMessage::Pledge(_) => Kind::Talk,
             PeerMessage::Call { .. } | PeerMessage::Answer { .. } => Kind::Coordination,
         }
     }

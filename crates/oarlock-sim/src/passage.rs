@@ -269,6 +269,7 @@ impl Line {
                 }
                 Output::Silent { .. }
                 | Output::Heard { .. }
+                | Output::Gasp { .. }
                 | Output::RefusedBy { .. }
                 | Output::Refused { .. } => {}
             }

@@ -243,9 +243,14 @@ pub(crate) fn circuit(bytes: &[u8]) {
             0..3 => input.bytes().map(|body| bench.sealed(body)),
             3 => input.bytes().map(|bytes| bench.datagram(1 + step / 8 % 2, &mut bytes.to_vec())),
             4 => input.bytes().map(|rest| {
-                let kind =
-                    [frame::Kind::Hello, frame::Kind::Reply, frame::Kind::Cookie, frame::Kind::Refusal];
-                let mut bytes = [&frame::start(kind[usize::from(step / 8) % 4]), rest].concat();
+                let kind = [
+                    frame::Kind::Hello,
+                    frame::Kind::Reply,
+                    frame::Kind::Cookie,
+                    frame::Kind::Refusal,
+                    frame::Kind::Gasp,
+                ];
+                let mut bytes = [&frame::start(kind[usize::from(step / 8) % 5]), rest].concat();
                 bench.datagram(1, &mut bytes);
             }),
             5 => input.word().map(|ms| bench.pass(Duration::from_millis(u64::from(ms) % 2000))),

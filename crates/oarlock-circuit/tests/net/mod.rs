@@ -255,6 +255,7 @@ impl World {
                 }
                 Output::Silent { peer } => n.events.push((ms, Event::Silent(peer))),
                 Output::Heard { peer } => n.events.push((ms, Event::Heard(peer))),
+                Output::Gasp { .. } => {}
                 Output::RefusedBy { peer, code } => n.events.push((ms, Event::RefusedBy(peer, code))),
                 Output::Refused { node, code, .. } => n.events.push((ms, Event::Refused(node, code))),
             }

@@ -1,7 +1,7 @@
 //! What a datagram between two nodes looks like.
 //!
-//! Every datagram begins with four bytes in clear: magic, version, kind. There are five kinds. Four belong to
-//! the handshake and are rare; all else is [`Datagram::Sealed`]: a header that is authenticated, a body that
+//! Every datagram begins with four bytes in clear: magic, version, kind. There are six kinds. Four belong to
+//! the handshake and are rare, one is the last word of a dead node; all else is [`Datagram::Sealed`]: a header that is authenticated, a body that
 //! is encrypted as well, a tag.
 //!
 //! ```text
@@ -43,6 +43,8 @@ pub const SEALED_HEADER_BYTES: usize = 44;
 pub const SEALED_OVERHEAD_BYTES: usize = SEALED_HEADER_BYTES + TAG_BYTES;
 /// A whole cookie.
 pub const COOKIE_BYTES: usize = 8 + 2 * MAC_BYTES;
+/// A whole last gasp.
+pub const GASP_BYTES: usize = 14 + MAC_BYTES;
 /// A whole refusal.
 pub const REFUSAL_BYTES: usize = 12 + MAC_BYTES;
 /// Fixed part of a hello: everything but the handshake message.
@@ -129,6 +131,8 @@ pub enum Kind {
     Sealed = 4,
     /// "We two do not fit", where no handshake can say it.
     Refusal = 5,
+    /// "This run has ended, and nobody acts under its locks", said by who outlived it (L5).
+    Gasp = 6,
 }
 
 /// A datagram, taken apart as far as that goes without keys.
@@ -177,6 +181,15 @@ pub enum Datagram<'a> {
         node: NodeId,
         /// Code over all bytes before it, made with the cluster secret.
         proof: &'a [u8; MAC_BYTES],
+    },
+    /// The last gasp of a run whose process has died (L5).
+    Gasp {
+        /// Whose.
+        node: NodeId,
+        /// Which run has ended.
+        incarnation: Incarnation,
+        /// What that run has pledged, by a code made with it; said once, and worth nothing after that.
+        secret: &'a [u8; MAC_BYTES],
     },
 }
 
@@ -269,6 +282,17 @@ pub fn encode_refusal(out: &mut Vec<u8>, receiver: u32, code: Code, node: NodeId
     out.extend_from_slice(&node.0.to_le_bytes());
 }
 
+/// A whole last gasp: whoever outlived a run says that it has ended (L5). Not encrypted, for there is no circuit any more; it
+/// proves itself by a secret of which every peer has heard a code ([`Pledge`](super::peer::PeerMessage::Pledge)).
+pub fn encode_gasp(node: NodeId, incarnation: Incarnation, secret: &[u8; MAC_BYTES]) -> [u8; GASP_BYTES] {
+    let mut bytes = [0; GASP_BYTES];
+    bytes[..4].copy_from_slice(&start(Kind::Gasp));
+    bytes[4..6].copy_from_slice(&node.0.to_le_bytes());
+    bytes[6..14].copy_from_slice(&incarnation.0.to_le_bytes());
+    bytes[14..].copy_from_slice(secret);
+    bytes
+}
+
 impl<'a> Datagram<'a> {
     /// Takes a datagram apart. Never panics, whatever the bytes; looks at nothing that is encrypted.
     pub fn decode(bytes: &'a [u8]) -> Result<Datagram<'a>, Foreign> {
@@ -322,6 +346,12 @@ impl<'a> Datagram<'a> {
                 let header = SealedHeader { receiver, number, reading };
                 r.raw(TAG_BYTES)?;
                 Ok(Datagram::Sealed(header))
+            }
+            k if k == Kind::Gasp as u8 => {
+                let (node, incarnation) = (NodeId(r.u16()?), Incarnation(r.u64()?));
+                let secret = code_at_end(&mut r)?;
+                r.end()?;
+                Ok(Datagram::Gasp { node, incarnation, secret })
             }
             k => Err(Malformed::Unknown { field: "kind of datagram", value: k.into() }.into()),
         }

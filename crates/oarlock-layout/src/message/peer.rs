@@ -2,6 +2,7 @@
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
 use crate::message::{barrier, lock, look, raft};
+use crate::seal::MAC_BYTES;
 
 /// A message from one node to another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -16,6 +17,8 @@ pub enum PeerMessage {
     Barrier(barrier::Barrier),
     /// Whom a member does not hear.
     Report(barrier::Report),
+    /// Who names the secret from which this code was made speaks for the end of the sender's run (L5).
+    Pledge([u8; MAC_BYTES]),
     /// What a coordinator asks another.
     Call {
         /// Of the asker; no other call of the same run has it.
@@ -55,6 +58,10 @@ impl Wire for PeerMessage {
                 out.u8(8);
                 m.encode(out);
             }
+            PeerMessage::Pledge(code) => {
+                out.u8(9);
+                out.raw(code);
+            }
             PeerMessage::Call { question, call } => {
                 out.u8(5);
                 out.u64(*question);
@@ -75,6 +82,7 @@ impl Wire for PeerMessage {
             4 => PeerMessage::Seen(look::Seen::decode(r)?),
             7 => PeerMessage::Barrier(barrier::Barrier::decode(r)?),
             8 => PeerMessage::Report(barrier::Report::decode(r)?),
+            9 => PeerMessage::Pledge(r.raw(MAC_BYTES)?.try_into().expect("raw returned that many bytes")),
             5 => PeerMessage::Call { question: r.u64()?, call: raft::Call::decode(r)? },
             6 => PeerMessage::Answer { question: r.u64()?, answer: raft::Answer::decode(r)? },
             n => return Err(Malformed::Unknown { field: "peer message", value: n.into() }),

@@ -238,6 +238,7 @@ pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
         packet().prop_map(PeerMessage::Lock),
         barrier().prop_map(PeerMessage::Barrier),
         report().prop_map(PeerMessage::Report),
+        any::<[u8; 16]>().prop_map(PeerMessage::Pledge),
         look().prop_map(PeerMessage::Look),
         seen().prop_map(PeerMessage::Seen),
         (any::<u64>(), call()).prop_map(|(question, call)| PeerMessage::Call { question, call }),

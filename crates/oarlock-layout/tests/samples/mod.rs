@@ -112,6 +112,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         ("arrived", barrier(Step::Arrived)),
         ("restated", barrier(Step::Restated { departed: true })),
         ("report", PeerMessage::Report(Report { silent: 0x0a0b_0c0d })),
+        ("pledge", PeerMessage::Pledge(core::array::from_fn(|i| i as u8))),
         ("look at one", look(At::Resource(name("accounts/7")))),
         ("look at all", look(At::All)),
         ("look at waiting", look(At::Waiting)),

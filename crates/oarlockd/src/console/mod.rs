@@ -291,7 +291,7 @@ mod tests {
             Question::Evict { node: node(), incarnation: 1, epoch: 1 },
             Question::Drain { node: node(), drained: true },
             Question::Drain { node: node(), drained: false },
-            Question::Unfence { node: node(), incarnation: 1 },
+            Question::Unfence { node: node(), incarnation: 1, who: None },
             Question::Events { after: 0 },
         ];
         let missing = |kind: &&Kind| questions.iter().all(|question| question.kind() != **kind);

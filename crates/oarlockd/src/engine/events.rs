@@ -117,7 +117,7 @@ impl Engine {
             Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
             Event::Frozen => (Level::Warn, Some(Code::NotServing)),
             Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
-            Event::Replaced { .. } => (Level::Warn, None),
+            Event::Replaced { .. } | Event::GivenUp { .. } => (Level::Warn, None),
             Event::Refused { node, code, .. } => {
                 text += &self.differing(now, node.as_deref(), *code);
                 (Level::Warn, Some(*code))
