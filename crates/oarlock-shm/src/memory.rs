@@ -162,6 +162,13 @@ impl Memory {
         Arc::new(Memory { cells, geometry: self.geometry, firsts: self.firsts })
     }
 
+    /// From here on nobody believes what he has granted himself under the lease of this run (M13). By the node, or by who
+    /// outlived it.
+    pub fn turn_epoch(&self) {
+        self[header::EPOCH].fetch_add(1, crate::sync::TAKE);
+        crate::sync::fence(crate::sync::Place::Turn);
+    }
+
     /// Gives back the memory of an index level that is used no more. Who still looks there finds nothing, and asks the node.
     pub(crate) fn forget_index_level(&self, level: u32) {
         #[cfg(not(any(loom, shuttle)))]

@@ -1,13 +1,14 @@
 //! The binary `oarlock`: the node daemon and the commands people type.
 //!
 //! ```text
-//!                      ┌────────────── one process: `oarlock serve` ──────────────┐
+//!                      ┌────────────── one process: `oarlock engine` ─────────────┐
 //!   programs ─ socket ─┤ engine/    one thread, one wait: sockets in, Node, out    │
 //!   peers ──── UDP ────┤            └── host/     clock, chance, files, sockets    │
 //!   people ─── HTTP ───┤ console/   questions and metrics as documents; own thread │
 //!                      │ coordinator/ one order of changes for all nodes: who is   │
 //!                      │            in the view, until when; own thread            │
 //!                      └──────────────────────────────────────────────────────────┘
+//!   keeper/    the process around it, which outlives it when it dies
 //!   command/   what people type; talks to a daemon through its socket, as programs do
 //!   config/    the file; problem, explain: every error as code, what, why, what next
 //! ```
@@ -23,4 +24,5 @@ pub mod coordinator;
 pub mod engine;
 pub mod explain;
 pub mod host;
+pub mod keeper;
 pub mod problem;

@@ -82,7 +82,7 @@ fn a_node_that_hangs_is_put_out_by_hand_and_comes_back() {
 
     let held = support::ask(&dev, 'c', "job", &["backup"]);
     until("it is held", || dev.run('a', &["locks", "ls", "-o", "name"]).out.contains("backup"));
-    let c = dev.pid('c');
+    let c = dev.engine('c');
     signal(c, "STOP");
     let said = dev
         .run('a', &["node", "evict", "node-c", "--yes", "-o", "json"])
@@ -143,7 +143,7 @@ fn a_drain_is_a_mark_that_every_node_shows() {
 fn without_a_majority_a_change_is_refused_with_its_own_status() {
     let dev = Dev::start_with(&["--keep"]);
     for node in ['b', 'c'] {
-        signal(dev.pid(node), "STOP");
+        signal(dev.engine(node), "STOP");
     }
     until("nobody leads any more", || {
         let said = dev.run('a', &["node", "drain", "node-b"]);
@@ -152,7 +152,7 @@ fn without_a_majority_a_change_is_refused_with_its_own_status() {
         said.err.contains("OAR-3201")
     });
     for node in ['b', 'c'] {
-        signal(dev.pid(node), "CONT");
+        signal(dev.engine(node), "CONT");
     }
 }
 

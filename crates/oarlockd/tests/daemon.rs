@@ -354,7 +354,7 @@ fn running_out_of_descriptors_refuses_with_its_code_and_does_not_spin() {
     solo.run(&["status"]).expect(69, &["OAR-1301", "descriptor"]);
     // Full, and quiet: less than half of the time is used, where a spin would use all.
     let used = || -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", solo.pid())).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", solo.engine())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };

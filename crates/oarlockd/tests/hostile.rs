@@ -151,6 +151,7 @@ fn trial_with(what: &str, during: impl FnOnce(&Solo), after: impl FnOnce(&Solo))
     let (fast, slow) = (space(&solo, "other", true), space(&solo, "other", false));
     fast.lock("warm").acquire().unwrap().release().unwrap();
     let quiet = stalls(&slow, TIME / 4);
+    let engine = solo.engine();
     let player = Player::start(&solo.socket(), what);
     let over = AtomicBool::new(false);
     let inside = AtomicU32::new(0);
@@ -190,7 +191,7 @@ fn trial_with(what: &str, during: impl FnOnce(&Solo), after: impl FnOnce(&Solo))
     });
     println!("{what}: p50, p99 and longest round trip elsewhere {stalls:?}; before {quiet:?}");
     assert!(stalls[1] < STALL_MAX, "{stalls:?}");
-    assert!(lives(solo.pid()));
+    assert_eq!(solo.engine(), engine, "it is the same all the time");
     solo.run(&["ok"]).expect(0, &[]);
     during(&solo);
     assert!(lives(player.0.0.id() as i32), "it did what it does to the end");

@@ -249,7 +249,7 @@ fn read(space: &Space, name: &str) -> u8 {
 
 /// While the node stands still no answer can come; it goes on a little later.
 fn stand_still(dev: &Dev) -> impl FnOnce() -> std::thread::JoinHandle<()> + use<> {
-    let pid = dev.pid('a');
+    let pid = dev.engine('a');
     signal(pid, "STOP");
     move || {
         std::thread::spawn(move || {

@@ -166,7 +166,7 @@ fn names_complete_by_tab() {
 
     // A daemon that does not answer, and none at all: nothing is offered, nothing is said, nobody waits.
     let line = ["oarlock", "locks", "show", "ord"];
-    let pid = dev.pid('b');
+    let pid = dev.engine('b');
     support::signal(pid, "STOP");
     let began = Instant::now();
     assert_eq!(offered(&mut dev.at('b'), &line), [""; 0]);

@@ -146,7 +146,7 @@ fn a_silent_member_is_missing_by_name() {
     let of_c = |name: &String| master(SpaceId(0), name.as_bytes(), nodes()) == Some(NodeId(2));
     let silent = (0..).map(|i| format!("name-{i}")).find(of_c).unwrap();
     let stopped = Instant::now();
-    support::signal(dev.pid('c'), "STOP");
+    support::signal(dev.engine('c'), "STOP");
     // On a machine so busy that it is out of the view by now, others have answered.
     let leased = || stopped.elapsed() < Duration::from_secs(2);
     let expect = |args: &[&str], status: i32, words: &[&str]| {
@@ -165,7 +165,7 @@ fn a_silent_member_is_missing_by_name() {
     );
     expect(&["lock", "-n", &silent, "--", "true"], 69, &["OAR-3101", "neither yes nor no"]);
     // L8: silent and heard again loses nothing.
-    support::signal(dev.pid('c'), "CONT");
+    support::signal(dev.engine('c'), "CONT");
     let lost_nothing = leased();
     until("it is heard again", || dev.run('a', &["ok"]).status == Some(0));
     if lost_nothing {
@@ -178,8 +178,8 @@ fn a_silent_member_is_missing_by_name() {
 #[test]
 fn a_stuck_daemon_does_not_hold_up_who_gave_a_time() {
     let dev = Dev::start_with(&["-n", "1"]);
-    support::signal(dev.pid('a'), "STOP");
+    support::signal(dev.engine('a'), "STOP");
     dev.run('a', &["lock", "-w", "200ms", "x", "--", "true"]).expect(75, &["OAR-2102"]);
-    support::signal(dev.pid('a'), "CONT");
+    support::signal(dev.engine('a'), "CONT");
     dev.run('a', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
 }

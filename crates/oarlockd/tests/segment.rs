@@ -228,7 +228,7 @@ fn a_lease_goes_on_while_the_node_does_and_no_longer() {
         program.give_back(program.held("x"));
         std::thread::sleep(Duration::from_millis(10));
     }
-    signal(solo.pid(), "STOP");
+    signal(solo.engine(), "STOP");
     let stopped = Instant::now();
     let mut frozen = None;
     let loss = loop {
@@ -256,7 +256,7 @@ fn a_lease_goes_on_while_the_node_does_and_no_longer() {
         "renewed every 750 ms: {:?}",
         stopped.elapsed()
     );
-    signal(solo.pid(), "CONT");
+    signal(solo.engine(), "CONT");
     let Reply::Lost { why } = program.line.hear() else { panic!("not told") };
     assert!(why.code == Code::Lost && why.text.contains("not in the cluster any more"), "{why:?}");
     assert!(program.line.next().is_none(), "the session is over");
@@ -277,10 +277,10 @@ fn what_was_held_when_the_lease_was_lost_is_given_to_others() {
     let (program, other) = (Program::attach(&solo.socket()), Line::open(&solo.socket()));
     program.line.own("x");
     let hold = program.held("x");
-    signal(solo.pid(), "STOP");
+    signal(solo.engine(), "STOP");
     std::thread::sleep(Duration::from_millis(3_100));
     assert_eq!(program.caller.living(), Err(Loss::Lease));
-    signal(solo.pid(), "CONT");
+    signal(solo.engine(), "CONT");
     // A session that maps no segment is over as well: the run is.
     for line in [&program.line, &other] {
         assert!(matches!(line.hear(), Reply::Lost { .. }));
@@ -400,14 +400,14 @@ fn who_hangs_up_before_it_is_answered_keeps_no_place() {
         let status = solo.run(&["status", "-o", "json"]).json();
         status["spaces"][0]["attached_sessions"] == 0
     });
-    signal(solo.pid(), "STOP");
+    signal(solo.engine(), "STOP");
     const HASTY: u32 = 3;
     for _ in 0..HASTY {
         let line = Line(door::connect(&solo.socket()).unwrap());
         line.say(&Request::Hello { version: VERSION, label: "in a hurry".into() });
         line.say(&Request::Attach { request: 9, space: SPACE });
     }
-    signal(solo.pid(), "CONT");
+    signal(solo.engine(), "CONT");
     // Any of their places is as good as the first, but one behind them means that they are lost.
     let next = area();
     assert!(next < first + HASTY, "place {next}");

@@ -362,7 +362,7 @@ fn a_node_that_stands_still_loses_what_was_granted_in_its_segment() {
     let guard = space.lock("x").acquire().unwrap();
     let handle = space.handle("y");
     drop(handle.acquire().unwrap());
-    signal(dev.pid('a'), "STOP");
+    signal(dev.engine('a'), "STOP");
     assert!(handle.try_acquire().is_ok(), "the lease lasts for a while");
     until("the lock counts as lost", || guard.is_lost());
     let began = Instant::now();
@@ -371,7 +371,7 @@ fn a_node_that_stands_still_loses_what_was_granted_in_its_segment() {
     assert!(handle.try_acquire().is_err());
     assert!(guard.release().is_err());
     assert!(began.elapsed() < Duration::from_secs(1), "nothing hangs");
-    signal(dev.pid('a'), "CONT");
+    signal(dev.engine('a'), "CONT");
 }
 
 /// A session that has heard of its end grants itself nothing more, though the node's lease would last a while.

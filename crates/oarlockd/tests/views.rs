@@ -104,7 +104,7 @@ fn a_node_that_stands_still_loses_its_locks_and_begins_another_run() {
     let handle = here.handle("x");
     let guard = handle.acquire().unwrap();
     assert!(!guard.is_lost());
-    let pid = dev.pid('a');
+    let (keeper, pid) = (dev.pid('a'), dev.engine('a'));
     let began = Instant::now();
     signal(pid, "STOP");
     let (lost, granted) = thread::scope(|scope| {
@@ -127,7 +127,7 @@ fn a_node_that_stands_still_loses_its_locks_and_begins_another_run() {
     let going = Instant::now();
     until("it is back", || all_well(&dev));
     println!("going on to all well: {:?}", going.elapsed());
-    assert_eq!((dev.pid('a'), incarnation(&dev, 'a')), (pid, 2), "another run of the same process");
+    assert_eq!((dev.pid('a'), incarnation(&dev, 'a')), (keeper, 2), "another run, under the same keeper");
     dev.run('a', &["lock", "-w", "5s", "x", "--", "true"]).expect(0, &[]);
     assert!(!dev.said().contains("started again"), "`dev` had nothing to do: {}", dev.said());
 }

@@ -16,7 +16,7 @@ use crate::handover::Offer;
 use crate::names::VALUE_READY;
 use crate::planted::{Bug, planted};
 use crate::search;
-use crate::sync::{FIELD, Place as At, SHOW, TAKE, fence};
+use crate::sync::{FIELD, Place as At, SHOW, fence};
 
 /// Bells of slots that bear no name, answered in vain in one call: whoever rings them must not keep others waiting.
 const MISSES_MAX: u32 = 256;
@@ -247,8 +247,7 @@ impl Words for Hub {
     }
 
     fn turn_epoch(&mut self) {
-        self.memory[header::EPOCH].fetch_add(1, TAKE);
-        fence(At::Turn);
+        self.memory.turn_epoch();
     }
 
     fn fall_asleep(&mut self) -> bool {

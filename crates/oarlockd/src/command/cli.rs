@@ -37,6 +37,9 @@ pub enum Command {
     Dev(Dev),
     /// Run a node (what a service manager starts)
     Serve(Serve),
+    /// What a node does but for its keeper, which starts it
+    #[command(hide = true)]
+    Engine(Serve),
     /// Run a command while holding a lock
     Lock(Lock),
     /// Show how this node and its cluster are

@@ -79,7 +79,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Dev(args) => dev::run(&args),
-        Command::Serve(args) => serve::run(&args),
+        // The engine has said what there is to say.
+        Command::Serve(args) => crate::keeper::run(&args).map(|code| std::process::exit(code.into())),
+        Command::Engine(args) => serve::run(&args),
         // Reached only through an alias or abbreviation of clap's; the same code runs.
         Command::Lock(args) => lock::run(&args).map(|code| std::process::exit(code.into())),
         Command::Status(ask) => status::status(&ask),

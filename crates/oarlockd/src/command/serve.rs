@@ -1,8 +1,7 @@
-//! `oarlock serve`: run a node until a signal comes.
+//! `oarlock engine`: run a node until a signal comes. `oarlock serve` starts it and stays beside it: [`keeper`](crate::keeper).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::sync::{Arc, mpsc};
 
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
@@ -26,7 +25,7 @@ use crate::config::{Config, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
 use crate::coordinator::raft::Tuning;
-use crate::engine::{Ending, Engine, Link, Parts, Segment};
+use crate::engine::{Engine, Link, Parts, Segment};
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
 use crate::host::fence::Programs;
@@ -38,29 +37,21 @@ use crate::host::spin::Spin;
 use crate::host::state::{DataDir, State};
 use crate::host::wake::Wake;
 use crate::host::{clock, people, random};
+use crate::keeper::Keeper;
 use crate::problem::{Problem, Result};
 
 /// How long a resource that nobody uses keeps its record. Longer costs memory; shorter costs a message for
 /// whoever comes back.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
-/// Runs the node.
+/// How long an engine that was killed a moment ago may take to let go of what there can be one of: its data directory, and a
+/// moment later its sockets.
+const LET_GO_MAX: [std::time::Duration; 2] =
+    [std::time::Duration::from_secs(2), std::time::Duration::from_millis(200)];
+
+/// Runs one run of the node.
 pub fn run(args: &Serve) -> Result<()> {
-    match run_once(args)? {
-        Ending::Stopped => Ok(()),
-        // As a new process: nothing of the run that ended is left in it.
-        Ending::Again => {
-            let exe = std::env::current_exe().map_err(again)?;
-            Err(again(std::process::Command::new(exe).args(std::env::args_os().skip(1)).exec()))
-        }
-    }
-}
-
-fn again(e: io::Error) -> Problem {
-    Problem::io(Code::Failed, "cannot begin another run", &e)
-}
-
-fn run_once(args: &Serve) -> Result<Ending> {
+    let keeper = Keeper::at_stdin()?;
     let config = Config::load(&args.config)?;
     let (key, secret) = check_files(&config)?;
     log_to_stderr(config.log);
@@ -68,12 +59,12 @@ fn run_once(args: &Serve) -> Result<Ending> {
 
     let signals = Signals::catch(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
-    let mut data = DataDir::open(&config.data_dir)?;
+    let mut data = DataDir::open_within(LET_GO_MAX[0], &config.data_dir)?;
     let coordinator = config.data_dir.join(control::FILE);
     control::prepare(&coordinator, data.state() == State::FIRST)?;
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
     let (before, state) = data.begin()?;
-    let sockets = match Sockets::open(&config) {
+    let sockets = match patiently(LET_GO_MAX[1], || Sockets::open(&config)) {
         Ok(sockets) => sockets,
         Err(problem) => {
             // This run has granted nothing, so what held for the last one still holds.
@@ -111,6 +102,7 @@ fn run_once(args: &Serve) -> Result<Ending> {
         false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
     };
     node.set_fences(fence.needs());
+    lay_down(&keeper, &config, state, &segments, &sockets.datagrams, &mut node)?;
     let coordinator = control::start(control::Parts {
         me: NodeId(config.me as u16),
         file: coordinator,
@@ -136,6 +128,7 @@ fn run_once(args: &Serve) -> Result<Ending> {
         shared,
         data,
         signals,
+        keeper,
         wake,
         fence,
         coordinator,
@@ -143,6 +136,41 @@ fn run_once(args: &Serve) -> Result<Ending> {
         asked,
     })?
     .run()
+    .map(|_| ())
+}
+
+/// Gives the keeper what it needs when this process dies, before anybody can be granted anything.
+fn lay_down(
+    keeper: &Keeper,
+    config: &Config,
+    state: State,
+    segments: &[Option<Arc<Segment>>],
+    datagrams: &Datagrams,
+    node: &mut Node,
+) -> Result<()> {
+    for segment in segments.iter().flatten() {
+        keeper.segment(&segment.fd)?;
+    }
+    let secret = *random::bytes().first_chunk().expect("sixteen of 32 bytes");
+    node.pledge(&secret);
+    let others = config.members.iter().enumerate().filter(|(i, _)| *i != config.me).map(|(_, m)| m.address);
+    keeper.gasp((NodeId(config.me as u16), state.incarnation), &secret, others, datagrams)
+}
+
+/// Tries again for a while, as long as somebody else has it.
+fn patiently<T>(most: std::time::Duration, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = std::time::Instant::now() + most;
+    loop {
+        match work() {
+            Err(problem)
+                if matches!(problem.code, Code::AddressInUse | Code::SocketInUse)
+                    && std::time::Instant::now() < end =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 struct Sockets {
@@ -258,7 +286,7 @@ fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: All
 }
 
 /// Lines on stderr; OARLOCK_LOG overrides the level of the configuration.
-fn log_to_stderr(level: Level) {
+pub fn log_to_stderr(level: Level) {
     let named = std::env::var("OARLOCK_LOG").unwrap_or_default();
     let level = match named.to_lowercase().as_str() {
         "error" => Level::Error,
@@ -285,7 +313,7 @@ fn log_to_stderr(level: Level) {
 }
 
 /// Each program takes a descriptor, and the soft limit is made for programs that use select.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;

@@ -22,7 +22,7 @@ const SURRENDER_MAX: Duration = Duration::from_millis(1_500);
 pub enum Ending {
     /// As somebody wished.
     Stopped,
-    /// By itself: the process begins another.
+    /// By itself: the keeper begins another.
     Again,
 }
 
@@ -43,7 +43,10 @@ impl Engine {
                         self.answered(now, &command, outcome);
                     }
                 }
-                FromControl::Failed { command: command @ Command::Surrender { .. }, .. } => {
+                // Nobody repeats it but who has stopped: a run that goes on tells of others again by itself.
+                FromControl::Failed { command: command @ Command::Surrender { .. }, .. }
+                    if self.stopping.is_some() =>
+                {
                     self.p.coordinator.send(ToControl::Propose(command));
                 }
                 // Whoever is still of the same mind proposes it again.
@@ -90,7 +93,8 @@ impl Engine {
     }
 
     fn answered(&mut self, now: Instant, command: &Command, outcome: Outcome) {
-        if let (Command::Surrender { .. }, Some(stopping)) = (command, &mut self.stopping) {
+        let own = self.p.node.surrendered_by();
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| *command == own) {
             stopping.surrendered = Some(true);
         }
         self.p.node.handle_answer(now, command, outcome);
@@ -145,6 +149,7 @@ impl Engine {
                 return Err(Problem::new(Code::Refused, "this node is not let into the cluster").because(why));
             }
             warn!("this run has ended; another begins");
+            self.p.keeper.again()?;
             return Ok(Ending::Again);
         };
         if !stopping.holders.is_empty() {

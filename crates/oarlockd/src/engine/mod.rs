@@ -62,6 +62,7 @@ use crate::host::signals::Signals;
 use crate::host::spin::Spin;
 use crate::host::state::{DataDir, State};
 use crate::host::wake::Wake;
+use crate::keeper::Keeper;
 use crate::problem::{Problem, Result};
 use oarlock_layout::code::Code;
 
@@ -70,6 +71,7 @@ const UDP: u64 = 0;
 const DOOR: u64 = 1;
 const WAKE: u64 = 2;
 const SIGNALS: u64 = 3;
+const KEEPER: u64 = 15;
 const FIRST_SESSION: u64 = 16;
 
 /// How long programs that held locks may take to hear that they are lost and to hang up, before the node
@@ -111,6 +113,8 @@ pub struct Parts {
     pub data: DataDir,
     /// SIGTERM and the like.
     pub signals: Signals,
+    /// Holds what is to be ended when this process dies.
+    pub keeper: Keeper,
     /// Rung by the console and by the coordinator.
     pub wake: Wake,
     /// What keeps departed nodes from doing harm.
@@ -176,8 +180,9 @@ impl Engine {
         p.poll.add(&p.datagrams, UDP).map_err(fail)?;
         p.poll.add(&p.door, DOOR).map_err(fail)?;
         p.poll.add(&p.wake, WAKE).map_err(fail)?;
+        p.poll.add(&p.keeper, KEEPER).map_err(fail)?;
         for (i, (_, fd)) in p.signals.watched().enumerate() {
-            assert!(SIGNALS + (i as u64) < FIRST_SESSION, "few signals are caught");
+            assert!(SIGNALS + (i as u64) < KEEPER, "few signals are caught");
             p.poll.add(&fd, SIGNALS + i as u64).map_err(fail)?;
         }
         Ok(Engine {
@@ -259,6 +264,14 @@ impl Engine {
                     }
                     self.coordinate(now);
                     self.hear_of_fences(now);
+                }
+                KEEPER => {
+                    while let Some(run) = self.p.keeper.poll_given_up() {
+                        info!(
+                            "run {run} of this node was given up by its keeper; nobody acts under its locks"
+                        );
+                        self.p.node.handle_given_up(now, run);
+                    }
                 }
                 token if token < FIRST_SESSION => self.signal(now),
                 token => self.session_ready(now, token, *r),
@@ -403,6 +416,12 @@ impl Engine {
                             continue;
                         }
                     };
+                    // Before anything can be asked for in it.
+                    if !self.p.keeper.session(&fd) {
+                        let text = "the node's keeper stands still and takes nobody in";
+                        sessions::refuse(&fd, Code::NotServing, text.into());
+                        continue;
+                    }
                     match self.sessions.open(&mut *self.p.poll, fd, opener, gone) {
                         Ok(session) => {
                             self.p.node.handle_session_opened(now, session, caller.pid, who);

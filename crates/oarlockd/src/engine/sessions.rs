@@ -192,9 +192,13 @@ impl Sessions {
             self.next = self.next.wrapping_add(1);
         }
         let id = SessionId(self.next);
-        poll.add(&fd, self.token(id))?;
-        if let Some(opener) = &opener {
-            poll.add(opener, OPENERS + self.token(id))?;
+        let mut watched = poll.add(&fd, self.token(id));
+        if let (Ok(()), Some(opener)) = (&watched, &opener) {
+            watched = poll.add(opener, OPENERS + self.token(id));
+        }
+        if let Err(e) = watched {
+            shut(&fd);
+            return Err(e);
         }
         self.next = self.next.wrapping_add(1);
         self.counts.opened += 1;
@@ -358,6 +362,7 @@ impl Sessions {
     pub(super) fn forget(&mut self, poll: &mut dyn Poll, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         let _ = poll.remove(&session.fd);
+        shut(&session.fd);
         match session.opener {
             Some(opener) if session.attached => {
                 self.zombies.insert(id, opener);
@@ -460,6 +465,12 @@ impl Sessions {
         self.spare = File::open("/dev/null").ok();
         told
     }
+}
+
+/// Ends a conversation for the program. Closing is not enough: the keeper has the socket too.
+pub(super) fn shut(fd: &OwnedFd) {
+    // The only failure is that the program has hung up.
+    let _ = rustix::net::shutdown(fd, Shutdown::Both);
 }
 
 /// Says why nothing more will be said.

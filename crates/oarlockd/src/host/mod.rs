@@ -9,6 +9,7 @@ pub mod fence;
 pub mod file;
 pub mod guard;
 pub mod key;
+pub mod pair;
 pub mod people;
 pub mod poll;
 pub mod random;

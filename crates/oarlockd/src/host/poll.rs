@@ -42,6 +42,11 @@ impl Epoll {
     pub fn new() -> io::Result<Epoll> {
         Ok(Epoll { fd: epoll::create(epoll::CreateFlags::CLOEXEC)?, events: Vec::with_capacity(256) })
     }
+
+    /// Begins to watch for nothing but the end: both sides of a socket are shut down, or its other side is closed.
+    pub fn add_for_end(&mut self, fd: &dyn AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd.as_fd(), epoll::EventData::new_u64(token), epoll::EventFlags::empty())?)
+    }
 }
 
 impl Poll for Epoll {

@@ -15,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation};
@@ -26,6 +27,8 @@ use crate::problem::{Problem, Result};
 
 const FILE: &str = "state";
 const LOCK: &str = "lock";
+/// Between two looks whether a directory is free.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What a node remembers between runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +94,11 @@ pub struct DataDir {
 impl DataDir {
     /// Takes the directory (made if it is missing) and reads what the last run left.
     pub fn open(path: &Path) -> Result<DataDir> {
+        DataDir::open_within(Duration::ZERO, path)
+    }
+
+    /// The same, but gives whoever has the directory some time to let it go: a process that was killed a moment ago.
+    pub fn open_within(most: Duration, path: &Path) -> Result<DataDir> {
         let shown = path.display();
         let fail = |what: &str, e: &io::Error| Problem::io(Code::DataDir, format!("{what} {shown}"), e);
         fs::DirBuilder::new()
@@ -105,9 +113,15 @@ impl DataDir {
             .mode(0o600)
             .open(path.join(LOCK))
             .map_err(|e| fail("cannot lock the data directory", &e))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-            fail("cannot lock the data directory", &e.into()).because("another node is using it")
-        })?;
+        let end = Instant::now() + most;
+        while let Err(e) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if Instant::now() >= end {
+                return Err(
+                    fail("cannot lock the data directory", &e.into()).because("another node is using it")
+                );
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
         let state = match fs::read_to_string(path.join(FILE)) {
             Ok(text) => State::parse(&text).ok_or_else(|| {
                 Problem::new(Code::DataDir, format!("{shown}/{FILE} is damaged"))

@@ -123,7 +123,7 @@ impl Dev {
         Said::of(self.at(node).args(args).output().unwrap())
     }
 
-    /// Process of a node.
+    /// The keeper of a node. If it is killed, the whole node dies.
     pub fn pid(&self, node: char) -> i32 {
         let config = self.cluster().join(format!("node-{node}/node.toml"));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -134,6 +134,11 @@ impl Dev {
             }
         }
         panic!("node-{node} does not run");
+    }
+
+    /// The other process of a node: what `pid` keeps.
+    pub fn engine(&self, node: char) -> i32 {
+        engine_of(self.pid(node))
     }
 
     /// A counter of a node.
@@ -188,6 +193,19 @@ pub fn ask(dev: &Dev, node: char, label: &str, args: &[&str]) -> Held {
     let mut command = dev.at(node);
     command.args(["lock", "-q", "--label", label]).args(args).args(["--", "sleep", "60"]);
     Held(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// The engine that a keeper has started, as soon as it has.
+#[track_caller]
+pub fn engine_of(keeper: i32) -> i32 {
+    let mut engine = None;
+    until("the keeper has an engine", || {
+        let children =
+            fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+        engine = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        engine.is_some()
+    });
+    engine.unwrap()
 }
 
 /// Sends a signal to one process.

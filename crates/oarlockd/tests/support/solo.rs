@@ -94,6 +94,11 @@ impl Solo {
         self.child.as_ref().expect("it runs").id() as i32
     }
 
+    /// The other process: what `pid` keeps.
+    pub fn engine(&self) -> i32 {
+        super::engine_of(self.pid())
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
