@@ -86,7 +86,11 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
         "\n[cluster]".into(),
         format!("name = {:?}", c.cluster),
         format!("secret_file = {:?}", text(&c.secret_file)),
+        format!("coordinator = \"{}\"", engine(c)),
     ]);
+    out.extend(c.etcd.as_ref().map(|etcd| {
+        format!("\n[coordinator.etcd]\nendpoints = {:?}\nprefix = {:?}", etcd.endpoints, etcd.prefix)
+    }));
     for m in &c.members {
         out.push("\n[[member]]".into());
         out.push(format!(
@@ -124,6 +128,11 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
     output::print_text(&out.join("\n"))
 }
 
+/// Who decides, as the file says it.
+fn engine(c: &Config) -> &'static str {
+    if c.etcd.is_some() { "etcd" } else { "raft" }
+}
+
 fn document(c: &Config) -> serde_json::Value {
     let members: Vec<_> = c
         .members
@@ -153,7 +162,10 @@ fn document(c: &Config) -> serde_json::Value {
             "name": c.name(), "listen": c.listen, "api": c.api, "socket": c.socket, "data_dir": c.data_dir,
             "key_file": c.key_file, "shards": c.shards, "spin": c.spin, "operators": c.operators
         },
-        "cluster": {"name": c.cluster, "secret_file": c.secret_file},
+        "cluster": {"name": c.cluster, "secret_file": c.secret_file, "coordinator": engine(c)},
+        "coordinator": {
+            "etcd": c.etcd.as_ref().map(|it| serde_json::json!({"endpoints": it.endpoints, "prefix": it.prefix}))
+        },
         "members": members,
         "spaces": spaces,
         "fencing": fences,

@@ -27,6 +27,11 @@ pub(super) fn fence(it: &Fence) -> String {
     format!("{}, out since view {}, waits for {}", run_text(&it.run), it.epoch, needs.join(" and "))
 }
 
+/// Whether etcd answers.
+pub(super) fn etcd(c: &Coordinator) -> &'static str {
+    if c.answers == Some(true) { "answers" } else { "does NOT answer" }
+}
+
 fn page(r: &Registry) -> String {
     let mut out = vec![
         format!("cluster      {}", r.cluster_id.as_deref().unwrap_or("none yet")),
@@ -77,6 +82,9 @@ fn marks(m: &MemberRecord) -> String {
 }
 
 fn coordinator(c: &Coordinator) -> String {
+    if let Some(endpoint) = &c.endpoint {
+        return format!("{}, by {endpoint}, which {}", c.engine, etcd(c));
+    }
     let leader = c.leader.as_ref().map_or("nobody leads".into(), |leader| format!("{leader} leads"));
     let learners = match c.learners.is_empty() {
         true => String::new(),
@@ -119,6 +127,7 @@ mod tests {
                 leader: Some("node-b".into()),
                 voters: vec!["node-a".into(), "node-b".into()],
                 learners: vec!["node-c".into()],
+                ..Coordinator::default()
             },
             members: vec![
                 member("node-a", 0, Some(3)),

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
 use oarlock_layout::code::Code;
-use oarlock_layout::id::NodeId;
+use oarlock_layout::id::{Epoch, NodeId};
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
@@ -21,9 +22,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::cli::Serve;
 use super::config::check_files;
-use crate::config::{Config, Level, Order, Rights, Space};
+use crate::config::{Config, Etcd, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
+use crate::coordinator::etcd;
 use crate::coordinator::raft::Tuning;
 use crate::engine::{Engine, Link, Parts, Segment};
 use crate::host::datagrams::Datagrams;
@@ -61,7 +63,10 @@ pub fn run(args: &Serve) -> Result<()> {
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let mut data = DataDir::open_within(LET_GO_MAX[0], &config.data_dir)?;
     let coordinator = config.data_dir.join(control::FILE);
-    control::prepare(&coordinator, data.state() == State::FIRST)?;
+    match config.etcd {
+        None => control::prepare(&coordinator, data.state() == State::FIRST)?,
+        Some(_) => control::prepare_outside(&coordinator)?,
+    }
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
     let (before, state) = data.begin()?;
     let sockets = match patiently(LET_GO_MAX[1], || Sockets::open(&config)) {
@@ -103,13 +108,7 @@ pub fn run(args: &Serve) -> Result<()> {
     };
     node.set_fences(fence.needs());
     lay_down(&keeper, &config, state, &segments, &sockets.datagrams, &mut node)?;
-    let coordinator = control::start(control::Parts {
-        me: NodeId(config.me as u16),
-        file: coordinator,
-        founding: Some(config.founding(state.epoch)),
-        tuning: Tuning::default(),
-        wake: wake.clone(),
-    })?;
+    let coordinator = decide_by(&config, coordinator, state.epoch, wake.clone())?;
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
         node,
@@ -171,6 +170,19 @@ fn patiently<T>(most: std::time::Duration, mut work: impl FnMut() -> Result<T>) 
             done => return done,
         }
     }
+}
+
+/// Starts this node's coordinator: etcd's, or its own with its `file`.
+fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Result<control::Link> {
+    let founding = config.founding(stored);
+    let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
+        let me = NodeId(config.me as u16);
+        let tuning = Tuning::default();
+        return control::start(control::Parts { me, file, founding: Some(founding), tuning, wake });
+    };
+    // Which cluster it must be, the founding says.
+    let settings = etcd::Settings { endpoints, prefix, cluster: None, tuning: etcd::Tuning::default() };
+    control::start_outside(settings, Some(founding), wake)
 }
 
 struct Sockets {

@@ -99,6 +99,9 @@ fn nodes(s: &Status) -> String {
 }
 
 fn coordinator(c: &Coordinator, members: &[Member]) -> String {
+    if let Some(endpoint) = &c.endpoint {
+        return format!("{:<8} {endpoint} {}", c.engine, coord::etcd(c));
+    }
     let leader = match &c.leader {
         Some(leader) => format!("{leader} leads"),
         None => "nobody leads, as far as this node knows".into(),
@@ -378,6 +381,7 @@ mod tests {
                 leader: Some("node-a".into()),
                 voters: ["node-a", "node-b", "node-c"].map(String::from).into(),
                 learners: vec![],
+                ..Coordinator::default()
             },
             fencing: "lease only".into(),
             fences: vec![],

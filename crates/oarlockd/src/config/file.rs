@@ -15,6 +15,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) space: Vec<Space>,
     #[serde(default)]
+    pub(super) coordinator: Engines,
+    #[serde(default)]
     pub(super) circuit: Circuit,
     #[serde(default)]
     pub(super) fencing: super::fencing::Section,
@@ -44,6 +46,32 @@ pub(super) struct Node {
 pub(super) struct Cluster {
     pub(super) name: Spanned<String>,
     pub(super) secret_file: PathBuf,
+    #[serde(default)]
+    pub(super) coordinator: Engine,
+}
+
+/// Who decides what the cluster agrees on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Engine {
+    /// The members among themselves.
+    #[default]
+    Raft,
+    /// etcd.
+    Etcd,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Engines {
+    pub(super) etcd: Option<Spanned<Etcd>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Etcd {
+    pub(super) endpoints: Vec<String>,
+    pub(super) prefix: Option<String>,
 }
 
 #[derive(Deserialize)]

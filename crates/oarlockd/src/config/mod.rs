@@ -28,6 +28,7 @@ pub use file::{Level, Order};
 pub use rights::{Given, Rights};
 pub use shared::Shared;
 
+use crate::coordinator::etcd;
 use crate::host::key;
 use crate::problem::{Problem, Result, did_you_mean};
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub shards: u16,
     /// Name of the cluster.
     pub cluster: String,
+    /// Where the cluster's order is decided, if not by its members.
+    pub etcd: Option<Etcd>,
     /// All members, in the order of their ids.
     pub members: Vec<Member>,
     /// All lockspaces, in the order of their ids; `default` first.
@@ -78,6 +81,15 @@ pub struct Config {
     pub fencing: Vec<fencing::Method>,
     /// How much is logged.
     pub log: Level,
+}
+
+/// The etcd that a cluster relies on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Etcd {
+    /// Its members, as this node reaches them; the first is asked first.
+    pub endpoints: Vec<String>,
+    /// Under which keys; the same at every member.
+    pub prefix: String,
 }
 
 /// A member of the cluster.
@@ -199,6 +211,7 @@ impl Config {
         let api = file.node.api.as_ref().map(|a| loopback(&source, a)).transpose()?;
         let cluster = file.cluster.name.get_ref().clone();
         label(&source, &file.cluster.name, "a cluster name")?;
+        let etcd = etcd(&source, file.cluster.coordinator, file.coordinator.etcd, &cluster)?;
         let data_dir = base.join(file.node.data_dir.unwrap_or_else(|| SYSTEM_DATA.into()));
         let shards = match file.node.shards {
             None => 1,
@@ -221,6 +234,7 @@ impl Config {
             shards,
             cluster,
             spaces: spaces(&source, &file.space, &members)?,
+            etcd,
             members,
             offload: file.circuit.offload,
             spin: file.node.spin,
@@ -239,6 +253,32 @@ impl Config {
     /// The number every member must agree on.
     pub fn shared(&self) -> Shared {
         Shared::of(self)
+    }
+}
+
+fn etcd(
+    source: &Source<'_>,
+    engine: file::Engine,
+    given: Option<Spanned<file::Etcd>>,
+    cluster: &str,
+) -> Result<Option<Etcd>> {
+    match (engine, given) {
+        (file::Engine::Raft, None) => Ok(None),
+        (file::Engine::Raft, Some(given)) => Err(source
+            .bad(given.span().start, "[coordinator.etcd] is given, and the members decide by themselves")
+            .because("[cluster] coordinator is \"raft\", or left out")
+            .try_next("coordinator = \"etcd\" in [cluster]")),
+        (file::Engine::Etcd, None) => Err(source
+            .bad(0, "[cluster] coordinator is \"etcd\", and [coordinator.etcd] is missing")
+            .because("it says where etcd is")
+            .try_next("endpoints = [\"http://127.0.0.1:2379\"] in [coordinator.etcd]")),
+        (file::Engine::Etcd, Some(given)) => {
+            let at = given.span().start;
+            let file::Etcd { endpoints, prefix } = given.into_inner();
+            let prefix = prefix.unwrap_or_else(|| format!("/oarlock/{cluster}"));
+            etcd::check(&endpoints, &prefix).map_err(|why| source.bad(at, why))?;
+            Ok(Some(Etcd { endpoints, prefix }))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!     63          48 47          32 31          16 15           0
 //!    ┌──────────────┬──────────────┬──────────────┬──────────────┐
-//!    │ cluster name │   members    │  lockspaces  │  all of it   │
+//!    │   cluster    │   members    │  lockspaces  │  all of it   │
 //!    └──────────────┴──────────────┴──────────────┴──────────────┘
 //! ```
 //!
@@ -24,7 +24,11 @@ pub struct Shared(pub u64);
 impl Shared {
     pub(super) fn of(config: &Config) -> Shared {
         // One line per fact; names cannot contain spaces or line ends, so no two configurations look alike.
-        let cluster = format!("cluster {}\n", config.cluster);
+        let mut cluster = format!("cluster {}\n", config.cluster);
+        // Members reach etcd by endpoints of their own, but its order must be the same one.
+        if let Some(etcd) = &config.etcd {
+            cluster += &format!("etcd {}\n", etcd.prefix);
+        }
         let mut members = String::new();
         for m in &config.members {
             members += &format!("member {} {} {}\n", m.name, m.address, crate::host::key::print(&m.key));
@@ -53,7 +57,7 @@ impl Shared {
     /// The parts, by the key that they come from.
     pub fn parts(self) -> [(&'static str, u16); 3] {
         [
-            ("[cluster] name", (self.0 >> 48) as u16),
+            ("[cluster]", (self.0 >> 48) as u16),
             ("[[member]]", (self.0 >> 32) as u16),
             ("[[space]]", (self.0 >> 16) as u16),
         ]

@@ -131,7 +131,7 @@ fn the_shared_number_names_what_differs() {
     assert_eq!(local.shared(), shared);
 
     let renamed = parse(&text("", "").replace("harbour", "haven")).unwrap();
-    assert_eq!(shared.differing(renamed.shared()), ["[cluster] name"]);
+    assert_eq!(shared.differing(renamed.shared()), ["[cluster]"]);
     let moved = parse(&text("", "").replace("0.0.12", "0.0.13")).unwrap();
     assert_eq!(shared.differing(moved.shared()), ["[[member]]"]);
     let more = parse(&text("", "[[space]]\nname = \"x\"\n")).unwrap();

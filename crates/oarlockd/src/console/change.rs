@@ -43,11 +43,8 @@ impl Console {
         let Plan { commands, out, text } = plan(&name, &snapshot, &seen, &wish)?;
         // Asked before anything is on its way: then it is certain that nothing came of it. A leader that this node
         // remembers, and that is gone, would only not answer.
-        let (heard, voters) = heard(&snapshot);
-        if 2 * heard <= voters {
-            let text =
-                format!("{} hears {heard} of {voters} voters, which is no majority", snapshot.status.node);
-            return Err((Code::NoMajority, text));
+        if let Some(why) = undecidable(&snapshot) {
+            return Err((Code::NoMajority, why));
         }
         let mut changed = false;
         for command in commands {
@@ -88,16 +85,26 @@ impl Console {
                 Err(Trouble::Unknown) if tries < TRIES => {}
                 Err(trouble) => return Err(denied(&trouble)),
             }
-            let (heard, voters) = heard(&self.snapshot().await?);
-            if 2 * heard <= voters {
+            if undecidable(&self.snapshot().await?).is_some() {
                 return Err(denied(&Trouble::Unknown));
             }
         }
     }
 }
 
+/// Why nothing can be decided at this moment, as far as this node knows.
+pub(super) fn undecidable(snapshot: &Snapshot) -> Option<String> {
+    let node = &snapshot.status.node;
+    if let Some(outside) = &snapshot.standing.outside {
+        let silent = || format!("no majority of etcd answers {node}; it last asked {}", outside.endpoint);
+        return (!outside.answers).then(silent);
+    }
+    let (heard, voters) = heard(snapshot);
+    (2 * heard <= voters).then(|| format!("{node} hears {heard} of {voters} voters, which is no majority"))
+}
+
 /// How many of the voters this node hears, itself included, and how many there are; one before it knows of any.
-fn heard(snapshot: &Snapshot) -> (usize, usize) {
+pub(super) fn heard(snapshot: &Snapshot) -> (usize, usize) {
     let voters = &snapshot.standing.voters;
     let heard = |m: &&MemberStatus| m.heard && voters.contains(&m.node);
     (snapshot.status.members.iter().filter(heard).count(), voters.len().max(1))

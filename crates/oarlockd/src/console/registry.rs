@@ -40,10 +40,12 @@ pub(super) fn document(name: Name<'_>, snapshot: &Snapshot) -> Result<doc::Regis
 pub(super) fn coordinator(name: Name<'_>, standing: &Standing) -> doc::Coordinator {
     let names = |nodes: &[NodeId]| nodes.iter().map(|node| name(*node)).collect();
     doc::Coordinator {
-        engine: "raft".into(),
+        engine: if standing.outside.is_some() { "etcd" } else { "raft" }.into(),
         leader: standing.leader.map(name),
         voters: names(&standing.voters),
         learners: names(&standing.learners),
+        endpoint: standing.outside.as_ref().map(|it| it.endpoint.clone()),
+        answers: standing.outside.as_ref().map(|it| it.answers),
     }
 }
 

@@ -37,6 +37,15 @@ pub enum Trouble {
     Stopped(String),
 }
 
+/// How a coordinator outside of the cluster is, as far as this node knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// Which of its members is asked first.
+    pub endpoint: String,
+    /// A majority of it has answered last time.
+    pub answers: bool,
+}
+
 /// What this node has applied.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {

@@ -66,6 +66,15 @@ impl Engine {
                             };
                         self.events.note(level, None, text);
                     }
+                    if standing.outside != self.standing.outside
+                        && let Some(outside) = &standing.outside
+                    {
+                        let (level, does) = match outside.answers {
+                            true => (Level::Info, "answers"),
+                            false => (Level::Warn, "does not answer"),
+                        };
+                        self.events.note(level, None, format!("etcd by {} {does}", outside.endpoint));
+                    }
                     self.standing = standing;
                 }
                 FromControl::Misdeed { from, misdeed } => {

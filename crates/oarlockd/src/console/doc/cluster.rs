@@ -91,7 +91,7 @@ pub struct Waits {
 /// Who decides what the cluster agrees on, as far as a node knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Coordinator {
-    /// Which engine: `raft`.
+    /// Which engine: `raft` or `etcd`.
     pub engine: String,
     /// Who leads, if the node knows one.
     pub leader: Option<String>,
@@ -99,6 +99,12 @@ pub struct Coordinator {
     pub voters: Vec<String>,
     /// Who only follows.
     pub learners: Vec<String>,
+    /// Which member of etcd the node asks first; none where the members decide.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Whether a majority of etcd answered last time.
+    #[serde(default)]
+    pub answers: Option<bool>,
 }
 
 /// An evicted run of which not everything is proven: what it had is granted to nobody.

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oarlock_cluster::registry::{Command, Outcome, Refusal, Registry, Role};
-use oarlock_layout::id::NodeId;
+use oarlock_layout::id::{Epoch, NodeId};
 
+use crate::coordinator::etcd::External;
 use crate::coordinator::raft::Embedded;
 use crate::coordinator::{Coordinator, Trouble};
 
@@ -43,6 +44,41 @@ pub(super) async fn found(engine: &Embedded, founding: &Command) -> Result<(), S
         waited += PAUSE;
     }
     Ok(())
+}
+
+/// The same where etcd decides: whoever comes first founds the cluster. A node that was in a view founds nothing: what etcd
+/// kept is gone then, or this is another etcd, and others may still hold locks by what is kept elsewhere.
+///
+/// # Errors
+/// The cluster cannot be founded so.
+pub(super) async fn found_outside(engine: &External, founding: &Command) -> Result<(), String> {
+    let Command::Init { above, cluster, .. } = founding else { unreachable!("a founding is an Init") };
+    let is_new = *above == Epoch(0);
+    loop {
+        match engine.confirmed().await {
+            Ok(registry) if registry.cluster().is_some_and(|it| is_new && it != *cluster) => {
+                return Err("etcd keeps another cluster under this prefix; give each its own".into());
+            }
+            Ok(registry) if registry.cluster().is_some() => return Ok(()),
+            Ok(_) if !is_new => {
+                return Err(format!(
+                    "etcd keeps no cluster under this prefix, and this node was in view {above} of one; endpoints or \
+                     prefix are others than before, or etcd has lost what it kept"
+                ));
+            }
+            Ok(_) => match engine.propose(founding).await {
+                // Somebody else's came first, and with it another cluster.
+                Ok(Outcome::Refused(Refusal::OtherCluster)) => {}
+                Ok(Outcome::Refused(why)) => return Err(why.to_string()),
+                Err(why @ Trouble::Invalid(_)) => return Err(why.to_string()),
+                Ok(_) | Err(Trouble::Stopped(_)) => return Ok(()),
+                Err(Trouble::NoQuorum | Trouble::Unknown) => {}
+            },
+            Err(Trouble::Stopped(_)) => return Ok(()),
+            Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// What the engine's voters and followers would be if they were what the registry says.

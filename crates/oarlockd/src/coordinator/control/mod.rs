@@ -6,8 +6,9 @@
 //!   │ Node ── Link ───────┼──────────────────► │ a task for each proposal      │
 //!   │   ▲       ▲         │                    │ a task for each call of others│
 //!   │   │       │ Wake    │  Carry, Answered,  │ the founding, once            │
-//!   │ circuits  └─────────┼─ Failed, Misdeed, ─│ Embedded ── raft.redb         │
-//!   └─────────────────────┘  Applied, Down     └──────────────────────────────┘
+//!   │ circuits  └─────────┼─ Failed, Misdeed, ─│ Embedded ── raft.redb, or     │
+//!   └─────────────────────┘  Applied, Down     │ External ── etcd              │
+//!                                              └──────────────────────────────┘
 //! ```
 //!
 //! Nothing of it ever waits for the engine, and the engine never waits for it: both have a channel, and the engine a bell.
@@ -36,12 +37,15 @@ use oarlock_layout::message::peer::PeerMessage;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, TryAcquireError};
 
+use self::engine::Either;
 use self::line::{Questions, Through};
+use super::etcd::{External, Settings};
 use super::raft::{Embedded, Line, Misdeed, Standing, Tuning};
 use super::{Coordinator, Trouble};
 use crate::host::wake::Wake;
 use crate::problem::{Problem, Result};
 
+mod engine;
 mod founding;
 mod line;
 #[cfg(test)]
@@ -188,6 +192,32 @@ fn unusable(why: &str) -> Problem {
     Problem::new(Code::CoordinatorFile, "the coordinator's file cannot be used").because(why)
 }
 
+/// Refuses a node whose cluster was decided about by its members before: with etcd it would be another cluster, in which
+/// nobody knows of the locks of this one.
+///
+/// # Errors
+/// [`Code::CoordinatorFile`], with the name of the file.
+pub fn prepare_outside(file: &std::path::Path) -> Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    Err(unusable(&format!(
+        "{} is of a cluster that decides by itself, and this one is to rely on etcd",
+        file.display()
+    ))
+    .try_next("the coordinator that it had, or an empty data directory at every member"))
+}
+
+/// Starts the thread for a node that relies on etcd, which need not answer yet.
+///
+/// # Errors
+/// [`Code::CoordinatorStopped`], with what cannot be used of the settings.
+pub fn start_outside(settings: Settings, founding: Option<Command>, wake: Wake) -> Result<Link> {
+    let started =
+        start_thread(founding, wake, |_| async move { External::start(&settings).map(Either::Etcd) });
+    started?.map_err(|why| down(&why))
+}
+
 /// Starts the thread, and returns when it has read its file.
 ///
 /// # Errors
@@ -204,23 +234,37 @@ where
     F: FnOnce(NodeId, PathBuf, Arc<dyn Line>, Tuning) -> C + Send + 'static,
     C: Future<Output = std::result::Result<Embedded, String>>,
 {
+    let Parts { me, file, founding, tuning, wake } = parts;
+    let open = move |line| async move { open(me, file, line, tuning).await.map(Either::Raft) };
+    start_thread(founding, wake, open)?.map_err(|why| unusable(&why))
+}
+
+/// The thread, with the engine that `open` opens; or why that could not be opened.
+fn start_thread<F, C>(
+    founding: Option<Command>,
+    wake: Wake,
+    open: F,
+) -> Result<std::result::Result<Link, String>>
+where
+    F: FnOnce(Arc<dyn Line>) -> C + Send + 'static,
+    C: Future<Output = std::result::Result<Either, String>>,
+{
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the coordinator", &e);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
     let (to, wishes) = unbounded_channel();
     let (sender, from) = mpsc::channel();
     let (started, outcome) = mpsc::channel();
     let (end, done) = mpsc::channel();
     let shown = Shown::default();
-    let engine = ToEngine { sender, shown: Arc::clone(&shown), wake: parts.wake.clone() };
+    let engine = ToEngine { sender, shown: Arc::clone(&shown), wake };
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The last to go: then the file is free.
         let _end = end;
         let watch = Watchman(engine.clone());
         runtime.block_on(async move {
-            let Parts { me, file, founding, tuning, wake: _ } = parts;
             let questions = Questions::default();
             let line = Arc::new(Through { engine: engine.clone(), questions: questions.clone() });
-            let coordinator = match open(me, file, line, tuning).await {
+            let coordinator = match open(line).await {
                 Ok(coordinator) => coordinator,
                 Err(why) => {
                     // Whoever started the thread waits for this.
@@ -236,15 +280,15 @@ where
         runtime.shutdown_timeout(STOP_MAX);
     });
     let thread = thread.map_err(fail)?;
-    match outcome.recv() {
+    Ok(match outcome.recv() {
         Ok(Ok(())) => Ok(Link { to, from, shown, held: None, thread: Some(thread), done }),
         Ok(Err(why)) => {
             // It lets go of the file before anybody tries again.
             let _ = thread.join();
-            Err(unusable(&why))
+            Err(why)
         }
-        Err(_) => Err(unusable("the thread ended while it read its file")),
-    }
+        Err(_) => Err("the thread ended while it began".into()),
+    })
 }
 
 /// Tells the engine if the thread panics.
@@ -292,7 +336,7 @@ impl Link {
 // ----- the thread ---------------------------------------------------------------------------------------------
 
 struct Control {
-    coordinator: Embedded,
+    coordinator: Either,
     engine: ToEngine,
     questions: Questions,
     calls: Arc<Semaphore>,
@@ -389,7 +433,7 @@ impl Control {
     async fn found(&self, founding: Option<Command>) -> String {
         match founding {
             None => std::future::pending().await,
-            Some(founding) => match founding::found(&self.coordinator, &founding).await {
+            Some(founding) => match self.coordinator.found(&founding).await {
                 Ok(()) => std::future::pending().await,
                 Err(why) => format!("the cluster cannot be founded: {why}"),
             },
@@ -403,7 +447,7 @@ impl Control {
         loop {
             let registry = Arc::clone(&applied.borrow_and_update().registry);
             // What did not come about is tried again.
-            let _ = founding::follow(&self.coordinator, &registry).await;
+            let _ = self.coordinator.follow(&registry).await;
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() {
                     return std::future::pending().await;

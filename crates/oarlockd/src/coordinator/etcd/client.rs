@@ -44,6 +44,14 @@ struct Link {
     channel: Channel,
 }
 
+/// An endpoint, as people write it.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    if !text.starts_with("http://") {
+        return Err(format!("{text}: only http:// is known so far"));
+    }
+    Endpoint::from_shared(text.to_owned()).map_err(|e| format!("{text}: {e}"))
+}
+
 /// What may be asked.
 pub(super) trait Ask: Message + Clone + 'static {
     /// What comes back.
@@ -74,11 +82,7 @@ impl Client {
     /// For people: an endpoint that is none.
     pub(super) fn new(endpoints: &[String], each: Duration) -> Result<Client, String> {
         let link = |text: &String| {
-            if !text.starts_with("http://") {
-                return Err(format!("{text}: only http:// is known so far"));
-            }
-            let endpoint = Endpoint::from_shared(text.clone()).map_err(|e| format!("{text}: {e}"))?;
-            let endpoint = endpoint
+            let endpoint = endpoint(text)?
                 .connect_timeout(each)
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(ALIVE_EVERY)
@@ -86,9 +90,7 @@ impl Client {
             Ok(Link { endpoint: text.clone(), channel: endpoint.connect_lazy() })
         };
         let links = endpoints.iter().map(link).collect::<Result<Vec<Link>, String>>()?;
-        if links.is_empty() {
-            return Err("no endpoint of etcd is given".into());
-        }
+        assert!(!links.is_empty(), "settings are checked before");
         Ok(Client { links, current: AtomicUsize::new(0), cluster: AtomicU64::new(0), each })
     }
 

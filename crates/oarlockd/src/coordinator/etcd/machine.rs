@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oarlock_cluster::registry::{ClusterId, Command, Outcome, Registry};
 use oarlock_layout::codec::Wire;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Failure;
 use super::record::{Entry, Keys, Ticket, shown};
@@ -25,6 +25,8 @@ pub(super) struct Machine {
     cluster: Option<ClusterId>,
     state: Mutex<State>,
     applied: watch::Sender<Applied>,
+    /// It applies nothing any more.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ pub(super) enum Offered {
 impl Machine {
     pub(super) fn new(keys: Keys, cluster: Option<ClusterId>) -> Machine {
         let applied = watch::Sender::new(Applied::default());
-        Machine { keys, cluster, state: Mutex::default(), applied }
+        Machine { keys, cluster, state: Mutex::default(), applied, ended: Notify::new() }
     }
 
     pub(super) fn applied(&self) -> watch::Receiver<Applied> {
@@ -93,6 +95,17 @@ impl Machine {
     /// Applies nothing any more, for the reason given first.
     pub(super) fn stop(&self, why: &str) {
         self.state().stopped.get_or_insert_with(|| why.into());
+        self.ended.notify_one();
+    }
+
+    /// Waits until it applies nothing any more, and says why. One waits at a time.
+    pub(super) async fn ended(&self) -> String {
+        loop {
+            if let Some(why) = self.stopped() {
+                return why;
+            }
+            self.ended.notified().await;
+        }
     }
 
     /// Why it applies nothing any more.

@@ -29,13 +29,13 @@ use oarlock_cluster::registry::{ClusterId, Command, Outcome, Registry};
 use oarlock_layout::codec::Wire;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::client::Client;
 use self::machine::{Machine, Offered, broken};
 use self::record::{Entry, Keys, Ticket};
 use self::wire::{Compare, KeyValue, RangeRequest, RequestOp, TxnRequest};
-use super::{Applied, Coordinator, Trouble};
+use super::{Applied, Coordinator, Outside, Trouble};
 use crate::host::random;
 
 mod client;
@@ -123,6 +123,8 @@ struct Shared {
     turn: Mutex<()>,
     /// So many entries have come that a snapshot is wanted.
     many: Notify,
+    /// Did etcd answer when it was last asked for the whole order?
+    answers: watch::Sender<bool>,
 }
 
 /// The task that follows the order ends with the last clone.
@@ -141,11 +143,7 @@ impl External {
     /// For people: what cannot be used of the settings.
     pub fn start(settings: &Settings) -> Result<External, String> {
         let Settings { endpoints, prefix, cluster, tuning } = settings;
-        if prefix.is_empty() || prefix.ends_with('/') {
-            return Err(format!(
-                "\"{prefix}\" cannot be a prefix of keys: it is empty, or ends with a stroke"
-            ));
-        }
+        check(endpoints, prefix)?;
         let keys = Keys::new(prefix);
         let shared = Arc::new(Shared {
             client: Client::new(endpoints, tuning.each)?,
@@ -156,6 +154,7 @@ impl External {
             proposed: AtomicU64::new(0),
             turn: Mutex::new(()),
             many: Notify::new(),
+            answers: watch::Sender::new(false),
         });
         let follower = tokio::spawn(follow::follow(Arc::clone(&shared)));
         Ok(External { shared, _follower: Arc::new(Follower(follower.abort_handle())) })
@@ -171,6 +170,45 @@ impl External {
     pub fn endpoint(&self) -> &str {
         self.shared.client.endpoint()
     }
+
+    /// Waits until it takes no part any more, and says why.
+    pub async fn failed(&self) -> String {
+        self.shared.machine.ended().await
+    }
+
+    /// How etcd is, as far as this node knows.
+    pub fn outside(&self) -> Outside {
+        let answers = *self.shared.answers.borrow();
+        Outside { endpoint: self.endpoint().into(), answers }
+    }
+
+    /// Waits until that is not as `last` any more.
+    pub async fn outside_after(&self, last: Option<&Outside>) -> Outside {
+        let mut answers = self.shared.answers.subscribe();
+        loop {
+            answers.borrow_and_update();
+            let now = self.outside();
+            if last != Some(&now) {
+                return now;
+            }
+            // Another endpoint may be asked first without anything having failed.
+            let _ = timeout(self.shared.tuning.sweep, answers.changed()).await;
+        }
+    }
+}
+
+/// Whether these can be settings: what is wrong with them, for people.
+///
+/// # Errors
+/// The same texts as [`External::start`]'s.
+pub fn check(endpoints: &[String], prefix: &str) -> Result<(), String> {
+    if prefix.is_empty() || prefix.ends_with('/') {
+        return Err(format!("\"{prefix}\" cannot be a prefix of keys: it is empty, or ends with a stroke"));
+    }
+    if endpoints.is_empty() {
+        return Err("no endpoint of etcd is given".into());
+    }
+    endpoints.iter().try_for_each(|endpoint| client::endpoint(endpoint).map(|_| ()))
 }
 
 impl Coordinator for External {
@@ -254,6 +292,13 @@ impl Shared {
     /// Applies everything that was decided before this call: a quorum confirms the read that finds nothing newer. Answers
     /// with etcd's revision then, and whether anything was new.
     async fn catch_up(&self, until: Instant) -> Result<(i64, bool), Failure> {
+        let read = self.read_up(until).await;
+        let answers = !matches!(read, Err(Failure::Silent(_)));
+        self.answers.send_if_modified(|before| std::mem::replace(before, answers) != answers);
+        read
+    }
+
+    async fn read_up(&self, until: Instant) -> Result<(i64, bool), Failure> {
         let mut news = false;
         loop {
             self.running()?;

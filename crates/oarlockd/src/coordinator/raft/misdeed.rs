@@ -39,6 +39,9 @@ pub enum Misdeed {
     /// A snapshot of nothing.
     #[error("a snapshot covers nothing")]
     EmptySnapshot,
+    /// Only members that decide among themselves call each other.
+    #[error("it calls a coordinator of members, and this cluster relies on etcd")]
+    NotAsked,
     /// A command that this version does not know, or damaged bytes.
     #[error("a command that cannot be read: {0}")]
     Unreadable(Malformed),

@@ -30,7 +30,7 @@ use self::line::Lines;
 use self::machine::{Machine, Shown};
 use self::store::Store;
 use self::types::{Bytes, Snapshot, SnapshotMeta, Types};
-use super::{Applied, Coordinator, Trouble};
+use super::{Applied, Coordinator, Outside, Trouble};
 
 pub use self::line::{Answering, Line};
 pub use self::misdeed::Misdeed;
@@ -111,6 +111,8 @@ pub struct Standing {
     pub voters: Vec<NodeId>,
     /// Those who only follow, ascending.
     pub learners: Vec<NodeId>,
+    /// With a coordinator outside of the cluster nobody here leads or votes.
+    pub outside: Option<Outside>,
 }
 
 impl Embedded {
@@ -262,7 +264,8 @@ impl Embedded {
         let members = &metrics.membership_config;
         let voters: Vec<NodeId> = members.voter_ids().map(types::node).collect();
         let learners = members.nodes().map(|(id, _)| types::node(*id)).filter(|id| !voters.contains(id));
-        Standing { leader: metrics.current_leader.map(types::node), learners: learners.collect(), voters }
+        let leader = metrics.current_leader.map(types::node);
+        Standing { leader, learners: learners.collect(), voters, outside: None }
     }
 
     /// The first entry that the log of this node still has.

@@ -1,0 +1,99 @@
+//! The engine of a node's coordinator, whichever it is.
+
+use std::sync::Arc;
+
+use oarlock_cluster::registry::{Command, Outcome, Registry};
+use oarlock_layout::id::NodeId;
+use oarlock_layout::message::raft::{Answer, Call};
+use tokio::sync::watch;
+
+use super::founding;
+use crate::coordinator::etcd::External;
+use crate::coordinator::raft::{Embedded, Misdeed, Standing};
+use crate::coordinator::{Applied, Coordinator, Trouble};
+
+/// One of the two. Clones are the same one.
+#[derive(Clone)]
+pub(super) enum Either {
+    /// The members decide among themselves.
+    Raft(Embedded),
+    /// etcd decides.
+    Etcd(External),
+}
+
+impl Coordinator for Either {
+    async fn propose(&self, command: &Command) -> Result<Outcome, Trouble> {
+        match self {
+            Either::Raft(engine) => engine.propose(command).await,
+            Either::Etcd(engine) => engine.propose(command).await,
+        }
+    }
+
+    async fn confirmed(&self) -> Result<Arc<Registry>, Trouble> {
+        match self {
+            Either::Raft(engine) => engine.confirmed().await,
+            Either::Etcd(engine) => engine.confirmed().await,
+        }
+    }
+
+    fn applied(&self) -> watch::Receiver<Applied> {
+        match self {
+            Either::Raft(engine) => engine.applied(),
+            Either::Etcd(engine) => engine.applied(),
+        }
+    }
+}
+
+impl Either {
+    /// Answers a call of another node's coordinator.
+    pub(super) async fn handle(&self, from: NodeId, call: Call) -> Result<Answer, Misdeed> {
+        match self {
+            Either::Raft(engine) => engine.handle(from, call).await,
+            // A member with another engine differs in its shared configuration, and has no circuit.
+            Either::Etcd(_) => Err(Misdeed::NotAsked),
+        }
+    }
+
+    /// Waits until who leads and votes is not as `last` any more.
+    pub(super) async fn standing_after(&self, last: &Standing) -> Standing {
+        match self {
+            Either::Raft(engine) => engine.standing_after(last).await,
+            Either::Etcd(engine) => {
+                let outside = Some(engine.outside_after(last.outside.as_ref()).await);
+                Standing { outside, ..Standing::default() }
+            }
+        }
+    }
+
+    /// Waits until it takes no part any more, and says why.
+    pub(super) async fn failed(&self) -> String {
+        match self {
+            Either::Raft(engine) => engine.failed().await,
+            Either::Etcd(engine) => engine.failed().await,
+        }
+    }
+
+    /// Begins the cluster that `founding` describes, if there is none.
+    pub(super) async fn found(&self, founding: &Command) -> Result<(), String> {
+        match self {
+            Either::Raft(engine) => founding::found(engine, founding).await,
+            Either::Etcd(engine) => founding::found_outside(engine, founding).await,
+        }
+    }
+
+    /// Makes voters and followers those of the registry, where the members decide.
+    pub(super) async fn follow(&self, registry: &Registry) -> Result<(), Trouble> {
+        match self {
+            Either::Raft(engine) => founding::follow(engine, registry).await,
+            Either::Etcd(_) => Ok(()),
+        }
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(&self) {
+        match self {
+            Either::Raft(engine) => engine.stop().await,
+            Either::Etcd(engine) => engine.stop(),
+        }
+    }
+}
