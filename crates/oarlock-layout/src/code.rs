@@ -149,6 +149,12 @@ codes! {
     SerialsLow = 3102, exit 0;
     /// The view has changed and locks are being stated anew; nothing new is granted before that is done.
     Recovering = 3103, exit 69;
+    /// The node serves, and something is not as it should be.
+    Degraded = 3104, exit 1;
+    /// Somebody waits for a lock for very long.
+    WaitsStuck = 3105, exit 1;
+    /// The disk of the data directory has little room.
+    RoomLow = 3106, exit 69;
     /// A change of the cluster cannot be decided: no majority of the voters answers.
     NoMajority = 3201, exit 69;
     /// Whether a change of the cluster was decided is not known.

@@ -100,6 +100,7 @@ impl Node {
             phase,
             epoch: self.epoch(),
             open: self.grants(),
+            lease_left: (self.lease > now && !self.ended).then(|| self.lease.since(now)),
             problems,
             members,
             spaces: spaces.collect(),

@@ -31,6 +31,8 @@ pub struct Status {
     pub epoch: Epoch,
     /// Masters here grant.
     pub open: bool,
+    /// How much of the lease is left; none without one.
+    pub lease_left: Option<Duration>,
     /// Why it does not serve, or what is wrong although it does. Empty: all is well.
     pub problems: Vec<(Code, String)>,
     /// All members, this node included, by id.
@@ -44,11 +46,14 @@ pub struct Status {
 }
 
 impl Status {
-    /// Serving, and every member is in the view and heard.
+    /// Serving in a view, and granting under it.
+    pub fn can_serve(&self) -> bool {
+        self.phase == Phase::Serving && self.open
+    }
+
+    /// The same, and every member is in the view and heard.
     pub fn is_well(&self) -> bool {
-        self.phase == Phase::Serving
-            && self.open
-            && self.members.iter().all(|m| m.in_view && (m.is_me || m.heard))
+        self.can_serve() && self.members.iter().all(|m| m.in_view && (m.is_me || m.heard))
     }
 }
 

@@ -313,6 +313,21 @@ pub fn page(code: Code) -> Page {
             "oarlock failover show says what is waited for; it takes milliseconds, the rest of a lease, or as long as the \
              fence of a departed node fails: oarlock node fence NAME --confirmed if you have seen to it yourself",
         ),
+        Code::Degraded => page_of(
+            "the node serves, and something is not as it should be",
+            "one matter or more of `oarlock health` has a warning",
+            "oarlock health detail",
+        ),
+        Code::WaitsStuck => page_of(
+            "somebody waits for a lock for very long",
+            "whoever holds it works for long, hangs, or waits itself for somebody in this queue",
+            "oarlock locks tree shows who is at the root; oarlock locks why RES says it in words",
+        ),
+        Code::RoomLow => page_of(
+            "the disk of the data directory has little room",
+            "a node that cannot write what it promises ends its run",
+            "make room there; the node's own files are small",
+        ),
         Code::NoMajority => page_of(
             "a change of the cluster cannot be decided",
             "more than half of the voters must be there, and hear each other, for anything to be decided; nothing came of it",

@@ -101,8 +101,7 @@ fn a_node_that_dies_is_started_again_and_the_others_go_on() {
     let (survivor, victim) = (dev.pid('a'), dev.pid('b'));
     signal(victim, "KILL");
     until("it says so", || dev.said().contains("node-b was killed by signal 9; it is started again"));
-    let well = || ['a', 'b', 'c'].iter().all(|node| dev.run(*node, &["ok"]).status == Some(0));
-    until("all are well again", well);
+    until("all are well again", || dev.all_well());
     assert!(lives(survivor) && dev.pid('b') != victim);
     dev.run('c', &["lock", "-n", "held", "--", "true"]).expect(75, &["OAR-2101"]);
     assert!(dev.run('b', &["locks", "ls"]).out.contains("(holder)"), "the lock is where it was");
@@ -116,7 +115,7 @@ fn with_keep_a_dead_node_is_put_out_and_comes_back_when_it_is_started() {
     let dev = Dev::start_with(&["--keep"]);
     signal(dev.pid('c'), "KILL");
     until("dev says so", || dev.said().contains("--keep: it is not started again"));
-    let out = || dev.run('a', &["ok"]).err.contains("node-c is not in the view");
+    let out = || dev.run('a', &["status"]).out.contains("node-c is not in the view");
     until("the others have put it out", out);
     let status = dev.run('a', &["status", "-o", "json"]).expect(0, &[]).json();
     let in_view: Vec<_> = status["members"].as_array().unwrap().iter().map(|m| &m["in_view"]).collect();
@@ -129,7 +128,7 @@ fn with_keep_a_dead_node_is_put_out_and_comes_back_when_it_is_started() {
     back.args(["serve", "--config"]).arg(dev.cluster().join("node-c/node.toml"));
     back.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let _back = Held(back.spawn().unwrap());
-    until("all are well", || ['a', 'b', 'c'].iter().all(|node| dev.run(*node, &["ok"]).status == Some(0)));
+    until("all are well", || dev.all_well());
     dev.run('c', &["lock", "-w", "5s", "name-0", "--", "true"]).expect(0, &[]);
 }
 

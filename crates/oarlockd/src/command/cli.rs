@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::{ArgValueCompleter, Shell};
 
 use super::complete;
@@ -44,8 +44,13 @@ pub enum Command {
     Lock(Lock),
     /// Show how this node and its cluster are
     Status(Ask),
-    /// Exit with 0 if this node serves and hears every member, else say why
+    /// Exit with 0 if this node grants locks, else say why
     Ok(Ask),
+    /// Show how well this node is, a line for each matter
+    #[command(
+        after_help = "Exit status: 0 all is well, 1 it serves with warnings, 69 it cannot serve or soon may not."
+    )]
+    Health(Health),
     /// Look at locks
     #[command(subcommand)]
     Locks(Locks),
@@ -120,6 +125,27 @@ pub struct Dev {
     /// Do not let the kernel cut and join trains of datagrams
     #[arg(long)]
     pub no_offload: bool,
+}
+
+/// `oarlock health`
+#[derive(Args, Debug)]
+pub struct Health {
+    /// Say as well what each code means and what to do
+    #[arg(value_enum)]
+    pub detail: Option<Detail>,
+    /// A wait that lasts longer than this is told as stuck
+    #[arg(long, value_name = "T", default_value = "1m")]
+    pub stuck: String,
+    /// How to ask and print.
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// How much `oarlock health` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Detail {
+    /// With what the codes mean
+    Detail,
 }
 
 /// `oarlock serve`

@@ -26,6 +26,7 @@ pub mod doctor;
 pub mod events;
 pub mod failover;
 pub mod hand;
+mod health;
 pub mod help;
 pub mod key;
 pub mod lapse;
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lock(args) => lock::run(&args).map(|code| std::process::exit(code.into())),
         Command::Status(ask) => status::status(&ask),
         Command::Ok(ask) => status::ok(&ask),
+        Command::Health(args) => health::run(&args),
         Command::Locks(command) => locks::run(&command),
         Command::Space(command) => space::run(&command),
         Command::Node(command) => status::node(&command),

@@ -124,11 +124,16 @@ pub fn ok(ask: &Ask) -> Result<()> {
     let status: Status = session(&ask.connect)?.document(&Question::Status)?;
     match ask.format.output {
         form @ (Output::Json | Output::Yaml) => output::print_document(form, &Health::of(&status))?,
-        Output::Name if status.healthy => output::print_text(&status.node)?,
-        Output::Table | Output::Wide if status.healthy => output::print_text("ok")?,
+        Output::Name if serves(&status) => output::print_text(&status.node)?,
+        Output::Table | Output::Wide if serves(&status) => output::print_text("ok")?,
         _ => {}
     }
-    if status.healthy { Ok(()) } else { Err(unhealthy(&status)) }
+    if serves(&status) { Ok(()) } else { Err(unhealthy(&status)) }
+}
+
+/// Whether the node grants locks; that a member is out is no reason to turn away from it.
+fn serves(s: &Status) -> bool {
+    s.serving && s.granting
 }
 
 /// What `oarlock ok` tells programs; why not stands in the reasons as well as in the error.
@@ -143,15 +148,16 @@ struct Health<'a> {
 
 impl Health<'_> {
     fn of(s: &Status) -> Health<'_> {
-        Health { v: 1, ok: s.healthy, node: &s.node, phase: &s.phase, reasons: &s.reasons }
+        Health { v: 1, ok: serves(s), node: &s.node, phase: &s.phase, reasons: &s.reasons }
     }
 }
 
 /// The problem of a node that is not well.
 pub fn unhealthy(status: &Status) -> Problem {
-    let what = match status.serving {
-        true => format!("{} serves, but not every member is heard", status.node),
-        false => format!("{} is {}", status.node, status.phase),
+    let what = match (status.serving, status.granting) {
+        (true, true) => format!("{} serves, but not every member is heard", status.node),
+        (true, false) => format!("{} serves, but grants nothing at this moment", status.node),
+        (false, _) => format!("{} is {}", status.node, status.phase),
     };
     let code = status
         .reasons

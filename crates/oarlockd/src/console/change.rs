@@ -38,14 +38,14 @@ impl Console {
     /// Does what somebody asked for, or says why it was not done.
     pub(super) async fn change(&self, wish: Wish) -> Answer<doc::Changed> {
         let snapshot = self.snapshot().await?;
-        let mut seen = registry::known(&snapshot)?.clone();
-        let name = names(&self.config, &snapshot);
-        let Plan { commands, out, text } = plan(&name, &snapshot, &seen, &wish)?;
         // Asked before anything is on its way: then it is certain that nothing came of it. A leader that this node
-        // remembers, and that is gone, would only not answer.
+        // remembers, and that is gone, would only not answer; and what etcd keeps this node may not have read yet.
         if let Some(why) = undecidable(&snapshot) {
             return Err((Code::NoMajority, why));
         }
+        let mut seen = registry::known(&snapshot)?.clone();
+        let name = names(&self.config, &snapshot);
+        let Plan { commands, out, text } = plan(&name, &snapshot, &seen, &wish)?;
         let mut changed = false;
         for command in commands {
             let (outcome, after, doubtful) = self.propose(&command, &text).await?;

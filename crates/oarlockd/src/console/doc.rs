@@ -5,11 +5,13 @@
 //! key; 64-bit numbers that programs compare (fences) are strings, because many readers of JSON round them.
 
 mod cluster;
+mod health;
 
 use oarlock_node::rights::Kind;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::*;
+pub use health::*;
 
 /// Version of all documents.
 pub const VERSION: u32 = 1;
@@ -32,6 +34,11 @@ pub enum Question {
         /// Only this one; printed form of a name.
         #[serde(default)]
         name: Option<String>,
+    },
+    /// How well is this node, matter by matter?
+    Health {
+        /// A wait that lasts longer is stuck.
+        stuck_ms: u64,
     },
     /// How did the last views come into effect here?
     Failovers,

@@ -72,10 +72,10 @@ async fn livez(State(console): State<Arc<Console>>) -> impl IntoResponse {
     }
 }
 
-/// It serves and hears every member.
+/// It grants locks. Members that are out are for `oarlock health`.
 async fn readyz(State(console): State<Arc<Console>>) -> impl IntoResponse {
     match console.snapshot().await {
-        Ok(s) if s.status.is_well() => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(s) if s.status.can_serve() => (StatusCode::OK, "ok\n".to_owned()),
         Ok(s) => {
             let why: Vec<_> =
                 s.status.problems.iter().map(|(code, text)| format!("{code} {text}\n")).collect();

@@ -13,6 +13,7 @@ pub mod doc;
 mod events;
 mod failover;
 mod fences;
+mod health;
 mod http;
 mod merge;
 mod metrics;
@@ -148,6 +149,9 @@ impl Console {
             Question::Counters => {
                 let snapshot = self.snapshot().await?;
                 serde_json::to_string(&metrics::document(&snapshot))
+            }
+            Question::Health { stuck_ms } => {
+                serde_json::to_string(&self.health(Duration::from_millis(stuck_ms)).await?)
             }
             Question::Failovers => {
                 let snapshot = self.snapshot().await?;

@@ -141,6 +141,17 @@ impl Dev {
         engine_of(self.pid(node))
     }
 
+    /// Whether a node grants locks and hears every member.
+    pub fn well(&self, node: char) -> bool {
+        let said = self.run(node, &["status", "-o", "json"]);
+        said.status == Some(0) && said.json()["healthy"] == true && said.json()["granting"] == true
+    }
+
+    /// The same of all three.
+    pub fn all_well(&self) -> bool {
+        ['a', 'b', 'c'].into_iter().all(|node| self.well(node))
+    }
+
     /// A counter of a node.
     pub fn counter(&self, node: char, name: &str) -> u64 {
         let said = self.run(node, &["metrics", "-o", "json"]).expect(0, &[]);
