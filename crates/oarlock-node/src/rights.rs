@@ -215,6 +215,10 @@ kinds! {
     Counters needs Attend;
     /// Who holds and wants what in a lockspace?
     Locks needs Look;
+    /// How well is the node?
+    Fitness needs Attend;
+    /// Make a node of `oarlock dev` deaf to others
+    Deafen needs Operate;
     /// How did views come into effect?
     Failovers needs Attend;
     /// What does the coordinator keep?

@@ -263,6 +263,8 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         Kind::Status
         | Kind::Counters
         | Kind::Locks
+        | Kind::Fitness
+        | Kind::Deafen
         | Kind::Failovers
         | Kind::Registry
         | Kind::Events

@@ -101,9 +101,80 @@ pub enum Command {
     Version(Format),
 }
 
+/// Who decides what a cluster agrees on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Engine {
+    /// The members among themselves
+    Raft,
+    /// An etcd, which must be installed
+    Etcd,
+}
+
+/// What can be done to a running `oarlock dev`.
+#[derive(Subcommand, Debug)]
+pub enum Harm {
+    /// Kill a node; it stays down until it is healed
+    Break {
+        /// Name of the node
+        #[arg(value_name = "NODE", add = ArgValueCompleter::new(complete::dev_nodes))]
+        node: String,
+        /// Which cluster.
+        #[command(flatten)]
+        at: HarmAt,
+    },
+    /// Start, continue and connect again what was broken, paused and cut
+    Heal {
+        /// Name of the node [default: all]
+        #[arg(value_name = "NODE", add = ArgValueCompleter::new(complete::dev_nodes))]
+        node: Option<String>,
+        /// Which cluster.
+        #[command(flatten)]
+        at: HarmAt,
+    },
+    /// Stop a node's processes, as if its machine stood still
+    Pause {
+        /// Name of the node
+        #[arg(value_name = "NODE", add = ArgValueCompleter::new(complete::dev_nodes))]
+        node: String,
+        /// Which cluster.
+        #[command(flatten)]
+        at: HarmAt,
+    },
+    /// Let two nodes not hear each other
+    Cut {
+        /// Name of the one
+        #[arg(value_name = "A", add = ArgValueCompleter::new(complete::dev_nodes))]
+        from: String,
+        /// Name of the other
+        #[arg(value_name = "B", add = ArgValueCompleter::new(complete::dev_nodes))]
+        to: String,
+        /// Only B does not hear A; A still hears B
+        #[arg(long)]
+        one_way: bool,
+        /// Which cluster.
+        #[command(flatten)]
+        at: HarmAt,
+    },
+}
+
+/// Which `oarlock dev` is meant.
+#[derive(Args, Debug)]
+pub struct HarmAt {
+    /// Directory of the cluster [default: that of your running `oarlock dev`]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
 /// `oarlock dev`
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Dev {
+    /// What to do to one that runs.
+    #[command(subcommand)]
+    pub harm: Option<Harm>,
+    /// Who decides what the cluster agrees on
+    #[arg(long, value_name = "ENGINE", value_enum, default_value = "raft")]
+    pub coordinator: Engine,
     /// Where to put keys, configuration and sockets (DIR/node-a/oarlock.sock …) [default: a temporary directory]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
@@ -154,6 +225,9 @@ pub struct Serve {
     /// Configuration of the node
     #[arg(short, long, value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
+    /// Be a node of `oarlock dev`, which may be told not to hear others
+    #[arg(long, hide = true)]
+    pub dev: bool,
 }
 
 /// `oarlock lock`

@@ -65,6 +65,12 @@ pub fn nodes(begun: &OsStr) -> Vec<CompletionCandidate> {
     candidates(begun, status.into_iter().flat_map(|s| s.members).map(|m| m.node))
 }
 
+/// Nodes of this user's `oarlock dev` that begin so, whether they live or not.
+pub fn dev_nodes(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let running = super::connect::running_dev();
+    candidates(begun, running.into_iter().flat_map(|dev| dev.sockets.into_keys()))
+}
+
 /// Lockspaces that begin so.
 pub fn spaces(begun: &OsStr) -> Vec<CompletionCandidate> {
     let status: Option<Status> = ask(Question::Status);

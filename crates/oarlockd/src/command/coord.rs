@@ -81,7 +81,8 @@ fn marks(m: &MemberRecord) -> String {
     marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
 }
 
-fn coordinator(c: &Coordinator) -> String {
+/// Who decides, in a line.
+pub(super) fn coordinator(c: &Coordinator) -> String {
     if let Some(endpoint) = &c.endpoint {
         return format!("{}, by {endpoint}, which {}", c.engine, etcd(c));
     }

@@ -155,6 +155,11 @@ fn agreed(plan: &str, question: &str, sure: &Sure) -> Result<bool> {
 }
 
 fn member<'a>(seen: &'a Registry, name: &str) -> Result<&'a MemberRecord> {
+    if seen.members.is_empty() {
+        // With etcd a run knows nothing before it has answered once.
+        return Err(Problem::new(Code::NoMajority, "the node has not read what the coordinator keeps")
+            .because(format!("the coordinator is {}", coord::coordinator(&seen.coordinator))));
+    }
     seen.members.iter().find(|m| m.node == name).ok_or_else(|| {
         let names = || seen.members.iter().map(|m| m.node.as_str());
         let problem = Problem::new(Code::Usage, format!("there is no member `{name}`"))

@@ -1,5 +1,6 @@
 //! `oarlock engine`: run a node until a signal comes. `oarlock serve` starts it and stays beside it: [`keeper`](crate::keeper).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::cli::Serve;
 use super::config::check_files;
+use super::dev::DEAF;
 use crate::config::{Config, Etcd, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
@@ -54,7 +56,7 @@ const LET_GO_MAX: [std::time::Duration; 2] =
 /// Runs one run of the node.
 pub fn run(args: &Serve) -> Result<()> {
     let keeper = Keeper::at_stdin()?;
-    let config = Config::load(&args.config)?;
+    let config = Config { dev: args.dev, ..Config::load(&args.config)? };
     let (key, secret) = check_files(&config)?;
     log_to_stderr(config.log);
     raise_descriptor_limit();
@@ -122,6 +124,7 @@ pub fn run(args: &Serve) -> Result<()> {
         poll: Box::new(poll),
         spin: Spin::new(config.spin),
         datagrams: sockets.datagrams,
+        deaf: deaf(&config),
         door: sockets.door,
         rights: sockets.rights,
         shared,
@@ -170,6 +173,14 @@ fn patiently<T>(most: std::time::Duration, mut work: impl FnMut() -> Result<T>) 
             done => return done,
         }
     }
+}
+
+/// Whom this node was told not to hear, by the `oarlock dev` that it belongs to.
+fn deaf(config: &Config) -> BTreeSet<SocketAddr> {
+    let file = config.path.with_file_name(DEAF);
+    let text = config.dev.then(|| std::fs::read_to_string(file).ok()).flatten().unwrap_or_default();
+    let names: Vec<String> = text.lines().map(String::from).collect();
+    config.addresses(&names).unwrap_or_default()
 }
 
 /// Starts this node's coordinator: etcd's, or its own with its `file`.

@@ -7,7 +7,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, hand, space, waiting};
+use super::{connect, coord, hand, space, waiting};
 use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};

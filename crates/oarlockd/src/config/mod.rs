@@ -17,6 +17,7 @@ mod founding;
 mod rights;
 mod shared;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub fencing: Vec<fencing::Method>,
     /// How much is logged.
     pub log: Level,
+    /// This is a node of `oarlock dev`, which may be told not to hear others. No file says so.
+    pub dev: bool,
 }
 
 /// The etcd that a cluster relies on.
@@ -242,12 +245,24 @@ impl Config {
             operators: file.node.operators,
             fencing: fencing::methods(&source, file.fencing, base)?,
             log: file.log.level,
+            dev: false,
         })
     }
 
     /// This node's name.
     pub fn name(&self) -> &str {
         &self.members[self.me].name
+    }
+
+    /// Where the members of these names send from.
+    ///
+    /// # Errors
+    /// A name that is no member's.
+    pub fn addresses(&self, names: &[String]) -> std::result::Result<BTreeSet<SocketAddr>, String> {
+        let address = |name: &String| {
+            self.members.iter().find(|m| m.name == *name).map(|m| m.address).ok_or_else(|| name.clone())
+        };
+        names.iter().map(address).collect()
     }
 
     /// The number every member must agree on.

@@ -40,6 +40,11 @@ pub enum Question {
         /// A wait that lasts longer is stuck.
         stuck_ms: u64,
     },
+    /// Of these members nothing is to be heard any more, and of all others again. Only a node of `oarlock dev` does so.
+    Deafen {
+        /// Their names.
+        from: Vec<String>,
+    },
     /// How did the last views come into effect here?
     Failovers,
     /// What does the coordinator keep?
@@ -85,6 +90,8 @@ impl Question {
             Question::Status => Kind::Status,
             Question::Counters => Kind::Counters,
             Question::Locks { .. } => Kind::Locks,
+            Question::Health { .. } => Kind::Fitness,
+            Question::Deafen { .. } => Kind::Deafen,
             Question::Failovers => Kind::Failovers,
             Question::Registry => Kind::Registry,
             Question::Evict { .. } => Kind::Evict,

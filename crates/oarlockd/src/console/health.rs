@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use oarlock_circuit::State;
 use oarlock_layout::code::Code;
+use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::LEASE;
 use oarlock_layout::message::form::Phase;
+use oarlock_node::rights::Permit;
 use rustix::process::{Resource, getrlimit};
 
 use super::doc::{self, Grade, Matter};
@@ -20,8 +22,8 @@ const ROOM_BAD: u64 = 32 << 20;
 const DESCRIPTORS_WARN: u64 = 80;
 
 impl Console {
-    /// The document; a wait counts as stuck after `stuck`.
-    pub(super) async fn health(&self, stuck: Duration) -> Result<doc::Health, (Code, String)> {
+    /// The document; a wait counts as stuck after `stuck`, in the lockspaces that whoever asks may see.
+    pub(super) async fn health(&self, stuck: Duration, permit: &Permit) -> Result<doc::Health, (Code, String)> {
         let snapshot = self.snapshot().await?;
         let mut matters = vec![
             serving(&snapshot),
@@ -34,7 +36,7 @@ impl Console {
             disk(&self.config.data_dir),
             descriptors(),
         ];
-        matters.push(self.waits(stuck).await);
+        matters.push(self.waiting(stuck, permit).await);
         for (code, text) in &snapshot.status.problems {
             // What has a matter of its own is told there.
             let told = [Code::NotServing, Code::Refused, Code::Recovering, Code::MemberSilent];
@@ -52,12 +54,13 @@ impl Console {
         })
     }
 
-    /// Who waits for very long, in all lockspaces.
-    async fn waits(&self, stuck: Duration) -> Matter {
+    /// Who waits for very long.
+    async fn waiting(&self, stuck: Duration, permit: &Permit) -> Matter {
         const WHAT: &str = "waits";
         let (mut waiting, mut old, mut oldest) = (0, 0, None::<(u64, String)>);
-        for space in &self.config.spaces {
-            let locks = match self.locks(&space.name, true, None).await {
+        let seen = (0..).map(SpaceId).zip(&self.config.spaces).filter(|(id, _)| permit.sees(*id));
+        for (_, space) in seen {
+            let locks = match self.locks(&space.name, true, None, permit).await {
                 Ok(locks) => locks,
                 Err((code, text)) => return Matter::new(WHAT, Grade::Warn, code, text),
             };

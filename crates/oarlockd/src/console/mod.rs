@@ -151,8 +151,9 @@ impl Console {
                 serde_json::to_string(&metrics::document(&snapshot))
             }
             Question::Health { stuck_ms } => {
-                serde_json::to_string(&self.health(Duration::from_millis(stuck_ms)).await?)
+                serde_json::to_string(&self.health(Duration::from_millis(stuck_ms), permit).await?)
             }
+            Question::Deafen { from } => serde_json::to_string(&self.deafen(from).await?),
             Question::Failovers => {
                 let snapshot = self.snapshot().await?;
                 let name = names(&self.config, &snapshot);
@@ -189,6 +190,21 @@ impl Console {
             }
         };
         Ok(text.expect("a document is plain data"))
+    }
+
+    async fn deafen(&self, from: Vec<String>) -> std::result::Result<doc::Deafened, (Code, String)> {
+        if !self.config.dev {
+            let text = "only a node of `oarlock dev` can be told not to hear others".into();
+            return Err((Code::ChangeRefused, text));
+        }
+        let addresses = self
+            .config
+            .addresses(&from)
+            .map_err(|name| (Code::Usage, format!("there is no member {name:?}")))?;
+        let (sender, receiver) = oneshot::channel();
+        self.link.send(Control::Deafen { from: addresses, reply: sender });
+        wait(receiver).await?;
+        Ok(doc::Deafened { v: doc::VERSION, node: self.config.name().into(), from })
     }
 
     pub(crate) async fn snapshot(&self) -> std::result::Result<Snapshot, (Code, String)> {
@@ -290,6 +306,8 @@ mod tests {
             Question::Locks { space: "default".into(), waiting: false, name: None },
             Question::Locks { space: "default".into(), waiting: true, name: None },
             Question::Locks { space: "default".into(), waiting: false, name: Some("job".into()) },
+            Question::Health { stuck_ms: 1 },
+            Question::Deafen { from: Vec::new() },
             Question::Failovers,
             Question::Registry,
             Question::Evict { node: node(), incarnation: 1, epoch: 1 },

@@ -1,7 +1,8 @@
 //! What the console wants of the engine, and what the engine passes to the console. Documents are made on
 //! the console's thread: a question never delays a grant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -94,6 +95,13 @@ pub enum Control {
         text: String,
         /// Takes what came of it.
         reply: tokio::sync::oneshot::Sender<Proposed>,
+    },
+    /// Hear nothing of these any more, and all others again.
+    Deafen {
+        /// Where they send from.
+        from: BTreeSet<SocketAddr>,
+        /// Told when it is so.
+        reply: tokio::sync::oneshot::Sender<()>,
     },
     /// What happened?
     Events {

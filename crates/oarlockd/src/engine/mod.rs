@@ -23,8 +23,9 @@ mod fencing;
 mod segments;
 mod sessions;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -103,6 +104,8 @@ pub struct Parts {
     pub spin: Spin,
     /// The UDP socket.
     pub datagrams: Datagrams,
+    /// From where nothing is to be heard: `oarlock dev` cuts its nodes off from each other so.
+    pub deaf: BTreeSet<SocketAddr>,
     /// The Unix socket.
     pub door: Door,
     /// Who may enter by it, and as whom.
@@ -249,9 +252,13 @@ impl Engine {
         for r in ready {
             match r.token {
                 UDP => {
-                    let node = &mut self.p.node;
-                    let took =
-                        self.p.datagrams.receive(|from, datagram| node.handle_datagram(now, from, datagram));
+                    let (node, deaf) = (&mut self.p.node, &self.p.deaf);
+                    let took = self.p.datagrams.receive(|from, datagram| {
+                        // Empty but in `oarlock dev`.
+                        if deaf.is_empty() || !deaf.contains(&from) {
+                            node.handle_datagram(now, from, datagram);
+                        }
+                    });
                     if let Err(e) = took {
                         warn!("receiving datagrams: {e}");
                     }
@@ -528,6 +535,12 @@ impl Engine {
                 self.events.note(Level::Info, None, text);
                 self.by_hand.push((command.clone(), reply));
                 self.p.coordinator.send(ToControl::Propose(command));
+            }
+            Control::Deafen { from, reply } => {
+                let text = format!("as somebody wishes, {} members are not heard", from.len());
+                self.events.note(Level::Warn, None, text);
+                self.p.deaf = from;
+                let _ = reply.send(());
             }
             Control::Events { after, reply } => _ = reply.send(self.events.after(after)),
             Control::Look { space, at, reply } => {

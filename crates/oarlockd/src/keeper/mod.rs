@@ -148,6 +148,9 @@ impl House<'_> {
         let (line, theirs) = pair::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("engine").arg("--config").arg(&self.args.config).stdin(Stdio::from(theirs));
+        if self.args.dev {
+            command.arg("--dev");
+        }
         // Whatever the keeper dies of, no engine goes on without one: nobody would know what it left.
         let child = child::spawn_bound(&mut command, Signal::KILL)?;
         let ended = child::watch(child.id())?;

@@ -152,6 +152,13 @@ impl Dev {
         ['a', 'b', 'c'].into_iter().all(|node| self.well(node))
     }
 
+    /// `oarlock dev` with these words, for this cluster.
+    pub fn order(&self, words: &[&str]) -> Said {
+        let mut command = oarlock();
+        command.arg("dev").args(words).arg("--dir").arg(self.cluster());
+        Said::of(command.output().unwrap())
+    }
+
     /// A counter of a node.
     pub fn counter(&self, node: char, name: &str) -> u64 {
         let said = self.run(node, &["metrics", "-o", "json"]).expect(0, &[]);

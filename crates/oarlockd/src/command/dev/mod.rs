@@ -3,6 +3,8 @@
 //! ```text
 //!   DIR/
 //!     cluster.secret             shared by all
+//!     dev.sock                   where `oarlock dev break` and the like say what is to be done
+//!     etcd/                      with --coordinator etcd
 //!     node-a/  node.toml  node.key  data/  log  oarlock.sock
 //!     node-b/  …
 //! ```
@@ -10,9 +12,12 @@
 //! Each node is a child process: this same program with `serve`. One that dies is started again, unless `--keep` wants to
 //! see the others without it: they put it out of the view once its lease is over, and grant what it held.
 
+mod etcd;
+mod harm;
 mod nodes;
 mod place;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -30,7 +35,11 @@ use super::{cli, output};
 use crate::host::file;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
-use nodes::Nodes;
+use etcd::Etcd;
+pub use harm::DEAF;
+pub(crate) use harm::Harm;
+use harm::Orders;
+pub(crate) use nodes::Nodes;
 use place::Place;
 
 /// A node that dies again so soon after a start will not get better by another start.
@@ -42,6 +51,9 @@ const PORT_TRIES: u32 = 3;
 
 /// Runs the cluster until a signal comes.
 pub fn run(args: &cli::Dev) -> Result<()> {
+    if let Some(harm) = &args.harm {
+        return harm::order(harm);
+    }
     let signals = Signals::catch(&[SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let began = Instant::now();
@@ -50,20 +62,21 @@ pub fn run(args: &cli::Dev) -> Result<()> {
     if nodes.wait_until_serving(&signals)?.is_none() {
         return nodes.stop();
     }
+    let orders = Orders::open(&place)?;
     let registered = Registered::new(&place);
     if !args.quiet {
         let took = began.elapsed().as_secs_f64();
         output::tell(format_args!("{}", welcome(&place, took, registered.as_ref().err().copied())));
     }
-    watch(nodes, &signals, args)
+    watch(nodes, &orders, &signals, args)
 }
 
 /// A cluster for one piece of work: it serves when the work begins, and is removed when it is done.
 pub(super) struct Cluster<'a> {
     /// Each node's socket.
     pub(super) sockets: Vec<PathBuf>,
-    /// Each node's process.
-    pub(super) pids: Vec<u32>,
+    /// The nodes, and what was done to them.
+    pub(super) nodes: RefCell<(Nodes<'a>, Harm)>,
     /// Whoever wants the work to end sends one of these.
     pub(super) signals: &'a Signals,
 }
@@ -81,20 +94,26 @@ pub(super) fn with_cluster<T>(args: &cli::Dev, work: impl FnOnce(&Cluster<'_>) -
         );
     }
     let sockets = place.names.iter().map(|name| place.socket(name)).collect();
-    let done = work(&Cluster { sockets, pids: nodes.pids(), signals: &signals });
-    nodes.stop()?;
+    let cluster = Cluster { sockets, nodes: RefCell::new((nodes, Harm::default())), signals: &signals };
+    let done = work(&cluster);
+    cluster.nodes.into_inner().0.stop()?;
     done
 }
 
 /// Starts all nodes; chooses other ports if somebody took one in between.
 fn start<'a>(place: &'a Place, args: &cli::Dev, signals: &Signals) -> Result<Nodes<'a>> {
     let mut tries = 1;
+    let mut etcd = match args.coordinator {
+        cli::Engine::Raft => None,
+        cli::Engine::Etcd => Some(Etcd::start(place)?),
+    };
     loop {
-        place.configure(args)?;
-        let mut nodes = Nodes::spawn(place)?;
+        place.configure(args, etcd.as_ref().map(Etcd::endpoint).as_deref())?;
+        let mut nodes = Nodes::spawn(place, etcd.take())?;
         match nodes.wait_until_listening(signals) {
             Err(p) if p.code == Code::AddressInUse && tries < PORT_TRIES => {
                 tries += 1;
+                etcd = nodes.release_etcd();
                 nodes.stop()?;
             }
             Err(p) => return Err(p),
@@ -104,16 +123,21 @@ fn start<'a>(place: &'a Place, args: &cli::Dev, signals: &Signals) -> Result<Nod
 }
 
 /// Waits for deaths and signals.
-fn watch(mut nodes: Nodes<'_>, signals: &Signals, args: &cli::Dev) -> Result<()> {
+fn watch(mut nodes: Nodes<'_>, orders: &Orders, signals: &Signals, args: &cli::Dev) -> Result<()> {
+    let mut harm = Harm::default();
     let mut hasty: BTreeMap<String, u32> = BTreeMap::new();
     loop {
-        wait(&nodes, signals);
+        wait(&nodes, orders, signals);
         if !signals.take().is_empty() {
             nodes.stop()?;
             if !args.quiet {
                 output::tell(format_args!("stopped; everything is removed"));
             }
             return Ok(());
+        }
+        orders.take(&mut harm, &mut nodes);
+        if nodes.revive_etcd()? {
+            output::say(format_args!("oarlock: etcd has ended; it is started again with what it had kept"));
         }
         for dead in nodes.reap() {
             let told = format!("{} {}", dead.name, dead.how);
@@ -143,11 +167,12 @@ fn watch(mut nodes: Nodes<'_>, signals: &Signals, args: &cli::Dev) -> Result<()>
     }
 }
 
-fn wait(nodes: &Nodes<'_>, signals: &Signals) {
+fn wait(nodes: &Nodes<'_>, orders: &Orders, signals: &Signals) {
     let mut fds: Vec<PollFd<'_>> =
         nodes.watched().map(|fd: &OwnedFd| PollFd::new(fd, PollFlags::IN)).collect();
     let pipes: Vec<_> = signals.watched().map(|(_, fd)| fd).collect();
     fds.extend(pipes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+    fds.push(PollFd::new(orders, PollFlags::IN));
     let _ = poll(&mut fds, None);
 }
 
@@ -170,6 +195,12 @@ fn welcome(place: &Place, took: f64, unnamed: Option<&str>) -> String {
     if place.names.len() > 1 {
         out.push("the same from another node's side:".into());
         out.push(format!("  OARLOCK_SOCKET={} {me} locks why hello", socket(1)));
+    }
+    if place.names.len() > 2 {
+        let at = unnamed.map_or(String::new(), |_| format!(" --dir {}", place.dir.display()));
+        let last = place.names.last().expect("there are some");
+        out.push("lose a node, watch the others go on, and have it back:".into());
+        out.push(format!("  {me} dev break {last}{at};  {prefix} failover show;  {me} dev heal{at}"));
     }
     if let Some(why) = unnamed {
         out.push(format!("({why}, so this one must be named)"));

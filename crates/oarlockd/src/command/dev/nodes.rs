@@ -11,6 +11,7 @@ use oarlock_layout::code::Code;
 use rustix::process::Signal;
 
 use super::super::session::Session;
+use super::etcd::Etcd;
 use super::place::Place;
 use crate::console::doc::{Question, Status};
 use crate::host::child;
@@ -42,17 +43,19 @@ pub(super) struct Dead {
 }
 
 /// All of them. Killed when dropped.
-pub(super) struct Nodes<'a> {
+pub(crate) struct Nodes<'a> {
     place: &'a Place,
     nodes: Vec<Node>,
+    /// What they rely on, if so; the last to go.
+    etcd: Option<Etcd>,
 }
 
 impl<'a> Nodes<'a> {
-    pub(super) fn spawn(place: &'a Place) -> Result<Nodes<'a>> {
+    pub(super) fn spawn(place: &'a Place, etcd: Option<Etcd>) -> Result<Nodes<'a>> {
         let failed = |e: std::io::Error| Problem::io(Code::Failed, "cannot start a node", &e);
         // Each node keeps the directory locked for as long as it runs, also when `dev` is killed.
         place.marker.as_ref().map_or(Ok(()), child::inherit).map_err(failed)?;
-        let mut nodes = Nodes { place, nodes: Vec::new() };
+        let mut nodes = Nodes { place, nodes: Vec::new(), etcd };
         for name in &place.names {
             nodes.nodes.push(nodes.start(name).map_err(failed)?);
         }
@@ -71,7 +74,7 @@ impl<'a> Nodes<'a> {
         let exe = std::env::current_exe()?;
         let log = OpenOptions::new().create(true).append(true).open(self.place.log(name))?;
         let mut command = Command::new(&exe);
-        command.arg("serve").arg("--config").arg(self.place.config(name));
+        command.args(["serve", "--dev", "--config"]).arg(self.place.config(name));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C is for `dev`, which then stops the nodes in good order.
         command.process_group(0);
@@ -158,14 +161,54 @@ impl<'a> Nodes<'a> {
         self.nodes.iter().filter(|n| n.status.is_none()).count()
     }
 
-    /// The process of each.
-    pub(super) fn pids(&self) -> Vec<u32> {
-        self.nodes.iter().map(|n| n.child.id()).collect()
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.nodes.len()
     }
 
-    /// Descriptors that tell when a node ends.
+    /// Where they live.
+    pub(super) fn place(&self) -> &'a Place {
+        self.place
+    }
+
+    pub(super) fn name(&self, node: usize) -> &str {
+        &self.nodes[node].name
+    }
+
+    /// Whether a node has not ended.
+    pub(super) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].status.is_none()
+    }
+
+    /// Kills all of a node. It is not among those that [`reap`](Nodes::reap) finds.
+    pub(super) fn kill(&mut self, node: usize) {
+        self.signal_one(node, Signal::KILL);
+        let node = &mut self.nodes[node];
+        node.status = node.child.wait().ok();
+        node.ended = None;
+    }
+
+    /// Sends a signal to all processes of a node.
+    pub(super) fn signal_one(&self, node: usize, signal: Signal) {
+        let node = &self.nodes[node];
+        if let Some(pid) = rustix::process::Pid::from_raw(node.child.id() as i32) {
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+
+    /// Starts etcd again if it has ended. True if so.
+    pub(super) fn revive_etcd(&mut self) -> Result<bool> {
+        self.etcd.as_mut().map_or(Ok(false), Etcd::revive)
+    }
+
+    /// Lets go of etcd, for other nodes.
+    pub(super) fn release_etcd(&mut self) -> Option<Etcd> {
+        self.etcd.take()
+    }
+
+    /// Descriptors that tell when a node or etcd ends.
     pub(super) fn watched(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.nodes.iter().filter_map(|n| n.ended.as_ref())
+        self.nodes.iter().filter_map(|n| n.ended.as_ref()).chain(self.etcd.iter().map(Etcd::watched))
     }
 
     /// The last lines a node has written.
@@ -178,6 +221,10 @@ impl<'a> Nodes<'a> {
     /// Stops all in good order, and with force whoever does not hear.
     pub(super) fn stop(mut self) -> Result<()> {
         self.signal(Signal::TERM);
+        // Who was stopped would not hear of it.
+        (0..self.nodes.len())
+            .filter(|node| self.is_up(*node))
+            .for_each(|node| self.signal_one(node, Signal::CONT));
         let end = Instant::now() + STOP_MAX;
         while self.living() > 0 && Instant::now() < end {
             self.reap();
@@ -197,7 +244,9 @@ impl<'a> Nodes<'a> {
 
 impl Drop for Nodes<'_> {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        (0..self.nodes.len())
+            .filter(|node| self.is_up(*node))
+            .for_each(|node| self.signal_one(node, Signal::KILL));
         for node in self.nodes.iter_mut().filter(|n| n.status.is_none()) {
             let _ = node.child.wait();
         }

@@ -14,6 +14,7 @@ use oarlock_layout::code::Code;
 use rustix::fs::{FlockOperation, OFlags};
 
 use super::super::{cli, output};
+use super::{etcd, harm};
 use crate::config::Config;
 use crate::host::door;
 use crate::host::file;
@@ -149,7 +150,7 @@ impl Place {
     }
 
     /// Writes every node's configuration, with ports that are free now.
-    pub(super) fn configure(&self, args: &cli::Dev) -> Result<()> {
+    pub(super) fn configure(&self, args: &cli::Dev, etcd: Option<&str>) -> Result<()> {
         let fail = |e: io::Error| Problem::io(Code::Failed, "cannot choose a free port", &e);
         // All held at once, or the same port would be given twice.
         let any = || (Ipv4Addr::LOCALHOST, 0);
@@ -171,6 +172,10 @@ impl Place {
             let (name, order) = text.split_once(':').unwrap_or((text, "passover"));
             spaces += &format!("\n[[space]]\nname = {name:?}\norder = {order:?}\nretain = {retain}\n");
         }
+        let (engine, etcd) = match etcd {
+            None => ("raft", String::new()),
+            Some(endpoint) => ("etcd", format!("\n[coordinator.etcd]\nendpoints = [\"{endpoint}\"]\n")),
+        };
         let mut chosen = BTreeMap::new();
         for (i, (name, socket)) in self.names.iter().zip(&tcp).enumerate() {
             let api = socket.local_addr().map_err(fail)?;
@@ -178,7 +183,7 @@ impl Place {
             let text = format!(
                 "# made by oarlock dev\n[node]\nname = \"{name}\"\napi = \"{api}\"\nsocket = \"oarlock.sock\"\n\
                  data_dir = \"data\"\nkey_file = \"node.key\"\n\n[cluster]\nname = \"dev\"\n\
-                 secret_file = \"../{SECRET}\"\n\n[circuit]\noffload = {}\n{members}{spaces}",
+                 secret_file = \"../{SECRET}\"\ncoordinator = \"{engine}\"\n\n[circuit]\noffload = {}\n{etcd}{members}{spaces}",
                 !args.no_offload
             );
             let path = self.config(name);
@@ -230,7 +235,7 @@ impl Place {
 fn contents(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let dir = dir.to_owned();
     let names = (b'a'..=b'z').map(|c| format!("node-{}", char::from(c)));
-    names.chain([SECRET.to_owned()]).map(move |name| dir.join(name))
+    names.chain([SECRET, harm::DOOR, etcd::DIR].map(String::from)).map(move |name| dir.join(name))
 }
 
 /// Everything but the marker, which goes last: what has no marker is nobody's.
@@ -328,6 +333,8 @@ mod tests {
             space: vec!["orders:strict".into()],
             no_retain: false,
             no_offload: false,
+            coordinator: cli::Engine::Raft,
+            harm: None,
         }
     }
 
@@ -336,7 +343,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("cluster");
         let place = Place::make(&args(&dir, 3)).unwrap();
-        place.configure(&args(&dir, 3)).unwrap();
+        place.configure(&args(&dir, 3), None).unwrap();
         let configs: Vec<_> = place.names.iter().map(|n| Config::load(&place.config(n)).unwrap()).collect();
         for (i, config) in configs.iter().enumerate() {
             assert_eq!((config.me, config.shared()), (i, configs[0].shared()));

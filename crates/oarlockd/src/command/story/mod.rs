@@ -9,7 +9,7 @@ use std::path::Path;
 use oarlock_layout::code::Code;
 use oarlock_story::{Fault, Outcome, Report, Stage, Story, perform, read};
 
-use super::cli::{Dev, Output, Story as Command};
+use super::cli::{Dev, Engine, Output, Story as Command};
 use super::{dev, output};
 use crate::problem::{Problem, Result};
 use real::Real;
@@ -89,6 +89,8 @@ fn on_nodes(file: &Path, story: &Story) -> Result<Report> {
         space: vec!["strict:strict".into()],
         no_retain: false,
         no_offload: false,
+        coordinator: Engine::Raft,
+        harm: None,
     };
     dev::with_cluster(&args, |cluster| {
         let mut stage = Real::open(story, cluster)?;

@@ -10,12 +10,11 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_sim::check::Judge;
 use oarlock_sim::history::{Ask, End, Event, Mark, Rules, What};
 use oarlock_sim::story::{asked, is_about, news, refusal, request, told};
-use oarlock_story::table::{Command, Place, Promise};
+use oarlock_story::table::{Command, Link, Place, Promise};
 use oarlock_story::{Action, Fault, News, Stage, Story, Told};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, kill_process};
 
-use super::super::dev::Cluster;
+use super::super::dev::{Cluster, Harm, Nodes};
 use super::super::session::{Session, timespec};
 use super::program::Program;
 use crate::console::doc::{Counters, Question};
@@ -29,8 +28,8 @@ const SETTLING: Duration = Duration::from_millis(500);
 const RELEASING: Duration = Duration::from_secs(2);
 
 /// A cluster of node processes, and a session for each flow that has a node.
-pub(super) struct Real<'a> {
-    cluster: &'a Cluster<'a>,
+pub(super) struct Real<'a, 'b> {
+    cluster: &'a Cluster<'b>,
     began: Wall,
     /// By flow; none if it has no node or its session is over.
     actors: Vec<Option<Actor>>,
@@ -38,6 +37,8 @@ pub(super) struct Real<'a> {
     /// Names of all counters.
     counts: BTreeSet<String>,
     paused: BTreeSet<Place>,
+    dead: BTreeSet<Place>,
+    cuts: BTreeSet<Link>,
     /// Sockets of programs that were killed, still open here: a session ends with its process, not with its socket.
     left: Vec<Session>,
 }
@@ -55,20 +56,12 @@ pub(super) fn refusals(story: &Story) -> Vec<Fault> {
 }
 
 fn no_means(command: &Command) -> Option<String> {
-    match command {
-        Command::Cut(_) | Command::Heal(_) => {
-            Some("there is no means yet to cut the network of real nodes; play it with --sim".into())
-        }
-        Command::StartNode(_) => {
-            Some("real nodes that were killed stay dead for the rest of the play; play it with --sim".into())
-        }
-        other => refusal(other, |_| true),
-    }
+    refusal(command, |_| true)
 }
 
-impl<'a> Real<'a> {
+impl<'a, 'b> Real<'a, 'b> {
     /// Opens all sessions.
-    pub(super) fn open(story: &Story, cluster: &'a Cluster<'a>) -> Result<Real<'a>> {
+    pub(super) fn open(story: &Story, cluster: &'a Cluster<'b>) -> Result<Real<'a, 'b>> {
         let mut judge = Judge::new(Rules::real(story.nodes(), vec![false, true]));
         let began = Wall::now();
         let mut see = |what| judge.see(&Event { at: began.elapsed().as_nanos() as u64, what });
@@ -91,7 +84,17 @@ impl<'a> Real<'a> {
         let counters: Counters =
             Session::open(&cluster.sockets[0], "oarlock story")?.document(&Question::Counters)?;
         let counts = counters.counters.into_iter().map(|counter| counter.name).collect();
-        Ok(Real { cluster, began, actors, judge, counts, paused: BTreeSet::new(), left: Vec::new() })
+        Ok(Real {
+            cluster,
+            began,
+            actors,
+            judge,
+            counts,
+            paused: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            left: Vec::new(),
+        })
     }
 
     fn see(&mut self, what: What) {
@@ -146,16 +149,63 @@ impl<'a> Real<'a> {
         }
     }
 
-    fn signal(&mut self, node: Place, signal: Signal) -> Result<(), String> {
-        let pid = Pid::from_raw(self.cluster.pids[usize::from(node.0)] as i32).ok_or("no process")?;
-        kill_process(pid, signal).map_err(|e| format!("{node} cannot be sent a signal: {e}"))?;
-        // Order is judged only while all can reach all.
-        self.see(What::Mark(if self.paused.is_empty() { Mark::Calm } else { Mark::Storm }));
+    /// Does something to the nodes.
+    fn harm(
+        &mut self,
+        what: impl FnOnce(&mut Harm, &mut Nodes<'_>) -> crate::problem::Result<()>,
+    ) -> Result<(), String> {
+        let (nodes, harm) = &mut *self.cluster.nodes.borrow_mut();
+        what(harm, nodes).map_err(|problem| problem.what)
+    }
+
+    /// Order is judged only while all can reach all.
+    fn weather_changed(&mut self) {
+        let calm = self.paused.is_empty() && self.dead.is_empty() && self.cuts.is_empty();
+        self.see(What::Mark(if calm { Mark::Calm } else { Mark::Storm }));
+    }
+
+    fn pause(&mut self, node: Place, pause: bool) -> Result<(), String> {
+        let at = usize::from(node.0);
+        self.harm(|harm, nodes| if pause { harm.pause(nodes, at) } else { harm.resume(nodes, at) })?;
+        let _ = if pause { self.paused.insert(node) } else { self.paused.remove(&node) };
+        self.weather_changed();
+        Ok(())
+    }
+
+    fn cut(&mut self, link: Link) -> Result<(), String> {
+        if !self.cuts.insert(link) {
+            return Err(format!("{link} is cut already"));
+        }
+        self.weather_changed();
+        self.lay(link)
+    }
+
+    fn heal(&mut self, link: Link) -> Result<(), String> {
+        if !self.cuts.remove(&link) {
+            return Err(format!("{link} was not cut, in these words"));
+        }
+        self.lay(link)?;
+        self.weather_changed();
+        Ok(())
+    }
+
+    /// Cuts or opens the ways of a link, as all cuts together want it.
+    fn lay(&mut self, link: Link) -> Result<(), String> {
+        let cut = |from: Place, to: Place| {
+            self.cuts
+                .iter()
+                .any(|it| (it.from, it.to) == (from, to) || !it.one_way && (it.to, it.from) == (from, to))
+        };
+        let ways = [(link.from, link.to), (link.to, link.from)].map(|(from, to)| (from, to, cut(from, to)));
+        for (from, to, cut) in ways {
+            let (from, to) = (usize::from(from.0), usize::from(to.0));
+            self.harm(|harm, nodes| harm.cut(nodes, from, to, cut))?;
+        }
         Ok(())
     }
 }
 
-impl Stage for Real<'_> {
+impl Stage for Real<'_, '_> {
     fn refuses(&self, command: &Command) -> Option<String> {
         no_means(command).or_else(|| refusal(command, |name| self.counts.contains(name)))
     }
@@ -167,23 +217,22 @@ impl Stage for Real<'_> {
     fn act(&mut self, action: Action) -> Result<(), String> {
         match action {
             Action::Kill { flow } => self.kill(flow),
-            Action::Pause(node) => {
-                if !self.paused.insert(node) {
-                    return Err(format!("{node} stands still already"));
-                }
-                return self.signal(node, Signal::STOP);
-            }
-            Action::Continue(node) => {
-                if !self.paused.remove(&node) {
-                    return Err(format!("{node} does not stand still"));
-                }
-                return self.signal(node, Signal::CONT);
-            }
+            Action::Pause(node) => return self.pause(node, true),
+            Action::Continue(node) => return self.pause(node, false),
+            Action::Cut(link) => return self.cut(link),
+            Action::Heal(link) => return self.heal(link),
             Action::KillNode(node) => {
+                self.harm(|harm, nodes| harm.kill(nodes, usize::from(node.0)))?;
                 // Until others have recovered, what it may have written is in doubt.
                 self.see(What::Mark(Mark::NodeGone(Some(node.0))));
-                self.paused.insert(node);
-                return self.signal(node, Signal::KILL);
+                self.paused.remove(&node);
+                self.dead.insert(node);
+                self.weather_changed();
+            }
+            Action::StartNode(node) => {
+                self.harm(|harm, nodes| harm.start(nodes, usize::from(node.0)))?;
+                self.dead.remove(&node);
+                self.weather_changed();
             }
             action => {
                 let (flow, handle, ask) = asked(action).ok_or("real nodes cannot do that yet")?;
@@ -228,7 +277,9 @@ impl Stage for Real<'_> {
     }
 
     fn remarks(&mut self) -> Vec<String> {
-        self.paused.iter().map(|node| format!("{node} stands still")).collect()
+        let paused = self.paused.iter().map(|node| format!("{node} stands still"));
+        let dead = self.dead.iter().map(|node| format!("{node} is dead"));
+        paused.chain(dead).chain(self.cuts.iter().map(|link| format!("the way {link} is cut"))).collect()
     }
 
     fn interrupted(&self) -> bool {
@@ -236,9 +287,12 @@ impl Stage for Real<'_> {
     }
 
     fn end(&mut self) -> Vec<String> {
-        for node in std::mem::take(&mut self.paused) {
+        for node in self.paused.clone() {
             // One that has ended cannot go on, which its sessions have said.
-            let _ = self.signal(node, Signal::CONT);
+            let _ = self.pause(node, false);
+        }
+        for link in self.cuts.clone() {
+            let _ = self.heal(link);
         }
         let end = self.now() + SETTLING;
         while self.now() < end && !self.interrupted() {
@@ -258,14 +312,5 @@ impl Stage for Real<'_> {
         }
         self.see(What::Mark(Mark::Drained));
         self.broken(Promise::All)
-    }
-}
-
-impl Drop for Real<'_> {
-    /// A node that stands still would not hear that it should stop.
-    fn drop(&mut self) {
-        for node in std::mem::take(&mut self.paused) {
-            let _ = self.signal(node, Signal::CONT);
-        }
     }
 }

@@ -247,3 +247,14 @@ pub struct Event {
     /// For people.
     pub text: String,
 }
+
+/// Whom a node of `oarlock dev` does not hear any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Deafened {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Of these members it hears nothing.
+    pub from: Vec<String>,
+}

@@ -1,0 +1,182 @@
+//! Real nodes that rely on a real etcd.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::solo::Solo;
+use support::{Dev, Said, ask, signal, until};
+
+/// The process of the cluster's etcd.
+fn etcd(dev: &Dev) -> i32 {
+    let data = dev.cluster().join("etcd/data");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        if line.split(|b| *b == 0).any(|word| word == data.as_os_str().as_encoded_bytes()) {
+            return entry.file_name().to_str().unwrap().parse().unwrap();
+        }
+    }
+    panic!("etcd does not run");
+}
+
+fn endpoint(dev: &Dev) -> String {
+    let said = dev.run('a', &["status", "-o", "json"]).expect(0, &[]).json();
+    said["coordinator"]["endpoint"].as_str().unwrap().to_owned()
+}
+
+/// Which runs are in the view, and which view that is.
+fn view(dev: &Dev) -> (u64, Vec<u64>) {
+    let said = dev.run('a', &["status", "-o", "json"]).expect(0, &[]).json();
+    let runs = said["members"].as_array().unwrap().iter().map(|m| m["view_run"].as_u64().unwrap());
+    (said["epoch"].as_u64().unwrap(), runs.collect())
+}
+
+/// L2, L6: etcd is killed and comes back. Nobody is put out, and what is held stays held.
+#[test]
+fn a_restart_of_etcd_evicts_nobody() {
+    /// A lease that was renewed a moment before the kill is not over by then, on however busy a machine.
+    const SOON: Duration = Duration::from_millis(1_200);
+    let dev = Dev::start_with(&["--coordinator", "etcd"]);
+    dev.run('b', &["coord", "show"]).expect(0, &["coordinator  etcd, by http://", "which answers"]);
+    dev.run('c', &["status"]).expect(0, &["etcd     http://"]);
+    for attempt in 1.. {
+        let _held = ask(&dev, 'a', "holder", &["x"]);
+        until("it is held", || dev.run('b', &["locks", "ls"]).out.contains("(holder)"));
+        let before = view(&dev);
+        let (pid, killed) = (etcd(&dev), Instant::now());
+        signal(pid, "KILL");
+        until("it is back", || dev.said().matches("etcd has ended; it is started again").count() == attempt);
+        let away = killed.elapsed();
+        // Renewals have been decided since.
+        let renewals = || {
+            let said = dev.run('a', &["coord", "show", "-o", "json"]).expect(0, &[]).json();
+            said["members"].as_array().unwrap().iter().map(|m| m["renewals"].as_u64().unwrap()).min().unwrap()
+        };
+        let so_far = renewals();
+        until("leases are renewed again", || renewals() > so_far + 1);
+        if away > SOON && attempt < 5 {
+            // Too busy to say anything. Whoever was put out comes back.
+            until("all are well", || dev.all_well());
+            continue;
+        }
+        println!("etcd was away for {away:?}");
+        assert_eq!(view(&dev), before, "etcd was away for {away:?}");
+        dev.run('b', &["lock", "-n", "x", "--", "true"]).expect(75, &["OAR-2101"]);
+        break;
+    }
+    dev.run('a', &["health"]).expect(0, &["etcd by http://"]);
+}
+
+/// Without etcd nothing is granted for longer than a lease, and it is said why; with it all goes on, with greater tokens.
+#[test]
+fn without_etcd_nothing_is_granted_and_with_it_all_goes_on() {
+    let dev = Dev::start_with(&["--coordinator", "etcd"]);
+    let token = |node| {
+        let said = dev.run(node, &["lock", "-w", "20s", "x", "-c", "echo $OARLOCK_TOKEN"]).expect(0, &[]);
+        said.out.trim().parse::<u64>().unwrap()
+    };
+    let before = token('a');
+    let pid = etcd(&dev);
+    signal(pid, "STOP");
+    until("it says so", || dev.run('a', &["health"]).out.contains("no majority of etcd answers node-a"));
+    until("nothing is granted", || {
+        dev.run('a', &["lock", "-w", "100ms", "x", "--", "true"]).status == Some(69)
+    });
+    dev.run('a', &["node", "drain", "node-b"]).expect(69, &["OAR-3201", "etcd"]);
+    dev.run('b', &["coord", "show"]).expect(0, &["does NOT answer"]);
+    signal(pid, "CONT");
+    until("all are well", || dev.all_well());
+    assert!(token('b') > before);
+    // Nobody leads and nobody votes, and yet a change is decided.
+    dev.run('a', &["node", "drain", "node-b"]).expect(0, &["view "]);
+    // All of it ends and begins again with what etcd has kept.
+    let before = token('c');
+    for node in ["node-a", "node-b", "node-c"] {
+        dev.order(&["break", node]).expect(0, &[]);
+    }
+    dev.order(&["heal"]).expect(0, &[]);
+    until("all are well", || dev.all_well());
+    assert!(token('a') > before);
+    dev.run('c', &["node", "show", "node-b"]).expect(0, &["drained"]);
+}
+
+/// FT16: a node that was in a view founds nothing where etcd has nothing, and one cluster does not become another.
+#[test]
+fn what_is_not_the_cluster_that_it_was_is_refused() {
+    let etcd = |endpoint: &str, prefix: &str| {
+        format!("[coordinator.etcd]\nendpoints = [\"{endpoint}\"]\nprefix = \"{prefix}\"\n")
+    };
+    let dev = Dev::start_with(&["-n", "1", "--coordinator", "etcd"]);
+    let endpoint = endpoint(&dev);
+    let mut solo = Solo::new("");
+    let raft = solo.read();
+    let with = |prefix: &str| {
+        let text =
+            raft.replace("secret_file = \"secret\"\n", "secret_file = \"secret\"\ncoordinator = \"etcd\"\n");
+        text + &etcd(&endpoint, prefix)
+    };
+    // Somebody else's.
+    solo.write(&with("/oarlock/dev"));
+    solo.serve().expect(69, &["OAR-2405", "another cluster under this prefix"]);
+    solo.write(&with("/oarlock/mine"));
+    solo.start();
+    solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+    assert_eq!(solo.end("TERM"), Some(0));
+    solo.write(&with("/oarlock/other"));
+    solo.serve().expect(69, &["OAR-2405", "this node was in view"]);
+    // Its own coordinator has promised nothing so far.
+    solo.write(&raft);
+    solo.serve().expect(78, &["OAR-1207", "raft.redb"]);
+    solo.write(&with("/oarlock/mine"));
+    solo.start();
+    solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+    solo.end("TERM");
+
+    let mut other = Solo::new("");
+    other.start();
+    other.end("TERM");
+    let text = other
+        .read()
+        .replace("secret_file = \"secret\"\n", "secret_file = \"secret\"\ncoordinator = \"etcd\"\n");
+    other.write(&(text + &etcd(&endpoint, "/oarlock/more")));
+    other.serve().expect(78, &["OAR-1207", "of a cluster that decides by itself"]);
+}
+
+#[test]
+fn a_configuration_without_an_etcd_to_rely_on_is_refused() {
+    let solo = Solo::new("");
+    let good = solo.read();
+    let set = |coordinator: &str, section: &str| {
+        let text = good.replace("[cluster]\n", &format!("[cluster]\ncoordinator = \"{coordinator}\"\n"));
+        solo.write(&(text + section));
+        support::run(["config", "check", solo.config().to_str().unwrap()])
+    };
+    set("etcd", "").expect(78, &["OAR-1201", "[coordinator.etcd] is missing", "endpoints ="]);
+    let section = "[coordinator.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+    set("raft", section).expect(78, &["OAR-1201", "the members decide by themselves"]);
+    set("zookeeper", section).expect(78, &["OAR-1201", "unknown value `zookeeper`"]);
+    set("etcd", "[coordinator.etcd]\nendpoints = []\n").expect(78, &["no endpoint of etcd is given"]);
+    let tls = "[coordinator.etcd]\nendpoints = [\"https://127.0.0.1:2379\"]\n";
+    set("etcd", tls).expect(78, &["only http:// is known so far"]);
+    set("etcd", "[coordinator.etcd]\nendpoint = []\n").expect(78, &["OAR-1202", "did you mean `endpoints`?"]);
+    set("etcd", section).expect(0, &["makes sense"]);
+    let shown = support::run(["config", "show", solo.config().to_str().unwrap()]);
+    shown.expect(0, &["coordinator = \"etcd\"", "prefix = \"/oarlock/alone\""]);
+    let shared = |said: Said| said.json()["parts"]["[cluster]"].clone();
+    let check = || support::run(["config", "check", solo.config().to_str().unwrap(), "-o", "json"]);
+    let with = shared(check());
+    set("raft", "").expect(0, &[]);
+    assert_ne!(shared(check()), with, "members compare who decides");
+}
+
+#[test]
+fn without_the_program_it_is_said_what_to_install() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock"));
+    command.args(["dev", "-n", "1", "--coordinator", "etcd", "--dir"]).arg(dir.path().join("c"));
+    let said = Said::of(command.env("PATH", "/nowhere").output().unwrap());
+    said.expect(1, &["there is no program `etcd` here", "apt-get install etcd-server"]);
+    assert!(!dir.path().join("c").exists(), "nothing is left");
+}
