@@ -84,7 +84,10 @@ const PARTS: &[Part] = &[
     Part { gate: true, ..part("build", 220, build) },
     part("clippy", 105, clippy),
     part("purity", 20, purity::part),
-    part("tests", 220, testing::workspace),
+    Part {
+        night: "five nodes in network namespaces, with both coordinators",
+        ..part("tests", 220, testing::workspace)
+    },
     part("documentation", 45, documentation),
     Part { night: "all sizes of the table in docs/testing.md", ..part("explorer", 140, testing::explorer) },
     Part {

@@ -9,7 +9,15 @@ use crate::context::{Context, Failure, Volume, watch};
 pub(crate) fn workspace(context: &Context) -> Outcome {
     let mut command = context.cargo();
     command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
-    counted(&mut command)
+    let mut outcomes = vec![counted(&mut command)];
+    if context.volume == Volume::Night {
+        // Five daemons in network namespaces, for minutes.
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--package", "oarlockd", "--test", "namespaces"]);
+        command.args(["a_night_in_namespaces", "--", "--ignored", "--nocapture"]);
+        outcomes.push(counted(&mut command));
+    }
+    sum(outcomes)
 }
 
 /// The lock room explored in full, and the bugs planted in it that the explorer must notice.

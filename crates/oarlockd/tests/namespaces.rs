@@ -1,0 +1,169 @@
+//! Real daemons, each in a network namespace of its own, under locks that programs take all the while: networks that are
+//! cut in part, one way, or lose a fifth of everything; nodes that stand still, die, and begin again all at once. What the
+//! programs believed is judged by a checker that knows only what is promised.
+//!
+//! Needs root, `ip` and `nft`; says so and does nothing where they are not to be had.
+
+mod net;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use net::cluster::{Cluster, Coordinator};
+use net::load::{Load, judge};
+use net::{Net, Weather};
+
+/// Silent for a second, the rest of a lease, the fences, and as much again for a machine that is busy with other things.
+const VERDICT_MAX: Duration = Duration::from_secs(20);
+/// How long a lease can be away without being missed, and more.
+const PAUSE: Duration = Duration::from_secs(4);
+
+/// A cluster under load, and what happened to it.
+struct Play<'a> {
+    cluster: Cluster<'a>,
+    weather: Weather<'a>,
+    load: Load,
+}
+
+impl<'a> Play<'a> {
+    fn begin(net: &'a Net, coordinator: Coordinator) -> Play<'a> {
+        let mut cluster = Cluster::new(net, coordinator);
+        (0..net.nodes).for_each(|node| cluster.start(node));
+        cluster.until_all_well();
+        let load = Load::start(&cluster.sockets());
+        Play { cluster, weather: Weather::new(net), load }
+    }
+
+    /// Something is done; then these are the view, at each of them, within the times.
+    fn stays(&mut self, what: &str, members: &[usize]) {
+        let begin = Instant::now();
+        for node in members {
+            self.cluster.until_view(*node, members, VERDICT_MAX, what);
+        }
+        println!("{what}: {members:?} stay, after {:.1?}", begin.elapsed());
+        self.load.until_granted(members, what);
+    }
+
+    /// Everything is undone; then all are in.
+    fn heals(&mut self) {
+        let begin = Instant::now();
+        self.weather.calm();
+        self.cluster.until_all_well();
+        let all: Vec<usize> = (0..self.cluster.count()).collect();
+        self.load.until_granted(&all, "healed");
+        println!("  all well again after {:.1?}", begin.elapsed());
+    }
+
+    /// FT7, L7: two do not hear each other, and all others hear both. The largest set that hears each other stays; of two
+    /// as large that with the lower ids.
+    fn partial(&mut self) {
+        let all = self.cluster.count();
+        self.weather.cut(0, 1);
+        self.stays("0 and 1 cut off from each other", &(0..all).filter(|n| *n != 1).collect::<Vec<_>>());
+        self.heals();
+    }
+
+    /// FT6: the last hears nobody, and everybody hears it.
+    fn one_way(&mut self) {
+        let last = self.cluster.count() - 1;
+        (0..last).for_each(|node| self.weather.deafen(last, node));
+        self.stays("the last hears nobody", &(0..last).collect::<Vec<_>>());
+        self.heals();
+    }
+
+    /// FT5: the last is cut off from all others, and from etcd.
+    fn minority(&mut self, lost: usize) {
+        let all = self.cluster.count();
+        for a in all - lost..all {
+            (0..all - lost).for_each(|b| self.weather.cut(a, b));
+            self.weather.cut_off_from_etcd(a);
+        }
+        self.stays("the last ones cut off", &(0..all - lost).collect::<Vec<_>>());
+        self.heals();
+    }
+
+    /// FT4, L1: one stands still for longer than its lease, by a signal or by the freezer.
+    fn pause(&mut self, frozen: bool) {
+        let others: Vec<usize> = (0..self.cluster.count()).filter(|n| *n != 1).collect();
+        let begin = Instant::now();
+        if !self.cluster.pause(1, frozen) {
+            println!("skipped: this machine lets nobody freeze processes");
+            return;
+        }
+        self.stays(if frozen { "1 frozen" } else { "1 stopped" }, &others);
+        std::thread::sleep(PAUSE.saturating_sub(begin.elapsed()));
+        self.cluster.resume(1);
+        self.heals();
+    }
+
+    /// FT1, FT9: one is killed while a part of all datagrams is lost.
+    fn kill_in_loss(&mut self, percent: u8) {
+        let last = self.cluster.count() - 1;
+        (0..=last).for_each(|node| self.weather.lose(node, percent));
+        self.cluster.kill(last);
+        self.stays("the last killed, datagrams lost", &(0..last).collect::<Vec<_>>());
+        self.cluster.start(last);
+        self.cluster.until_all_well();
+        self.heals();
+    }
+
+    /// FT15: all are killed within a moment and started again.
+    fn restart_all(&mut self) {
+        (0..self.cluster.count()).for_each(|node| self.cluster.kill(node));
+        (0..self.cluster.count()).for_each(|node| self.cluster.start(node));
+        println!("all killed and started again");
+        self.heals();
+    }
+
+    fn end(self) {
+        let history = self.load.stop();
+        let findings = judge(&history);
+        let exclusive = history.iter().filter(|held| held.is_exclusive()).count();
+        println!("{} grants, {exclusive} of them exclusive, {} findings", history.len(), findings.len());
+        if !findings.is_empty() {
+            eprintln!("{}", self.cluster.logs());
+        }
+        assert!(findings.is_empty(), "{findings:#?}");
+        assert!(exclusive > 100, "hardly anything was granted");
+    }
+}
+
+/// L1, L7: each kind of trouble once, on three nodes that decide by themselves.
+#[test]
+fn what_is_promised_holds_in_namespaces_that_are_cut() {
+    let Some(net) = Net::or_say_why(3) else { return };
+    let mut play = Play::begin(&net, Coordinator::Raft);
+    play.partial();
+    play.one_way();
+    play.pause(false);
+    play.kill_in_loss(10);
+    play.restart_all();
+    play.end();
+}
+
+/// More of it, with both coordinators, on five nodes.
+#[test]
+#[ignore = "takes minutes: `cargo xtask night` runs it"]
+fn a_night_in_namespaces() {
+    for coordinator in [Coordinator::Raft, Coordinator::Etcd] {
+        println!("five nodes, {coordinator:?}");
+        let Some(net) = Net::or_say_why(5) else { return };
+        let mut play = Play::begin(&net, coordinator);
+        for round in 0..3 {
+            play.partial();
+            play.one_way();
+            play.minority(1 + round % 2);
+            // The one in the middle hears all: with the lower ids it stays.
+            for (a, b) in [(0, 3), (0, 4), (1, 3), (1, 4)] {
+                play.weather.cut(a, b);
+            }
+            play.stays("a bridge", &[0, 1, 2]);
+            play.heals();
+            play.pause(false);
+            play.pause(true);
+            play.kill_in_loss(20);
+            (0..4).for_each(|_| play.restart_all());
+        }
+        play.end();
+    }
+}

@@ -1,0 +1,202 @@
+//! Daemons in namespaces.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use oarlock::blocking::Client;
+use oarlock_chaos::cluster::Freezer;
+use oarlockd::host::child::descendants;
+use serde_json::Value;
+
+use super::{ETCD, Net, address};
+use crate::support::run;
+
+/// Where circuits listen in each namespace.
+const PORT: u16 = 7401;
+/// A cluster of which all was killed waits for the leases of the last views first, and machines are busy.
+const WELL_MAX: Duration = Duration::from_secs(60);
+
+/// Who decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Coordinator {
+    Raft,
+    Etcd,
+}
+
+/// One daemon in each namespace. All are killed when this is dropped.
+pub(crate) struct Cluster<'a> {
+    net: &'a Net,
+    dir: tempfile::TempDir,
+    daemons: Vec<Option<Child>>,
+    freezer: Option<Freezer>,
+    etcd: Option<Child>,
+}
+
+impl<'a> Cluster<'a> {
+    pub(crate) fn new(net: &'a Net, coordinator: Coordinator) -> Cluster<'a> {
+        let dir = tempfile::Builder::new().prefix("oar").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        run(["key", "secret", "--out", &path("secret")]).expect(0, &[]);
+        let mut rest = String::new();
+        for node in 0..net.nodes {
+            fs::create_dir(path(&node.to_string())).unwrap();
+            let key = run(["key", "new", "--out", &path(&format!("{node}/key"))]).expect(0, &[]);
+            let (key, address) = (key.out.trim().to_owned(), address(node as u8 + 1));
+            rest += &format!(
+                "\n[[member]]\nname = \"n{node}\"\naddress = \"{address}:{PORT}\"\npublic_key = \"{key}\"\n"
+            );
+        }
+        let engine = match coordinator {
+            Coordinator::Raft => "raft",
+            Coordinator::Etcd => {
+                rest += &format!("\n[coordinator.etcd]\nendpoints = [\"http://{}:2379\"]\n", address(ETCD));
+                "etcd"
+            }
+        };
+        for node in 0..net.nodes {
+            let text = format!(
+                "[node]\nname = \"n{node}\"\nsocket = \"sock\"\ndata_dir = \"data\"\nkey_file = \"key\"\n\n\
+                 [cluster]\nname = \"net\"\nsecret_file = \"../secret\"\ncoordinator = \"{engine}\"\n{rest}"
+            );
+            fs::write(path(&format!("{node}/node.toml")), text).unwrap();
+        }
+        let daemons = (0..net.nodes).map(|_| None).collect();
+        let etcd = (coordinator == Coordinator::Etcd).then(|| etcd(net, &dir));
+        let freezer = Freezer::new(&net.tag);
+        Cluster { net, dir, daemons, freezer, etcd }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.net.nodes
+    }
+
+    fn path(&self, node: usize, name: &str) -> PathBuf {
+        self.dir.path().join(node.to_string()).join(name)
+    }
+
+    pub(crate) fn sockets(&self) -> Vec<PathBuf> {
+        (0..self.count()).map(|node| self.path(node, "sock")).collect()
+    }
+
+    pub(crate) fn start(&mut self, node: usize) {
+        let log = OpenOptions::new().create(true).append(true).open(self.path(node, "log")).unwrap();
+        let mut command = self.net.command(&node.to_string(), env!("CARGO_BIN_EXE_oarlock"));
+        command.arg("serve").arg("--config").arg(self.path(node, "node.toml"));
+        command.env_remove("OARLOCK_LOG").env("NO_COLOR", "1").process_group(0);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.daemons[node] = Some(command.spawn().unwrap());
+    }
+
+    /// SIGKILL to all of it.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(mut daemon) = self.daemons[node].take() {
+            signal_group(&daemon, "KILL");
+            let _ = daemon.wait();
+        }
+    }
+
+    /// It does not run any more. False: that cannot be on this machine.
+    pub(crate) fn pause(&self, node: usize, frozen: bool) -> bool {
+        let daemon = self.daemons[node].as_ref().unwrap();
+        if !frozen {
+            signal_group(daemon, "STOP");
+            return true;
+        }
+        let Some(freezer) = &self.freezer else { return false };
+        descendants(daemon.id()).into_iter().chain([daemon.id()]).all(|pid| freezer.freeze(pid).is_ok())
+    }
+
+    pub(crate) fn resume(&self, node: usize) {
+        signal_group(self.daemons[node].as_ref().unwrap(), "CONT");
+        if let Some(freezer) = &self.freezer {
+            freezer.thaw().unwrap();
+        }
+    }
+
+    fn status(&self, node: usize) -> Option<Value> {
+        let client = Client::connect(self.path(node, "sock")).ok()?;
+        serde_json::from_str(&client.ask(r#"{"ask":"status"}"#).ok()?).ok()
+    }
+
+    /// Until these are the view at a node, and it grants locks under it.
+    #[track_caller]
+    pub(crate) fn until_view(&self, node: usize, members: &[usize], patience: Duration, what: &str) {
+        let end = Instant::now() + patience;
+        loop {
+            let status = self.status(node);
+            let there = status.as_ref().is_some_and(|status| {
+                let all = status["members"].as_array().unwrap().iter().enumerate();
+                let view: Vec<usize> = all.filter(|(_, m)| m["in_view"] == true).map(|(at, _)| at).collect();
+                view == members && status["granting"] == true
+            });
+            if there {
+                return;
+            }
+            let ended = Instant::now() > end;
+            assert!(!ended, "{what}: {members:?} is not the view of {node}: {status:?}{}", self.logs());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Until all are in, and hear each other.
+    #[track_caller]
+    pub(crate) fn until_all_well(&self) {
+        let all: Vec<usize> = (0..self.count()).collect();
+        for node in &all {
+            self.until_view(*node, &all, WELL_MAX, "all well");
+        }
+        let end = Instant::now() + WELL_MAX;
+        while !all.iter().all(|node| self.status(*node).is_some_and(|it| it["healthy"] == true)) {
+            assert!(Instant::now() < end, "not all hear each other{}", self.logs());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last lines of all logs.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in 0..self.count() {
+            let log = fs::read_to_string(self.path(node, "log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            for line in &lines[lines.len().saturating_sub(25)..] {
+                text += &format!("\n  n{node}: {line}");
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        if let Some(freezer) = &self.freezer {
+            let _ = freezer.thaw();
+        }
+        (0..self.count()).for_each(|node| self.kill(node));
+        if let Some(mut etcd) = self.etcd.take() {
+            let _ = etcd.kill();
+            let _ = etcd.wait();
+        }
+    }
+}
+
+fn signal_group(daemon: &Child, name: &str) {
+    let status =
+        Command::new("kill").args([&format!("-{name}"), "--", &format!("-{}", daemon.id())]).status();
+    assert!(status.unwrap().success(), "kill -{name} -{}", daemon.id());
+}
+
+/// One etcd, which all reach by the bridge.
+fn etcd(net: &Net, dir: &tempfile::TempDir) -> Child {
+    let log = File::create(dir.path().join("etcd.log")).unwrap();
+    let client = format!("http://{}:2379", address(ETCD));
+    let mut command = net.command("etcd", "etcd");
+    command.arg(format!("--data-dir={}", dir.path().join("etcd").display()));
+    command.arg(format!("--listen-client-urls={client}")).arg(format!("--advertise-client-urls={client}"));
+    command.args(["--listen-peer-urls=http://127.0.0.1:2380", "--heartbeat-interval=50"]);
+    command.arg("--election-timeout=250").stdin(Stdio::null());
+    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
