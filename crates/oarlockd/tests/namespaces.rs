@@ -145,7 +145,7 @@ fn what_is_promised_holds_in_namespaces_that_are_cut() {
 #[test]
 #[ignore = "takes minutes: `cargo xtask night` runs it"]
 fn a_night_in_namespaces() {
-    for coordinator in [Coordinator::Raft, Coordinator::Etcd] {
+    for coordinator in [Coordinator::Etcd, Coordinator::Raft] {
         println!("five nodes, {coordinator:?}");
         let Some(net) = Net::or_say_why(5) else { return };
         let mut play = Play::begin(&net, coordinator);

@@ -114,6 +114,7 @@ fn denied(trouble: &Trouble) -> (Code, String) {
     let code = match trouble {
         Trouble::NoQuorum => Code::NoMajority,
         Trouble::Unknown => Code::OutcomeUnknown,
+        Trouble::Behind => Code::ChangeRefused,
         Trouble::Invalid(_) => Code::Failed,
         Trouble::Stopped(_) => Code::CoordinatorStopped,
     };

@@ -7,7 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::view::Member;
 
-use super::{doc, failover, fences};
+use super::{change, doc, failover, fences};
 use crate::coordinator::raft::Standing;
 use crate::engine::Snapshot;
 
@@ -15,7 +15,10 @@ type Name<'a> = &'a dyn Fn(NodeId) -> String;
 
 /// What the node has of it.
 pub(super) fn known(snapshot: &Snapshot) -> Result<&Arc<Registry>, (Code, String)> {
-    let none = || (Code::NotServing, "the node has not read what the coordinator keeps yet".into());
+    let none = || match change::undecidable(snapshot) {
+        Some(why) => (Code::NoMajority, why),
+        None => (Code::NotServing, "the node has not read what the coordinator keeps yet".into()),
+    };
     snapshot.registry.as_ref().ok_or_else(none)
 }
 

@@ -26,6 +26,9 @@ pub enum Trouble {
     /// No majority of voters was reached in time; nothing came of it.
     #[error("no majority of the voters answers")]
     NoQuorum,
+    /// The view in which it was to be is not the newest any more; nothing came of it.
+    #[error("the view has changed meanwhile")]
+    Behind,
     /// It went on its way, and whether it was applied is not known. Its condition makes it safe to say it again.
     #[error("whether it was decided is not known; it is safe to ask again")]
     Unknown,

@@ -1,6 +1,7 @@
 //! The engine of a node's coordinator, whichever it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::id::NodeId;
@@ -11,6 +12,9 @@ use super::founding;
 use crate::coordinator::etcd::External;
 use crate::coordinator::raft::{Embedded, Misdeed, Standing};
 use crate::coordinator::{Applied, Coordinator, Trouble};
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// One of the two. Clones are the same one.
 #[derive(Clone)]
@@ -70,6 +74,22 @@ impl Either {
         match self {
             Either::Raft(engine) => engine.failed().await,
             Either::Etcd(engine) => engine.failed().await,
+        }
+    }
+
+    /// Whether it may show much that is long over, on its way to the end of the order.
+    pub(super) const fn replays(&self) -> bool {
+        matches!(self, Either::Etcd(_))
+    }
+
+    /// Waits until what is applied here is no older than what was decided when this was called, where it may be much older:
+    /// etcd's order is read from its beginning.
+    pub(super) async fn caught_up(&self) {
+        while let Either::Etcd(engine) = self {
+            match engine.confirmed().await {
+                Ok(_) | Err(Trouble::Stopped(_)) => return,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
         }
     }
 

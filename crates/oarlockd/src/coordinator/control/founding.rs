@@ -37,7 +37,7 @@ pub(super) async fn found(engine: &Embedded, founding: &Command) -> Result<(), S
                 Ok(Outcome::Refused(why)) => return Err(why.to_string()),
                 Err(why @ Trouble::Invalid(_)) => return Err(why.to_string()),
                 Ok(_) | Err(Trouble::Stopped(_)) => return Ok(()),
-                Err(Trouble::NoQuorum | Trouble::Unknown) => {}
+                Err(Trouble::NoQuorum | Trouble::Unknown | Trouble::Behind) => {}
             }
         }
         tokio::time::sleep(PAUSE).await;
@@ -72,7 +72,7 @@ pub(super) async fn found_outside(engine: &External, founding: &Command) -> Resu
                 Ok(Outcome::Refused(why)) => return Err(why.to_string()),
                 Err(why @ Trouble::Invalid(_)) => return Err(why.to_string()),
                 Ok(_) | Err(Trouble::Stopped(_)) => return Ok(()),
-                Err(Trouble::NoQuorum | Trouble::Unknown) => {}
+                Err(Trouble::NoQuorum | Trouble::Unknown | Trouble::Behind) => {}
             },
             Err(Trouble::Stopped(_)) => return Ok(()),
             Err(_) => {}

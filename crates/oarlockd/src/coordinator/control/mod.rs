@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::code::Code;
-use oarlock_layout::id::NodeId;
+use oarlock_layout::id::{Epoch, NodeId};
 use oarlock_layout::message::peer::PeerMessage;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -69,6 +69,13 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 pub enum ToControl {
     /// Put this into the order. Answered with [`FromControl::Answered`] or [`FromControl::Failed`], in any order.
     Propose(Command),
+    /// The same for a start, which [`Link::send`] makes of it: whoever proposes it hears everybody in this view.
+    Enter {
+        /// What.
+        start: Command,
+        /// The newest view that the engine had seen.
+        view: Epoch,
+    },
     /// Node `from`, which has proven that it is, sent this.
     Carried {
         /// Who.
@@ -140,6 +147,8 @@ pub struct Link {
     shown: Shown,
     /// Taken from the channel, and kept back until the registry has been shown.
     held: Option<FromControl>,
+    /// The view of the registry that was shown last.
+    seen: Epoch,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread has let go of its file.
     done: Receiver<()>,
@@ -281,7 +290,7 @@ where
     });
     let thread = thread.map_err(fail)?;
     Ok(match outcome.recv() {
-        Ok(Ok(())) => Ok(Link { to, from, shown, held: None, thread: Some(thread), done }),
+        Ok(Ok(())) => Ok(Link { to, from, shown, held: None, seen: Epoch(0), thread: Some(thread), done }),
         Ok(Err(why)) => {
             // It lets go of the file before anybody tries again.
             let _ = thread.join();
@@ -309,6 +318,10 @@ fn down(why: &str) -> Problem {
 impl Link {
     /// Tells the thread something. One that has ended has said so ([`FromControl::Down`]).
     pub fn send(&self, message: ToControl) {
+        let message = match message {
+            ToControl::Propose(start @ Command::Start { .. }) => ToControl::Enter { start, view: self.seen },
+            other => other,
+        };
         let _ = self.to.send(message);
     }
 
@@ -319,6 +332,9 @@ impl Link {
         }
         // What is shown was shown before what is held was sent, or is newer.
         let registry = self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(registry) = &registry {
+            self.seen = registry.view().epoch;
+        }
         registry.map(FromControl::Applied).or_else(|| self.held.take())
     }
 
@@ -364,7 +380,8 @@ impl Control {
     async fn listen(&self, wishes: &mut UnboundedReceiver<ToControl>) {
         while let Some(wish) = wishes.recv().await {
             match wish {
-                ToControl::Propose(command) => self.propose(command),
+                ToControl::Propose(command) => self.propose(command, None),
+                ToControl::Enter { start, view } => self.propose(start, Some(view)),
                 ToControl::Carried { from, message: PeerMessage::Call { question, call } } => {
                     self.answer(from, question, call);
                 }
@@ -378,10 +395,20 @@ impl Control {
         }
     }
 
-    fn propose(&self, command: Command) {
+    /// Only if `view` is the newest, if there is one: a node that is behind may hear everybody in an old view, and not those
+    /// who are in now (L7).
+    fn propose(&self, command: Command, view: Option<Epoch>) {
         let (coordinator, engine) = (self.coordinator.clone(), self.engine.clone());
         tokio::spawn(async move {
-            let decided = coordinator.propose(&command).await;
+            let newest = match view.filter(|_| coordinator.replays()) {
+                None => Ok(true),
+                Some(view) => coordinator.confirmed().await.map(|it| it.view().epoch == view),
+            };
+            let decided = match newest {
+                Ok(true) => coordinator.propose(&command).await,
+                Ok(false) => Err(Trouble::Behind),
+                Err(trouble) => Err(trouble),
+            };
             // Before the answer, so that it is seen before it.
             engine.show(Arc::clone(&coordinator.applied().borrow().registry));
             engine.send(match decided {
@@ -410,6 +437,8 @@ impl Control {
 
     /// Shows each registry that is applied, the one that came from the disk first.
     async fn show(&self) {
+        // What an order that is read from its beginning comes by on the way is long over.
+        self.coordinator.caught_up().await;
         let mut applied = self.coordinator.applied();
         loop {
             let registry = Arc::clone(&applied.borrow_and_update().registry);
