@@ -1,7 +1,8 @@
 //! What a datagram between two nodes looks like.
 //!
-//! Every datagram begins with four bytes in clear: magic, version, kind. There are six kinds. Four belong to
-//! the handshake and are rare, one is the last word of a dead node; all else is [`Datagram::Sealed`]: a header that is authenticated, a body that
+//! Every datagram begins with four bytes in clear: magic, version, kind. There are eight kinds. Two are for machines that
+//! are no members yet ([`join`](super::join)), four belong to the handshake of circuits, one is the last word of a dead
+//! node; they are rare. All else is [`Datagram::Sealed`]: a header that is authenticated, a body that
 //! is encrypted as well, a tag.
 //!
 //! ```text
@@ -133,6 +134,10 @@ pub enum Kind {
     Refusal = 5,
     /// "This run has ended, and nobody acts under its locks", said by who outlived it (L5).
     Gasp = 6,
+    /// Somebody who is no member asks to become one; see [`join`](super::join). No circuit reads it.
+    Join = 7,
+    /// What he is told.
+    Welcome = 8,
 }
 
 /// A datagram, taken apart as far as that goes without keys.

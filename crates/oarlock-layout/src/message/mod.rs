@@ -3,6 +3,7 @@
 pub mod barrier;
 pub mod form;
 pub mod frame;
+pub mod join;
 pub mod lock;
 pub mod look;
 pub mod peer;

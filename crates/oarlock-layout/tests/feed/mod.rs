@@ -7,6 +7,7 @@
 
 use oarlock_layout::codec::Wire;
 use oarlock_layout::message::frame::{Chunk, Chunks, Datagram, Greeting};
+use oarlock_layout::message::join;
 use oarlock_layout::message::look::Seen;
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::raft::{Answer, Call};
@@ -41,6 +42,14 @@ pub(crate) fn datagram(bytes: &[u8]) {
         let array = header.to_array();
         assert_eq!(array, bytes[..array.len()], "two encodings of one header");
     }
+    if join::is_question(bytes)
+        && let Ok(knock) = join::Knock::decode(bytes)
+    {
+        assert!(knock.handshake.len() <= join::QUESTION_BYTES_MAX && knock.signed.len() < bytes.len());
+    }
+    // What stands in the handshakes of those who are no members yet.
+    message::<join::Request>(bytes);
+    message::<join::Welcome>(bytes);
 }
 
 /// A body after the seal was opened: every chunk, segment and range of it.
