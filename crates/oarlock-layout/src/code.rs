@@ -1,7 +1,7 @@
 //! Stable error codes and the exit status each leads to.
 //!
 //! A code is printed as `OAR-2101`, explained by `oarlock explain`, carried on the session socket and never
-//! given another meaning. Thousands sort them: 1 the command line and configuration, 2 locks, 3 health,
+//! given another meaning. Thousands sort them: 1 the command line and configuration, among them 15 joining; 2 locks, 3 health,
 //! 5 circuits.
 
 use core::fmt;
@@ -72,6 +72,12 @@ codes! {
     DataDir = 1206, exit 78;
     /// The file of the coordinator cannot be used.
     CoordinatorFile = 1207, exit 78;
+    /// The node belongs to no cluster yet.
+    NoCluster = 1208, exit 78;
+    /// The node belongs to a cluster already.
+    InCluster = 1209, exit 78;
+    /// The node has left its cluster.
+    HasLeft = 1210, exit 78;
     /// No more descriptors.
     OutOfDescriptors = 1301, exit 69;
     /// A storyboard cannot be read: a heading, a table or a cell is not what it should be.
@@ -92,6 +98,20 @@ codes! {
     StoryFailed = 1408, exit 1;
     /// All flows of a storyboard wait, and nothing can come any more.
     StoryStuck = 1409, exit 1;
+    /// A join token is not what was printed.
+    TokenMalformed = 1501, exit 2;
+    /// A join token is for a node of another name.
+    TokenForOther = 1502, exit 2;
+    /// The cluster knows no such join token: never made, used or revoked.
+    TokenUnknown = 1503, exit 77;
+    /// The time of a join token is over.
+    TokenExpired = 1504, exit 77;
+    /// A member has the name already.
+    NameTaken = 1505, exit 1;
+    /// A join token is of another cluster than the one that was asked.
+    OtherCluster = 1506, exit 1;
+    /// Nobody answers a node that wants to join.
+    JoinUnanswered = 1507, exit 69;
 
     /// Not granted: somebody holds it, and the request did not want to wait.
     Busy = 2101, exit 75;

@@ -115,6 +115,22 @@ pub fn page(code: Code) -> Page {
             "raft.redb in the data directory is missing, damaged, or of another version",
             "keep a copy of the file as it is; put back a copy only if it is certainly the newest, for a vote that is forgotten can be given twice",
         ),
+        Code::NoCluster => page_of(
+            "the node belongs to no cluster yet",
+            "its configuration has no [cluster] and no [[member]], and nothing was made or joined so far",
+            "`oarlock init` makes a cluster of this node; `oarlock join TOKEN` enters one, with a token that \
+             `oarlock token create NAME` prints on a member",
+        ),
+        Code::InCluster => page_of(
+            "the node belongs to a cluster already",
+            "a node is a member of one cluster, and what it keeps of that must not be mixed with another's",
+            "oarlock serve; to enter another cluster `oarlock leave` first, then move the data directory away",
+        ),
+        Code::HasLeft => page_of(
+            "the node has left its cluster",
+            "its key is accepted by no member any more, and its data directory is of no use",
+            "move the data directory away; `oarlock join TOKEN` makes it a member again, under a new id",
+        ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",
             "every session of a program takes two descriptors of the daemon",
@@ -165,6 +181,41 @@ pub fn page(code: Code) -> Page {
             "all flows of a storyboard wait, and nothing can come any more",
             "they wait for each other, or for an answer that the cluster does not give",
             "oarlock story run --trace FILE shows every step and answer",
+        ),
+        Code::TokenMalformed => page_of(
+            "a join token is not what was printed",
+            "a character is missing or was changed when it was copied",
+            "copy the whole line that `oarlock token create` printed, from `oarlock1-` on",
+        ),
+        Code::TokenForOther => page_of(
+            "a join token is for a node of another name",
+            "a token lets in one node, whose name was given when it was made",
+            "oarlock token create with the name that stands in this node's configuration",
+        ),
+        Code::TokenUnknown => page_of(
+            "the cluster knows no such join token",
+            "it was used, revoked, or never made by this cluster; each is good for one node, once",
+            "oarlock token ls shows what is out; oarlock token create NAME makes a new one",
+        ),
+        Code::TokenExpired => page_of(
+            "the time of a join token is over",
+            "tokens live for 15 minutes at most, by the clock of the member that is asked",
+            "oarlock token create NAME, and join at once; if that fails too, compare the clocks of the machines",
+        ),
+        Code::NameTaken => page_of(
+            "a member has the name already",
+            "names of members are unique, and a name is free again only after its node has left",
+            "oarlock node ls shows who has it; choose another name, or let that node leave first",
+        ),
+        Code::OtherCluster => page_of(
+            "a join token is of another cluster than the one that answers",
+            "the member that made the token belongs to another cluster by now, or its address does",
+            "make a token on a member of the cluster that is meant",
+        ),
+        Code::JoinUnanswered => page_of(
+            "nobody answers this node, which wants to join",
+            "the member that made the token does not run, is not reached, or is of a version that lets nobody join",
+            "oarlock status on that member; a firewall must let UDP to its address pass, in both directions",
         ),
         Code::Busy => page_of(
             "not granted: somebody holds it",
