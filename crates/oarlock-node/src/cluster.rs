@@ -37,6 +37,9 @@ impl Node {
 
     /// The coordinator has applied commands at this node. Several may be shown at once.
     pub fn handle_applied(&mut self, now: Instant, registry: &Registry) {
+        if registry.revision() < self.since {
+            return;
+        }
         // Also after the end of the run: its coordinator goes on for a while, and a node that left is a stranger to it as well.
         self.follow_members(now, registry);
         if self.ended {
@@ -68,6 +71,12 @@ impl Node {
             None => {}
         }
         self.recovery.handle_fences(now, self.fences);
+    }
+
+    /// What the registry was before this revision of it is history to this node, which joined then. It applies the order from the
+    /// beginning like everybody; but who was a member before must not be taken for who is, nor the owner of its id for itself.
+    pub const fn follow_from(&mut self, revision: u64) {
+        self.since = revision;
     }
 
     /// Once there is a cluster, its registry says who the members are: circuits to those who joined begin, those to who left end.

@@ -130,6 +130,8 @@ pub enum Output {
 pub struct Node {
     /// Its members follow the registry.
     pub(crate) config: Config,
+    /// Registries before this revision are history.
+    pub(crate) since: u64,
     /// This node's own public key, whatever the registry says of it.
     pub(crate) key: PublicKey,
     pub(crate) clock: Watermark,
@@ -232,6 +234,7 @@ impl Node {
         Node {
             recovery: Recovery::new(config.me),
             fencing: Fences::new(Fencing::new(config.me, config.incarnation)),
+            since: 0,
             key: config.nodes[&config.me].key,
             config,
             clock: Watermark::new(clock),
@@ -337,6 +340,11 @@ impl Node {
                 words.bury(session);
             }
         }
+    }
+
+    /// Which member it is.
+    pub const fn me(&self) -> NodeId {
+        self.config.me
     }
 
     /// Has its program said that it touches no segment any more? Asked before the session is closed.

@@ -181,7 +181,13 @@ impl Cluster {
         let (hash, wall) = ([n as u8; 32], 1_000);
         self.decide(0, &Command::CreateToken { serial, hash, name: name.clone(), wall, expires: wall + 60 });
         self.decide(0, &Command::Join { cluster: [7; 16], hash, name, address, key, wall });
+        // It applies the order from the beginning, when there were other members.
         self.start_knowing(n, &[0, n]);
+        let (now, since) = (self.now, self.coordinator.registry.revision());
+        self.node(n).follow_from(since);
+        let mut before = founded(3);
+        before.apply(&Command::Leave { node: NodeId(0), seen: 1 });
+        self.node(n).handle_applied(now, &before);
         n
     }
 
