@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oarlock_cluster::registry::{Command, Outcome, Refusal, Registry, Role};
+use oarlock_cluster::registry::{Command, MemberRecord, Outcome, Refusal, Registry, Role};
 use oarlock_layout::id::{Epoch, NodeId};
 
 use crate::coordinator::etcd::External;
@@ -12,6 +12,9 @@ use crate::coordinator::{Coordinator, Trouble};
 
 /// A founder that does not lead proposes the founding only if nobody has done so for this long.
 const COURTESY: Duration = Duration::from_secs(1);
+/// Members that join vote as long as no more than these do: seven go on without any three of them. Each more would only make
+/// every decision wait for one more.
+const VOTERS_MAX: usize = 7;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,6 +112,27 @@ impl Roles {
     }
 }
 
+/// Lets a member vote that has joined, serves, and has nearly all of the log. One that was asked to give way does not get its vote
+/// back before somebody says so.
+async fn promote(engine: &Embedded, registry: &Registry) -> Result<(), Trouble> {
+    let votes = |member: &&MemberRecord| member.role == Role::Voter;
+    if registry.members().filter(votes).count() >= VOTERS_MAX {
+        return Ok(());
+    }
+    let ready = registry.members().find(|member| {
+        let waits = member.role == Role::Learner && member.token.is_some() && !member.drained;
+        waits && registry.run(member.node).is_some() && engine.has_caught_up(member.node)
+    });
+    match ready {
+        Some(MemberRecord { node, revision: seen, .. }) => {
+            let command = Command::SetRole { node: *node, seen: *seen, role: Role::Voter };
+            // Refused: the record changed meanwhile, and the next look sees how.
+            engine.propose(&command).await.map(|_| ())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Makes the engine's voters and followers those of the registry, if they differ and this node leads. One step after the
 /// other, each repeated by whoever leads next if it was not finished.
 ///
@@ -117,8 +141,11 @@ impl Roles {
 pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(), Trouble> {
     let (want, now) = (Roles::of(registry), Roles::now(engine));
     // A registry without voters has not been founded yet.
-    if !engine.leads() || want == now || want.voters.is_empty() {
+    if !engine.leads() || want.voters.is_empty() {
         return Ok(());
+    }
+    if want == now {
+        return promote(engine, registry).await;
     }
     // A leader that votes no more would have to go on without being counted; so another one makes the change.
     if !want.voters.contains(&engine.me()) {

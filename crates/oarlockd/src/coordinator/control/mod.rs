@@ -281,6 +281,8 @@ where
                     return;
                 }
             };
+            // Who the members are is known before the first datagram is read.
+            engine.show(Arc::clone(&coordinator.applied().borrow().registry));
             let _ = started.send(Ok(()));
             let calls = Arc::new(Semaphore::new(CALLS_MAX));
             Control { coordinator, engine, questions, calls }.run(founding, wishes).await;

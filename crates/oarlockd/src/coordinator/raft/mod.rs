@@ -97,6 +97,9 @@ struct Parts {
 /// Makes the file of a node that has none yet, and looks through one that is there.
 ///
 /// # Errors
+/// A node that lacks no more entries than these has them within a moment.
+const CAUGHT_UP: u64 = 100;
+
 /// For people: the name of the file, and what of it cannot be used.
 pub fn prepare(file: &Path) -> Result<(), String> {
     Store::open(file).map(|_| ()).map_err(|e| e.to_string())
@@ -202,6 +205,15 @@ impl Embedded {
     pub async fn add_learner(&self, node: NodeId) -> Result<(), Trouble> {
         let added = self.raft.add_learner(node.0.into(), EmptyNode::new(), false);
         self.decided(timeout(self.patience, added).await).map(|_| ())
+    }
+
+    /// Has a node that follows nearly all of the log? Only where this node leads.
+    pub fn has_caught_up(&self, node: NodeId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let stored = metrics.replication.as_ref().and_then(|all| all.get(&node.0.into()).copied().flatten());
+        let last = metrics.last_log_index.unwrap_or_default();
+        stored.is_some_and(|id| last.saturating_sub(id.index) <= CAUGHT_UP)
     }
 
     /// Changes who votes; those who vote no more go altogether. Only where this node leads.
