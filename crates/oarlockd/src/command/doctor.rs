@@ -216,7 +216,10 @@ fn attachment(socket: Option<&Path>, configured: Option<&Path>) -> Option<Check>
             attached_at(check, attached.now, before, after)
         }
         Reply::Denied { why, .. } => {
-            let next = "`shared segments` above, `segments` in [node], and the node's log";
+            let next = match why.code {
+                Code::SpaceDenied => "oarlock space show; whoever may only read asks the node for every lock",
+                _ => "`shared segments` above, `segments` in [node], and the node's log",
+            };
             Check::new(check, Verdict::Warn, format!("{} {}", why.code, why.text), next)
         }
         _ => return None,

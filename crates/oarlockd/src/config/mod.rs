@@ -407,7 +407,7 @@ fn given(source: &Source<'_>, it: &file::Space, members: &[Member]) -> Result<Gi
     };
     if let Some(nodes) = &it.nodes {
         let names = || members.iter().map(|m| m.name.as_str());
-        for node in nodes.get_ref().iter().filter(|node| !names().any(|m| m == node.as_str())) {
+        if let Some(node) = nodes.get_ref().iter().find(|node| !names().any(|m| m == node.as_str())) {
             let problem = source
                 .bad(
                     nodes.span().start,
