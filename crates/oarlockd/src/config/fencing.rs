@@ -81,8 +81,7 @@ impl<'de> Visitor<'de> for Sections {
             }
             let described = map.next_value().map_err(|e: A::Error| {
                 // A value where a section should be: a key that there is not.
-                let text = e.to_string();
-                match text.contains("invalid type") && text.contains("struct Described") {
+                match e.to_string().contains("struct Described") {
                     true => A::Error::unknown_field(&key, &["order"]),
                     false => e,
                 }
