@@ -30,7 +30,8 @@ pub(crate) fn seeds(context: &Context) -> Outcome {
     };
     println!("{seeds} seeds from {from}; again: cargo xtask sim --seeds {seeds} --from {from}");
     let mut last = String::new();
-    let args = ["--seeds", &seeds.to_string(), "--from", &from.to_string()];
+    let coverage = if context.volume == Volume::Ci { "--coverage" } else { "--thorough" };
+    let args = ["--seeds", &seeds.to_string(), "--from", &from.to_string(), coverage];
     let result = start(context, "sim", &args, |line| last = line.into());
     // Too few seeds that count is a failure even if none failed: the status says so.
     counted(&last, result, last.split(": ").nth(1).unwrap_or_default())

@@ -34,6 +34,9 @@ pub(crate) struct Coordinator {
     order: Vec<Command>,
     /// What each node's disk has: how many commands, and the registry after these.
     known: Vec<(usize, Registry)>,
+    /// Copies that somebody made of that, and what all began with.
+    copies: Vec<Option<(usize, Registry)>>,
+    founded: Registry,
     /// Answers that are due once the node has applied so many commands: of which run, to which command.
     answers: Vec<VecDeque<(usize, u64, Command, Outcome)>>,
     /// What is decided does not reach these nodes until then, though all their circuits work.
@@ -42,6 +45,25 @@ pub(crate) struct Coordinator {
     leaderless_until: Time,
     random: Random,
     pub(crate) decided: u64,
+}
+
+/// What has been decided about a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decided {
+    /// The newest view.
+    pub epoch: Epoch,
+    /// Its run in it.
+    pub run: Option<u64>,
+    /// The latest run that ever was in one.
+    pub entered: u64,
+    /// That run has given itself up.
+    pub surrendered: bool,
+}
+
+impl Decided {
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.run.map(Incarnation)
+    }
 }
 
 impl Coordinator {
@@ -70,6 +92,8 @@ impl Coordinator {
         Coordinator {
             order: Vec::new(),
             known: vec![(0, registry.clone()); nodes],
+            copies: vec![None; nodes],
+            founded: registry.clone(),
             registry,
             answers: vec![VecDeque::new(); nodes],
             deaf_until: vec![0; nodes],
@@ -82,6 +106,34 @@ impl Coordinator {
     /// What the disk of a node says.
     pub(crate) fn known(&self, node: u16) -> &Registry {
         &self.known[usize::from(node)].1
+    }
+
+    /// What has been decided about a node, whoever has heard of it.
+    pub(crate) fn decided(&self, node: u16) -> Decided {
+        let member = self.registry.member(NodeId(node));
+        Decided {
+            epoch: self.registry.view().epoch,
+            run: self.registry.run(NodeId(node)).map(|run| run.0),
+            entered: member.map_or(0, |member| member.entered.0),
+            surrendered: member.is_some_and(|member| member.surrendered),
+        }
+    }
+
+    pub(crate) fn is_leaderless(&self, now: Time) -> bool {
+        now < self.leaderless_until
+    }
+
+    /// A node's disk is as it was some runs ago, or as if it had never run.
+    pub(crate) fn turn_back(&mut self, node: u16, wiped: bool) {
+        let node = usize::from(node);
+        let old = if wiped { None } else { self.copies[node].clone() };
+        self.known[node] = old.unwrap_or_else(|| (0, self.founded.clone()));
+        self.answers[node].clear();
+    }
+
+    /// Somebody copies a node's disk.
+    pub(crate) fn copy(&mut self, node: u16) {
+        self.copies[usize::from(node)] = Some(self.known[usize::from(node)].clone());
     }
 
     /// Is this run in the newest view, whoever has heard of it?
@@ -116,6 +168,14 @@ impl World {
             return;
         }
         self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
+        if let Command::Evict { epoch, out, .. } = &command
+            && *epoch == self.coordinator.registry.view().epoch
+        {
+            for wronged in self.health.wronged(out, now) {
+                let text = format!("{out:?} puts out node {wronged}, with which nothing was wrong");
+                self.others.add("removal", now, text);
+            }
+        }
         let it = &mut self.coordinator;
         it.decided += 1;
         let outcome = it.registry.apply(&command);
@@ -129,6 +189,7 @@ impl World {
         };
         it.answers[usize::from(node)].push_back((it.order.len(), run, command, outcome));
         self.load.verdicts += u64::from(!evicted.is_empty());
+        self.ambush_all();
         for node in evicted {
             self.mark(Mark::NodeGone(Some(node)));
         }
@@ -194,17 +255,20 @@ impl World {
             self.load.leaders_lost += 1;
             let away = self.coordinator.random.between(100 * MS, 600 * MS);
             self.coordinator.leaderless_until = now + away;
+            (0..self.options.nodes).for_each(|node| self.health.touch(node, now + away));
         }
         if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
             let node = self.coordinator.random.below(self.options.nodes.into()) as usize;
             let away = self.coordinator.random.spread(50 * MS, 4 * S);
             self.coordinator.deaf_until[node] = now + away;
+            self.health.touch(node as u16, now + away);
         }
+        self.ambush_all();
         self.queue.push(now + ASK_EACH, Happening::Attend);
     }
 
     /// Can this node talk with a majority, itself included, in both directions?
-    fn reaches_majority(&self, node: u16, leaving: bool) -> bool {
+    pub(crate) fn reaches_majority(&self, node: u16, leaving: bool) -> bool {
         let now = self.queue.now();
         let works = |n: u16| {
             let host = &self.hosts[usize::from(n)];

@@ -36,6 +36,11 @@ impl Disk {
         self.run
     }
 
+    /// Somebody sets the number of runs.
+    pub(crate) fn raise_run(&mut self, run: u64) {
+        self.run = self.run.max(run);
+    }
+
     /// The epoch stored last.
     pub(crate) fn stored(&self) -> Epoch {
         self.stored

@@ -1,5 +1,7 @@
 //! What goes wrong: which faults, where, for how long.
 
+use std::collections::BTreeSet;
+
 use crate::network::{Disturbance, Weather};
 use crate::queue::Time;
 use crate::swarm::{FaultKind, MS, S};
@@ -16,58 +18,85 @@ impl World {
         let gap = self.fault_random.below(2 * self.mix.fault_gap);
         self.queue.push(now + gap, Happening::Fault);
         let kind = FaultKind::ALL[self.fault_random.weighted(&self.mix.faults)];
+        self.make(kind, None);
+    }
+
+    /// Makes a fault, at this node if it is given.
+    pub(crate) fn make(&mut self, kind: FaultKind, at: Option<u16>) {
+        let now = self.queue.now();
+        if self.calm {
+            return;
+        }
         self.note_fault(kind as usize);
         let length = self.fault_random.spread(20 * MS, self.mix.fault_max);
+        let node = at.unwrap_or_else(|| self.fault_random.below(self.options.nodes.into()) as u16);
         let random = &mut self.fault_random;
         let fine = Weather { delay: (0, 0), late: 0, ..Weather::FINE };
         let cut = Weather { lost: 1000, ..fine };
-        let disturbance = match kind {
+        let (links, weather, length, flap) = match kind {
             // A burst in which nothing passes is short; a bad line may stay.
-            FaultKind::Loss if random.chance(200) => (self.some_links(), cut, length.min(300 * MS)),
+            FaultKind::Loss if random.chance(200) => (self.some_links(at), cut, length.min(300 * MS), 0),
             FaultKind::Loss => {
                 let lost = random.between(20, 300);
-                (self.some_links(), Weather { lost, ..fine }, length)
+                (self.some_links(at), Weather { lost, ..fine }, length, 0)
             }
             FaultKind::Copies => {
                 let doubled = random.between(20, 100);
-                (self.some_links(), Weather { doubled, ..fine }, length)
+                (self.some_links(at), Weather { doubled, ..fine }, length, 0)
             }
             FaultKind::Reordering => {
                 let (reordered, late) = (random.between(20, 300), random.spread(MS, 5 * S));
-                (self.some_links(), Weather { reordered, late, ..fine }, length)
+                (self.some_links(at), Weather { reordered, late, ..fine }, length, 0)
             }
             FaultKind::Corruption => {
                 let corrupted = random.between(5, 50);
-                (self.some_links(), Weather { corrupted, ..fine }, length)
+                (self.some_links(at), Weather { corrupted, ..fine }, length, 0)
             }
             FaultKind::Slow => {
                 let most = random.spread(MS, 60 * MS);
-                (self.some_links(), Weather { delay: (most / 4, most), ..fine }, length)
+                (self.some_links(at), Weather { delay: (most / 4, most), ..fine }, length, 0)
             }
-            FaultKind::Partition => (self.partition(), cut, length),
-            FaultKind::OneWay => (vec![self.one_direction()], cut, length),
+            FaultKind::Partition => (self.partition(node), cut, length, 0),
+            FaultKind::Bridge => (self.bridge(node), cut, length, 0),
+            FaultKind::OneWay => (self.one_way(node), cut, length, 0),
             FaultKind::Pair => {
-                let (a, b) = self.one_direction();
-                (vec![(a, b), (b, a)], cut, length)
+                let (a, b) = self.one_direction(at);
+                (vec![(a, b), (b, a)], cut, length, 0)
             }
             FaultKind::Flapping => {
                 let flap = random.spread(5 * MS, 300 * MS);
-                let links = self.some_links();
-                return self.disturb(now, Disturbance { links, weather: cut, flap }, length);
+                (self.some_links(at), cut, length, flap)
             }
-            FaultKind::Replay => {
-                for _ in 0..random.between(5, 40) {
-                    let at = now + random.below(length);
-                    self.queue.push(at, Happening::Replay);
+            FaultKind::Swizzle => return self.swizzle(node, length),
+            FaultKind::Replay | FaultKind::OldRuns => {
+                let count = random.between(5, 40);
+                self.cover(kind, &[node]);
+                let to = at.or((kind == FaultKind::OldRuns).then_some(node));
+                for _ in 0..count {
+                    let when = now + self.fault_random.below(length);
+                    let old = kind == FaultKind::OldRuns;
+                    self.queue.push(when, Happening::Replay { to, old });
                 }
                 return;
             }
-            FaultKind::Pause => return self.pause(now, length),
-            FaultKind::Crash => return self.crash(now),
-            FaultKind::Restarts => unreachable!("planned apart"),
+            FaultKind::Pause => return self.pause(now, node, length),
+            FaultKind::Crash => return self.crash(now, node),
+            FaultKind::Wiped | FaultKind::OldCopy => return self.turn_back(kind, node),
+            FaultKind::ByHand => return self.put_out(node),
+            FaultKind::Restarts | FaultKind::ProgramDies | FaultKind::ProgramStands => {
+                unreachable!("planned apart")
+            }
         };
-        let (links, weather, length) = disturbance;
-        self.disturb(now, Disturbance { links, weather, flap: 0 }, length);
+        self.touch_links(kind, &links, now + length + weather.late);
+        self.disturb(now, Disturbance { links, weather, flap }, length);
+    }
+
+    /// What a disturbance of these ways concerns.
+    fn touch_links(&mut self, kind: FaultKind, links: &[(u16, u16)], until: Time) {
+        let ends: BTreeSet<u16> = links.iter().flat_map(|(a, b)| [*a, *b]).collect();
+        let ends: Vec<u16> = ends.into_iter().collect();
+        ends.iter().for_each(|node| self.health.touch(*node, until));
+        self.cover(kind, &ends);
     }
 
     fn disturb(&mut self, now: Time, disturbance: Disturbance, length: Time) {
@@ -76,31 +105,67 @@ impl World {
     }
 
     /// All directions, those of one node, or one.
-    fn some_links(&mut self) -> Vec<(u16, u16)> {
+    fn some_links(&mut self, at: Option<u16>) -> Vec<(u16, u16)> {
         let all = self.network.all_links();
         match self.fault_random.below(3) {
             0 => all,
             1 => {
-                let node = self.fault_random.below(self.options.nodes.into()) as u16;
+                let drawn = self.fault_random.below(self.options.nodes.into()) as u16;
+                let node = at.unwrap_or(drawn);
                 all.into_iter().filter(|(a, b)| *a == node || *b == node).collect()
             }
-            _ => vec![self.one_direction()],
+            _ => vec![self.one_direction(at)],
         }
     }
 
-    fn one_direction(&mut self) -> (u16, u16) {
-        let all = self.network.all_links();
+    fn one_direction(&mut self, at: Option<u16>) -> (u16, u16) {
+        let mut all = self.network.all_links();
+        all.retain(|(a, b)| at.is_none_or(|node| *a == node || *b == node));
         *self.fault_random.pick(&all)
     }
 
-    /// Two groups that do not reach each other.
-    fn partition(&mut self) -> Vec<(u16, u16)> {
+    /// One direction of one way, or all that a node hears, or all that it says.
+    fn one_way(&mut self, node: u16) -> Vec<(u16, u16)> {
+        let all = self.network.all_links();
+        match self.fault_random.below(4) {
+            0 => all.into_iter().filter(|(_, to)| *to == node).collect(),
+            1 => all.into_iter().filter(|(from, _)| *from == node).collect(),
+            _ => vec![self.one_direction(Some(node))],
+        }
+    }
+
+    /// Two groups that do not reach each other. The node is in one of them.
+    fn partition(&mut self, _node: u16) -> Vec<(u16, u16)> {
         let side = self.fault_random.between(1, (1 << self.options.nodes) - 2);
         let apart = |a: u16, b: u16| (side >> a ^ side >> b) & 1 == 1;
         self.network.all_links().into_iter().filter(|(a, b)| apart(*a, *b)).collect()
     }
 
-    fn pause(&mut self, now: Time, length: Time) {
+    /// Two groups that do not reach each other, and one node that reaches both. Of two nodes it is a partition.
+    fn bridge(&mut self, node: u16) -> Vec<(u16, u16)> {
+        let mut links = self.partition(node);
+        if self.options.nodes > 2 {
+            links.retain(|(a, b)| *a != node && *b != node);
+        }
+        links
+    }
+
+    /// The node, and perhaps others, are cut off from everybody; each way heals at a time of its own.
+    fn swizzle(&mut self, node: u16, length: Time) {
+        let now = self.queue.now();
+        let others = self.fault_random.below(1 << self.options.nodes);
+        let hit = |n: u16| n == node || others >> n & 1 == 1;
+        let links: Vec<_> =
+            self.network.all_links().into_iter().filter(|(a, b)| hit(*a) || hit(*b)).collect();
+        self.touch_links(FaultKind::Swizzle, &links, now + 2 * length);
+        let cut = Weather { lost: 1000, delay: (0, 0), late: 0, ..Weather::FINE };
+        for link in links {
+            let heals = self.fault_random.below(2 * length) + MS;
+            self.disturb(now, Disturbance { links: vec![link], weather: cut, flap: 0 }, heals);
+        }
+    }
+
+    fn pause(&mut self, now: Time, one: u16, length: Time) {
         let random = &mut self.fault_random;
         // Most pauses are a scheduler's; some are somebody's debugger. Sometimes all nodes stand still at once. A lease
         // that passes matters most where programs grant themselves.
@@ -108,8 +173,10 @@ impl World {
         let length = if random.chance(long) { random.between(S, 10 * S) } else { length };
         let until = (now + length).min(self.plan.storm_end);
         let all = random.chance(50);
-        let one = random.below(self.options.nodes.into()) as u16;
-        for node in (0..self.options.nodes).filter(|n| all || *n == one) {
+        let nodes: Vec<u16> = (0..self.options.nodes).filter(|n| all || *n == one).collect();
+        self.cover(FaultKind::Pause, &nodes);
+        for node in nodes {
+            self.health.touch(node, until);
             self.hosts[usize::from(node)].paused = true;
             self.queue.push(until, Happening::Resume { node });
             self.freeze_some(node, until);
@@ -117,9 +184,9 @@ impl World {
     }
 
     /// A node dies, or is stopped in order, and comes back: at once, while others still wait for its lease, or later.
-    fn crash(&mut self, now: Time) {
+    fn crash(&mut self, now: Time, node: u16) {
+        self.cover(FaultKind::Crash, &[node]);
         let random = &mut self.fault_random;
-        let node = random.below(self.options.nodes.into()) as u16;
         let clean = random.chance(250);
         let back = now + random.spread(10 * MS, 6 * S);
         self.queue.push(back, Happening::Start { node });
@@ -131,9 +198,13 @@ impl World {
         let now = self.queue.now();
         let (_, kind) = self.mix.upheavals[index];
         self.note_fault(kind as usize);
+        let all: Vec<u16> = (0..self.options.nodes).collect();
+        self.cover(kind, &all);
         let random = &mut self.fault_random;
         let mut at = now;
-        for _ in 0..random.between(1, 4) {
+        // Mostly some rounds; sometimes as many as there are in the longest storm.
+        let rounds = if self.mix.rounds > 4 { self.mix.rounds } else { random.between(1, self.mix.rounds) };
+        for _ in 0..rounds {
             let clean = random.chance(300);
             self.queue.push(at, Happening::RestartAll { clean });
             at += random.between(200 * MS, 1200 * MS);

@@ -58,6 +58,14 @@ pub(crate) struct Host {
     /// Processes connected to this run of the node.
     pub sessions: BTreeMap<Client, usize>,
     pub serving: bool,
+    /// Its disk is older than its last run, or empty.
+    pub stale: bool,
+    /// How many runs it has had, whatever its disk says.
+    pub starts: u64,
+    /// A copy of its disk that somebody made.
+    copy: Disk,
+    /// The phases that it was seen in last.
+    pub stages: u32,
     /// It does nothing until it goes on; what comes meanwhile waits here.
     pub paused: bool,
     pub inbox: VecDeque<Input>,
@@ -89,6 +97,10 @@ impl Host {
             disk: Disk::default(),
             sessions: BTreeMap::new(),
             serving: false,
+            stale: false,
+            starts: 0,
+            copy: Disk::default(),
+            stages: 0,
             paused: false,
             inbox: VecDeque::new(),
             timer_at: Time::MAX,
@@ -106,6 +118,7 @@ impl Host {
     pub(crate) fn begin(&mut self) -> bool {
         self.rest();
         self.up = true;
+        self.starts += 1;
         self.disk.begin()
     }
 
@@ -116,6 +129,17 @@ impl Host {
         self.node = None;
         self.inbox.clear();
         self.segments.clear();
+    }
+
+    /// Somebody copies its disk.
+    pub(crate) fn copy(&mut self) {
+        self.copy = self.disk;
+    }
+
+    /// Its disk is as it was when it was copied, or empty.
+    pub(crate) fn turn_back(&mut self, wiped: bool) {
+        self.disk = if wiped { Disk::default() } else { self.copy };
+        self.stale = true;
     }
 
     fn rest(&mut self) {

@@ -21,23 +21,28 @@
 pub mod check;
 pub mod conformance;
 mod coordinator;
+pub mod coverage;
 mod disk;
 mod faults;
 mod fencing;
+mod health;
 pub mod history;
 mod host;
 pub mod network;
 mod options;
+mod parts;
 mod passage;
 mod process;
 mod queue;
 mod random;
+pub mod rebuild;
 mod registers;
 mod report;
 pub mod seal;
 mod segments;
 mod share;
 mod socket;
+mod stale;
 mod stamps;
 pub mod story;
 pub mod swarm;
@@ -72,7 +77,9 @@ pub fn run_with_history(seed: u64, options: &Options) -> (Report, Option<Vec<his
             trace: Trace::default(),
             findings: vec![finding],
             load: Load::default(),
-            faults: [0; 13],
+            faults: [0; coverage::KINDS],
+            coverage: coverage::Coverage::default(),
+            liveness: false,
         };
         (report, None)
     })

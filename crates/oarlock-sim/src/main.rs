@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oarlock_sim::check::judge;
+use oarlock_sim::coverage::Coverage;
 use oarlock_sim::history::{Rules, read_lines, write_line};
 use oarlock_sim::{Load, Options, Report, run, run_with_history};
 
@@ -15,6 +16,7 @@ oarlock-sim [--seeds N] [--from S] [--seconds T] [--jobs J] [--verbose]   run se
 oarlock-sim --seed S [--seconds T] [--history FILE]                       run one seed, keep what clients saw
 oarlock-sim --check FILE [--nodes N] [--strict]                           judge a history of real processes
 oarlock-sim --planted [--bug NAME] [--seeds N]                            plant each bug and see who notices
+oarlock-sim --rebuild N                                                   what a death costs with N resources
   --seeds N     how many seeds must count (default 20); a seed with too little load is replaced
   --from S      the first seed (default 1)
   --seconds T   simulated seconds of each (default 60)
@@ -22,6 +24,9 @@ oarlock-sim --planted [--bug NAME] [--seeds N]                            plant 
   --fences      all seeds with fenced registers (default: as each seed draws)
   --segments    all seeds with segments (--sockets: none; default: as each seed draws)
   --jobs J      threads (default: one per core)
+  --liveness    all seeds end with a majority that is whole and the rest broken (--safety: none; default: three in ten)
+  --coverage    print which fault met which phase of the protocol; fail if one of the cells that are sure is empty
+  --thorough    fail if less than 95 % of the cells that can be met were met ten times
   --replay      run every seed twice and compare the hashes (else one in fifty)";
 
 #[derive(Default)]
@@ -35,6 +40,9 @@ struct Arguments {
     replay: bool,
     strict: bool,
     planted: bool,
+    coverage: bool,
+    rebuild: Option<u32>,
+    thorough: bool,
     bug: Option<String>,
     history: Option<String>,
     check: Option<String>,
@@ -62,6 +70,11 @@ fn arguments() -> Result<Arguments, String> {
             "--segments" => arguments.options.segments = Some(true),
             "--sockets" => arguments.options.segments = Some(false),
             "--fences" => arguments.options.fences = Some(true),
+            "--liveness" => arguments.options.liveness = Some(true),
+            "--safety" => arguments.options.liveness = Some(false),
+            "--coverage" => arguments.coverage = true,
+            "--thorough" => (arguments.coverage, arguments.thorough) = (true, true),
+            "--rebuild" => arguments.rebuild = Some(number(value()?)?.clamp(3, 4_000_000) as u32),
             "--planted" => arguments.planted = true,
             "--bug" => arguments.bug = Some(value()?),
             "--help" | "-h" => return Err(HELP.into()),
@@ -81,6 +94,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(resources) = arguments.rebuild {
+        println!("{}", oarlock_sim::rebuild::rebuild(resources, core_time));
+        return ExitCode::SUCCESS;
+    }
     let good = match (&arguments.check, arguments.seed, arguments.planted) {
         (Some(file), ..) => check_file(file, &arguments),
         (None, Some(seed), _) => one_seed(seed, &arguments),
@@ -131,6 +148,9 @@ fn one_seed(seed: u64, arguments: &Arguments) -> bool {
         println!("  {finding}");
     }
     println!("  {:?}; faults {:?}", report.load, report.faults);
+    if arguments.coverage {
+        println!("{}", report.coverage.table());
+    }
     if let Some(missed) = report.missed_load() {
         println!("  does not count: {missed}");
     }
@@ -154,6 +174,7 @@ struct Totals {
     seconds: u64,
     load: Load,
     core: Duration,
+    coverage: Coverage,
 }
 
 fn many_seeds(arguments: &Arguments) -> bool {
@@ -184,11 +205,13 @@ fn many_seeds(arguments: &Arguments) -> bool {
         }
     });
     let t = totals.into_inner().expect("all threads have ended");
+    let covered = !arguments.coverage || cover(&t.coverage, arguments.thorough);
     let core = t.core.as_secs_f64().max(1e-9);
     println!(
         "{} seeds, {} failed, {} with too little load, {} run twice: {} simulated s, {:.0} per core-s; \
          {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults; \
-         {} reads, {} of them outside of doubt",
+         {} reads, {} of them outside of doubt; \
+         {} verdicts, {} of them beside sound members",
         t.counted,
         t.failed,
         t.thin,
@@ -203,14 +226,32 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.faults,
         t.load.reads,
         t.load.reads_certain,
+        t.load.verdicts,
+        t.load.verdicts_judged,
     );
-    t.failed == 0 && t.counted >= arguments.seeds
+    t.failed == 0 && t.counted >= arguments.seeds && covered
+}
+
+/// Prints the matrix of faults and phases; false if too much of it is empty.
+fn cover(coverage: &Coverage, thorough: bool) -> bool {
+    println!("{}", coverage.table());
+    let ((once, all), (often, _)) = (coverage.met(1), coverage.met(10));
+    println!("of {all} cells that can be met {once} were, {often} at least ten times");
+    for (kind, stage) in coverage.missed() {
+        println!("not covered: {kind:?} in {stage:?}, which is sure in other runs");
+    }
+    let enough = !thorough || often * 100 >= all * 95;
+    if !enough {
+        println!("not covered: less than 95 % of the cells were met ten times");
+    }
+    coverage.missed().is_empty() && enough
 }
 
 fn account(totals: &mut Totals, report: &Report, core: Duration, same: Option<bool>) {
     totals.core += core;
     totals.seconds += report.seconds;
     totals.load.add(&report.load);
+    totals.coverage.add(&report.coverage);
     totals.replayed += u64::from(same.is_some());
     if same == Some(false) {
         println!("seed {}: two runs of it differ", report.seed);

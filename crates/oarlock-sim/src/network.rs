@@ -59,7 +59,9 @@ pub struct Network {
     disturbances: BTreeMap<u64, (Time, Disturbance)>,
     next: u64,
     /// Datagrams that somebody captured, to be sent again some day (FT13).
-    captured: Vec<(u16, u16, Vec<u8>)>,
+    captured: Vec<Captured>,
+    /// When the run of each node began.
+    began: Vec<Time>,
     random: Random,
     /// How many datagrams were lost, doubled, corrupted, delayed or replayed.
     pub harmed: u64,
@@ -69,6 +71,15 @@ pub struct Network {
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Captured datagrams kept.
 const CAPTURED_MAX: usize = 512;
+
+/// A datagram that somebody has.
+#[derive(Clone, Debug)]
+struct Captured {
+    from: u16,
+    to: u16,
+    at: Time,
+    bytes: Vec<u8>,
+}
 
 /// A datagram on its way: when it arrives, and its bytes if they differ from those sent.
 pub(crate) struct Flight {
@@ -80,7 +91,13 @@ impl Network {
     /// Every node can reach every other in this weather.
     pub fn new(nodes: u16, base: Weather, random: Random) -> Network {
         let (disturbances, captured) = (BTreeMap::new(), Vec::new());
-        Network { nodes, base, disturbances, next: 0, captured, random, harmed: 0 }
+        let began = vec![0; nodes.into()];
+        Network { nodes, base, disturbances, next: 0, captured, began, random, harmed: 0 }
+    }
+
+    /// A run of a node begins.
+    pub(crate) fn begin(&mut self, node: u16, now: Time) {
+        self.began[usize::from(node)] = now;
     }
 
     /// From now on all is fine; what is on its way is not affected.
@@ -133,7 +150,7 @@ impl Network {
         }
         let weather = self.weather(now, from, to);
         if self.random.chance(30) {
-            self.capture(from, to, bytes);
+            self.capture(Captured { from, to, at: now, bytes: bytes.to_vec() });
         }
         let copies = if self.random.chance(weather.doubled) { 2 } else { 1 };
         self.harmed += copies - 1;
@@ -155,23 +172,29 @@ impl Network {
         }
     }
 
-    fn capture(&mut self, from: u16, to: u16, bytes: &[u8]) {
+    fn capture(&mut self, captured: Captured) {
         if self.captured.len() < CAPTURED_MAX {
-            self.captured.push((from, to, bytes.to_vec()));
+            self.captured.push(captured);
         } else {
             // A random place: some very old ones stay for the whole run.
             let place = self.random.below(CAPTURED_MAX as u64) as usize;
-            self.captured[place] = (from, to, bytes.to_vec());
+            self.captured[place] = captured;
         }
     }
 
-    /// A captured datagram, as (from, to, bytes); sometimes with a forged sender.
-    pub(crate) fn replay(&mut self) -> Option<(u16, u16, Vec<u8>)> {
-        if self.captured.is_empty() {
+    /// A captured datagram, as (from, to, bytes); sometimes with a forged sender. To this node, if it is given; `old`: of a
+    /// run of its sender, or to one of its receiver, that is over.
+    pub(crate) fn replay(&mut self, to: Option<u16>, old: bool) -> Option<(u16, u16, Vec<u8>)> {
+        let began = |node: u16, at: Time| at < self.began[usize::from(node)];
+        let fits = |it: &&Captured| {
+            to.is_none_or(|to| it.to == to) && (!old || began(it.from, it.at) || began(it.to, it.at))
+        };
+        let all: Vec<&Captured> = self.captured.iter().filter(fits).collect();
+        if all.is_empty() {
             return None;
         }
         self.harmed += 1;
-        let (mut from, to, bytes) = self.random.pick(&self.captured).clone();
+        let Captured { mut from, to, bytes, .. } = (*self.random.pick(&all)).clone();
         if self.random.chance(200) {
             from = self.random.below(self.nodes.into()) as u16;
         }
@@ -213,6 +236,22 @@ mod tests {
         assert_eq!((arrivals(&mut network, 5, 0, 1), arrivals(&mut network, 5, 1, 0)), (0, 100));
         network.settle(cut);
         assert_eq!(arrivals(&mut network, 5, 0, 1), 100);
+    }
+
+    #[test]
+    fn what_was_captured_of_old_runs_is_told_apart() {
+        let mut network = Network::new(3, Weather::FINE, Random::new(3));
+        for at in 0..600 {
+            network.send(at, 0, 1, b"old", |_| ());
+        }
+        assert!(network.replay(None, false).is_some() && network.replay(None, true).is_none());
+        network.begin(1, 1_000);
+        assert_eq!(network.replay(Some(1), true).unwrap().2, b"old");
+        assert!(network.replay(Some(2), true).is_none(), "nothing went there");
+        for at in 2_000..3_000 {
+            network.send(at, 2, 1, b"new", |_| ());
+        }
+        assert!((0..100).all(|_| network.replay(Some(1), true).unwrap().2 == b"old"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Options {
     pub segments: Option<bool>,
     /// What locks protect are registers that fence departed nodes; drawn by the seed if it is not given.
     pub fences: Option<bool>,
+    /// The storm ends for a majority only, and the others stay broken; drawn by the seed if it is not given.
+    pub liveness: Option<bool>,
     /// Keep every event that clients saw.
     pub keep_history: bool,
     /// End the run when the first finding is there.
@@ -63,6 +65,7 @@ impl Default for Options {
             resources: None,
             segments: None,
             fences: None,
+            liveness: None,
             keep_history: false,
             stop_at_first: true,
             crypto: None,

@@ -186,7 +186,7 @@ impl Line {
                 self.queue.push(at, Happening::Fault);
             }
             Happening::Replay if storm => {
-                if let Some((from, to, bytes)) = self.network.replay() {
+                if let Some((from, to, bytes)) = self.network.replay(None, false) {
                     self.queue.push(now, Happening::Datagram { from, to, bytes });
                 }
                 let at = now + self.random.below(50 * MS);

@@ -13,6 +13,7 @@ use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Reque
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 
+use crate::coverage::Stage;
 use crate::history::{Ask, Block, Client, Told};
 use crate::queue::Time;
 use crate::random::Random;
@@ -132,6 +133,23 @@ impl Process {
     /// Has it no lock and asked for none?
     pub(crate) fn is_idle(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// What its locks are about.
+    pub(crate) fn stages(&self, mut put: impl FnMut(Stage)) {
+        for slot in &self.slots {
+            match (slot.held.is_some(), slot.pending) {
+                (true, true) => put(Stage::Converting),
+                (false, true) => put(Stage::Queued),
+                _ => put(Stage::Holding),
+            }
+            if slot.cancelled && slot.pending {
+                put(Stage::Cancelling);
+            }
+            if slot.values && slot.held.is_some_and(Mode::writes_value) {
+                put(Stage::Writing);
+            }
+        }
     }
 
     /// When it wants to think next.

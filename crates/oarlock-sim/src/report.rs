@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::check::Finding;
+use crate::coverage::{Coverage, KINDS};
 use crate::trace::Trace;
 
 /// How much happened.
@@ -50,6 +51,8 @@ pub struct Load {
     pub reads: u64,
     /// Of those, outside of doubt: a mark that nobody accounts for would be found.
     pub reads_certain: u64,
+    /// Verdicts while some member was sound, which they must have spared.
+    pub verdicts_judged: u64,
 }
 
 impl Load {
@@ -76,6 +79,7 @@ impl Load {
         self.overtaken += other.overtaken;
         self.reads += other.reads;
         self.reads_certain += other.reads_certain;
+        self.verdicts_judged += other.verdicts_judged;
     }
 }
 
@@ -94,15 +98,21 @@ pub struct Report {
     pub load: Load,
     /// How often each kind of fault was made, in the order of
     /// [`FaultKind::ALL`](crate::swarm::FaultKind::ALL).
-    pub faults: [u64; 13],
+    pub faults: [u64; KINDS],
+    /// Which fault met which phase of the protocol.
+    pub coverage: Coverage,
+    /// The storm ended for a majority only.
+    pub liveness: bool,
 }
 
 impl Report {
     /// What of the standard load did not happen: 500 lock calls, 20 converts or cancels, 2 deaths and 1 fault in
-    /// each simulated second, of which nine tenths must be reached for the seed to count.
+    /// each simulated second, of which nine tenths must be reached for the seed to count; six where nodes stay broken.
     pub fn missed_load(&self) -> Option<String> {
         let served = self.load.locks.saturating_sub(self.load.refused);
         let changes = self.load.converts + self.load.cancels;
+        // Where nodes stay broken their programs are gone, and the storm is shorter.
+        let tenths = if self.liveness { 6 } else { 9 };
         let standard = [
             ("lock calls", served, 500),
             ("converts and cancels", changes, 20),
@@ -111,7 +121,7 @@ impl Report {
         ];
         let missed: Vec<String> = standard
             .iter()
-            .filter(|(_, had, per_second)| had * 10 < per_second * self.seconds * 9)
+            .filter(|(_, had, per_second)| had * 10 < per_second * self.seconds * tenths)
             .map(|(what, had, per_second)| format!("{had} of {} {what}", per_second * self.seconds))
             .collect();
         (!missed.is_empty()).then(|| missed.join(", "))

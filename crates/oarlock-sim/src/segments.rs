@@ -22,7 +22,7 @@ use crate::host::Input;
 use crate::process::{self, Context, Phase};
 use crate::queue::Time;
 use crate::share::Outcome;
-use crate::swarm::{MS, S};
+use crate::swarm::{FaultKind, MS, S};
 use crate::trace::Kind;
 use crate::world::{Happening, World};
 
@@ -101,6 +101,7 @@ impl World {
         }
         self.drain(index);
         self.check_clocks();
+        self.ambush(index);
         let host = &self.hosts[usize::from(index)];
         if host.segments.is_empty() || host.paused || host.node.is_none() {
             return;
@@ -318,6 +319,8 @@ impl World {
         self.queue.push(now + gap, Happening::Freeze);
         let index = self.segment_random.below(self.processes.len() as u64) as usize;
         let length = self.segment_random.spread(MS, 5 * S);
+        let node = self.processes[index].node;
+        self.cover(FaultKind::ProgramStands, &[node]);
         self.hold_up(index, now + length);
     }
 
@@ -390,7 +393,7 @@ impl World {
                     let gate = slot.map(|slot| (host.index, space, slot));
                     wrong.push((gate, format!("node {}, lockspace {space}: {text}", host.index)));
                 };
-                audit(memory, at_rest && host.serving, &mut complain);
+                audit(memory, at_rest && host.serving && self.is_whole(host.index), &mut complain);
             }
         }
         wrong

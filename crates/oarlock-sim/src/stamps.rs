@@ -51,7 +51,8 @@ impl World {
     /// Long after the last fault every member may issue stamps.
     pub(crate) fn clocks_must_go(&mut self) {
         let stands = |host: &&Host| host.node.as_ref().is_some_and(|node| node.clock().granted() == Stamp(0));
-        for host in self.hosts.iter().filter(stands) {
+        let broken = &self.health.broken;
+        for host in self.hosts.iter().filter(|host| !broken.contains_key(&host.index)).filter(stands) {
             let text = format!("the clock of node {} stands", host.index);
             self.others.add("stamp", self.queue.now(), text);
         }
@@ -62,7 +63,8 @@ impl World {
     pub(crate) fn check_clocks(&mut self) {
         let runs = || self.hosts.iter().filter_map(|host| Some((host, host.node.as_ref()?.clock())));
         let Some(highest) = runs().map(|(_, clock)| clock.last()).max() else { return };
-        let members = runs().filter(|(host, _)| self.coordinator.is_in(host.index, host.disk.run()));
+        let members =
+            runs().filter(|(host, _)| !host.stale && self.coordinator.is_in(host.index, host.disk.run()));
         let Some(HighWatermark(lowest)) = members.filter_map(|(_, clock)| clock.high_watermark()).min()
         else {
             return;

@@ -80,6 +80,7 @@ impl Theatre {
             faults: false,
             segments: Some(false),
             fences: Some(false),
+            liveness: Some(false),
             ..options.clone()
         };
         let nodes = options.nodes;

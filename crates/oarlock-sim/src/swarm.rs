@@ -5,6 +5,7 @@
 
 use oarlock_layout::mode::Mode;
 
+use crate::coverage::{KINDS, Stage, unreachable};
 use crate::network::Weather;
 use crate::queue::Time;
 use crate::random::Random;
@@ -43,11 +44,27 @@ pub enum FaultKind {
     Crash,
     /// All nodes are restarted, some of them again before they serve (FT15).
     Restarts,
+    /// Many ways are cut at once and heal one by one, in any order (FT8).
+    Swizzle,
+    /// Two groups that reach each other only by way of one node, or not even that (FT7).
+    Bridge,
+    /// Captured datagrams of runs that are over come again (FT13).
+    OldRuns,
+    /// A person puts a node out of the view, in the middle of whatever goes on (FT27).
+    ByHand,
+    /// A node comes back with nothing of its disk left (FT16).
+    Wiped,
+    /// A node comes back with its disk as it was some runs ago (FT16).
+    OldCopy,
+    /// A program is killed (FT2, between two calls).
+    ProgramDies,
+    /// A program stands still (FT4).
+    ProgramStands,
 }
 
 impl FaultKind {
     /// All, in the order of weights.
-    pub const ALL: [FaultKind; 13] = [
+    pub const ALL: [FaultKind; 21] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -61,14 +78,92 @@ impl FaultKind {
         FaultKind::Slow,
         FaultKind::Crash,
         FaultKind::Restarts,
+        FaultKind::Swizzle,
+        FaultKind::Bridge,
+        FaultKind::OldRuns,
+        FaultKind::ByHand,
+        FaultKind::Wiped,
+        FaultKind::OldCopy,
+        FaultKind::ProgramDies,
+        FaultKind::ProgramStands,
     ];
+
+    /// The kinds that a storm draws; the others have their own times.
+    const DRAWN: [FaultKind; 18] = [
+        FaultKind::Loss,
+        FaultKind::Copies,
+        FaultKind::Reordering,
+        FaultKind::Corruption,
+        FaultKind::Replay,
+        FaultKind::Partition,
+        FaultKind::OneWay,
+        FaultKind::Pair,
+        FaultKind::Flapping,
+        FaultKind::Pause,
+        FaultKind::Slow,
+        FaultKind::Crash,
+        FaultKind::Swizzle,
+        FaultKind::Bridge,
+        FaultKind::OldRuns,
+        FaultKind::ByHand,
+        FaultKind::Wiped,
+        FaultKind::OldCopy,
+    ];
+
+    /// One short word, for the head of a column.
+    pub const fn word(self) -> &'static str {
+        match self {
+            FaultKind::Loss => "loss",
+            FaultKind::Copies => "copies",
+            FaultKind::Reordering => "reorder",
+            FaultKind::Corruption => "corrupt",
+            FaultKind::Replay => "replay",
+            FaultKind::Partition => "split",
+            FaultKind::OneWay => "oneway",
+            FaultKind::Pair => "pair",
+            FaultKind::Flapping => "flap",
+            FaultKind::Pause => "pause",
+            FaultKind::Slow => "slow",
+            FaultKind::Crash => "crash",
+            FaultKind::Restarts => "restart",
+            FaultKind::Swizzle => "swizzle",
+            FaultKind::Bridge => "bridge",
+            FaultKind::OldRuns => "oldruns",
+            FaultKind::ByHand => "byhand",
+            FaultKind::Wiped => "wiped",
+            FaultKind::OldCopy => "oldcopy",
+            FaultKind::ProgramDies => "p-dies",
+            FaultKind::ProgramStands => "p-stands",
+        }
+    }
+}
+
+/// A fault that waits for a node to come into a phase.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambush {
+    /// What is done to the node.
+    pub kind: FaultKind,
+    /// When it is there.
+    pub stage: Stage,
+    /// How often still.
+    pub left: u32,
+    /// Not before this.
+    pub not_before: Time,
 }
 
 /// How one seed's run is.
 #[derive(Clone, Debug)]
 pub struct Mix {
     /// Weights of [`FaultKind::ALL`]; restarts of all are planned apart, because each costs seconds.
-    pub faults: [u64; 13],
+    pub faults: [u64; KINDS],
+    /// Faults that wait for their moment.
+    pub ambushes: Vec<Ambush>,
+    /// Rounds of a restart storm, at most.
+    pub rounds: u64,
+    /// The storm ends for a majority only, and what is broken then stays broken (I23).
+    pub liveness: bool,
+    /// It ends for all at first, and the others break when all are well.
+    pub late: bool,
     /// Time between two faults, at most twice this.
     pub fault_gap: Time,
     /// Longest fault.
@@ -108,10 +203,15 @@ pub struct Mix {
 impl Mix {
     /// The mix of a seed. `seconds` is the length of the run, `storm_end` when faults must be over.
     pub fn draw(random: &mut Random, nodes: u16, storm_end: Time, resources: Option<u64>) -> Mix {
-        let mut faults = [0; 13];
-        for weight in &mut faults[..12] {
-            // A third of the kinds is missing from each run.
-            *weight = if random.chance(667) { random.between(1, 8) } else { 0 };
+        let mut faults = [0; KINDS];
+        for kind in FaultKind::DRAWN {
+            // A third of the kinds is missing from each run. What costs a node its service for long is rare.
+            let most = match kind {
+                FaultKind::Wiped | FaultKind::OldCopy | FaultKind::ByHand => 1,
+                FaultKind::OldRuns | FaultKind::Swizzle | FaultKind::Bridge => 4,
+                _ => 8,
+            };
+            faults[kind as usize] = if random.chance(667) { random.between(1, most) } else { 0 };
         }
         if faults.iter().sum::<u64>() == 0 {
             faults[0] = 1;
@@ -133,6 +233,10 @@ impl Mix {
         };
         Mix {
             faults,
+            ambushes: Vec::new(),
+            rounds: 4,
+            liveness: false,
+            late: false,
             fault_gap: S * 7 / 10,
             fault_max: random.spread(100 * MS, 4 * S),
             weather,
@@ -154,6 +258,28 @@ impl Mix {
             },
             attached: None,
             areas: 0,
+        }
+    }
+
+    /// What else a storm may be about: from a stream of its own, so that it changes nothing of what is drawn otherwise.
+    pub fn draw_aims(&mut self, random: &mut Random, wanted: Option<bool>, storm_end: Time) {
+        self.liveness = wanted.unwrap_or(random.chance(300));
+        self.late = self.liveness && random.chance(500);
+        // Each fault of an ambush may cost a node its service for seconds.
+        for _ in 0..random.between(4, 9) {
+            let (kind, stage) = loop {
+                let (kind, stage) = (*random.pick(&FaultKind::DRAWN), *random.pick(&Stage::SHORT));
+                if unreachable(kind, stage).is_none() {
+                    break (kind, stage);
+                }
+            };
+            let not_before =
+                if stage == Stage::Founding { 0 } else { random.between(S, storm_end.max(2 * S)) };
+            self.ambushes.push(Ambush { kind, stage, left: random.between(1, 2) as u32, not_before });
+        }
+        if !self.liveness && random.chance(30) && storm_end > 40 * S {
+            self.rounds = 20;
+            self.upheavals = vec![(random.between(3 * S, storm_end - 34 * S), FaultKind::Restarts)];
         }
     }
 
@@ -188,9 +314,19 @@ mod tests {
     fn seeds_draw_different_mixes_and_every_kind_somewhere() {
         let mixes: Vec<Mix> =
             (0..200).map(|seed| Mix::draw(&mut Random::new(seed), 5, 46 * S, None)).collect();
-        for kind in 0..12 {
-            let with = mixes.iter().filter(|m| m.faults[kind] > 0).count();
-            assert!((80..180).contains(&with), "kind {kind} in {with} of 200");
+        for kind in FaultKind::DRAWN {
+            let with = mixes.iter().filter(|m| m.faults[kind as usize] > 0).count();
+            assert!((80..180).contains(&with), "{kind:?} in {with} of 200");
+        }
+        let aims = |seed: u64| {
+            let mut mix = mixes[0].clone();
+            mix.draw_aims(&mut Random::new(seed), None, 46 * S);
+            mix
+        };
+        assert!((30..90).contains(&(0..200).filter(|seed| aims(*seed).liveness).count()));
+        assert!((0..200).any(|seed| aims(seed).rounds == 20));
+        for stage in Stage::SHORT {
+            assert!((0..200).any(|seed| aims(seed).ambushes.iter().any(|a| a.stage == stage)), "{stage:?}");
         }
         assert!(mixes.iter().any(|m| m.upheavals.iter().any(|(_, k)| *k == FaultKind::Restarts)));
         assert!(mixes.iter().all(|m| m.modes.iter().sum::<u64>() > 0));

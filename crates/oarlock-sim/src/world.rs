@@ -26,12 +26,15 @@ use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
 use crate::coordinator::Coordinator;
+use crate::coverage::{Coverage, KINDS};
 use crate::disk;
 use crate::fencing::{Fences, Fencing};
+use crate::health::{Breakage, Health};
 use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
 use crate::network::Network;
 use crate::options::Options;
+use crate::parts::{Part, Plan};
 use crate::process::{self, Context, Phase, Process};
 use crate::queue::{Queue, Time};
 use crate::random::Random;
@@ -40,7 +43,7 @@ use crate::seal::ChecksumSeal;
 use crate::segments::Gate;
 use crate::share::Outcome;
 use crate::stamps::Stamps;
-use crate::swarm::{MS, Mix, S};
+use crate::swarm::{FaultKind, MS, Mix, S};
 use crate::trace::{Kind, Trace};
 
 /// What can come next.
@@ -84,8 +87,10 @@ pub(crate) enum Happening {
     Fault,
     /// A disturbance of the network ends.
     Settle { disturbance: u64 },
-    /// A captured datagram comes again.
-    Replay,
+    /// A captured datagram comes again: to this node, of a run that is over.
+    Replay { to: Option<u16>, old: bool },
+    /// A fault that waited for a node to come into a phase.
+    Ambush { kind: FaultKind, node: u16 },
     /// A node goes on after standing still.
     Resume { node: u16 },
     /// A planned upheaval.
@@ -94,40 +99,12 @@ pub(crate) enum Happening {
     RestartAll { clean: bool },
     /// A node is started.
     Start { node: u16 },
+    /// Somebody looks after a node whose disk was set back.
+    SetRight { node: u16 },
     /// The next part of the run.
     Part(Part),
     /// Nothing but that it is this late: somebody outside waits for the moment.
     Alarm,
-}
-
-/// Parts of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Part {
-    Heal,
-    Calm,
-    MustServe,
-    Polite,
-    PoliteEnd,
-    Drain,
-    Settled,
-    Drained,
-}
-
-/// Moments of a run of so many seconds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub storm_end: Time,
-    pub calm: Time,
-    pub polite: Time,
-    pub drain: Time,
-    pub end: Time,
-}
-
-impl Plan {
-    fn new(seconds: u64) -> Plan {
-        let end = seconds.max(22) * S;
-        Plan { storm_end: end - 17 * S, calm: end - 11 * S, polite: end - 6 * S, drain: end - 4 * S, end }
-    }
 }
 
 /// One run.
@@ -148,7 +125,9 @@ pub(crate) struct World {
     pub(crate) phase: Phase,
     pub(crate) calm: bool,
     pub(crate) load: Load,
-    pub(crate) faults: [u64; 13],
+    pub(crate) faults: [u64; KINDS],
+    pub(crate) coverage: Coverage,
+    pub(crate) health: Health,
     /// Separate streams, so that one more fault does not change what all programs do.
     pub(crate) load_random: Random,
     pub(crate) fault_random: Random,
@@ -171,14 +150,17 @@ pub(crate) struct World {
 /// More than this to come is a run out of control: some hundreds are usual.
 const QUEUE_MAX: usize = 300_000;
 const SECRET: u64 = 0x5eed_0a41_0c4b;
-/// Makes another stream of the same seed.
+/// Makes other streams of the same seed.
 const SEGMENTS: u64 = 0x5e97_e475_0000_0000;
+const AIMS: u64 = 0xa125_0000_0000_0000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> World {
         let mut random = Random::new(seed);
-        let plan = Plan::new(options.seconds);
-        let mut mix = Mix::draw(&mut random, options.nodes, plan.storm_end, options.resources);
+        let storm_end = Plan::new(options.seconds, false, false).storm_end;
+        let mut mix = Mix::draw(&mut random, options.nodes, storm_end, options.resources);
+        mix.draw_aims(&mut Random::new(seed ^ AIMS), options.liveness, storm_end);
+        let plan = Plan::new(options.seconds, mix.liveness, mix.late);
         let mut segment_random = Random::new(seed ^ SEGMENTS);
         mix.draw_segments(&mut segment_random, options.segments);
         let network = Network::new(options.nodes, mix.weather, random.fork());
@@ -206,7 +188,9 @@ impl World {
             phase: Phase::Load,
             calm: false,
             load: Load::default(),
-            faults: [0; 13],
+            faults: [0; KINDS],
+            coverage: Coverage::default(),
+            health: Health::new(options.nodes),
             load_random: random.fork(),
             fault_random: random.fork(),
             local_random: random.fork(),
@@ -248,19 +232,10 @@ impl World {
                 self.queue.push(at, Happening::Upheaval { index });
             }
         }
-        let Plan { storm_end, calm, polite, drain, end } = self.plan;
-        for (at, part) in [
-            (storm_end, Part::Heal),
-            (storm_end + 6 * S, Part::MustServe),
-            (calm, Part::Calm),
-            (polite, Part::Polite),
-            (drain - 1, Part::PoliteEnd),
-            (drain, Part::Drain),
-            (end - S / 2, Part::Settled),
-            (end, Part::Drained),
-        ] {
+        for (at, part) in self.parts() {
             self.queue.push(at, Happening::Part(part));
         }
+        let end = self.plan.end;
         while let Some(happening) = self.queue.pop(end) {
             self.load.events += 1;
             self.time.set(self.queue.now());
@@ -284,6 +259,7 @@ impl World {
         self.load.harmed = self.network.harmed;
         let reads = self.judge.reads();
         (self.load.reads, self.load.reads_certain) = (reads.all, reads.certain);
+        self.load.verdicts_judged = self.health.verdicts;
         let mut findings = self.others.into_vec();
         findings.extend(self.judge.finish());
         findings.sort_by_key(|f| f.at);
@@ -294,6 +270,8 @@ impl World {
             findings,
             load: self.load,
             faults: self.faults,
+            coverage: self.coverage,
+            liveness: self.mix.liveness,
         };
         (report, self.history)
     }
@@ -348,11 +326,13 @@ impl World {
             Happening::Kill => self.kill_somebody(),
             Happening::Fault => self.next_fault(),
             Happening::Settle { disturbance } => self.network.settle(disturbance),
-            Happening::Replay => self.replay(),
+            Happening::Replay { to, old } => self.replay(to, old),
+            Happening::Ambush { kind, node } => self.make(kind, Some(node)),
             Happening::Resume { node } => self.resume(node),
             Happening::Upheaval { index } => self.upheaval(index),
             Happening::RestartAll { clean } => self.restart_all(clean),
             Happening::Start { node } => self.start(node),
+            Happening::SetRight { node } => self.set_right(node),
             Happening::Part(part) => self.part(part),
             Happening::Alarm => {}
         }
@@ -363,12 +343,15 @@ impl World {
     pub(crate) fn start(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        if host.up {
+        if host.up || self.health.broken.get(&index) == Some(&Breakage::Dead) {
             return;
         }
         host.begin();
+        self.health.touch(index, now);
+        self.network.begin(index, now);
         let run = host.disk.run();
-        let seed = self.seed ^ (u64::from(index) << 32) ^ run.wrapping_mul(0x9e37_79b9);
+        // A number of runs may come twice, chance does not.
+        let seed = self.seed ^ (u64::from(index) << 32) ^ host.starts.wrapping_mul(0x9e37_79b9);
         let seed_of_run = seed;
         let space = |name: &str, order| SpaceConfig {
             name: name.into(),
@@ -418,6 +401,12 @@ impl World {
     /// The node's run ends; with `clean`, it ends in order and says so.
     pub(crate) fn end(&mut self, index: u16, clean: bool) {
         let now = self.queue.now();
+        self.health.touch(index, now);
+        if self.local_random.chance(300) {
+            // Somebody keeps a copy of its disk, to put it back some day.
+            self.hosts[usize::from(index)].copy();
+            self.coordinator.copy(index);
+        }
         self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
@@ -441,6 +430,7 @@ impl World {
                 self.lost(process);
             }
         }
+        self.ambush(index);
     }
 
     fn input(&mut self, index: u16, run: Option<u64>, input: Input) {
@@ -504,7 +494,7 @@ impl World {
         let host = &mut self.hosts[usize::from(index)];
         let (at, run) = (host.clock(now), host.disk.run());
         let Some(node) = &mut host.node else { return };
-        let (mut looks, mut proposals, mut lease) = (Vec::new(), Vec::new(), None);
+        let (mut looks, mut proposals, mut lease, mut refused) = (Vec::new(), Vec::new(), None, false);
         while let Some(output) = node.poll_output(at) {
             match output {
                 Output::Transmit(transmit) => {
@@ -545,7 +535,11 @@ impl World {
                     let text = event.to_string();
                     self.trace.record(now, Kind::Event, index.into(), text.as_bytes());
                     match event {
-                        oarlock_node::Event::Serving { .. } => host.serving = true,
+                        oarlock_node::Event::Serving { .. } => {
+                            (host.serving, host.stale) = (true, false);
+                        }
+                        // Its number was used before, which it must be told.
+                        oarlock_node::Event::NotLetIn { .. } if host.stale => refused = true,
                         oarlock_node::Event::Violation { .. }
                         | oarlock_node::Event::Overwhelmed { .. }
                         | oarlock_node::Event::NotLetIn { .. } => {
@@ -605,6 +599,8 @@ impl World {
         self.carry_charges(index, run);
         if ended {
             self.queue.push(now, Happening::Again { node: index, run });
+        } else if refused {
+            self.not_let_in(index);
         }
         for (process, at) in looks {
             match at {
@@ -650,6 +646,10 @@ impl World {
         }
     }
 
+    pub(crate) fn local_delay(&mut self) -> Time {
+        self.local_random.spread(MS, 300 * MS)
+    }
+
     /// A run has ended by itself.
     fn again(&mut self, node: u16, run: u64) {
         let host = &self.hosts[usize::from(node)];
@@ -657,12 +657,12 @@ impl World {
             return;
         }
         self.end(node, false);
-        let at = self.queue.now() + self.local_random.spread(MS, 300 * MS);
+        let at = self.queue.now() + self.local_delay();
         self.queue.push(at, Happening::Start { node });
     }
 
-    fn replay(&mut self) {
-        if let Some((from, to, bytes)) = self.network.replay() {
+    fn replay(&mut self, to: Option<u16>, old: bool) {
+        if let Some((from, to, bytes)) = self.network.replay(to, old) {
             self.input(to, None, Input::Datagram { from, bytes });
         }
     }
@@ -672,7 +672,7 @@ impl World {
     fn spawn(&mut self, index: usize) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
-        if process.alive || self.phase != Phase::Load {
+        if process.alive || self.phase != Phase::Load || self.health.broken.contains_key(&process.node) {
             return;
         }
         let host = &mut self.hosts[usize::from(process.node)];
@@ -804,15 +804,18 @@ impl World {
         if self.phase == Phase::Drain {
             return;
         }
-        let gap = self.load_random.below(840 * MS);
+        let gap = self.load_random.below(720 * MS);
         self.queue.push(now + gap, Happening::Kill);
         let index = self.load_random.below(self.options.processes as u64) as usize;
         let process = &mut self.processes[index];
         if !process.alive {
             return;
         }
+        let node = process.node;
+        self.cover(FaultKind::ProgramDies, &[node]);
+        let process = &mut self.processes[index];
         process.alive = false;
-        let (client, node) = (process.client, process.node);
+        let client = process.client;
         self.load.deaths += 1;
         self.hosts[usize::from(node)].sessions.remove(&client);
         self.event(What::Ended { client, how: End::Died });
@@ -827,51 +830,6 @@ impl World {
     }
 
     // ----- the run --------------------------------------------------------------------------------------
-
-    fn part(&mut self, part: Part) {
-        match part {
-            Part::Calm => {
-                self.mark(Mark::Calm);
-            }
-            Part::Heal => {
-                self.calm = true;
-                self.network.calm();
-                for node in 0..self.options.nodes {
-                    self.resume(node);
-                    self.start(node);
-                }
-            }
-            Part::MustServe => {
-                let idle: BTreeSet<u16> =
-                    self.hosts.iter().filter(|h| !h.grants()).map(|h| h.index).collect();
-                if !idle.is_empty() {
-                    let text = format!("nodes {idle:?} do not grant 6 s after the last fault");
-                    self.others.add("forming", self.queue.now(), text);
-                }
-            }
-            Part::Polite => {
-                self.clocks_must_go();
-                self.mark(Mark::Polite);
-                self.enter(Phase::Polite);
-            }
-            Part::PoliteEnd => self.mark(Mark::PoliteEnd),
-            Part::Drain => self.enter(Phase::Drain),
-            Part::Settled => self.note_gates(),
-            Part::Drained => {
-                self.mark(Mark::Drained);
-                self.audit(true);
-            }
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        let now = self.queue.now();
-        for index in 0..self.processes.len() {
-            self.processes[index].enter(now, phase, &mut self.load_random);
-            self.schedule(index);
-        }
-    }
 
     pub(crate) fn mark(&mut self, mark: Mark) {
         self.event(What::Mark(mark));
