@@ -5,11 +5,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use oarlock_cluster::lease::Standing;
 use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
 use oarlock_layout::directory;
 use oarlock_layout::id::{NodeId, SpaceId};
+use oarlock_layout::lease::Standing;
 use oarlock_layout::limit::SERIAL_WARN;
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{Look, Party, Seen, What};
@@ -115,8 +115,8 @@ impl Node {
     }
 
     /// How far this run's lease is from its end; none before it has one.
-    pub fn lease_standing(&self) -> Option<Standing> {
-        self.membership.as_ref().and_then(|it| it.lease()).map(|lease| lease.standing())
+    pub fn lease_standing(&self, now: Instant) -> Option<Standing> {
+        (self.lease != Instant(0)).then(|| Standing::of(self.lease, now))
     }
 
     pub(crate) fn member_status(&self, now: Instant, node: NodeId, member: &NodeConfig) -> MemberStatus {

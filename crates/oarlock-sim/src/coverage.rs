@@ -9,7 +9,7 @@
 
 use std::fmt::Write as _;
 
-use oarlock_cluster::lease::Standing;
+use oarlock_layout::lease::Standing;
 
 use crate::swarm::{FaultKind, MS, S};
 use crate::world::{Happening, World};
@@ -334,8 +334,8 @@ impl World {
         put(Stage::Storing, host.disk.stored() < recovery.epoch());
         put(Stage::Behind, mine && recovery.epoch() < decided.epoch);
         put(Stage::PutOut, !mine);
-        let standing = node.lease_standing();
-        put(Stage::Frozen, standing == Some(Standing::Frozen));
+        let standing = node.lease_standing(host.clock(now));
+        put(Stage::Frozen, standing == Some(Standing::AtRisk));
         put(Stage::Ending, standing == Some(Standing::Ending));
         put(Stage::Killing, standing == Some(Standing::Killing));
         stages

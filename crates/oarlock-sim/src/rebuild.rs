@@ -23,7 +23,8 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration as Span, Instant};
-use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_node::rights::Who;
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig, numbered};
 
 use crate::seal::ChecksumSeal;
 
@@ -183,7 +184,7 @@ impl Hall {
             let config = Config {
                 cluster: "rebuild".into(),
                 me: NodeId(node as u16),
-                nodes: members.clone(),
+                nodes: numbered(members.clone()),
                 spaces: vec![space],
                 shared: 1,
                 incarnation: Incarnation(1),
@@ -198,7 +199,7 @@ impl Hall {
             let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(room))];
             let mut it = Node::new(now, config, Box::new(seal(node)), words);
             it.handle_applied(now, &registry);
-            it.handle_session_opened(now, SESSION, 1);
+            it.handle_session_opened(now, SESSION, 1, Who::root());
             let hello = Request::Hello { version: VERSION, label: "rebuild".into() };
             it.handle_session_packet(now, SESSION, &hello.to_bytes());
             Some(it)

@@ -23,7 +23,11 @@ const DESCRIPTORS_WARN: u64 = 80;
 
 impl Console {
     /// The document; a wait counts as stuck after `stuck`, in the lockspaces that whoever asks may see.
-    pub(super) async fn health(&self, stuck: Duration, permit: &Permit) -> Result<doc::Health, (Code, String)> {
+    pub(super) async fn health(
+        &self,
+        stuck: Duration,
+        permit: &Permit,
+    ) -> Result<doc::Health, (Code, String)> {
         let snapshot = self.snapshot().await?;
         let mut matters = vec![
             serving(&snapshot),
