@@ -113,19 +113,16 @@ impl Machines {
 
     // ----- runs and disks -------------------------------------------------------------------------------
 
-    /// A run begins. Gives its number, the epoch on the disk, and whether the last run ended cleanly.
-    pub fn begin(&mut self, node: u16) -> (u64, Epoch, bool) {
+    /// A run begins. Gives its number and the epoch on the disk.
+    pub fn begin(&mut self, node: u16) -> (u64, Epoch) {
         let host = self.host(node);
-        let clean = host.begin();
-        (host.disk.run(), host.disk.stored(), clean)
+        host.begin();
+        (host.disk.run(), host.disk.stored())
     }
 
-    /// The run ends; `clean` if nobody can still act under a lock. Programs see the end of their sockets.
-    pub fn end(&mut self, node: u16, clean: bool) {
+    /// The run ends. Programs see the end of their sockets.
+    pub fn end(&mut self, node: u16) {
         let host = self.host(node);
-        if clean {
-            host.disk.mark_clean();
-        }
         host.end();
         self.arrived[usize::from(node)].clear();
     }

@@ -9,26 +9,17 @@ use crate::swarm::MS;
 
 /// Stands for the daemon's data directory. A store is whole or did not happen; when it happens is for the world
 /// to say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Disk {
     run: u64,
     stored: Epoch,
     ceiling: Stamp,
-    clean: bool,
-}
-
-impl Default for Disk {
-    /// Before the first run. Clean: a node that never ran has granted nothing.
-    fn default() -> Disk {
-        Disk { run: 0, stored: Epoch(0), ceiling: Stamp(0), clean: true }
-    }
 }
 
 impl Disk {
-    /// A run begins: raises the number of runs and takes the clean mark away. Returns whether it was there.
-    pub(crate) fn begin(&mut self) -> bool {
+    /// A run begins: raises the number of runs.
+    pub(crate) fn begin(&mut self) {
         self.run += 1;
-        std::mem::take(&mut self.clean)
     }
 
     /// Which run this is, or was the last one.
@@ -68,11 +59,6 @@ impl Disk {
             1 if one => self.ceiling.0 += 1 << 40,
             _ => {}
         }
-    }
-
-    /// The run ends and nobody can still act under a lock.
-    pub(crate) fn mark_clean(&mut self) {
-        self.clean = true;
     }
 }
 

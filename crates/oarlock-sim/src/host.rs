@@ -114,12 +114,12 @@ impl Host {
         }
     }
 
-    /// A run begins. Returns whether the last one ended cleanly.
-    pub(crate) fn begin(&mut self) -> bool {
+    /// A run begins.
+    pub(crate) fn begin(&mut self) {
         self.rest();
         self.up = true;
         self.starts += 1;
-        self.disk.begin()
+        self.disk.begin();
     }
 
     /// The run ends, in whatever way; what waited for it is gone.

@@ -420,9 +420,6 @@ impl World {
         self.load.views += host.node.iter().flat_map(Node::failovers).count() as u64;
         self.load.overtaken +=
             host.node.iter().flat_map(Node::failovers).filter(|f| f.overtaken).count() as u64;
-        if clean && host.up {
-            host.disk.mark_clean();
-        }
         host.end();
         // The other end of every socket is gone, which programs see at once.
         for (client, process) in std::mem::take(&mut host.sessions) {

@@ -70,23 +70,15 @@ pub fn run(args: &Serve) -> Result<()> {
         Some(_) => control::prepare_outside(&coordinator)?,
     }
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
-    let (before, state) = data.begin()?;
-    let sockets = match patiently(LET_GO_MAX[1], || Sockets::open(&config)) {
-        Ok(sockets) => sockets,
-        Err(problem) => {
-            // This run has granted nothing, so what held for the last one still holds.
-            data.store(State { clean: before.clean, ..state })?;
-            return Err(problem);
-        }
-    };
+    let state = data.begin()?;
+    let sockets = patiently(LET_GO_MAX[1], || Sockets::open(&config))?;
     let shared = config.shared();
     info!(
-        "node {} of cluster {}, run {}, epoch {}, {}",
+        "node {} of cluster {}, run {}, epoch {}",
         config.name(),
         config.cluster,
         state.incarnation,
-        state.epoch,
-        if before.clean { "last stop clean" } else { "last stop not clean" }
+        state.epoch
     );
     info!(
         "circuits on udp {}, programs on {}, shared configuration {shared}",

@@ -11,7 +11,6 @@ use super::{Engine, Level};
 use crate::coordinator::Trouble;
 use crate::coordinator::control::{FromControl, ToControl};
 use crate::host::clock;
-use crate::host::state::State;
 use crate::problem::{Problem, Result};
 
 /// How long a run that has stopped in order may take to give itself up. Others wait for its lease otherwise.
@@ -167,8 +166,6 @@ impl Engine {
                 stopping.holders.len()
             );
         } else if stopping.surrendered == Some(true) {
-            let data = &mut self.p.data;
-            self.sessions.with_spare(|| data.store(State { clean: true, ..data.state() }))?;
             info!("stopped; nobody can still hold a lock of this run");
         } else {
             info!("stopped; the coordinator did not hear of it, so others wait for the end of the lease");

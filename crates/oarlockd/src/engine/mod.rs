@@ -76,7 +76,7 @@ const KEEPER: u64 = 15;
 const FIRST_SESSION: u64 = 16;
 
 /// How long programs that held locks may take to hear that they are lost and to hang up, before the node
-/// stops without the mark that says nobody can still hold one. `oarlock lock` gives its command 2 s.
+/// stops without giving its run up. `oarlock lock` gives its command 2 s.
 const STOP_MAX: Duration = Duration::from_millis(3_500);
 /// After the process ran out of descriptors and could not even refuse, the door stays unwatched this long:
 /// otherwise it would be reported ready for ever.
@@ -209,7 +209,7 @@ impl Engine {
         })
     }
 
-    /// Runs until a signal, the console or its own end. Leaves the clean mark if nobody can still hold a lock.
+    /// Runs until a signal, the console or its own end.
     pub fn run(mut self) -> Result<Ending> {
         let mut ready = Vec::with_capacity(256);
         let mut more_bells = false;
@@ -333,7 +333,7 @@ impl Engine {
                         // Programs may have taken every descriptor before the node serves.
                         let data = &mut self.p.data;
                         self.sessions
-                            .with_spare(|| data.store(State { epoch, clean: false, ..data.state() }))?;
+                            .with_spare(|| data.store(State { epoch, ..data.state() }))?;
                     }
                     Output::Carried { from, message } => {
                         self.p.coordinator.send(ToControl::Carried { from, message });

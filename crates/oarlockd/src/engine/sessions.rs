@@ -579,7 +579,7 @@ mod tests {
         assert_eq!(sessions.receive(id, |_| ()), Flow::Broken);
     }
 
-    /// What cannot be sent any more must not be taken for the program's hang-up: the clean mark rests on that.
+    /// What cannot be sent any more must not be taken for the program's hang-up: that the run is given up rests on that.
     #[test]
     fn an_answer_that_comes_too_late_does_not_end_the_wait_for_a_hang_up() {
         let mut poll = Epoll::new().unwrap();

@@ -1,15 +1,15 @@
 //! The data directory: a lock, so that one node uses it at a time, and the few numbers that outlive a run.
 //!
 //! ```text
-//!   oarlock-state 2            format
+//!   oarlock-state 3            format
 //!   incarnation 7              which run this is; raised and made durable before any socket opens (L3)
 //!   epoch 3                    the highest view ever accepted here (R6: tokens grow with it)
 //!   ceiling 18432              what this node has announced or acknowledged of the cluster clock; the next run is above (E8)
-//!   clean 0                    1 only if the last run ended with nobody holding a lock, of it or of one before
 //!   check 5f2c…                xxh3 of the lines above: a damaged file is refused, never believed
 //! ```
 //!
-//! Format 1 had no ceiling, because no clock had one; it is read as if it said zero.
+//! Format 1 had no ceiling, because no clock had one; it is read as if it said zero. Formats 1 and 2 said of the last run whether it
+//! had ended cleanly. Nothing rests on that since the coordinator knows which runs gave themselves up.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -39,22 +39,23 @@ pub struct State {
     pub epoch: Epoch,
     /// The highest number of the cluster clock that was announced or acknowledged.
     pub ceiling: Stamp,
-    /// The run ended with nobody holding a lock of it or of a run before.
-    pub clean: bool,
 }
 
 impl State {
-    /// Before the first run. Clean: a node that never ran has granted nothing.
-    pub const FIRST: State =
-        State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0), clean: true };
+    /// Before the first run.
+    pub const FIRST: State = State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0) };
 
-    fn print(&self, format: u8) -> String {
+    /// As the latest format has it.
+    fn print(&self) -> String {
+        self.print_as(3, "")
+    }
+
+    /// As an earlier one had it, with what it said at the end.
+    fn print_as(&self, format: u8, end: &str) -> String {
         let ceiling = if format == 1 { String::new() } else { format!("ceiling {}\n", self.ceiling.0) };
         let body = format!(
-            "oarlock-state {format}\nincarnation {}\nepoch {}\n{ceiling}clean {}\n",
-            self.incarnation.0,
-            self.epoch.0,
-            u8::from(self.clean)
+            "oarlock-state {format}\nincarnation {}\nepoch {}\n{ceiling}{end}",
+            self.incarnation.0, self.epoch.0,
         );
         let check = xxhash_rust::xxh3::xxh3_64(body.as_bytes());
         format!("{body}check {check:016x}\n")
@@ -65,6 +66,7 @@ impl State {
         let format = match lines.next()? {
             "oarlock-state 1" => 1,
             "oarlock-state 2" => 2,
+            "oarlock-state 3" => 3,
             _ => return None,
         };
         let incarnation = Incarnation(lines.next()?.strip_prefix("incarnation ")?.parse().ok()?);
@@ -73,14 +75,15 @@ impl State {
             1 => Stamp(0),
             _ => Stamp(lines.next()?.strip_prefix("ceiling ")?.parse().ok()?),
         };
-        let clean = match lines.next()?.strip_prefix("clean ")? {
-            "0" => false,
-            "1" => true,
+        let end = match (format, lines.next()?) {
+            (3, _) => "",
+            (_, "clean 0") => "clean 0\n",
+            (_, "clean 1") => "clean 1\n",
             _ => return None,
         };
-        let state = State { incarnation, epoch, ceiling, clean };
+        let state = State { incarnation, epoch, ceiling };
         // Printing again compares the check line and everything a lax parser would let pass.
-        (ceiling <= Stamp::MAX && state.print(format) == text).then_some(state)
+        (ceiling <= Stamp::MAX && state.print_as(format, end) == text).then_some(state)
     }
 }
 
@@ -144,20 +147,18 @@ impl DataDir {
 
     /// Makes a new state durable.
     pub fn store(&mut self, state: State) -> Result<()> {
-        file::replace(&self.path.join(FILE), state.print(2).as_bytes(), 0o600).map_err(|e| {
+        file::replace(&self.path.join(FILE), state.print().as_bytes(), 0o600).map_err(|e| {
             Problem::io(Code::DataDir, format!("cannot write the state in {}", self.path.display()), &e)
         })?;
         self.state = state;
         Ok(())
     }
 
-    /// Begins a run: raises the incarnation durably and takes the clean mark away. Returns what the last run
-    /// left and what this one is.
-    pub fn begin(&mut self) -> Result<(State, State)> {
+    /// Begins a run: raises the incarnation durably. Returns what is stored now.
+    pub fn begin(&mut self) -> Result<State> {
         let before = self.state;
-        let now = State { incarnation: Incarnation(before.incarnation.0 + 1), clean: false, ..before };
-        self.store(now)?;
-        Ok((before, now))
+        self.store(State { incarnation: Incarnation(before.incarnation.0 + 1), ..before })?;
+        Ok(self.state)
     }
 }
 
@@ -166,31 +167,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_run_is_a_new_incarnation_and_starts_unclean() {
+    fn each_run_is_a_new_incarnation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let (before, now) = DataDir::open(&path).unwrap().begin().unwrap();
-        assert_eq!((before, now.incarnation, now.clean), (State::FIRST, Incarnation(1), false));
+        let now = DataDir::open(&path).unwrap().begin().unwrap();
+        assert_eq!(now, State { incarnation: Incarnation(1), ..State::FIRST });
 
         let mut data = DataDir::open(&path).unwrap();
-        data.store(State { epoch: Epoch(4), ceiling: Stamp(70), clean: true, ..data.state() }).unwrap();
+        data.store(State { epoch: Epoch(4), ceiling: Stamp(70), ..data.state() }).unwrap();
         drop(data);
-        let (before, now) = DataDir::open(&path).unwrap().begin().unwrap();
-        assert_eq!((before.clean, now.clean), (true, false));
+        let now = DataDir::open(&path).unwrap().begin().unwrap();
         assert_eq!((now.incarnation, now.epoch, now.ceiling), (Incarnation(2), Epoch(4), Stamp(70)));
     }
 
     /// A node that ran before there were ceilings has issued nothing above one.
     #[test]
-    fn the_first_format_is_read_and_the_second_one_written() {
+    fn earlier_formats_are_read_and_the_latest_one_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let old = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(0), clean: true };
-        fs::write(dir.path().join("state"), old.print(1)).unwrap();
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!(data.begin().unwrap().0, old);
-        drop(data);
-        let text = fs::read_to_string(dir.path().join("state")).unwrap();
-        assert!(text.starts_with("oarlock-state 2\nincarnation 8\nepoch 3\nceiling 0\nclean 0\n"), "{text}");
+        let old = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(0) };
+        for (format, end) in [(1, "clean 1\n"), (2, "clean 0\n"), (2, "clean 1\n")] {
+            fs::write(dir.path().join("state"), old.print_as(format, end)).unwrap();
+            let mut data = DataDir::open(dir.path()).unwrap();
+            assert_eq!(data.state(), old, "format {format}");
+            data.begin().unwrap();
+            drop(data);
+            let text = fs::read_to_string(dir.path().join("state")).unwrap();
+            let expected = "oarlock-state 3\nincarnation 8\nepoch 3\nceiling 0\ncheck ";
+            assert!(text.starts_with(expected), "{text}");
+        }
     }
 
     /// A crash in the middle of a write leaves half a file beside the whole one.
@@ -201,8 +205,7 @@ mod tests {
         data.store(State { epoch: Epoch(4), ..State::FIRST }).unwrap();
         drop(data);
         fs::write(dir.path().join("state.new"), "oarlock-state 1\nincarn").unwrap();
-        let (before, _) = DataDir::open(dir.path()).unwrap().begin().unwrap();
-        assert_eq!(before.epoch, Epoch(4));
+        assert_eq!(DataDir::open(dir.path()).unwrap().begin().unwrap().epoch, Epoch(4));
     }
 
     #[test]
@@ -214,9 +217,9 @@ mod tests {
 
     #[test]
     fn a_damaged_state_is_refused_wherever_the_damage_is() {
-        let state = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(9), clean: true };
-        for format in [1, 2] {
-            let good = state.print(format);
+        let state = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(9) };
+        let before = [state.print_as(1, "clean 1\n"), state.print_as(2, "clean 0\n")];
+        for good in [state.print()].into_iter().chain(before) {
             assert!(State::parse(&good).is_some());
             for i in 0..good.len() {
                 let mut bytes = good.clone().into_bytes();

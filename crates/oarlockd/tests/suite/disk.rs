@@ -20,8 +20,6 @@ pub(crate) struct Begun {
     pub(crate) run: u64,
     /// The epoch stored last.
     pub(crate) stored: Epoch,
-    /// The last run ended in order.
-    pub(crate) clean: bool,
 }
 
 /// A disk on which one run after another begins and ends.
@@ -29,9 +27,7 @@ pub(crate) trait Disk {
     fn begin(&mut self) -> Begun;
     /// Stores an epoch and waits until that is done.
     fn store(&mut self, epoch: Epoch);
-    /// The run ends in order.
-    fn stop(&mut self);
-    /// The run ends anyhow.
+    /// The run ends.
     fn crash(&mut self);
     /// A whole run that stores `first` and every epoch after it, and dies after `patience` of storing. Returns
     /// the last epoch of which it was told that it is stored; one below `first` if there was none.
@@ -43,8 +39,6 @@ pub(crate) fn claims<W: Disk>() -> Vec<Claim<W>> {
         what_was_stored_is_found_after_a_crash
         each_run_has_a_higher_number
         an_unfinished_store_leaves_the_old_epoch_or_the_new_one
-        the_clean_mark_is_gone_when_a_run_begins
-        a_clean_stop_is_remembered_and_changes_nothing_else
     ]
 }
 
@@ -69,14 +63,10 @@ fn each_run_has_a_higher_number<W: Disk>(w: &mut W) {
         let run = w.begin().run;
         assert!(run > last, "run {run} after run {last}");
         last = run;
-        match n % 3 {
-            0 => w.crash(),
-            1 => w.stop(),
-            _ => {
-                w.store(Epoch(n));
-                w.crash();
-            }
+        if n % 2 == 1 {
+            w.store(Epoch(n));
         }
+        w.crash();
     }
 }
 
@@ -91,7 +81,7 @@ fn an_unfinished_store_leaves_the_old_epoch_or_the_new_one<W: Disk>(w: &mut W) {
         // Nothing that was acknowledged is lost, and nothing is there but that and what came next.
         let possible = [told, Epoch(told.0 + 1)];
         assert!(possible.contains(&begun.stored), "{:?} of {possible:?}", begun.stored);
-        assert!(!begun.clean && begun.run > last);
+        assert!(begun.run > last);
         // What was under way when a run died does not come about behind the back of the next one.
         w.crash();
         let again = w.begin();
@@ -99,33 +89,6 @@ fn an_unfinished_store_leaves_the_old_epoch_or_the_new_one<W: Disk>(w: &mut W) {
         w.crash();
         (first, last) = (begun.stored.0 + 1, again.run);
     }
-}
-
-/// Whatever a run was granted, it began by taking the mark away; so did one that died before it stored anything.
-fn the_clean_mark_is_gone_when_a_run_begins<W: Disk>(w: &mut W) {
-    assert!(w.begin().clean, "who never ran has granted nothing");
-    w.crash();
-    assert!(!w.begin().clean, "it died before it stored an epoch");
-    w.store(Epoch(1));
-    w.crash();
-    assert!(!w.begin().clean);
-    w.stop();
-    assert!(w.begin().clean);
-    w.crash();
-    assert!(!w.begin().clean, "a mark is good for one beginning");
-    w.crash();
-}
-
-fn a_clean_stop_is_remembered_and_changes_nothing_else<W: Disk>(w: &mut W) {
-    let first = w.begin();
-    w.store(Epoch(7));
-    w.stop();
-    let next = w.begin();
-    assert_eq!((next.stored, next.clean), (Epoch(7), true));
-    assert!(next.run > first.run);
-    w.stop();
-    assert_eq!(w.begin().stored, Epoch(7));
-    w.crash();
 }
 
 // ----- the kernel ---------------------------------------------------------------------------------------
@@ -200,13 +163,13 @@ fn open(path: &Path) -> DataDir {
 
 fn begin(path: &Path) -> (DataDir, Begun) {
     let mut data = open(path);
-    let (before, now) = data.begin().unwrap();
-    (data, Begun { run: now.incarnation.0, stored: now.epoch, clean: before.clean })
+    let now = data.begin().unwrap();
+    (data, Begun { run: now.incarnation.0, stored: now.epoch })
 }
 
 /// As the engine does when the node asks for it.
 fn store(data: &mut DataDir, epoch: Epoch) {
-    data.store(State { epoch, clean: false, ..data.state() }).unwrap();
+    data.store(State { epoch, ..data.state() }).unwrap();
 }
 
 impl Disk for Kernel {
@@ -219,12 +182,6 @@ impl Disk for Kernel {
 
     fn store(&mut self, epoch: Epoch) {
         store(self.data.as_mut().expect("a run goes on"), epoch);
-    }
-
-    /// As the engine does when nobody holds a lock any more.
-    fn stop(&mut self) {
-        let mut data = self.data.take().expect("a run goes on");
-        data.store(State { clean: true, ..data.state() }).unwrap();
     }
 
     fn crash(&mut self) {
@@ -273,8 +230,8 @@ impl Simulated {
 
 impl Disk for Simulated {
     fn begin(&mut self) -> Begun {
-        let (run, stored, clean) = self.0.begin(0);
-        Begun { run, stored, clean }
+        let (run, stored) = self.0.begin(0);
+        Begun { run, stored }
     }
 
     fn store(&mut self, epoch: Epoch) {
@@ -283,14 +240,10 @@ impl Disk for Simulated {
         assert_eq!(self.stored_by(until), Some(epoch));
     }
 
-    fn stop(&mut self) {
-        self.0.end(0, true);
-    }
-
     /// Not at once: what could still happen by then has happened.
     fn crash(&mut self) {
         self.0.pass(1_000_000_000);
-        self.0.end(0, false);
+        self.0.end(0);
     }
 
     fn die_storing(&mut self, first: Epoch, patience: Duration) -> Epoch {
@@ -305,7 +258,7 @@ impl Disk for Simulated {
             }
             told = next;
         }
-        self.0.end(0, false);
+        self.0.end(0);
         told
     }
 }
@@ -321,10 +274,6 @@ pub(crate) enum Fault {
     Torn,
     AcknowledgesTooEarly,
     StoredByTheDead,
-    MarkStays,
-    MarkGoesWithAnEpoch,
-    StopIsForgotten,
-    StopForgets,
 }
 
 pub(crate) const FAULTS: &[(Fault, &str)] = &[
@@ -334,10 +283,6 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::Torn, "an_unfinished_store_leaves_the_old_epoch_or_the_new_one"),
     (Fault::AcknowledgesTooEarly, "an_unfinished_store_leaves_the_old_epoch_or_the_new_one"),
     (Fault::StoredByTheDead, "an_unfinished_store_leaves_the_old_epoch_or_the_new_one"),
-    (Fault::MarkStays, "the_clean_mark_is_gone_when_a_run_begins"),
-    (Fault::MarkGoesWithAnEpoch, "the_clean_mark_is_gone_when_a_run_begins"),
-    (Fault::StopIsForgotten, "a_clean_stop_is_remembered_and_changes_nothing_else"),
-    (Fault::StopForgets, "a_clean_stop_is_remembered_and_changes_nothing_else"),
 ];
 
 /// A world with a fault.
@@ -348,13 +293,12 @@ pub(crate) struct Faulty {
     found: Option<Epoch>,
     /// What is found by the run after the next.
     late: Option<Epoch>,
-    mark: bool,
     stored: bool,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Fault) -> Faulty {
-        Faulty { inner: Simulated::new(1), fault, found: None, late: None, mark: true, stored: false }
+        Faulty { inner: Simulated::new(1), fault, found: None, late: None, stored: false }
     }
 }
 
@@ -363,11 +307,8 @@ impl Disk for Faulty {
         let mut begun = self.inner.begin();
         begun.stored = self.found.take().unwrap_or(begun.stored);
         self.found = self.late.take();
-        match self.fault {
-            Fault::SameNumber => begun.run = 1,
-            Fault::MarkStays | Fault::MarkGoesWithAnEpoch => begun.clean = self.mark,
-            Fault::StopIsForgotten => begun.clean = false,
-            _ => {}
+        if self.fault == Fault::SameNumber {
+            begun.run = 1;
         }
         self.stored = false;
         begun
@@ -377,19 +318,8 @@ impl Disk for Faulty {
         if self.fault == Fault::OnlyTheFirst && self.stored {
             return;
         }
-        if self.fault == Fault::MarkGoesWithAnEpoch {
-            self.mark = false;
-        }
         self.stored = true;
         self.inner.store(epoch);
-    }
-
-    fn stop(&mut self) {
-        self.mark = true;
-        self.inner.stop();
-        if self.fault == Fault::StopForgets {
-            self.found = Some(Epoch(0));
-        }
     }
 
     fn crash(&mut self) {

@@ -421,7 +421,7 @@ impl Sessions for Simulated {
     }
 
     fn end(&mut self) {
-        self.machines.end(0, false);
+        self.machines.end(0);
     }
 }
 
