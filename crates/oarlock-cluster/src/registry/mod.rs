@@ -72,6 +72,7 @@ use oarlock_layout::limit::LABEL_BYTES_MAX;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::view::View;
 
+mod anew;
 mod command;
 mod fields;
 mod members;
@@ -80,6 +81,7 @@ mod snapshot;
 mod spaces;
 mod views;
 
+pub use anew::{RUNS_SKIPPED, VIEWS_SKIPPED};
 pub use command::{COMMAND_BYTES_MAX, Command, Outcome, Refusal};
 pub use record::{
     Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Failed, Fence, FirstSpace, Founder, HISTORY_MAX,
@@ -113,6 +115,8 @@ pub struct Registry {
     /// The watermark when the view came; all stamps of the view are above it.
     floor: Stamp,
     watermark: Stamp,
+    /// Which beginning this is, if it was not the founding.
+    restoration: Option<u64>,
 }
 
 impl Registry {
@@ -248,6 +252,11 @@ impl Registry {
     /// this view begins below: that holds if every disk but the coordinator's is lost (E8).
     pub const fn floor(&self) -> Stamp {
         self.floor
+    }
+
+    /// Tells a cluster that [began anew](Registry::anew) from what it was before; none if it never did.
+    pub const fn restoration(&self) -> Option<u64> {
+        self.restoration
     }
 
     /// The run of `node` that is in the view, if any.

@@ -43,6 +43,8 @@ record! {
         11 => watermark: Stamp,
         /// No clock of an earlier view has gone beyond.
         12 => floor: Stamp,
+        /// Which beginning, if not the founding.
+        13 => restoration: Option<u64>,
         /// Oldest first.
         20 => proofs: Vec<Proof>,
     }
@@ -75,6 +77,7 @@ impl Registry {
             last_space: self.last_space,
             watermark: self.watermark,
             floor: self.floor,
+            restoration: self.restoration,
             proofs: self.proofs.clone(),
         };
         let mut bytes = Vec::new();
@@ -108,6 +111,7 @@ impl Registry {
             last_space: s.last_space,
             watermark: s.watermark,
             floor: s.floor,
+            restoration: s.restoration,
             proofs: s.proofs,
         };
         match registry.contradiction() {
