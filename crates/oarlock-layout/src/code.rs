@@ -78,6 +78,10 @@ codes! {
     InCluster = 1209, exit 78;
     /// The node has left its cluster.
     HasLeft = 1210, exit 78;
+    /// A backup of the registry cannot be used, or not here.
+    BackupUnusable = 1211, exit 65;
+    /// A data directory is not to be restored like this.
+    RestoreRefused = 1212, exit 1;
     /// No more descriptors.
     OutOfDescriptors = 1301, exit 69;
     /// A storyboard cannot be read: a heading, a table or a cell is not what it should be.
@@ -194,6 +198,8 @@ codes! {
     PeerViolation = 5105, exit 1;
     /// A peer does not know the cluster secret.
     PeerSecret = 5106, exit 1;
+    /// A peer is of another beginning of the cluster: one of the two was restored from a backup, and the other was not.
+    PeerRestored = 5107, exit 1;
 }
 
 impl Code {

@@ -225,6 +225,8 @@ kinds! {
     Registry needs Attend;
     /// What happened?
     Events needs Attend;
+    /// Copy what the coordinator keeps
+    Backup needs Operate;
     /// Put a run out
     Evict needs Operate;
     /// Mark a member

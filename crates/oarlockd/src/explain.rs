@@ -131,6 +131,16 @@ pub fn page(code: Code) -> Page {
             "its key is accepted by no member any more, and its data directory is of no use",
             "move the data directory away; `oarlock join TOKEN` makes it a member again, under a new id",
         ),
+        Code::BackupUnusable => page_of(
+            "a backup of the registry cannot be used",
+            "the file is cut short, damaged, of a later version, of another cluster, or no backup at all",
+            "another backup; `oarlock coord restore --dry-run` tells what a file is good for and changes nothing",
+        ),
+        Code::RestoreRefused => page_of(
+            "a data directory is not to be restored like this",
+            "what it remembers is above what would be begun with, or it is in use",
+            "do what the message says, at every member; nothing was changed",
+        ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",
             "every session of a program takes two descriptors of the daemon",
@@ -424,6 +434,11 @@ pub fn page(code: Code) -> Page {
             "a peer has another cluster secret",
             "its key is the pinned one, but secret_file holds other bytes there",
             "copy the cluster's secret file to every member",
+        ),
+        Code::PeerRestored => page_of(
+            "one of the two is of before a restore",
+            "the cluster was begun anew from a backup, and one of the two nodes was not, or was from another one",
+            "stop the node that was not restored; `oarlock coord restore` there, with the file that the others had",
         ),
         _ => page_of(
             "a code this build does not know",

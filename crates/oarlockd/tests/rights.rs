@@ -268,6 +268,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Failovers
         | Kind::Registry
         | Kind::Events
+        | Kind::Backup
         | Kind::Evict
         | Kind::Drain
         | Kind::Unfence

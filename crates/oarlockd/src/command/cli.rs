@@ -491,6 +491,49 @@ pub struct Events {
 pub enum Coord {
     /// Show the registry as the node that answers has it, and who leads and votes
     Show(Ask),
+    /// Copy the registry to a file: members, views, fences, what tokens rest on
+    #[command(
+        after_help = "The copy holds everything that was decided before it was asked for. Without a majority there is no such \
+                      copy; --here takes what the node that answers has, which is the newest there is of a cluster whose \
+                      other members are lost. Locks are not in it."
+    )]
+    Backup {
+        /// Where to; it is replaced as a whole. `-` is standard output
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// What this node has, without asking the others
+        #[arg(long)]
+        here: bool,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Begin the cluster anew from a backup: with the same file at every member, while all are stopped
+    Restore(Restore),
+}
+
+/// `oarlock coord restore`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "For a cluster whose registry is lost: a majority of the data directories is gone. Stop every node, say this with \
+                  the same FILE at every member (in its old data directory, or in a new one), then start them. Tokens go on above \
+                  all that were ever issued: views begin 1,024 above that of the backup. A member that was not restored is \
+                  refused by the others (OAR-5107). If a directory has seen a later view than that, it says so, and --above is \
+                  to be given at every member. What was there before is kept as raft.before."
+)]
+pub struct Restore {
+    /// The backup; `-` is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Configuration of this node
+    #[arg(short, long, value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Views begin 1,024 above this one, if that of the backup is lower; the same at every member
+    #[arg(long, value_name = "VIEW", default_value_t = 0)]
+    pub above: u32,
+    /// Whether it is meant.
+    #[command(flatten)]
+    pub sure: Sure,
 }
 
 /// `oarlock failover`

@@ -1,5 +1,6 @@
 //! `oarlock coord`: what the coordinator keeps.
 
+use super::backup;
 use super::cli::{self, Output};
 use super::failover::{departed_text, run_text};
 use super::output::{self, Rows};
@@ -9,7 +10,11 @@ use crate::problem::Result;
 
 /// `oarlock coord …`
 pub fn run(command: &cli::Coord) -> Result<()> {
-    let cli::Coord::Show(ask) = command;
+    let ask = match command {
+        cli::Coord::Show(ask) => ask,
+        cli::Coord::Backup { file, here, ask } => return backup::take(file, *here, ask),
+        cli::Coord::Restore(args) => return backup::restore(args),
+    };
     let registry: Registry = session(&ask.connect)?.document(&Question::Registry)?;
     match ask.format.output {
         form @ (Output::Json | Output::Yaml) => output::print_document(form, &registry),

@@ -126,7 +126,7 @@ fn release(runs: &[&Fence]) -> String {
 }
 
 /// Tells what is about to be done, and asks. False: only the plan was wanted.
-fn agreed(plan: &str, question: &str, sure: &Sure) -> Result<bool> {
+pub(super) fn agreed(plan: &str, question: &str, sure: &Sure) -> Result<bool> {
     if sure.dry_run {
         output::print_text(plan)?;
         return Ok(false);

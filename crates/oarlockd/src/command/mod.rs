@@ -6,6 +6,7 @@
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
 //!   status  locks  space  tree  why  watch  node  metrics     questions, answered as tables or documents
 //!   failover  coord  events                            the same about views, what decides them, what happened
+//!   backup                                             a copy of what the coordinator keeps, and a beginning from one
 //!   hand                                               what somebody asks a member to change of the cluster
 //!   listing  condition                                 which columns and rows of a table, in which order
 //!   serve  dev                                         daemons
@@ -14,6 +15,7 @@
 //! ```
 
 pub mod args;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod complete;

@@ -56,7 +56,7 @@ const LET_GO_MAX: [std::time::Duration; 2] =
 /// Runs one run of the node.
 pub fn run(args: &Serve) -> Result<()> {
     let keeper = Keeper::at_stdin()?;
-    let config = Config { dev: args.dev, ..Config::load(&args.config)? };
+    let mut config = Config { dev: args.dev, ..Config::load(&args.config)? };
     let (key, secret) = check_files(&config)?;
     log_to_stderr(config.log);
     raise_descriptor_limit();
@@ -65,8 +65,9 @@ pub fn run(args: &Serve) -> Result<()> {
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let mut data = DataDir::open_within(LET_GO_MAX[0], &config.data_dir)?;
     let coordinator = config.data_dir.join(control::FILE);
+    config.restoration = data.state().restored;
     match config.etcd {
-        None => control::prepare(&coordinator, data.state() == State::FIRST)?,
+        None => control::prepare(&coordinator, data.state() == State::FIRST, config.restoration)?,
         Some(_) => control::prepare_outside(&coordinator)?,
     }
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).

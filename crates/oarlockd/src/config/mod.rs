@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read once, checked as a whole.
 //!
 //! ```text
+//!   beginning.rs which beginning of the cluster this node belongs to, which members must agree on as well
 //!   fencing.rs   what keeps away a node that left
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
 //!   founding.rs  the cluster it describes, as its founders propose it
@@ -11,6 +12,7 @@
 //!
 //! Start at [`Config::load`].
 
+mod beginning;
 pub mod fencing;
 mod file;
 mod founding;
@@ -84,6 +86,9 @@ pub struct Config {
     pub log: Level,
     /// This is a node of `oarlock dev`, which may be told not to hear others. No file says so.
     pub dev: bool,
+    /// Which beginning of the cluster the data directory is of, if not of the founding. Not in the file: whoever opens the
+    /// directory says so.
+    pub restoration: Option<u64>,
 }
 
 /// The etcd that a cluster relies on.
@@ -246,6 +251,7 @@ impl Config {
             fencing: fencing::methods(&source, file.fencing, base)?,
             log: file.log.level,
             dev: false,
+            restoration: None,
         })
     }
 
@@ -267,7 +273,7 @@ impl Config {
 
     /// The number every member must agree on.
     pub fn shared(&self) -> Shared {
-        Shared::of(self)
+        Shared::of(self).since(self.restoration)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::problem::did_you_mean;
 /// command says by itself whether it is still wanted.
 const TRIES: u32 = 3;
 
-type Answer<T> = Result<T, (Code, String)>;
+pub(super) type Answer<T> = Result<T, (Code, String)>;
 
 /// What somebody asked for.
 pub(super) enum Wish {
@@ -40,9 +40,7 @@ impl Console {
         let snapshot = self.snapshot().await?;
         // Asked before anything is on its way: then it is certain that nothing came of it. A leader that this node
         // remembers, and that is gone, would only not answer; and what etcd keeps this node may not have read yet.
-        if let Some(why) = undecidable(&snapshot) {
-            return Err((Code::NoMajority, why));
-        }
+        decidable(&snapshot)?;
         let mut seen = registry::known(&snapshot)?.clone();
         let name = names(&self.config, &snapshot);
         let Plan { commands, out, text } = plan(&name, &snapshot, &seen, &wish)?;
@@ -73,7 +71,11 @@ impl Console {
     }
 
     /// What came of it, with the registry since, and whether an earlier try may have brought it about.
-    async fn propose(&self, command: &Command, text: &str) -> Answer<(Outcome, Arc<Registry>, bool)> {
+    pub(super) async fn propose(
+        &self,
+        command: &Command,
+        text: &str,
+    ) -> Answer<(Outcome, Arc<Registry>, bool)> {
         let mut tries = 0;
         loop {
             let (sender, receiver) = oneshot::channel::<Proposed>();
@@ -108,6 +110,11 @@ pub(super) fn heard(snapshot: &Snapshot) -> (usize, usize) {
     let voters = &snapshot.standing.voters;
     let heard = |m: &&MemberStatus| m.heard && voters.contains(&m.node);
     (snapshot.status.members.iter().filter(heard).count(), voters.len().max(1))
+}
+
+/// Whether anything can be decided now.
+pub(super) fn decidable(snapshot: &Snapshot) -> Answer<()> {
+    undecidable(snapshot).map_or(Ok(()), |why| Err((Code::NoMajority, why)))
 }
 
 fn denied(trouble: &Trouble) -> (Code, String) {

@@ -49,6 +49,12 @@ pub enum Question {
     Failovers,
     /// What does the coordinator keep?
     Registry,
+    /// A copy of what the coordinator keeps, to be kept elsewhere.
+    Backup {
+        /// As this node has it, whatever the others know.
+        #[serde(default)]
+        here: bool,
+    },
     /// Put this run of a member out of the view.
     Evict {
         /// Name of the member.
@@ -97,6 +103,7 @@ impl Question {
             Question::Evict { .. } => Kind::Evict,
             Question::Drain { .. } => Kind::Drain,
             Question::Unfence { .. } => Kind::Unfence,
+            Question::Backup { .. } => Kind::Backup,
             Question::Events { .. } => Kind::Events,
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! A thread of its own: making documents out of thousands of rows never delays a grant.
 
+mod backup;
 mod change;
 pub mod doc;
 mod events;
@@ -164,6 +165,7 @@ impl Console {
                 let name = names(&self.config, &snapshot);
                 serde_json::to_string(&registry::document(&name, &snapshot)?)
             }
+            Question::Backup { here } => serde_json::to_string(&self.backup(here).await?),
             Question::Evict { node, incarnation, epoch } => {
                 let run = Incarnation(incarnation);
                 let fences = if self.config.fencing.is_empty() { vec![] } else { vec![Need::Program] };
@@ -308,6 +310,7 @@ mod tests {
             Question::Locks { space: "default".into(), waiting: false, name: Some("job".into()) },
             Question::Health { stuck_ms: 1 },
             Question::Deafen { from: Vec::new() },
+            Question::Backup { here: true },
             Question::Failovers,
             Question::Registry,
             Question::Evict { node: node(), incarnation: 1, epoch: 1 },

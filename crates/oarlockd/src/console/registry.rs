@@ -8,6 +8,7 @@ use oarlock_layout::id::NodeId;
 use oarlock_layout::view::Member;
 
 use super::{change, doc, failover, fences};
+use crate::coordinator::backup::ClusterName;
 use crate::coordinator::raft::Standing;
 use crate::engine::Snapshot;
 
@@ -28,7 +29,7 @@ pub(super) fn document(name: Name<'_>, snapshot: &Snapshot) -> Result<doc::Regis
     Ok(doc::Registry {
         v: doc::VERSION,
         node: snapshot.status.node.clone(),
-        cluster_id: registry.cluster().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        cluster_id: registry.cluster().map(|_| ClusterName(registry).to_string()),
         revision: registry.revision(),
         epoch: registry.view().epoch.0,
         watermark: registry.watermark().to_string(),

@@ -122,6 +122,7 @@ fn reasons(config: &Config, snapshot: &Snapshot) -> Vec<doc::Reason> {
         if let Some(circuit) = &m.circuit
             && let State::Refused(code) = circuit.state
         {
+            let code = refusal(config.shared(), circuit.shared, code);
             let title = crate::explain::page(code).title;
             reasons.push(reason(
                 &code,
@@ -152,6 +153,7 @@ fn member(config: &Config, snapshot: &Snapshot, m: &MemberStatus) -> doc::Member
 fn circuit(config: &Config, now: Instant, m: &MemberStatus, c: &CircuitStatus) -> doc::Circuit {
     let why = match c.state {
         State::Refused(code) => {
+            let code = refusal(config.shared(), c.shared, code);
             Some(format!("{code} {}{}", crate::explain::page(code).title, differing(config.shared(), c)))
         }
         _ => None,
@@ -170,9 +172,20 @@ fn circuit(config: &Config, now: Instant, m: &MemberStatus, c: &CircuitStatus) -
     }
 }
 
+/// Circuits know one number that members share. What differs in it may have a code of its own.
+pub(crate) fn refusal(ours: Shared, theirs: Option<u64>, code: Code) -> Code {
+    match theirs {
+        Some(theirs) if code == Code::PeerConfig && ours.differs_in_beginning(Shared(theirs)) => {
+            Code::PeerRestored
+        }
+        _ => code,
+    }
+}
+
 /// The keys of the shared configuration in which a peer differs, if it does.
 pub(crate) fn differing(ours: Shared, circuit: &CircuitStatus) -> String {
-    match circuit.shared.map(|theirs| ours.differing(Shared(theirs))) {
+    let differs = circuit.shared.map(Shared).filter(|theirs| !ours.differs_in_beginning(*theirs));
+    match differs.map(|theirs| ours.differing(theirs)) {
         Some(keys) if !keys.is_empty() => format!("; it differs in {}", keys.join(" and ")),
         _ => String::new(),
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use oarlock_cluster::registry::{Command, Outcome, Registry};
 use tokio::sync::watch;
 
+pub mod backup;
 #[cfg(test)]
 mod conformance;
 pub mod control;

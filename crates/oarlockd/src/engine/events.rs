@@ -119,23 +119,32 @@ impl Engine {
             Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
             Event::Replaced { .. } | Event::GivenUp { .. } => (Level::Warn, None),
             Event::Refused { node, code, .. } => {
-                text += &self.differing(now, node.as_deref(), *code);
-                (Level::Warn, Some(*code))
+                let (code, more) = self.differing(now, node.as_deref(), *code);
+                text += &more;
+                (Level::Warn, Some(code))
             }
             Event::RefusedBy { node, code } => {
-                text += &self.differing(now, Some(node), *code);
-                (Level::Warn, Some(*code))
+                let (code, more) = self.differing(now, Some(node), *code);
+                text += &more;
+                (Level::Warn, Some(code))
             }
         };
         self.events.note(level, code, text);
     }
 
-    /// In what the configuration of a member differs, if that is why there is no circuit to it.
-    fn differing(&self, now: Instant, node: Option<&str>, code: Code) -> String {
-        let Some(node) = node.filter(|_| code == Code::PeerConfig) else { return String::new() };
+    /// In what the configuration of a member differs, if that is why there is no circuit to it; and the code for that.
+    fn differing(&self, now: Instant, node: Option<&str>, code: Code) -> (Code, String) {
         let status = self.p.node.status(now);
-        let circuit = status.members.iter().find(|m| m.name == node).and_then(|m| m.circuit.as_ref());
-        circuit.map_or(String::new(), |c| console::status::differing(self.p.shared, c))
+        let member = status.members.iter().find(|m| Some(m.name.as_str()) == node);
+        match member.and_then(|m| m.circuit.as_ref()) {
+            Some(circuit) if code == Code::PeerConfig => {
+                match console::status::refusal(self.p.shared, circuit.shared, code) {
+                    Code::PeerConfig => (code, console::status::differing(self.p.shared, circuit)),
+                    other => (other, format!(": {other}, {}", crate::explain::page(other).title)),
+                }
+            }
+            _ => (code, String::new()),
+        }
     }
 }
 

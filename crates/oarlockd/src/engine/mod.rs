@@ -332,8 +332,7 @@ impl Engine {
                     Output::Store { epoch } => {
                         // Programs may have taken every descriptor before the node serves.
                         let data = &mut self.p.data;
-                        self.sessions
-                            .with_spare(|| data.store(State { epoch, ..data.state() }))?;
+                        self.sessions.with_spare(|| data.store(State { epoch, ..data.state() }))?;
                     }
                     Output::Carried { from, message } => {
                         self.p.coordinator.send(ToControl::Carried { from, message });

@@ -5,6 +5,7 @@
 //!   incarnation 7              which run this is; raised and made durable before any socket opens (L3)
 //!   epoch 3                    the highest view ever accepted here (R6: tokens grow with it)
 //!   ceiling 18432              what this node has announced or acknowledged of the cluster clock; the next run is above (E8)
+//!   restored 0000000000000000  which beginning of the cluster it is of; zeros: the founding
 //!   check 5f2c…                xxh3 of the lines above: a damaged file is refused, never believed
 //! ```
 //!
@@ -39,15 +40,18 @@ pub struct State {
     pub epoch: Epoch,
     /// The highest number of the cluster clock that was announced or acknowledged.
     pub ceiling: Stamp,
+    /// Which beginning of the cluster it is of, if not the founding.
+    pub restored: Option<u64>,
 }
 
 impl State {
     /// Before the first run.
-    pub const FIRST: State = State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0) };
+    pub const FIRST: State =
+        State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0), restored: None };
 
     /// As the latest format has it.
     fn print(&self) -> String {
-        self.print_as(3, "")
+        self.print_as(3, &format!("restored {:016x}\n", self.restored.unwrap_or(0)))
     }
 
     /// As an earlier one had it, with what it said at the end.
@@ -75,15 +79,15 @@ impl State {
             1 => Stamp(0),
             _ => Stamp(lines.next()?.strip_prefix("ceiling ")?.parse().ok()?),
         };
-        let end = match (format, lines.next()?) {
-            (3, _) => "",
-            (_, "clean 0") => "clean 0\n",
-            (_, "clean 1") => "clean 1\n",
+        let end = lines.next()?;
+        let restored = match (format, end) {
+            (3, _) => u64::from_str_radix(end.strip_prefix("restored ")?, 16).ok().filter(|it| *it != 0),
+            (_, "clean 0" | "clean 1") => None,
             _ => return None,
         };
-        let state = State { incarnation, epoch, ceiling };
+        let state = State { incarnation, epoch, ceiling, restored };
         // Printing again compares the check line and everything a lax parser would let pass.
-        (ceiling <= Stamp::MAX && state.print_as(format, end) == text).then_some(state)
+        (ceiling <= Stamp::MAX && state.print_as(format, &format!("{end}\n")) == text).then_some(state)
     }
 }
 
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn earlier_formats_are_read_and_the_latest_one_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let old = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(0) };
+        let old = State { incarnation: Incarnation(7), epoch: Epoch(3), ..State::FIRST };
         for (format, end) in [(1, "clean 1\n"), (2, "clean 0\n"), (2, "clean 1\n")] {
             fs::write(dir.path().join("state"), old.print_as(format, end)).unwrap();
             let mut data = DataDir::open(dir.path()).unwrap();
@@ -192,7 +196,8 @@ mod tests {
             data.begin().unwrap();
             drop(data);
             let text = fs::read_to_string(dir.path().join("state")).unwrap();
-            let expected = "oarlock-state 3\nincarnation 8\nepoch 3\nceiling 0\ncheck ";
+            let expected =
+                "oarlock-state 3\nincarnation 8\nepoch 3\nceiling 0\nrestored 0000000000000000\ncheck ";
             assert!(text.starts_with(expected), "{text}");
         }
     }
@@ -217,7 +222,9 @@ mod tests {
 
     #[test]
     fn a_damaged_state_is_refused_wherever_the_damage_is() {
-        let state = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(9) };
+        let restored = Some(0xdead_beef_0123);
+        let state = State { incarnation: Incarnation(7), epoch: Epoch(3), ceiling: Stamp(9), restored };
+        assert_eq!(State::parse(&state.print()), Some(state));
         let before = [state.print_as(1, "clean 1\n"), state.print_as(2, "clean 0\n")];
         for good in [state.print()].into_iter().chain(before) {
             assert!(State::parse(&good).is_some());

@@ -59,7 +59,7 @@ impl Member {
         let (madness, grants, stop) = (Arc::default(), Arc::default(), Arc::default());
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(control::FILE);
-        control::prepare(&file, true).unwrap();
+        control::prepare(&file, true, None).unwrap();
         let coordinator = control::start(control::Parts {
             me: NodeId(me as u16),
             file,

@@ -203,6 +203,25 @@ pub struct Verdict {
     pub note: Option<String>,
 }
 
+/// A copy of what the coordinator keeps.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backup {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// The name of the cluster that no other has, in hexadecimal digits.
+    pub cluster_id: String,
+    /// Changes so far.
+    pub revision: u64,
+    /// The view.
+    pub epoch: u32,
+    /// A majority has confirmed that nothing newer was decided. Else it is what that node has.
+    pub confirmed: bool,
+    /// The bytes of the file, in hexadecimal digits.
+    pub hex: String,
+}
+
 /// What came of a change that somebody asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Changed {

@@ -180,19 +180,17 @@ impl ToEngine {
 }
 
 /// Makes the file of a node that has never run, and refuses one that has run without it: what it has promised and stored is
-/// forgotten, and it would promise anew. To be called before the first run is noted.
+/// forgotten, and it would promise anew. The file must be of the same beginning of the cluster as the data directory. To be called
+/// before a run is noted.
 ///
 /// # Errors
 /// [`Code::CoordinatorFile`], with the name of the file.
-pub fn prepare(file: &std::path::Path, first_run: bool) -> Result<()> {
-    if first_run {
-        return super::raft::prepare(file).map_err(|why| unusable(&why));
-    }
+pub fn prepare(file: &std::path::Path, first_run: bool, restoration: Option<u64>) -> Result<()> {
     match file.try_exists() {
-        Ok(true) => Ok(()),
-        Ok(false) => {
+        Ok(false) if !first_run => {
             Err(unusable(&format!("{}: it is missing, and this node has run before", file.display())))
         }
+        Ok(_) => super::raft::prepare(file, restoration).map_err(|why| unusable(&why)),
         Err(e) => Err(unusable(&format!("{}: {e}", file.display()))),
     }
 }

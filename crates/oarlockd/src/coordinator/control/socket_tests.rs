@@ -107,7 +107,7 @@ fn nodes_found_and_decide_over_their_circuits() {
         };
         let seal = Box::new(HostSeal::new(keys[me].bytes(), secret.bytes()));
         let file = directory.path().join(format!("{me}.redb"));
-        prepare(&file, true).unwrap();
+        prepare(&file, true, None).unwrap();
         let (founding, wake) = (Some(founding.clone()), Wake::new().unwrap());
         let parts = Parts { me: NodeId(me as u16), file, founding, tuning: Tuning::default(), wake };
         Place {

@@ -88,7 +88,7 @@ impl Cluster {
             alone: None,
         };
         for node in 0..3 {
-            prepare(&cluster.file(node), true).unwrap();
+            prepare(&cluster.file(node), true, None).unwrap();
             cluster.start(node);
         }
         cluster
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     fn start(&mut self, node: usize) {
-        prepare(&self.file(node), false).unwrap();
+        prepare(&self.file(node), false, None).unwrap();
         let link = start(Parts {
             me: NodeId(node as u16),
             file: self.file(node),
@@ -427,11 +427,11 @@ fn a_file_that_cannot_be_used_is_refused_by_name() {
         let why = &problem.why;
         assert!(why.starts_with(&file.display().to_string()) && why.contains(what), "{why}");
     };
-    named(&prepare(&file, false).unwrap_err(), "it is missing, and this node has run before");
+    named(&prepare(&file, false, None).unwrap_err(), "it is missing, and this node has run before");
     assert!(!file.exists());
-    prepare(&file, true).unwrap();
-    prepare(&file, true).unwrap();
-    prepare(&file, false).unwrap();
+    prepare(&file, true, None).unwrap();
+    prepare(&file, true, None).unwrap();
+    prepare(&file, false, None).unwrap();
     assert!(alone(&file, founding(0)).unwrap().stop());
 
     let bytes = std::fs::read(&file).unwrap();
@@ -440,7 +440,7 @@ fn a_file_that_cannot_be_used_is_refused_by_name() {
     assert_eq!(std::fs::metadata(&file).unwrap().len(), bytes.len() as u64 / 2);
     std::fs::write(&file, b"a letter to a friend".repeat(500)).unwrap();
     named(&alone(&file, founding(0)).err().unwrap(), "");
-    named(&prepare(&file, true).unwrap_err(), "");
+    named(&prepare(&file, true, None).unwrap_err(), "");
     std::fs::write(&file, bytes).unwrap();
     assert!(alone(&file, founding(0)).unwrap().stop(), "and the file is free again");
 }

@@ -10,7 +10,7 @@
 //! what it read counts only when a majority has said afterwards that it still leads (L2).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,15 +94,33 @@ struct Parts {
     bytes: Vec<u8>,
 }
 
-/// Makes the file of a node that has none yet, and looks through one that is there.
+/// Makes the file of a node that has none yet, and looks through one that is there. It must be of this beginning of the
+/// cluster.
 ///
 /// # Errors
 /// A node that lacks no more entries than these has them within a moment.
 const CAUGHT_UP: u64 = 100;
 
 /// For people: the name of the file, and what of it cannot be used.
-pub fn prepare(file: &Path) -> Result<(), String> {
-    Store::open(file).map(|_| ()).map_err(|e| e.to_string())
+pub fn prepare(file: &Path, restoration: Option<u64>) -> Result<(), String> {
+    let of = Store::open(file).and_then(|store| store.restoration()).map_err(|e| e.to_string())?;
+    match of == restoration {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: it and `state` beside it are not of one beginning of the cluster: a restore was cut short, or one of them was \
+             put there by hand",
+            file.display()
+        )),
+    }
+}
+
+/// Makes a file with which this node takes part in a cluster that begins anew with `registry`, as every other voter does with
+/// the same one. What was there is kept beside it; returns where.
+///
+/// # Errors
+/// For people: why not. Then nothing has changed.
+pub fn begin_anew(file: &Path, registry: &Registry) -> Result<Option<PathBuf>, String> {
+    Store::begin_anew(file, registry).map_err(|e| format!("{}: {e}", file.display()))
 }
 
 /// Who votes, who leads.

@@ -18,6 +18,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::types::{self, Entry, Id, Snapshot, SnapshotMeta, Types, Vote};
 
+mod anew;
+
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const MARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("marks");
 
