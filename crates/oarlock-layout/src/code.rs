@@ -82,6 +82,8 @@ codes! {
     BackupUnusable = 1211, exit 65;
     /// A data directory is not to be restored like this.
     RestoreRefused = 1212, exit 1;
+    /// A data directory is new, and the member whose it is has run before: what it promised is lost.
+    DirectoryForgot = 1213, exit 78;
     /// No more descriptors.
     OutOfDescriptors = 1301, exit 69;
     /// A storyboard cannot be read: a heading, a table or a cell is not what it should be.

@@ -141,6 +141,12 @@ pub fn page(code: Code) -> Page {
             "what it remembers is above what would be begun with, or it is in use",
             "do what the message says, at every member; nothing was changed",
         ),
+        Code::DirectoryForgot => page_of(
+            "a data directory is new, and its node is not",
+            "the directory that it had is lost, and with it what it promised as a voter; it must not vote as if it had promised nothing",
+            "put the old directory back if there is one, unchanged; else another member takes a backup, all are stopped, and \
+             `oarlock coord restore` is said at every one (docs/operating.md, Backups)",
+        ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",
             "every session of a program takes two descriptors of the daemon",

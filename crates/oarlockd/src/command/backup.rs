@@ -131,6 +131,7 @@ pub fn restore(args: &Restore) -> Result<()> {
             .because(why)
     })?;
     data.store(after)?;
+    data.own()?;
     if let Some(kept) = kept {
         output::say(format_args!("what it had before is kept as {}", kept.display()));
     }

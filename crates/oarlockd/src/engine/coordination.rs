@@ -7,11 +7,12 @@ use oarlock_layout::code::Code;
 use oarlock_layout::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::forgotten::not_let_in;
 use super::{Engine, Level};
 use crate::coordinator::Trouble;
 use crate::coordinator::control::{FromControl, ToControl};
 use crate::host::clock;
-use crate::problem::{Problem, Result};
+use crate::problem::Result;
 
 /// How long a run that has stopped in order may take to give itself up. Others wait for its lease otherwise.
 const SURRENDER_MAX: Duration = Duration::from_millis(1_500);
@@ -154,7 +155,7 @@ impl Engine {
         }
         let Some(stopping) = stopping else {
             if let Some(why) = self.p.node.not_let_in() {
-                return Err(Problem::new(Code::Refused, "this node is not let into the cluster").because(why));
+                return Err(not_let_in(&self.p.node, &self.p.data, self.registry.as_deref(), &why));
             }
             warn!("this run has ended; another begins");
             self.p.keeper.again()?;

@@ -124,6 +124,7 @@ impl Engine {
                 (Level::Warn, Some(code))
             }
             Event::RefusedBy { node, code } => {
+                self.refused_by(now, node, *code);
                 let (code, more) = self.differing(now, Some(node), *code);
                 text += &more;
                 (Level::Warn, Some(code))

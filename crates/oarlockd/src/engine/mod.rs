@@ -20,6 +20,7 @@ mod control;
 mod coordination;
 mod events;
 mod fencing;
+mod forgotten;
 mod segments;
 mod sessions;
 

@@ -30,6 +30,8 @@ const FILE: &str = "state";
 const LOCK: &str = "lock";
 /// Between two looks whether a directory is free.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// There once it is known that the directory is not the one that the node had; says why.
+const DISOWNED: &str = "disowned";
 
 /// What a node remembers between runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,8 +160,34 @@ impl DataDir {
         Ok(())
     }
 
+    /// No run begins here any more: the node has run before, in a directory that it had before this one.
+    pub fn disown(&self, why: &str) -> Result<()> {
+        let why = format!("{why}\n");
+        file::replace(&self.path.join(DISOWNED), why.as_bytes(), 0o600)
+            .map_err(|e| Problem::io(Code::DataDir, format!("cannot write in {}", self.path.display()), &e))
+    }
+
+    /// The problem that a node has with such a directory.
+    pub fn disowned(&self, why: &str) -> Problem {
+        Problem::new(Code::DirectoryForgot, format!("{} is new, and its node is not", self.path.display()))
+            .because(why)
+    }
+
+    /// It has been made what the node needs.
+    pub fn own(&self) -> Result<()> {
+        match fs::remove_file(self.path.join(DISOWNED)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Problem::io(Code::DataDir, format!("cannot write in {}", self.path.display()), &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a run: raises the incarnation durably. Returns what is stored now.
     pub fn begin(&mut self) -> Result<State> {
+        if let Ok(why) = fs::read_to_string(self.path.join(DISOWNED)) {
+            return Err(self.disowned(why.trim_end()));
+        }
         let before = self.state;
         self.store(State { incarnation: Incarnation(before.incarnation.0 + 1), ..before })?;
         Ok(self.state)
@@ -211,6 +239,22 @@ mod tests {
         drop(data);
         fs::write(dir.path().join("state.new"), "oarlock-state 1\nincarn").unwrap();
         assert_eq!(DataDir::open(dir.path()).unwrap().begin().unwrap().epoch, Epoch(4));
+    }
+
+    #[test]
+    fn no_run_begins_in_a_directory_that_was_disowned() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        let first = data.begin().unwrap();
+        data.disown("node-b knows better").unwrap();
+        for _ in 0..2 {
+            let problem = data.begin().unwrap_err();
+            assert_eq!((problem.code, problem.why.as_str()), (Code::DirectoryForgot, "node-b knows better"));
+            assert_eq!(data.state(), first);
+        }
+        data.own().unwrap();
+        data.own().unwrap();
+        data.begin().unwrap();
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! A data directory that is new, of a member that is not.
+//!
+//! What the member promised and stored as a voter is lost with the directory that it had. Members that know of its earlier runs
+//! refuse circuits to this one, and the registry does not let it in; but its runs would be numbered from 1 again, and after some
+//! restarts it would pass for the next one. So it stops at once, and the directory remembers that no run may begin in it.
+
+use oarlock_cluster::registry::Registry;
+use oarlock_layout::code::Code;
+use oarlock_layout::id::Incarnation;
+use oarlock_layout::time::Instant;
+use oarlock_node::Node;
+use tracing::error;
+
+use super::Engine;
+use crate::host::clock;
+use crate::host::state::DataDir;
+use crate::problem::Problem;
+
+const FIRST: Incarnation = Incarnation(1);
+
+impl Engine {
+    /// A member refuses this run. If it knows another one, and this is the first of its directory, that is why.
+    pub(super) fn refused_by(&mut self, now: Instant, node: &str, code: Code) {
+        let first = self.p.data.state().incarnation == FIRST;
+        if code != Code::PeerRestarted || !first || self.stopping.is_some() {
+            return;
+        }
+        let why = "knows another run of this node, and this is the first one in this data directory";
+        let (data, why) = (&self.p.data, format!("{node} {why}"));
+        let problem = self.sessions.with_spare(|| disown(data, &why));
+        error!("{problem}");
+        self.down = Some(problem);
+        self.stop(now);
+    }
+}
+
+/// Why a run that has ended was not let in.
+pub(super) fn not_let_in(node: &Node, data: &DataDir, registry: Option<&Registry>, why: &str) -> Problem {
+    let me = node.status(clock::now()).me;
+    let entered = registry.and_then(|registry| registry.member(me)).map(|member| member.entered);
+    if data.state().incarnation == FIRST && entered > Some(FIRST) {
+        return disown(data, &format!("{why}, and this is the first run in this data directory"));
+    }
+    Problem::new(Code::Refused, "this node is not let into the cluster").because(why)
+}
+
+fn disown(data: &DataDir, why: &str) -> Problem {
+    match data.disown(why) {
+        Ok(()) => data.disowned(why),
+        Err(problem) => problem,
+    }
+}
