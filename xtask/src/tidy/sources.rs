@@ -48,6 +48,12 @@ const IMPURE: &[&str] = &[
     "RandomState",
 ];
 
+/// The wall clock is set by people and programs, so no lease and no election may go by it (L9).
+const WALL: &[&str] = &["SystemTime::now", "ClockId::Realtime", "wall_seconds", "wall_millis"];
+
+/// Where it may not even be asked what time it is for people.
+const DECIDES: &str = "crates/oarlockd/src/coordinator/";
+
 pub(crate) fn check(tree: &Tree, faults: &mut Faults) {
     for file in &tree.files {
         white_space(file, faults);
@@ -61,6 +67,22 @@ pub(crate) fn check(tree: &Tree, faults: &mut Faults) {
         commented_out(file, faults);
         root(file, faults);
         impure(file, faults);
+        wall(file, faults);
+    }
+}
+
+/// One place of the daemon reads the wall clock, and nothing that decides asks it.
+fn wall(file: &File, faults: &mut Faults) {
+    let daemon = file.path.starts_with("crates/oarlockd/src/");
+    if !daemon || file.path == "crates/oarlockd/src/host/clock.rs" {
+        return;
+    }
+    for (i, line) in file.product_lines() {
+        let reads = WALL[..2].iter().find(|word| line.contains(**word));
+        let asks = WALL[2..].iter().find(|word| line.contains(**word) && file.path.starts_with(DECIDES));
+        if let Some(word) = reads.or(asks) {
+            faults.add(&file.path, i, format!("{word}: the wall clock is for people, and decides nothing"));
+        }
     }
 }
 
@@ -270,5 +292,16 @@ mod tests {
         assert!(faults(path, "use std::time::Instant;\n")[0].contains("std:: in a pure crate"));
         assert_eq!(faults(path, "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n"), [""; 0]);
         assert_eq!(faults("crates/oarlockd/src/x.rs", "use std::time::Instant;\n"), [""; 0]);
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_in_one_place_and_decides_nothing() {
+        for word in WALL {
+            let line = format!("fn f() -> u64 {{ {word}() }}\n");
+            assert!(faults("crates/oarlockd/src/coordinator/x.rs", &line)[0].contains("decides nothing"));
+            assert_eq!(faults("crates/oarlockd/src/host/clock.rs", &line), [""; 0]);
+        }
+        assert_eq!(faults("crates/oarlockd/src/engine/x.rs", "fn f() { wall_millis() }\n"), [""; 0]);
+        assert_eq!(faults("crates/oarlockd/src/engine/x.rs", "fn f() { SystemTime::now() }\n").len(), 1);
     }
 }
