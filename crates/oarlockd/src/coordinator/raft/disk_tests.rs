@@ -21,6 +21,9 @@ use super::types::{self, SnapshotMeta};
 use super::{Embedded, Line, Tuning};
 use crate::coordinator::{Coordinator, Trouble};
 
+/// What a disk writes wholly or not at all.
+const SECTOR_BYTES: usize = 512;
+
 /// What is done to a disk.
 #[derive(Clone, Debug)]
 enum Op {
@@ -35,6 +38,8 @@ struct Content {
     done: Vec<Op>,
     /// No byte beyond this.
     room: Option<u64>,
+    /// After so many things more it does nothing more.
+    works_for: Option<usize>,
 }
 
 impl Content {
@@ -85,6 +90,9 @@ impl Disk {
         if content.room.is_some_and(|room| end > room) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        if let Some(left) = &mut content.works_for {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the disk is broken"))?;
+        }
         Content::apply(&mut content.bytes, &op);
         content.done.push(op);
         Ok(())
@@ -102,17 +110,23 @@ impl Disk {
         Store::on(self.database().map_err(io::Error::other)?, Path::new("a disk in memory"))
     }
 
-    /// The disk after a crash when `steps` things had been done: what was forced is there; of what came after, whatever
-    /// `there` says.
-    fn crashed(&self, steps: usize, mut there: impl FnMut() -> bool) -> Disk {
+    /// The disk after a crash when `steps` things had been done: what was forced is there; of each write that came after, as many
+    /// bytes as `there` says of its length.
+    fn crashed(&self, steps: usize, mut there: impl FnMut(usize) -> usize) -> Disk {
         let content = self.0.lock().unwrap();
         let done = &content.done[..steps];
         let forced = done.iter().rposition(|op| matches!(op, Op::Force)).unwrap_or(0);
         let mut bytes = Vec::new();
         for (n, op) in done.iter().enumerate() {
-            // The length of a file is kept in order with what is written behind it.
-            if n <= forced || matches!(op, Op::Length(_)) || there() {
-                Content::apply(&mut bytes, op);
+            match op {
+                Op::Write(at, data) if n > forced => {
+                    let some = data[..there(data.len())].to_vec();
+                    if !some.is_empty() {
+                        Content::apply(&mut bytes, &Op::Write(*at, some));
+                    }
+                }
+                // The length of a file is kept in order with what is written behind it.
+                _ => Content::apply(&mut bytes, op),
             }
         }
         Disk(Arc::new(Mutex::new(Content { bytes, ..Content::default() })))
@@ -288,11 +302,15 @@ async fn crashes(seed: u64) {
     for steps in past[0].0..=past.last().unwrap().0 {
         let before = past.iter().rposition(|(at, _)| *at <= steps).unwrap();
         let allowed: Vec<&Truth> = past[before..].iter().take(2).map(|(_, truth)| truth).collect();
-        for kind in 0..3 {
-            let there = || match kind {
-                0 => false,
-                1 => true,
-                _ => chance.below(2) == 0,
+        for kind in 0..4 {
+            let there = |length: usize| match kind {
+                0 => 0,
+                1 => length,
+                2 => length * chance.below(2) as usize,
+                // A disk writes whole sectors.
+                _ => {
+                    length.min(SECTOR_BYTES * chance.below(length.div_ceil(SECTOR_BYTES) as u64 + 1) as usize)
+                }
             };
             let crashed = disk.crashed(steps, there);
             let store = crashed.store().unwrap_or_else(|e| panic!("after {steps} steps, kind {kind}: {e}"));
@@ -302,6 +320,54 @@ async fn crashes(seed: u64) {
         }
     }
     assert!(tried > 300, "{tried} crashes");
+}
+
+/// A disk that breaks at any write, at any change of the file's length and at any forcing: whoever wanted something kept hears of
+/// it, and when the disk is well again, what was answered before is there, and what failed is there wholly or not at all.
+#[test]
+fn a_disk_that_breaks_at_any_write_keeps_what_was_answered() {
+    run(async {
+        // What is there after each step on a disk that works.
+        let mut past = vec![Truth::default()];
+        assert_eq!(steps_on(&Disk::default(), &mut past).await, None);
+        let mut broke = 0;
+        for works_for in 0.. {
+            let disk = Disk::default();
+            drop(disk.store().unwrap());
+            disk.0.lock().unwrap().works_for = Some(works_for);
+            let mut done = vec![Truth::default()];
+            let Some(why) = steps_on(&disk, &mut done).await else { break };
+            assert!(why.contains("the disk is broken"), "{why}");
+            disk.0.lock().unwrap().works_for = None;
+            let found = Truth::of(&disk.store().unwrap()).await.unwrap();
+            let allowed = &past[done.len() - 1..=done.len()];
+            assert!(allowed.contains(&found), "{works_for}: {found:?}\n{allowed:?}");
+            broke += 1;
+        }
+        println!("broken at {broke} places");
+        assert!(broke > 100, "{broke} places");
+    });
+}
+
+/// The same steps as ever, until one fails; adds the truth after each.
+async fn steps_on(disk: &Disk, truths: &mut Vec<Truth>) -> Option<String> {
+    let mut chance = Chance(88_172_645_463_325_252);
+    let (mut truth, mut term) = (Truth::default(), 1);
+    let mut store = match disk.store() {
+        Ok(store) => store,
+        Err(why) => return Some(why.to_string()),
+    };
+    for n in 0..25 {
+        let done = match n {
+            0 => step_ballot(&mut store, &mut truth, term).await,
+            _ => step(&mut store, &mut truth, &mut chance, &mut term).await,
+        };
+        if let Err(why) = done {
+            return Some(why.to_string());
+        }
+        truths.push(truth.clone());
+    }
+    None
 }
 
 /// What does not fit is refused, and what was there before stays.
