@@ -147,7 +147,7 @@ mod tests {
         let mut health = Health::new(3);
         health.touch(1, 10 * S);
         let lease = Basis::LeaseOver { renewal: 1 };
-        let all = [out(0, lease.clone()), out(1, lease), out(2, Basis::ByHand)];
+        let all = [out(0, lease), out(1, lease), out(2, Basis::ByHand)];
         assert_eq!(health.wronged(&all, 11 * S), [0]);
         assert_eq!(health.wronged(&all, 30 * S), [0, 1]);
         let split = [out(2, Basis::Partition { kept: 2 })];

@@ -262,7 +262,7 @@ impl Cluster {
     fn run(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         while self.now < end {
-            self.now = self.now + Duration::from_millis(20);
+            self.now += Duration::from_millis(20);
             for at in 0..PLACES {
                 if self.places[at].again.is_some_and(|when| when <= self.now) {
                     self.start(at);
