@@ -8,7 +8,7 @@ pub type MakeSeal = fn(u16, u64) -> (Box<dyn Seal + Send>, PublicKey);
 /// How large a run is.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Simulated seconds; 22 if less is said, for less holds no storm.
+    /// Simulated seconds; a run has 34 at least, or the parts after the storm had no storm before them.
     pub seconds: u64,
     /// Machines.
     pub nodes: u16,
