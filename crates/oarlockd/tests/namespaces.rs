@@ -85,14 +85,17 @@ impl<'a> Play<'a> {
     /// FT4, L1: one stands still for longer than its lease, by a signal or by the freezer.
     fn pause(&mut self, frozen: bool) {
         let others: Vec<usize> = (0..self.cluster.count()).filter(|n| *n != 1).collect();
+        self.load.keep_at(1);
         let begin = Instant::now();
         if !self.cluster.pause(1, frozen) {
+            self.load.keep_nowhere();
             println!("skipped: this machine lets nobody freeze processes");
             return;
         }
         self.stays(if frozen { "1 frozen" } else { "1 stopped" }, &others);
         std::thread::sleep(PAUSE.saturating_sub(begin.elapsed()));
         self.cluster.resume(1);
+        self.load.keep_nowhere();
         self.heals();
     }
 
@@ -100,7 +103,9 @@ impl<'a> Play<'a> {
     fn kill_in_loss(&mut self, percent: u8) {
         let last = self.cluster.count() - 1;
         (0..=last).for_each(|node| self.weather.lose(node, percent));
+        self.load.keep_at(last);
         self.cluster.kill(last);
+        self.load.keep_nowhere();
         self.stays("the last killed, datagrams lost", &(0..last).collect::<Vec<_>>());
         self.cluster.start(last);
         self.cluster.until_all_well();

@@ -8,21 +8,28 @@
 //! the two it certainly believed. Two such spans of modes that exclude each other may not overlap.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use oarlock::blocking::{Client, Guard, Space};
-use oarlock::{Mode, Token};
+use oarlock::{Kind, Mode, Token};
 use oarlock_sim::Random;
+use serde_json::Value;
 
 /// Few, so that programs meet.
 const RESOURCES: u64 = 5;
+/// One more, which one program of each node is after all the while, and keeps until it is lost where the test wants it so.
+const SLOW: u64 = RESOURCES;
+/// How long that is kept otherwise.
+const SLOWLY: Duration = Duration::from_millis(50);
+/// Nowhere is it kept.
+const NOWHERE: usize = usize::MAX;
 /// At each node.
 const PROGRAMS: usize = 2;
 /// How long a program waits for one lock.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A node that serves grants somebody something in that time.
 const GRANT_MAX: Duration = Duration::from_secs(30);
 
@@ -57,6 +64,8 @@ pub(crate) struct Load {
     history: Arc<Mutex<Vec<Held>>>,
     /// By node, how many locks its programs had so far.
     granted: Arc<Vec<AtomicU64>>,
+    /// Where the slow one is kept, and whether it is.
+    keeps: Arc<(AtomicUsize, AtomicBool)>,
 }
 
 impl Load {
@@ -69,22 +78,42 @@ impl Load {
             threads: Vec::new(),
             history: Arc::default(),
             granted: Arc::new(granted),
+            keeps: Arc::new((AtomicUsize::new(NOWHERE), AtomicBool::new(false))),
         };
         for (node, socket) in sockets.iter().enumerate() {
-            for program in 0..PROGRAMS {
+            for program in 0..=PROGRAMS {
                 let worker = Worker {
                     node,
+                    slow: program == PROGRAMS,
+                    keeps: Arc::clone(&load.keeps),
                     socket: socket.clone(),
                     began,
                     stop: Arc::clone(&load.stop),
                     history: Arc::clone(&load.history),
                     granted: Arc::clone(&load.granted),
                 };
-                let random = Random::new((node * PROGRAMS + program) as u64);
+                let random = Random::new((node * (PROGRAMS + 1) + program) as u64);
                 load.threads.push(spawn(move || worker.run(random)));
             }
         }
         load
+    }
+
+    /// From now on a program of this node holds a lock that others are after, until it is lost.
+    #[track_caller]
+    pub(crate) fn keep_at(&self, node: usize) {
+        self.keeps.1.store(false, Ordering::Relaxed);
+        self.keeps.0.store(node, Ordering::Relaxed);
+        let end = Instant::now() + GRANT_MAX;
+        while !self.keeps.1.load(Ordering::Relaxed) {
+            assert!(Instant::now() < end, "a program of {node} is not granted the lock that all are after");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Nobody keeps it for longer than others do.
+    pub(crate) fn keep_nowhere(&self) {
+        self.keeps.0.store(NOWHERE, Ordering::Relaxed);
     }
 
     /// Until programs of all these nodes have had a lock that they had not when this was called.
@@ -112,6 +141,8 @@ impl Load {
 
 struct Worker {
     node: usize,
+    slow: bool,
+    keeps: Arc<(AtomicUsize, AtomicBool)>,
     socket: PathBuf,
     began: Instant,
     stop: Arc<AtomicBool>,
@@ -130,15 +161,17 @@ impl Worker {
                 }
                 continue;
             };
-            let resource = random.below(RESOURCES);
+            let resource = if self.slow { SLOW } else { random.below(RESOURCES) };
             let modes = [Mode::EX, Mode::EX, Mode::PR, Mode::PW, Mode::CR, Mode::CW];
-            let mode = modes[random.below(modes.len() as u64) as usize];
+            let mode = if self.slow { Mode::EX } else { modes[random.below(modes.len() as u64) as usize] };
             match space.lock(format!("net/{resource}")).mode(mode).timeout(PATIENCE).acquire() {
                 Ok(guard) => {
                     self.granted[self.node].fetch_add(1, Ordering::Relaxed);
-                    self.keep(guard, resource, mode, Duration::from_micros(random.below(4_000)));
+                    let short = Duration::from_micros(random.below(4_000));
+                    self.keep(guard, resource, mode, if self.slow { SLOWLY } else { short });
                 }
-                // Whatever it was: a session that has ended, or one that waits for a node that is gone.
+                Err(error) if error.kind() == Kind::TimedOut => {}
+                // Whatever it was, another session may fare better.
                 Err(_) => session = None,
             }
         }
@@ -154,7 +187,11 @@ impl Worker {
                 break;
             }
             held.until = now;
-            if now >= from + time {
+            let kept = self.slow && self.keeps.0.load(Ordering::Relaxed) == self.node;
+            if kept {
+                self.keeps.1.store(true, Ordering::Relaxed);
+            }
+            if now >= from + time && !kept || self.stop.load(Ordering::Relaxed) {
                 break;
             }
             sleep(Duration::from_micros(200));
@@ -165,9 +202,17 @@ impl Worker {
     }
 }
 
+/// A session with a node that grants locks. Where it does not, each attempt would leave a place in its segment behind, and soon
+/// there would be none: a program without a place hears of the end of a lease from its node alone.
 fn connect(socket: &Path) -> Option<(Client, Space)> {
     let client = Client::builder().label("net").connect(socket).ok()?;
+    let status: Value = serde_json::from_str(&client.ask(r#"{"ask":"status"}"#).ok()?).ok()?;
+    if status["granting"] != true {
+        return None;
+    }
     let space = client.space("default").ok()?;
+    // What is granted before the answer about the segment has come is granted by the node.
+    space.lock("net/first").mode(Mode::NL).acquire().ok()?.release().ok()?;
     Some((client, space))
 }
 
@@ -196,7 +241,7 @@ fn together(a: Mode, b: Mode) -> bool {
 /// Everything in a history that was promised not to be.
 pub(crate) fn judge(history: &[Held]) -> Vec<String> {
     let mut findings = Vec::new();
-    for resource in 0..RESOURCES {
+    for resource in 0..=SLOW {
         let mut of: Vec<&Held> = history.iter().filter(|held| held.resource == resource).collect();
         of.sort_by_key(|held| held.from);
         // Those that may still be held when the next one begins.
