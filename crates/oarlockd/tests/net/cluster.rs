@@ -122,18 +122,23 @@ impl<'a> Cluster<'a> {
         serde_json::from_str(&client.ask(r#"{"ask":"status"}"#).ok()?).ok()
     }
 
+    /// Who is in the view at a node, if it grants locks under it.
+    pub(crate) fn view(&self, node: usize) -> Option<Vec<usize>> {
+        self.status(node).as_ref().and_then(view)
+    }
+
+    /// Whether a run of a node has ever lost its lease.
+    pub(crate) fn has_lost_leases(&self, node: usize) -> bool {
+        fs::read_to_string(self.path(node, "log")).unwrap_or_default().contains("the lease is over")
+    }
+
     /// Until these are the view at a node, and it grants locks under it.
     #[track_caller]
     pub(crate) fn until_view(&self, node: usize, members: &[usize], patience: Duration, what: &str) {
         let end = Instant::now() + patience;
         loop {
             let status = self.status(node);
-            let there = status.as_ref().is_some_and(|status| {
-                let all = status["members"].as_array().unwrap().iter().enumerate();
-                let view: Vec<usize> = all.filter(|(_, m)| m["in_view"] == true).map(|(at, _)| at).collect();
-                view == members && status["granting"] == true
-            });
-            if there {
+            if status.as_ref().and_then(view).is_some_and(|view| view == members) {
                 return;
             }
             let ended = Instant::now() > end;
@@ -181,6 +186,12 @@ impl Drop for Cluster<'_> {
             let _ = etcd.wait();
         }
     }
+}
+
+fn view(status: &Value) -> Option<Vec<usize>> {
+    let all = status["members"].as_array().unwrap().iter().enumerate();
+    let view = all.filter(|(_, m)| m["in_view"] == true).map(|(at, _)| at).collect();
+    (status["granting"] == true).then_some(view)
 }
 
 fn signal_group(daemon: &Child, name: &str) {
