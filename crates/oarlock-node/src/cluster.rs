@@ -115,8 +115,10 @@ impl Node {
         }
     }
 
-    /// From now on whoever names this secret speaks for the end of this run (L5): every member hears a code of it. To be called
-    /// before anything is handed in. Say it by [`encode_gasp`](oarlock_layout::message::frame::encode_gasp).
+    /// Whoever names this secret speaks for the end of this run (L5): as soon as the run is in the view, and not before, every
+    /// member hears a code of it. A clone of this node, which has its key and its number, is never let in beside it, and
+    /// so cannot speak for it. To be called before anything is handed in. Said by
+    /// [`encode_gasp`](oarlock_layout::message::frame::encode_gasp).
     pub fn pledge(&mut self, secret: &[u8; MAC_BYTES]) {
         let Config { me, incarnation, .. } = self.config;
         self.pledge = Some(self.circuits.pledge(me, incarnation, secret));
@@ -160,7 +162,8 @@ impl Node {
     // ----- what others say ------------------------------------------------------------------------------
 
     pub(crate) fn tell_pledge(&mut self, now: Instant, peer: NodeId) {
-        if let Some(code) = self.pledge {
+        let is_in = self.membership.as_ref().is_some_and(|m| m.lease().is_some());
+        if let Some(code) = self.pledge.filter(|_| is_in) {
             self.say(now, peer, &PeerMessage::Pledge(code));
         }
     }
@@ -292,6 +295,8 @@ impl Node {
             }
             Part::View(view) => self.view(now, &view),
             Part::Entered(_) => {
+                let others: Vec<NodeId> = self.runs.keys().copied().collect();
+                others.into_iter().for_each(|peer| self.tell_pledge(now, peer));
                 // The view that named this run for the first time was shown before the run knew that it is in.
                 let view = self.membership.as_ref().expect("it has just spoken").view().clone();
                 self.view(now, &view);

@@ -12,6 +12,7 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::form::Phase;
+use oarlock_layout::message::frame::encode_gasp;
 use oarlock_layout::message::look::{At, What};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::raft::{Answer, Call};
@@ -68,6 +69,11 @@ fn member(n: usize) -> NodeConfig {
         address: address(n),
         key: ChecksumSeal::new(n as u64 + 1, 77, 0).public_key(),
     }
+}
+
+/// By which the end of a run is proven.
+fn secret(n: usize, boots: u64) -> [u8; 16] {
+    [n as u8, boots as u8, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]
 }
 
 /// A registry of so many founders.
@@ -166,6 +172,7 @@ impl Cluster {
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(Hub::new(Memory::private(geometry, n as u64)))];
         let mut node = Node::new(self.now, config, Box::new(seal), words);
         node.set_fences(self.fences.clone());
+        node.pledge(&secret(n, boots));
         node.handle_applied(self.now, &self.coordinator.registry);
         self.nodes[n] = Some(node);
     }
@@ -572,6 +579,51 @@ fn a_run_that_ends_gives_nothing_back_before_it_gives_itself_up() {
         assert!(matches!(cluster.reply(waiter), Reply::Granted(_)));
         cluster = serving(3);
     }
+}
+
+/// L5: a run that died is given up by whoever knows the secret that it pledged, and of no other run does that say anything.
+#[test]
+fn the_last_gasp_of_a_dead_run_is_believed_and_no_other() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    cluster.lock(a, 1, Mode::EX);
+    cluster.reply(a);
+    cluster.lock(b, 1, Mode::EX);
+    cluster.nodes[0] = None;
+    let gasp = |cluster: &mut Cluster, to: usize, node: u16, run: u64, secret: [u8; 16]| {
+        let mut datagram = encode_gasp(NodeId(node), Incarnation(run), &secret);
+        let now = cluster.now;
+        // From anywhere: it proves itself.
+        cluster.node(to).handle_datagram(now, "192.0.2.1:9".parse().unwrap(), &mut datagram);
+        cluster.run(Duration::from_millis(100));
+    };
+    let in_view = |cluster: &Cluster| cluster.coordinator.registry.run(NodeId(0)).is_some();
+    gasp(&mut cluster, 1, 0, 1, [0; 16]);
+    gasp(&mut cluster, 1, 0, 2, secret(0, 1));
+    gasp(&mut cluster, 1, 2, 1, secret(0, 1));
+    assert!(in_view(&cluster) && cluster.coordinator.registry.run(NodeId(2)).is_some());
+    assert_eq!(cluster.heard(b), None);
+    // One who hears it is enough.
+    gasp(&mut cluster, 2, 0, 1, secret(0, 1));
+    assert!(!in_view(&cluster));
+    assert!(matches!(cluster.heard(b), Some(Reply::Granted(_))), "{:#?}", cluster.events);
+    // It comes back. What was said of the run before says nothing of this one, however often it is said.
+    cluster.start(0);
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.phases(), vec![Phase::Serving; 3], "{:#?}", cluster.events);
+    for to in [1, 2] {
+        gasp(&mut cluster, to, 0, 1, secret(0, 1));
+        gasp(&mut cluster, to, 0, 2, secret(0, 1));
+    }
+    cluster.run(Duration::from_secs(4));
+    assert_eq!(cluster.coordinator.registry.run(NodeId(0)), Some(Incarnation(2)));
+    // A later run of the same node may say it too, over its circuits.
+    cluster.nodes[0] = None;
+    cluster.start(0);
+    let began = cluster.now;
+    cluster.node(0).handle_given_up(began, Incarnation(2));
+    cluster.run(Duration::from_millis(1_500));
+    assert_eq!(cluster.coordinator.registry.run(NodeId(0)), Some(Incarnation(3)), "{:#?}", cluster.events);
 }
 
 /// L2, L6: a node that no majority confirms any more grants nothing new, then loses everything; it was no moment too late.
