@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::process::Stdio;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -235,4 +236,54 @@ fn an_engine_does_not_outlive_its_keeper() {
     solo.start();
     let said = support::run(["engine", "--config", solo.config().to_str().unwrap()]);
     said.expect(2, &["OAR-1001", "started by its keeper", "oarlock serve"]);
+}
+
+/// What a service manager of systemd's kind hears: from a start to the end, over the death of an engine, and nothing while
+/// the engine stands still.
+#[test]
+fn a_service_manager_is_told_how_the_node_is() {
+    let mut solo = Solo::new("");
+    let manager = UnixDatagram::bind(solo.path("notify")).unwrap();
+    let lines = || {
+        let mut buffer = [0; 256];
+        let n = manager.recv(&mut buffer).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    };
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let next = |word: &str| loop {
+        let lines = lines();
+        assert!(!lines.is_empty(), "waited in vain for {word}");
+        if lines.contains(word) {
+            return lines;
+        }
+    };
+    // As systemd does it: the number of the watched process is that of the one it has started.
+    let mut command = Command::new("sh");
+    command.args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" serve --config \"$1\""]);
+    command.arg(env!("CARGO_BIN_EXE_oarlock")).arg(solo.config());
+    command.env("NOTIFY_SOCKET", solo.path("notify")).env("WATCHDOG_USEC", "200000");
+    solo.start_as(command);
+    next("READY=1");
+    next("STATUS=serving");
+    (0..3).for_each(|_| _ = next("WATCHDOG=1"));
+    // A loop that does not go round says nothing.
+    let engine = solo.engine();
+    signal(engine, "STOP");
+    until("it stands still", || fs::read_to_string(format!("/proc/{engine}/stat")).unwrap().contains(") T "));
+    manager.set_nonblocking(true).unwrap();
+    while !lines().is_empty() {}
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(lines(), "", "it stands still");
+    manager.set_nonblocking(false).unwrap();
+    signal(engine, "CONT");
+    next("WATCHDOG=1");
+    // A reload is done as soon as it is asked for, since there is nothing to do.
+    signal(solo.pid(), "HUP");
+    assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
+    next("READY=1");
+    signal(solo.engine(), "KILL");
+    next("READY=1");
+    next("STATUS=serving");
+    assert_eq!(solo.end("TERM"), Some(0));
+    next("STOPPING=1");
 }

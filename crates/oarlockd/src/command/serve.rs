@@ -34,6 +34,7 @@ use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
 use crate::host::fence::Programs;
 use crate::host::key::Secret;
+use crate::host::notify::Notify;
 use crate::host::poll::Epoll;
 use crate::host::seal::HostSeal;
 use crate::host::signals::Signals;
@@ -41,7 +42,7 @@ use crate::host::spin::Spin;
 use crate::host::state::{DataDir, State};
 use crate::host::wake::Wake;
 use crate::host::{clock, people, random};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, LastWord};
 use crate::problem::{Problem, Result};
 
 /// How long a resource that nobody uses keeps its record. Longer costs memory; shorter costs a message for
@@ -102,7 +103,11 @@ pub fn run(args: &Serve) -> Result<()> {
         false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
     };
     node.set_fences(fence.needs());
-    lay_down(&keeper, &config, state, &segments, &sockets.datagrams, &mut node)?;
+    for segment in segments.iter().flatten() {
+        keeper.segment(&segment.fd)?;
+    }
+    let last_word = last_word(&config, state);
+    node.pledge(&last_word.secret);
     let coordinator = decide_by(&config, coordinator, state.epoch, wake.clone())?;
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
@@ -124,6 +129,8 @@ pub fn run(args: &Serve) -> Result<()> {
         data,
         signals,
         keeper,
+        last_word: Some(last_word),
+        notify: Notify::from_environment(),
         wake,
         fence,
         coordinator,
@@ -134,22 +141,15 @@ pub fn run(args: &Serve) -> Result<()> {
     .map(|_| ())
 }
 
-/// Gives the keeper what it needs when this process dies, before anybody can be granted anything.
-fn lay_down(
-    keeper: &Keeper,
-    config: &Config,
-    state: State,
-    segments: &[Option<Arc<Segment>>],
-    datagrams: &Datagrams,
-    node: &mut Node,
-) -> Result<()> {
-    for segment in segments.iter().flatten() {
-        keeper.segment(&segment.fd)?;
-    }
-    let secret = *random::bytes().first_chunk().expect("sixteen of 32 bytes");
-    node.pledge(&secret);
+/// What the keeper says to the others when this process has died and nobody acts under its locks any more.
+fn last_word(config: &Config, state: State) -> LastWord {
     let others = config.members.iter().enumerate().filter(|(i, _)| *i != config.me).map(|(_, m)| m.address);
-    keeper.gasp((NodeId(config.me as u16), state.incarnation), &secret, others, datagrams)
+    LastWord {
+        node: NodeId(config.me as u16),
+        incarnation: state.incarnation,
+        secret: *random::bytes().first_chunk().expect("sixteen of 32 bytes"),
+        to: others.collect(),
+    }
 }
 
 /// Tries again for a while, as long as somebody else has it.

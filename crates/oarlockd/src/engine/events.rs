@@ -90,6 +90,12 @@ impl Engine {
     /// What the node has to say of itself.
     pub(super) fn log(&mut self, now: Instant, event: &Event) {
         let mut text = event.to_string();
+        if matches!(
+            event,
+            Event::Serving { .. } | Event::Frozen | Event::Thawed | Event::LeaseLost | Event::NotLetIn { .. }
+        ) {
+            self.p.notify.tell(&format!("STATUS={text}"));
+        }
         let (level, code) = match event {
             Event::Violation { node, .. } => {
                 match self.complaints.note(now, node) {

@@ -59,12 +59,13 @@ use crate::coordinator::raft::Standing;
 use crate::host::clock;
 use crate::host::datagrams::Datagrams;
 use crate::host::door::{self, Door, Opener};
+use crate::host::notify::Notify;
 use crate::host::poll::{Poll, Ready};
 use crate::host::signals::Signals;
 use crate::host::spin::Spin;
 use crate::host::state::{DataDir, State};
 use crate::host::wake::Wake;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, LastWord};
 use crate::problem::{Problem, Result};
 use oarlock_layout::code::Code;
 
@@ -119,6 +120,10 @@ pub struct Parts {
     pub signals: Signals,
     /// Holds what is to be ended when this process dies.
     pub keeper: Keeper,
+    /// What it is to say then. Laid down when this run is in the view.
+    pub last_word: Option<LastWord>,
+    /// The service manager.
+    pub notify: Notify,
     /// Rung by the console and by the coordinator.
     pub wake: Wake,
     /// What keeps departed nodes from doing harm.
@@ -144,6 +149,8 @@ pub struct Engine {
     /// Sessions whose opener has ended, and when they end with it (M12). In the order of time.
     orphans: VecDeque<(Instant, SessionId)>,
     door_paused_until: Option<Instant>,
+    /// When the service manager wants the next sign of life.
+    alive_at: Option<Instant>,
     complaints: Complaints,
     stopping: Option<Stopping>,
     /// Who leads and votes in the coordinator, as far as this node knows.
@@ -199,6 +206,7 @@ impl Engine {
             closes: Vec::new(),
             orphans: VecDeque::new(),
             door_paused_until: None,
+            alive_at: None,
             complaints: Complaints::default(),
             stopping: None,
             standing: Standing::default(),
@@ -215,6 +223,9 @@ impl Engine {
         let mut ready = Vec::with_capacity(256);
         let mut more_bells = false;
         self.coordinate(clock::now());
+        // Not later: whether it serves depends on other members, which the manager may start after this one.
+        self.p.notify.tell("READY=1\nSTATUS=not in a view yet");
+        self.tell_alive(clock::now());
         loop {
             self.carry()?;
             if self.ended() {
@@ -239,7 +250,7 @@ impl Engine {
     fn timeout(&self) -> Option<Duration> {
         let stop = self.stopping.as_ref().map(|s| s.until);
         let orphan = self.orphans.front().map(|(until, _)| *until);
-        let at = [self.p.node.poll_timeout(), self.door_paused_until, stop, orphan];
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, self.alive_at, stop, orphan];
         let at = at.into_iter().flatten().min()?;
         Some(at.since(clock::now()))
     }
@@ -296,6 +307,9 @@ impl Engine {
                 self.hang_up(now, session);
             }
         }
+        if self.alive_at.is_some_and(|at| at <= now) {
+            self.tell_alive(now);
+        }
         if self.door_paused_until.is_some_and(|at| at <= now) {
             self.door_paused_until = None;
             self.p.poll.add(&self.p.door, DOOR).map_err(|e| Problem::io(Code::Failed, "cannot watch", &e))?;
@@ -331,6 +345,10 @@ impl Engine {
                         }
                     }
                     Output::Store { epoch } => {
+                        // Only a view with this run in it is stored, and before anything is granted under it.
+                        if let Some(word) = self.p.last_word.take() {
+                            self.p.keeper.last_word(&word, &self.p.datagrams)?;
+                        }
                         // Programs may have taken every descriptor before the node serves.
                         let data = &mut self.p.data;
                         self.sessions.with_spare(|| data.store(State { epoch, ..data.state() }))?;
@@ -490,9 +508,25 @@ impl Engine {
         for number in self.p.signals.take() {
             match number {
                 SIGTERM | SIGINT => self.stop(now),
-                SIGHUP => info!("SIGHUP: nothing can be changed while a node runs"),
+                SIGHUP => self.reload(),
                 _ => {}
             }
+        }
+    }
+
+    /// Nothing can be read anew while a node runs; whoever waits for it is told that it is done.
+    fn reload(&self) {
+        let now = clock::monotonic() / 1_000;
+        self.p.notify.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+        info!("SIGHUP: nothing can be changed while a node runs");
+        self.p.notify.tell("READY=1");
+    }
+
+    /// From here, and from nowhere else: a loop that hangs says nothing, and the manager ends it.
+    fn tell_alive(&mut self, now: Instant) {
+        if let Some(every) = self.p.notify.every() {
+            self.p.notify.tell("WATCHDOG=1");
+            self.alive_at = Some(now + every);
         }
     }
 
@@ -500,6 +534,7 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
+        self.p.notify.tell("STOPPING=1");
         let text = "stopping: every session is told that its locks are gone";
         self.events.note(Level::Info, None, text.into());
         // Whoever comes now is told by the kernel that nobody listens, which is true.

@@ -25,7 +25,8 @@ pub(super) enum Word {
     Segment(OwnedFd),
     /// The socket of a program's session, before anything was read from it.
     Session(OwnedFd),
-    /// What is to be sent when nobody acts under a lock of this run any more.
+    /// What is to be sent when nobody acts under a lock of this run any more. Comes when the run is in the view, before it
+    /// grants anything: of one that is not, nothing is to be given up.
     Gasp(Gasp),
     /// The run has ended, and the next one is to begin.
     Again,
@@ -44,6 +45,19 @@ pub(super) struct Gasp {
     pub(super) to: Vec<SocketAddr>,
     /// The socket from which its circuits spoke.
     pub(super) from: OwnedFd,
+}
+
+/// What others are to be told when the engine has died.
+#[derive(Clone, Debug)]
+pub struct LastWord {
+    /// This node.
+    pub node: NodeId,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// What the run pledges to the others.
+    pub secret: [u8; MAC_BYTES],
+    /// Where the others are.
+    pub to: Vec<SocketAddr>,
 }
 
 /// The engine's end.
@@ -73,18 +87,14 @@ impl Keeper {
         self.say(&[SEGMENT], Some(segment))
     }
 
-    /// Lays down the last word of this run.
-    pub fn gasp(
-        &self,
-        (node, incarnation): (NodeId, Incarnation),
-        secret: &[u8; MAC_BYTES],
-        to: impl Iterator<Item = SocketAddr>,
-        from: &dyn AsFd,
-    ) -> Result<()> {
+    /// Lays down the last word of this run, to be said from this socket.
+    pub fn last_word(&self, word: &LastWord, from: &dyn AsFd) -> Result<()> {
         let mut packet = vec![GASP];
-        packet.extend(incarnation.0.to_le_bytes());
-        packet.extend(encode_gasp(node, incarnation, secret));
-        packet.extend(to.map(|address| address.to_string()).collect::<Vec<_>>().join(" ").as_bytes());
+        packet.extend(word.incarnation.0.to_le_bytes());
+        packet.extend(encode_gasp(word.node, word.incarnation, &word.secret));
+        packet.extend(
+            word.to.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(" ").as_bytes(),
+        );
         self.say(&packet, Some(from))
     }
 
@@ -186,7 +196,9 @@ mod tests {
         let (session, _program) = pair::pair().unwrap();
         let to: Vec<SocketAddr> = vec!["127.0.0.1:7".parse().unwrap(), "[::1]:8".parse().unwrap()];
         keeper.segment(&session).unwrap();
-        keeper.gasp((NodeId(2), Incarnation(9)), &[7; 16], to.iter().copied(), &udp).unwrap();
+        let (node, incarnation) = (NodeId(2), Incarnation(9));
+        let word = LastWord { node, incarnation, secret: [7; 16], to: to.clone() };
+        keeper.last_word(&word, &udp).unwrap();
         assert!(keeper.session(&session));
         keeper.again().unwrap();
         tell_given_up(&here, Incarnation(8));

@@ -34,7 +34,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{error, warn};
 
 use line::Heard;
-pub use line::Keeper;
+pub use line::{Keeper, LastWord};
 use wards::{Care, Orphans, Wards};
 
 use crate::command::cli::Serve;
@@ -279,6 +279,7 @@ impl House<'_> {
                     line::tell_given_up(&engine.line, incarnation);
                 }
             }
+            Care::NothingHeld => {}
             Care::LeftToItsLease => {
                 let waits = orphans.waits_for();
                 warn!(

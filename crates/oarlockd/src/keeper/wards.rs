@@ -109,6 +109,8 @@ pub(super) enum Care {
     Waits,
     /// All have: the run holds nothing any more, and this was said.
     GivenUp(Incarnation),
+    /// It was in no view, and has granted nothing.
+    NothingHeld,
     /// Nothing can be said for it: its lease runs out.
     LeftToItsLease,
 }
@@ -126,7 +128,7 @@ impl Orphans {
 
     /// Gives the run up if nobody can act under its locks any more.
     pub(super) fn settle(&mut self, now: Instant) -> Care {
-        let Some(gasp) = &self.wards.gasp else { return Care::LeftToItsLease };
+        let Some(gasp) = &self.wards.gasp else { return Care::NothingHeld };
         if self.wards.missing || self.until <= now {
             return Care::LeftToItsLease;
         }
@@ -262,6 +264,16 @@ mod tests {
         }
         assert_eq!(orphans.settle(now), Care::GivenUp(Incarnation(9)));
         assert_eq!(bench.gasps(), 2);
+    }
+
+    /// It was not let in, because a clone of it is there perhaps: it has nothing to say.
+    #[test]
+    fn a_run_that_was_in_no_view_gives_nothing_up() {
+        let mut poll = Epoll::new().unwrap();
+        let now = Instant::now();
+        let mut orphans = Wards::default().orphan(now, "was killed");
+        assert_eq!(orphans.settle(now), Care::NothingHeld);
+        orphans.let_go(&mut poll);
     }
 
     /// L5: one that does not acknowledge means that nothing is given up, ever.

@@ -19,6 +19,7 @@ pub fn oarlock() -> Command {
     // A user's own settings must not decide a test, nor clusters be found that the user or another checkout's tests
     // run.
     command.env_remove("OARLOCK_SOCKET").env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
     command.env("XDG_RUNTIME_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("nobody-makes-this"));
     command.stdin(Stdio::null());
     command

@@ -76,6 +76,8 @@ impl<'a> Nodes<'a> {
         let mut command = Command::new(&exe);
         command.args(["serve", "--dev", "--config"]).arg(self.place.config(name));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A manager that started `dev` did not start these.
+        command.env_remove("NOTIFY_SOCKET");
         // Ctrl-C is for `dev`, which then stops the nodes in good order.
         command.process_group(0);
         let child = child::spawn_bound(&mut command, Signal::TERM)?;
