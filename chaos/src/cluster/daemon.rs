@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process that is killed when this is dropped.
+/// A process that is killed when this is dropped. One that keeps another, as a daemon its engine, is taken together with it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    keeps: bool,
 }
 
 /// What a process takes of the machine.
@@ -31,17 +32,29 @@ impl Process {
         let mut command = dying_with_us(oarlock);
         command.arg("serve").arg("--config").arg(config).env_remove("OARLOCK_LOG").env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Ok(Process { child: command.spawn()? })
+        Ok(Process { child: command.spawn()?, keeps: true })
     }
 
     /// Takes care of a child.
     pub fn of(child: Child) -> Process {
-        Process { child }
+        Process { child, keeps: false }
     }
 
     /// The child, to talk to it.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// The process that it keeps, if one runs now.
+    pub fn kept(&self) -> Option<u32> {
+        let of = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?;
+        children.split_whitespace().next().filter(|_| self.keeps)?.parse().ok()
+    }
+
+    /// SIGKILL to the process that it keeps, of which it goes on to start another. False: there is none now.
+    pub fn kill_kept(&self) -> bool {
+        self.kept().is_some_and(|pid| send(pid, Signal::KILL))
     }
 
     /// Its number.
@@ -56,8 +69,13 @@ impl Process {
 
     /// SIGKILL, and nothing of it is left when this returns.
     pub fn kill(&mut self) {
+        let kept = self.kept();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The kernel kills it with its keeper, a moment later.
+        while kept.is_some_and(runs) {
+            sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGTERM.
@@ -85,29 +103,48 @@ impl Process {
 
     /// SIGSTOP.
     pub fn pause(&self) {
+        // In this order, or another would be started.
         self.signal(Signal::STOP);
+        self.signal_kept(Signal::STOP);
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
+        self.signal_kept(Signal::CONT);
         self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a child has a number");
         // It may have ended; as it was not waited for, its number is still its own.
-        let _ = kill_process(pid, signal);
+        send(self.child.id(), signal);
     }
 
-    /// What it takes now; zeros if it has ended.
+    fn signal_kept(&self, signal: Signal) {
+        if let Some(pid) = self.kept() {
+            send(pid, signal);
+        }
+    }
+
+    /// What it takes now, or what it keeps; zeros if that has ended.
     pub fn footprint(&self) -> Footprint {
-        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let proc = PathBuf::from(format!("/proc/{}", self.kept().unwrap_or(self.child.id())));
         let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
         let memory = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
         let memory_kib = memory.and_then(|m| m.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
         let descriptors = fs::read_dir(proc.join("fd")).map_or(0, Iterator::count);
         Footprint { memory_kib, descriptors }
     }
+}
+
+fn send(pid: u32, signal: Signal) -> bool {
+    let pid = Pid::from_raw(pid as i32).expect("a process has a number");
+    kill_process(pid, signal).is_ok()
+}
+
+/// A zombie does not.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// A command that the kernel kills when we end, however we end, if the machine has the tool for it. Without it
@@ -146,6 +183,25 @@ mod tests {
         let pid = process.pid();
         drop(process);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn what_is_kept_goes_with_its_keeper() {
+        let script = "sleep 60 & echo $!; wait";
+        let child = Command::new("sh").args(["-c", script]).stdout(Stdio::null()).spawn().unwrap();
+        let mut process = Process { child, keeps: true };
+        while process.kept().is_none() {
+            sleep(Duration::from_millis(1));
+        }
+        let kept = process.kept().unwrap();
+        let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        process.pause();
+        while !(stat(kept).contains(") T ") && stat(process.pid()).contains(") T ")) {
+            sleep(Duration::from_millis(1));
+        }
+        process.resume();
+        assert!(process.kill_kept() && process.wait(Duration::from_secs(5)).is_some());
+        assert!(!runs(kept) && !process.kill_kept());
     }
 
     #[test]

@@ -29,9 +29,11 @@ impl Freezer {
         })
     }
 
-    /// Stops a process.
-    pub fn freeze(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.dir.join("cgroup.procs"), pid.to_string())?;
+    /// Stops processes.
+    pub fn freeze(&self, pids: &[u32]) -> io::Result<()> {
+        for pid in pids {
+            fs::write(self.dir.join("cgroup.procs"), pid.to_string())?;
+        }
         fs::write(self.dir.join(self.file), self.words[0])
     }
 
@@ -73,7 +75,7 @@ mod tests {
         while length() == 0 {
             sleep(Duration::from_millis(5));
         }
-        freezer.freeze(process.pid()).unwrap();
+        freezer.freeze(&[process.pid()]).unwrap();
         sleep(Duration::from_millis(50));
         let before = length();
         sleep(Duration::from_millis(100));

@@ -124,6 +124,11 @@ impl Cluster {
         self.daemons[node] = None;
     }
 
+    /// SIGKILL to the engine of a node only. Its keeper gives the run up and starts another. False: none runs now.
+    pub fn kill_engine(&mut self, node: usize) -> bool {
+        self.daemon(node).kill_kept()
+    }
+
     /// SIGTERM. [`has_left`](Cluster::has_left) tells when it has ended.
     pub fn ask_to_stop(&mut self, node: usize) {
         self.leaving[node] = true;
@@ -141,8 +146,9 @@ impl Cluster {
 
     /// Stops a node from running, by the kernel's freezer. False: this machine has none.
     pub fn freeze(&mut self, node: usize) -> bool {
-        let pid = self.daemon(node).pid();
-        self.freezers[node].as_ref().is_some_and(|freezer| freezer.freeze(pid).is_ok())
+        let daemon = self.daemon(node);
+        let pids: Vec<u32> = [Some(daemon.pid()), daemon.kept()].into_iter().flatten().collect();
+        self.freezers[node].as_ref().is_some_and(|freezer| freezer.freeze(&pids).is_ok())
     }
 
     /// Lets a node run that was paused or frozen.

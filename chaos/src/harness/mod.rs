@@ -55,7 +55,7 @@ const RESTART_SECONDS: u64 = 40;
 /// How often all are killed and started again, at most.
 const RESTARTS_MAX: u64 = 20;
 /// Takeovers that are timed in a full run; each takes some seconds. Longer runs have more of them.
-const TAKEOVERS: u64 = 7;
+const TAKEOVERS: u64 = 9;
 /// By how much the memory of a daemon may have grown in the end, in KiB: a leak of a kilobyte per grant would
 /// be more in a full run.
 const MEMORY_GROWTH_KIB_MAX: u64 = 12 * 1024;
@@ -282,6 +282,11 @@ fn taken_over(outcome: Result<takeover::Times, String>, report: &mut Report) {
             &times.stopped,
             takeover::STOPPED_MAX,
         ),
+        (
+            "death of an engine until its lock is usable elsewhere, within 1 s",
+            &times.engine,
+            takeover::STOPPED_MAX,
+        ),
     ] {
         report.check(name, sample.is_within(longest), sample.to_string());
     }
@@ -290,6 +295,11 @@ fn taken_over(outcome: Result<takeover::Times, String>, report: &mut Report) {
         ("us from a silent death until its lock is usable elsewhere, longest", times.silent.longest()),
         ("us from a stop in order until its lock is usable elsewhere, median", times.stopped.median()),
         ("us from a stop in order until its lock is usable elsewhere, longest", times.stopped.longest()),
+        ("us from the death of an engine until its lock is usable elsewhere, median", times.engine.median()),
+        (
+            "us from the death of an engine until its lock is usable elsewhere, longest",
+            times.engine.longest(),
+        ),
     ] {
         report.number(name, us);
     }
@@ -531,6 +541,7 @@ fn numbers(
         ("client pauses", faults.client_pauses),
         ("daemon kills", faults.daemon_kills),
         ("daemon kills soon after a start", faults.daemon_kills_after_start),
+        ("engines killed under their keepers", faults.engine_kills),
         ("daemon stops", faults.daemon_stops),
         ("daemon pauses", faults.daemon_pauses),
         ("daemon pauses longer than the silent time", faults.daemon_pauses_past_silence),

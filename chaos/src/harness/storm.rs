@@ -43,6 +43,7 @@ pub(super) struct Faults {
     pub(super) daemon_freezes: u64,
     pub(super) daemon_kills: u64,
     pub(super) daemon_kills_after_start: u64,
+    pub(super) engine_kills: u64,
     pub(super) daemon_stops: u64,
     pub(super) daemon_isolations: u64,
     /// Stops that did not come to an end.
@@ -66,6 +67,7 @@ impl Faults {
         self.daemon_freezes += other.daemon_freezes;
         self.daemon_kills += other.daemon_kills;
         self.daemon_kills_after_start += other.daemon_kills_after_start;
+        self.engine_kills += other.engine_kills;
         self.daemon_stops += other.daemon_stops;
         self.daemon_isolations += other.daemon_isolations;
         self.stuck += other.stuck;
@@ -299,7 +301,12 @@ impl<'a> Storm<'a> {
     fn strike(&mut self) -> io::Result<()> {
         let Some(node) = self.victim() else { return Ok(()) };
         match self.random.below(100) {
-            0..35 => self.kill_daemon(node)?,
+            0..22 => self.kill_daemon(node)?,
+            22..35 => {
+                self.count(node);
+                // It is back by itself, and may be struck again before that.
+                self.faults.engine_kills += u64::from(self.cluster.kill_engine(node));
+            }
             35..55 => {
                 self.count(node);
                 self.faults.daemon_stops += 1;

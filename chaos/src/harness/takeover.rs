@@ -35,17 +35,29 @@ enum Way {
     CutOff,
     /// SIGTERM.
     Stopped,
+    /// SIGKILL to its engine: the keeper gives the run up.
+    EngineKilled,
 }
 
 /// In this order, again and again. Most are deaths: those are what a lease is for.
-const WAYS: [Way; 7] =
-    [Way::Killed, Way::Stopped, Way::Paused, Way::Stopped, Way::CutOff, Way::Stopped, Way::Frozen];
+const WAYS: [Way; 9] = [
+    Way::Killed,
+    Way::EngineKilled,
+    Way::Stopped,
+    Way::Paused,
+    Way::Stopped,
+    Way::CutOff,
+    Way::EngineKilled,
+    Way::Stopped,
+    Way::Frozen,
+];
 
 /// From the fault to the grant elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Times {
     pub(super) silent: Sample,
     pub(super) stopped: Sample,
+    pub(super) engine: Sample,
 }
 
 /// Some measured times.
@@ -88,7 +100,12 @@ pub(super) fn play(cluster: &mut Cluster, rounds: usize) -> Result<Times, String
     for round in 0..rounds {
         let way = WAYS[round % WAYS.len()];
         let took = one(cluster, round, way).map_err(|why| format!("round {round}, {way:?}: {why}"))?;
-        (if way == Way::Stopped { &mut times.stopped } else { &mut times.silent }).0.push(took);
+        let sample = match way {
+            Way::Stopped => &mut times.stopped,
+            Way::EngineKilled => &mut times.engine,
+            Way::Killed | Way::Paused | Way::Frozen | Way::CutOff => &mut times.silent,
+        };
+        sample.0.push(took);
     }
     Ok(times)
 }
@@ -111,6 +128,8 @@ fn one(cluster: &mut Cluster, round: usize, way: Way) -> Result<Duration, String
     match way {
         Way::Killed => cluster.kill(goes),
         Way::Stopped => cluster.ask_to_stop(goes),
+        Way::EngineKilled if cluster.kill_engine(goes) => {}
+        Way::EngineKilled => return Err("the node that goes has no engine".into()),
         Way::Frozen if cluster.freeze(goes) => {}
         Way::Paused | Way::Frozen => cluster.daemon(goes).pause(),
         Way::CutOff => weather(cluster, goes, Weather::CUT),
@@ -132,7 +151,7 @@ fn one(cluster: &mut Cluster, round: usize, way: Way) -> Result<Duration, String
 
     // It comes back alone, as another run, and has nothing of what it had.
     match way {
-        Way::Killed => {}
+        Way::Killed | Way::EngineKilled => {}
         Way::Stopped => {
             let end = Instant::now() + PATIENCE;
             while !cluster.has_left(goes) {
