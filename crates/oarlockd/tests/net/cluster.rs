@@ -107,7 +107,7 @@ impl<'a> Cluster<'a> {
             return true;
         }
         let Some(freezer) = &self.freezer else { return false };
-        descendants(daemon.id()).into_iter().chain([daemon.id()]).all(|pid| freezer.freeze(pid).is_ok())
+        freezer.freeze(&[descendants(daemon.id()), vec![daemon.id()]].concat()).is_ok()
     }
 
     pub(crate) fn resume(&self, node: usize) {
