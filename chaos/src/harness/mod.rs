@@ -196,7 +196,7 @@ fn course(
     facts.chronicle = Chronicle::read(&cluster.places);
 
     progress("one node after the other goes");
-    let rounds = (TAKEOVERS * options.seconds).div_ceil(FULL_SECONDS).max(2) as usize;
+    let rounds = (TAKEOVERS * options.seconds).div_ceil(FULL_SECONDS).max(3) as usize;
     taken_over(takeover::play(cluster, rounds), report);
 
     let story = judged(cluster, crew, facts, report)?;
