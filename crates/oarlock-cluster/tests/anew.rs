@@ -23,7 +23,7 @@ fn what_grew_after_the_copy_stays_below() {
         assert_eq!(lost.apply(&Command::Evict { epoch, out: vec![out], note: None }), Outcome::Done);
         let (incarnation, need) = (Incarnation(entered), Need::Lease);
         let by = NodeId(0);
-        lost.apply(&Command::FenceProven { node: B, incarnation, need, by, by_hand: true });
+        lost.apply(&Command::FenceProven { node: B, incarnation, need, by, by_hand: true, who: None });
         if lost.view().epoch.0 < copy.view().epoch.0 + VIEWS_SKIPPED {
             entered += 1;
             assert_eq!(lost.apply(&start(B, entered)), Outcome::Done);

@@ -23,7 +23,8 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
-use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_node::rights::Who;
+use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig, numbered};
 use oarlock_sim::Random;
 use oarlock_sim::seal::ChecksumSeal;
 
@@ -115,7 +116,7 @@ impl Cluster {
         let config = Config {
             cluster: "sim".into(),
             me: NodeId(member(at) as u16),
-            nodes: nodes.collect(),
+            nodes: numbered(nodes),
             spaces: vec![SpaceConfig {
                 name: "default".into(),
                 order: Order::Passover,
@@ -135,7 +136,7 @@ impl Cluster {
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(100))];
         let mut node = Node::new(self.now, config, Box::new(seal(member(at))), words);
         node.handle_applied(self.now, &self.registry);
-        node.handle_session_opened(self.now, SESSION, 1);
+        node.handle_session_opened(self.now, SESSION, 1, Who::root());
         let hello = Request::Hello { version: VERSION, label: "clone".into() };
         node.handle_session_packet(self.now, SESSION, &hello.to_bytes());
         place.node = Some(node);

@@ -51,7 +51,7 @@ fn sight(socket: &Path) -> (LeaseSight, OwnedFd) {
 /// When the lease of a node that has been stopped ends: it is renewed no more.
 fn stopped(dev: &Dev, node: char) -> (i32, Moment) {
     let (sight, _session) = sight(&dev.socket(node));
-    let pid = dev.pid(node);
+    let pid = dev.engine(node);
     signal(pid, "STOP");
     until("it stands still", || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
