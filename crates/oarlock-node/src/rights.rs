@@ -233,6 +233,14 @@ kinds! {
     Drain needs Operate;
     /// Vouch for a fence
     Unfence needs Operate;
+    /// Make a join token: whoever shows it is let in
+    CreateToken needs Operate;
+    /// Which join tokens are out?
+    Tokens needs Operate;
+    /// Take a join token back
+    RevokeToken needs Operate;
+    /// End this node's membership, and its run with it
+    Leave needs Operate;
 
     // ----- what comes over HTTP -----
     /// `GET /metrics`

@@ -272,6 +272,10 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Evict
         | Kind::Drain
         | Kind::Unfence
+        | Kind::CreateToken
+        | Kind::Tokens
+        | Kind::RevokeToken
+        | Kind::Leave
         | Kind::Metrics
         | Kind::Health
         | Kind::Statement

@@ -88,6 +88,14 @@ pub fn restore(args: &Restore) -> Result<()> {
         |why: String| Problem::new(Code::BackupUnusable, format!("{shown} cannot be used")).because(why);
     let backup = Backup::read(&read(&args.file)?).map_err(|why| unusable(why.to_string()))?;
     let config = Config::load(&args.config)?;
+    if config.etcd.is_some() {
+        return Err(Problem::new(
+            Code::RestoreRefused,
+            format!("the registry of {} is kept by etcd", config.name()),
+        )
+        .because("its members have nothing to put back; etcd has snapshots and a restore of its own")
+        .try_next("etcdctl snapshot restore, with every node stopped; docs/operating.md tells more"));
+    }
     check_files(&config)?;
     let me = member(&config, &backup.registry).map_err(|why| unusable(why).try_next(
         "the backup of this cluster, and the configuration and key that the member had; a member that has lost its key \
@@ -158,7 +166,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Which member of the backup this node is.
 fn member(config: &Config, registry: &Registry) -> std::result::Result<NodeId, String> {
-    let (name, key) = (config.name(), config.members[config.me].key);
+    let (name, key) = (config.name(), config.node.key);
     let record = |holds: &dyn Fn(&&MemberRecord) -> bool| registry.members().find(holds);
     let Some(found) = record(&|m| m.key.0 == key) else {
         let cluster = ClusterName(registry);
@@ -169,7 +177,7 @@ fn member(config: &Config, registry: &Registry) -> std::result::Result<NodeId, S
             None => format!("it is of another cluster ({cluster}): {name} is no member of it"),
         });
     };
-    if (found.node, found.name.as_str()) != (NodeId(config.me as u16), name) {
+    if (found.node, found.name.as_str()) != (config.me, name) {
         return Err(format!(
             "in it, this node is {}, member {}; in {} it is {name}, member {}",
             found.name,

@@ -1,6 +1,7 @@
 //! The command line, declared once: help texts, completions and man pages come from here.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
@@ -40,6 +41,26 @@ pub enum Command {
     /// What a node does but for its keeper, which starts it
     #[command(hide = true)]
     Engine(Serve),
+    /// Make a cluster that begins with this node
+    #[command(
+        after_help = "The configuration needs [node] with name and listen, and neither [cluster] nor [[member]]. Others join with \
+                            `oarlock token create` here and `oarlock join` there."
+    )]
+    Init(Init),
+    /// Make this machine a member of a cluster, with a token that one of its members made
+    Join(Join),
+    /// Let this node leave its cluster for good
+    Leave {
+        /// Whether it is meant.
+        #[command(flatten)]
+        sure: Sure,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Make, list and revoke join tokens
+    #[command(subcommand)]
+    Token(Token),
     /// Run a command while holding a lock
     Lock(Lock),
     /// Show how this node and its cluster are
@@ -228,6 +249,66 @@ pub struct Serve {
     /// Be a node of `oarlock dev`, which may be told not to hear others
     #[arg(long, hide = true)]
     pub dev: bool,
+}
+
+/// `oarlock init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Configuration of the node
+    #[arg(short, long, value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME", default_value = "oarlock")]
+    pub cluster: String,
+    /// Where the others will reach this node [default: `listen` of its configuration]
+    #[arg(long, value_name = "IP:PORT")]
+    pub address: Option<SocketAddr>,
+}
+
+/// `oarlock join`
+#[derive(Args, Debug)]
+pub struct Join {
+    /// Configuration of the node
+    #[arg(short, long, value_name = "FILE", default_value = crate::config::SYSTEM_FILE, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Where the others will reach this node [default: `listen` of its configuration]
+    #[arg(long, value_name = "IP:PORT")]
+    pub address: Option<SocketAddr>,
+    /// How long to ask for an answer
+    #[arg(short = 'w', long, value_name = "T", default_value = "20s")]
+    pub timeout: String,
+    /// What `oarlock token create` printed; `-` reads it from standard input, where no other user sees it
+    #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
+    pub token: String,
+}
+
+/// `oarlock token`
+#[derive(Subcommand, Debug)]
+pub enum Token {
+    /// Make a token with which one machine can join, once
+    Create {
+        /// Name of the node that is to join, as in its configuration
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// How long it is good, 15 minutes at most
+        #[arg(long, value_name = "T", default_value = "15m")]
+        ttl: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// List the tokens that are out
+    #[command(after_help = super::members::TOKENS.help())]
+    Ls(AskList),
+    /// Take a token back
+    Revoke {
+        /// Its number, as `oarlock token ls` shows it
+        #[arg(value_name = "TOKEN")]
+        serial: u64,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 /// `oarlock lock`

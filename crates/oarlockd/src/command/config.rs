@@ -29,7 +29,7 @@ pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
     // Names that this machine does not know are better said now. The group of a socket that is not there yet is another matter.
     Rights::of(config, people::me(), people::my_group())?;
     let key = Secret::read(&config.key_file)?;
-    let expected = config.members[config.me].key;
+    let expected = config.node.key;
     if key.public() != expected {
         return Err(Problem::new(
             Code::KeyMismatch,

@@ -30,11 +30,13 @@ pub mod failover;
 pub mod hand;
 mod health;
 pub mod help;
+pub mod joining;
 pub mod key;
 pub mod lapse;
 pub mod listing;
 pub mod lock;
 pub mod locks;
+pub mod members;
 pub mod options;
 pub mod output;
 pub mod serve;
@@ -85,6 +87,10 @@ fn run(command: Command) -> Result<()> {
         // The engine has said what there is to say.
         Command::Serve(args) => crate::keeper::run(&args).map(|code| std::process::exit(code.into())),
         Command::Engine(args) => serve::run(&args),
+        Command::Init(args) => members::init(&args),
+        Command::Join(args) => joining::run(&args),
+        Command::Leave { sure, ask } => members::leave(&sure, &ask),
+        Command::Token(command) => members::token(&command),
         // Reached only through an alias or abbreviation of clap's; the same code runs.
         Command::Lock(args) => lock::run(&args).map(|code| std::process::exit(code.into())),
         Command::Status(ask) => status::status(&ask),

@@ -8,11 +8,11 @@ use std::sync::{Arc, mpsc};
 
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
 use oarlock_layout::code::Code;
-use oarlock_layout::id::{Epoch, NodeId};
+use oarlock_layout::id::Epoch;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
-use oarlock_node::{Node, NodeConfig, SpaceConfig, numbered};
+use oarlock_node::{Node, NodeConfig, SpaceConfig};
 use oarlock_shm::{Hub, LeaseNote, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -49,6 +49,10 @@ use crate::problem::{Problem, Result};
 /// whoever comes back.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
+/// Questions of machines that want to join and that nobody has read yet: more than one comes only if somebody makes a mistake, or
+/// tries.
+const KNOCKS: usize = 16;
+
 /// How long an engine that was killed a moment ago may take to let go of what there can be one of: its data directory, and a
 /// moment later its sockets.
 const LET_GO_MAX: [std::time::Duration; 2] =
@@ -57,7 +61,8 @@ const LET_GO_MAX: [std::time::Duration; 2] =
 /// Runs one run of the node.
 pub fn run(args: &Serve) -> Result<()> {
     let keeper = Keeper::at_stdin()?;
-    let mut config = Config { dev: args.dev, ..Config::load(&args.config)? };
+    let mut config = Config::load(&args.config)?;
+    config.dev = args.dev;
     let (key, secret) = check_files(&config)?;
     log_to_stderr(config.log);
     raise_descriptor_limit();
@@ -65,6 +70,7 @@ pub fn run(args: &Serve) -> Result<()> {
     let signals = Signals::catch(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let mut data = DataDir::open_within(LET_GO_MAX[0], &config.data_dir)?;
+    data.refuse_left()?;
     let coordinator = config.data_dir.join(control::FILE);
     config.restoration = data.state().restored;
     match config.etcd {
@@ -94,9 +100,14 @@ pub fn run(args: &Serve) -> Result<()> {
     let wake = Wake::new().map_err(|e| Problem::io(Code::Failed, "cannot make a bell", &e))?;
     let (to_engine, questions_of_people) = mpsc::channel();
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
-    console::start(config.clone(), Link::new(to_engine, wake.clone()), questions, sockets.api)?;
+    let (knocks, knocking) = tokio::sync::mpsc::channel(KNOCKS);
+    let link = Link::new(to_engine, wake.clone());
+    console::start(config.clone(), link, questions, (key.clone(), secret.clone(), knocking), sockets.api)?;
     let Kept { words, segments, problems } = Kept::of(&config);
     let mut node = node(&config, state, &key, &secret, words);
+    if let Some(joined) = &config.joined {
+        node.follow_from(joined.revision);
+    }
     node.give(sockets.rights.accesses().to_vec());
     let fence: Box<dyn Fence> = match config.fencing.is_empty() {
         true => Box::new(LeaseOnly::default()),
@@ -136,6 +147,7 @@ pub fn run(args: &Serve) -> Result<()> {
         coordinator,
         control: questions_of_people,
         asked,
+        knocks,
     })?
     .run()
     .map(|_| ())
@@ -143,9 +155,9 @@ pub fn run(args: &Serve) -> Result<()> {
 
 /// What the keeper says to the others when this process has died and nobody acts under its locks any more.
 fn last_word(config: &Config, state: State) -> LastWord {
-    let others = config.members.iter().enumerate().filter(|(i, _)| *i != config.me).map(|(_, m)| m.address);
+    let others = config.known().into_iter().filter(|(node, _)| *node != config.me).map(|(_, m)| m.address);
     LastWord {
-        node: NodeId(config.me as u16),
+        node: config.me,
         incarnation: state.incarnation,
         secret: *random::bytes().first_chunk().expect("sixteen of 32 bytes"),
         to: others.collect(),
@@ -178,15 +190,15 @@ fn deaf(config: &Config) -> BTreeSet<SocketAddr> {
 
 /// Starts this node's coordinator: etcd's, or its own with its `file`.
 fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Result<control::Link> {
-    let founding = config.founding(stored);
+    // Whoever joined takes part in what others founded.
+    let founding = config.joined.is_none().then(|| config.founding(stored));
     let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
-        let me = NodeId(config.me as u16);
         let tuning = Tuning::default();
-        return control::start(control::Parts { me, file, founding: Some(founding), tuning, wake });
+        return control::start(control::Parts { me: config.me, file, founding, tuning, wake });
     };
     // Which cluster it must be, the founding says.
     let settings = etcd::Settings { endpoints, prefix, cluster: None, tuning: etcd::Tuning::default() };
-    control::start_outside(settings, Some(founding), wake)
+    control::start_outside(settings, founding, wake)
 }
 
 struct Sockets {
@@ -273,12 +285,12 @@ fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: All
     };
     let node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
-        me: NodeId(config.me as u16),
-        nodes: numbered(config.members.iter().map(|m| NodeConfig {
-            name: m.name.clone(),
-            address: m.address,
-            key: PublicKey(m.key),
-        })),
+        me: config.me,
+        nodes: config
+            .known()
+            .into_iter()
+            .map(|(node, m)| (node, NodeConfig { name: m.name, address: m.address, key: PublicKey(m.key) }))
+            .collect(),
         spaces: config
             .spaces
             .iter()

@@ -9,7 +9,7 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) node: Node,
-    pub(super) cluster: Cluster,
+    pub(super) cluster: Option<Cluster>,
     #[serde(default)]
     pub(super) member: Vec<Member>,
     #[serde(default)]

@@ -5,6 +5,7 @@
 //!   fencing.rs   what keeps away a node that left
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
 //!   founding.rs  the cluster it describes, as its founders propose it
+//!   membership.rs  what a node keeps of a cluster that it did not get from its configuration
 //!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
 //!   rights.rs    to whom lockspaces are given, as numbers of this machine
 //!   shared.rs    the part that must be the same on every member, as a number to compare
@@ -16,18 +17,21 @@ mod beginning;
 pub mod fencing;
 mod file;
 mod founding;
+pub mod membership;
 mod rights;
 mod shared;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use oarlock_layout::code::Code;
+use oarlock_layout::id::NodeId;
 use oarlock_layout::limit::{LABEL_BYTES_MAX, NODES_MAX, RESOURCES_MAX_DEFAULT, SPACES_MAX, VALUE_BYTES};
-use toml::Spanned;
+use toml::{Spanned, Table};
 
 pub use file::{Level, Order};
+pub use membership::Joined;
 pub use rights::{Given, Rights};
 pub use shared::Shared;
 
@@ -44,12 +48,14 @@ pub const DEFAULT_SPACE: &str = "default";
 const SYSTEM_DATA: &str = "/var/lib/oarlock";
 
 /// A configuration that makes sense.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
-    /// This node's place among the members.
-    pub me: usize,
+    /// This node's id.
+    pub me: NodeId,
+    /// Who it is.
+    pub node: Member,
     /// Where circuits listen.
     pub listen: SocketAddr,
     /// Where metrics and readiness are served, if anywhere; always a loopback address.
@@ -68,8 +74,12 @@ pub struct Config {
     pub cluster: String,
     /// Where the cluster's order is decided, if not by its members.
     pub etcd: Option<Etcd>,
-    /// All members, in the order of their ids.
+    /// The members that founded the cluster, in the order of their ids.
     pub members: Vec<Member>,
+    /// Set if this node joined a cluster that others had founded.
+    pub joined: Option<Joined>,
+    /// Members and lockspaces word for word, for those who join.
+    founded: Table,
     /// All lockspaces, in the order of their ids; `default` first.
     pub spaces: Vec<Space>,
     /// Let the kernel cut and join trains of datagrams.
@@ -179,48 +189,172 @@ impl Source<'_> {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Problem::io(Code::BadConfig, format!("cannot read the configuration {}", path.display()), &e)
-                .try_next("oarlock serve --config FILE, or oarlock dev for a cluster without configuration")
-        })?;
+        let text = read(path)?;
         let base = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        Config::parse(&base, &text)
+        let source = Source { path: &base, text: &text };
+        let file: file::File = toml::from_str(&text).map_err(|e| source.parse_error(&e))?;
+        if file.cluster.is_some() || !file.member.is_empty() {
+            return Config::founder(&source, file);
+        }
+        let (at, kept) = membership::read(&places(&base, &file.node).0)?;
+        Config::member_of(&source, file, &Source { path: &at, text: &kept })
     }
 
     /// Checks a text as if it had been read from `path`; relative paths in it start at that file's directory.
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let source = Source { path, text };
         let file: file::File = toml::from_str(text).map_err(|e| source.parse_error(&e))?;
-        let base = path.parent().unwrap_or(Path::new("/"));
-        let members = members(&source, &file.member)?;
-        let name = file.node.name.get_ref();
-        let me = members.iter().position(|m| m.name == *name).ok_or_else(|| {
-            let problem = source
+        Config::founder(&source, file)
+    }
+
+    /// A node whose configuration founds the cluster.
+    fn founder(source: &Source<'_>, mut file: file::File) -> Result<Config> {
+        let cluster = file.cluster.take().ok_or_else(|| {
+            source
+                .bad(0, "the key `cluster` is missing")
+                .because("there are members, but no name for their cluster")
+        })?;
+        let (member, space) = (std::mem::take(&mut file.member), std::mem::take(&mut file.space));
+        let founding = Founding { source, cluster, member: &member, space: &space };
+        let (me, node) = founding.me(source, &file.node.name)?;
+        founding.config(source, file, (me, node), None)
+    }
+
+    /// A node that keeps what it knows of its cluster in its data directory.
+    fn member_of(source: &Source<'_>, file: file::File, kept: &Source<'_>) -> Result<Config> {
+        let known: membership::File = toml::from_str(kept.text).map_err(|e| kept.parse_error(&e))?;
+        let here = membership::founding_parts(source.text).remove("space");
+        if here.is_some() && here != membership::founding_parts(kept.text).remove("space") {
+            return Err(source
+                .bad(0, "the lockspaces are not those of the cluster")
+                .because(format!("they were decided when it was founded; {} has them", kept.path.display()))
+                .try_next("take [[space]] out of this file"));
+        }
+        let founding =
+            Founding { source: kept, cluster: known.cluster, member: &known.member, space: &known.space };
+        let Some(joined) = &known.joined else {
+            let me = founding.me(source, &file.node.name)?;
+            return founding.config(source, file, me, None);
+        };
+        let (me, joined) = membership::joined(kept, joined, &known.peer)?;
+        let node = joined.peers[&me].clone();
+        if node.name != *file.node.name.get_ref() {
+            return Err(source
                 .bad(
                     file.node.name.span().start,
-                    format_args!("this node is called `{name}`, and no [[member]] is"),
+                    format_args!("this node joined its cluster as `{}`", node.name),
                 )
+                .because("a member keeps its name"));
+        }
+        founding.config(source, file, (me, node), Some(joined))
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.node.name
+    }
+
+    /// The members that this node knows without asking: those that founded the cluster, or that it met when it joined.
+    pub fn known(&self) -> BTreeMap<NodeId, Member> {
+        match &self.joined {
+            Some(joined) => joined.peers.clone(),
+            None => (0..).map(NodeId).zip(self.members.iter().cloned()).collect(),
+        }
+    }
+
+    /// One of them.
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        match &self.joined {
+            Some(joined) => joined.peers.get(&node),
+            None => self.members.get(usize::from(node.0)),
+        }
+    }
+
+    /// Where the members of these names send from, as far as this node knows them without asking.
+    ///
+    /// # Errors
+    /// A name that is no member's.
+    pub fn addresses(&self, names: &[String]) -> std::result::Result<BTreeSet<SocketAddr>, String> {
+        let known = self.known();
+        let address = |name: &String| {
+            known.values().find(|m| m.name == *name).map(|m| m.address).ok_or_else(|| name.clone())
+        };
+        names.iter().map(address).collect()
+    }
+
+    /// The number every member must agree on.
+    pub fn shared(&self) -> Shared {
+        Shared::of(self).since(self.restoration)
+    }
+}
+
+/// Reads a configuration.
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Problem::io(Code::BadConfig, format!("cannot read the configuration {}", path.display()), &e)
+            .try_next("oarlock serve --config FILE, or oarlock dev for a cluster without configuration")
+    })
+}
+
+/// The data directory and the key file of the node whose configuration is at `path`.
+fn places(path: &Path, node: &file::Node) -> (PathBuf, PathBuf) {
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let data_dir = base.join(node.data_dir.clone().unwrap_or_else(|| SYSTEM_DATA.into()));
+    let key_file = node.key_file.as_ref().map_or_else(|| data_dir.join("node.key"), |f| base.join(f));
+    (data_dir, key_file)
+}
+
+/// How a cluster was founded, and where that is written.
+struct Founding<'a> {
+    source: &'a Source<'a>,
+    cluster: file::Cluster,
+    member: &'a [file::Member],
+    space: &'a [file::Space],
+}
+
+impl Founding<'_> {
+    /// Which founder this node is.
+    fn me(&self, source: &Source<'_>, name: &Spanned<String>) -> Result<(NodeId, Member)> {
+        let members = members(self.source, self.member)?;
+        let at = name.span().start;
+        let name = name.get_ref();
+        let me = members.iter().position(|m| m.name == *name).ok_or_else(|| {
+            let problem = source
+                .bad(at, format_args!("this node is called `{name}`, and no [[member]] is"))
                 .because("every node is a member of its own cluster");
             match did_you_mean(name, members.iter().map(|m| m.name.as_str())) {
                 Some(meant) => problem.try_next(format!("did you mean `{meant}`?")),
                 None => problem,
             }
         })?;
+        Ok((NodeId(me as u16), members[me].clone()))
+    }
+
+    fn config(
+        self,
+        source: &Source<'_>,
+        file: file::File,
+        (me, node): (NodeId, Member),
+        joined: Option<Joined>,
+    ) -> Result<Config> {
+        let base = source.path.parent().unwrap_or(Path::new("/"));
         let listen = match &file.node.listen {
-            Some(text) => address(&source, text, "listen")?,
-            None => members[me].address,
+            Some(text) => address(source, text, "listen")?,
+            None => node.address,
         };
-        if listen.is_ipv4() != members[me].address.is_ipv4() {
+        if listen.is_ipv4() != node.address.is_ipv4() {
             let at = file.node.listen.as_ref().map_or(0, |text| text.span().start);
             return Err(source
                 .bad(at, format_args!("a socket on {listen} cannot send to the other members"))
                 .because("it is for IPv4 or for IPv6, as the addresses of the members are"));
         }
-        let api = file.node.api.as_ref().map(|a| loopback(&source, a)).transpose()?;
-        let cluster = file.cluster.name.get_ref().clone();
-        label(&source, &file.cluster.name, "a cluster name")?;
-        let etcd = etcd(&source, file.cluster.coordinator, file.coordinator.etcd, &cluster)?;
-        let data_dir = base.join(file.node.data_dir.unwrap_or_else(|| SYSTEM_DATA.into()));
+        let api = file.node.api.as_ref().map(|a| loopback(source, a)).transpose()?;
+        let cluster = self.cluster.name.get_ref().clone();
+        label(self.source, &self.cluster.name, "a cluster name")?;
+        let etcd = etcd(source, self.cluster.coordinator, file.coordinator.etcd, &cluster)?;
+        let (data_dir, key_file) = places(source.path, &file.node);
+        let secrets = self.source.path.parent().unwrap_or(Path::new("/"));
+        let members = members(self.source, self.member)?;
         let shards = match file.node.shards {
             None => 1,
             Some(n) if *n.get_ref() == 1 => 1,
@@ -231,49 +365,31 @@ impl Config {
             }
         };
         Ok(Config {
-            path: path.into(),
+            path: source.path.into(),
             me,
+            node,
             listen,
             api,
             socket: base.join(file.node.socket.unwrap_or_else(|| SYSTEM_SOCKET.into())),
-            key_file: file.node.key_file.map_or_else(|| data_dir.join("node.key"), |f| base.join(f)),
+            key_file,
             data_dir,
-            secret_file: base.join(file.cluster.secret_file),
+            secret_file: secrets.join(self.cluster.secret_file),
             shards,
             cluster,
-            spaces: spaces(&source, &file.space, &members)?,
+            spaces: spaces(self.source, self.space, &members)?,
             etcd,
             members,
+            joined,
+            founded: membership::founding_parts(self.source.text),
             offload: file.circuit.offload,
             spin: file.node.spin,
             segments: file.node.segments,
             operators: file.node.operators,
-            fencing: fencing::methods(&source, file.fencing, base)?,
+            fencing: fencing::methods(source, file.fencing, base)?,
             log: file.log.level,
             dev: false,
             restoration: None,
         })
-    }
-
-    /// This node's name.
-    pub fn name(&self) -> &str {
-        &self.members[self.me].name
-    }
-
-    /// Where the members of these names send from.
-    ///
-    /// # Errors
-    /// A name that is no member's.
-    pub fn addresses(&self, names: &[String]) -> std::result::Result<BTreeSet<SocketAddr>, String> {
-        let address = |name: &String| {
-            self.members.iter().find(|m| m.name == *name).map(|m| m.address).ok_or_else(|| name.clone())
-        };
-        names.iter().map(address).collect()
-    }
-
-    /// The number every member must agree on.
-    pub fn shared(&self) -> Shared {
-        Shared::of(self).since(self.restoration)
     }
 }
 

@@ -53,7 +53,7 @@ impl Rights {
         };
         let accesses =
             config.spaces.iter().map(|space| access(config, space, uid, gid)).collect::<Result<_>>()?;
-        Ok(Rights { me: NodeId(config.me as u16), uid, gid, operators, accesses })
+        Ok(Rights { me: config.me, uid, gid, operators, accesses })
     }
 
     /// Who somebody is to this node.

@@ -29,7 +29,7 @@ fn refused(text: &str, code: Code, words: &[&str]) {
 #[test]
 fn defaults_are_enough() {
     let c = parse(&text("", "")).unwrap();
-    assert_eq!((c.name(), c.me, c.listen.to_string()), ("a", 0, "10.0.0.11:7401".into()));
+    assert_eq!((c.name(), c.me, c.listen.to_string()), ("a", NodeId(0), "10.0.0.11:7401".into()));
     assert_eq!(c.socket, Path::new(SYSTEM_SOCKET));
     assert_eq!(c.key_file, Path::new("/var/lib/oarlock/node.key"));
     assert_eq!(c.secret_file, Path::new("/etc/oarlock/secret"));
@@ -244,3 +244,80 @@ fn the_shared_number_is_that_of_versions_without_rights_where_none_are_said() {
 }
 
 const PLAIN: u64 = 1_378_855_701_426_933_956;
+
+/// What a newcomer is told leads to a configuration that the others take for theirs, whichever member told it, also one that joined
+/// itself; and addresses of the configuration come before those of the record.
+#[test]
+fn a_welcome_makes_a_member_of_the_same_cluster() {
+    use super::membership::{FILE, Local, welcome};
+    use crate::host::key::Secret;
+    use oarlock_cluster::registry::{Command, Outcome, Registry};
+    use oarlock_layout::id::Epoch;
+    use oarlock_layout::seal::PublicKey;
+
+    let founder =
+        parse(&text("", "[[space]]\nname = \"x\"\norder = \"strict\"\nresources_max = 7\n")).unwrap();
+    let mut registry = Registry::new();
+    registry.apply(&founder.founding(Epoch(0)));
+    let moved = parse(
+        &text("", "[[space]]\nname = \"x\"\norder = \"strict\"\nresources_max = 7\n")
+            .replace("0.0.12", "0.0.99"),
+    );
+    let moved = moved.unwrap();
+
+    let secret = Secret::generate();
+    let join = |registry: &mut Registry, name: &str, n: u8| {
+        let (hash, name) = ([n; 32], name.to_owned());
+        let serial = registry.next_token();
+        registry.apply(&Command::CreateToken { serial, hash, name: name.clone(), wall: 1, expires: 9 });
+        let address = SocketAddr::from(([10, 0, 0, n], 7401));
+        let cluster = registry.cluster().unwrap();
+        let key = PublicKey([n; 32]);
+        let joined = registry.apply(&Command::Join { cluster, hash, name, address, key, wall: 1 });
+        let Outcome::Joined { node, .. } = joined else { panic!("{joined:?}") };
+        node
+    };
+    let settle = |told: &str, name: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        let node = format!("[node]\nname = \"{name}\"\nlisten = \"10.0.0.1:1\"\ndata_dir = \".\"\n");
+        std::fs::write(&file, &node).unwrap();
+        let local = Local::load(&file).unwrap();
+        let accepted = local.accept(told).expect("it makes sense");
+        assert_eq!(accepted.secret.bytes(), secret.bytes());
+        assert_eq!(accepted.restoration, None);
+        let kept = accepted.membership;
+        assert!(!kept.contains(&crate::host::key::print(&secret.bytes())), "the secret has its own file");
+        std::fs::write(dir.path().join(FILE), kept).unwrap();
+        assert_eq!(Local::load(&file).unwrap_err().code, Code::InCluster);
+        let config = Config::load(&file).unwrap();
+        std::fs::write(&file, node.replace(&format!("{name:?}"), "\"other\"")).unwrap();
+        assert_eq!(Config::load(&file).unwrap_err().code, Code::BadConfig, "a member keeps its name");
+        config
+    };
+    let c = join(&mut registry, "c", 3);
+    let told = welcome(&moved, &registry, c, &secret);
+    let addresses: Vec<_> = settle(&told, "c").known().into_values().map(|m| m.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.11:7401", "10.0.0.99:7401", "10.0.0.3:7401"]);
+    let config = settle(&welcome(&founder, &registry, c, &secret), "c");
+    assert_eq!(config.shared(), founder.shared());
+    assert_eq!((config.me, config.name(), config.node.address.to_string()), (c, "c", "10.0.0.3:7401".into()));
+    let joined = config.joined.as_ref().unwrap();
+    let revision = registry.member(c).unwrap().revision;
+    assert_eq!((Some(joined.cluster), joined.revision), (registry.cluster(), revision));
+
+    // The next one hears it from the one that joined.
+    let d = join(&mut registry, "d", 4);
+    let second = settle(&welcome(&config, &registry, d, &secret), "d");
+    assert_eq!((second.shared(), second.spaces.len()), (config.shared(), 2));
+    assert_eq!(second.known().len(), 4);
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, "[node]\nname = \"d\"\n[[space]]\nname = \"y\"\n").unwrap();
+    let local = Local::load(&file).unwrap();
+    assert!(local.accept(&told).is_none(), "other lockspaces than the cluster has");
+    assert!(local.accept("").is_none() && local.accept("secret = 1").is_none());
+    let nobody = told.replace("node = 2", "node = 7");
+    assert!(local.accept(&nobody).is_none(), "it is not among the peers");
+}

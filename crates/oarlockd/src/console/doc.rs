@@ -81,6 +81,22 @@ pub enum Question {
         #[serde(default)]
         who: Option<String>,
     },
+    /// Make a join token.
+    CreateToken {
+        /// For a node of this name.
+        node: String,
+        /// Good for so long.
+        seconds: u64,
+    },
+    /// Which join tokens are out?
+    Tokens,
+    /// Take a join token back.
+    RevokeToken {
+        /// Its number.
+        serial: u64,
+    },
+    /// This node is to leave its cluster, and to end.
+    Leave,
     /// What happened at this node?
     Events {
         /// Only what has a number above this.
@@ -103,6 +119,10 @@ impl Question {
             Question::Evict { .. } => Kind::Evict,
             Question::Drain { .. } => Kind::Drain,
             Question::Unfence { .. } => Kind::Unfence,
+            Question::CreateToken { .. } => Kind::CreateToken,
+            Question::Tokens => Kind::Tokens,
+            Question::RevokeToken { .. } => Kind::RevokeToken,
+            Question::Leave => Kind::Leave,
             Question::Backup { .. } => Kind::Backup,
             Question::Events { .. } => Kind::Events,
         }

@@ -16,6 +16,8 @@ mod failover;
 mod fences;
 mod health;
 mod http;
+mod joining;
+mod members;
 mod merge;
 mod metrics;
 mod registry;
@@ -37,11 +39,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use merge::merge;
 
 use crate::config::Config;
-use crate::engine::{Answer, Asked, Control, Link, Snapshot};
+use crate::engine::{Answer, Asked, Control, Knock, Link, Snapshot};
 use crate::host::clock;
+use crate::host::key::Secret;
 use crate::problem::{Problem, Result, did_you_mean};
 use change::Wish;
 use doc::Question;
+use joining::Greeter;
 
 /// An engine that says nothing for so long is stuck. Members are asked for at most a second.
 const ENGINE_MAX: Duration = Duration::from_secs(5);
@@ -61,11 +65,13 @@ pub(crate) struct Console {
     looks_at_one: Semaphore,
     /// What owner and group of each lockspace are called. Looked up once: a directory service may take its time.
     called: OnceLock<Vec<(String, String)>>,
+    greeter: Greeter,
 }
 
 impl Console {
-    fn new(link: Link, config: Config) -> Console {
+    fn new(link: Link, config: Config, greeter: Greeter) -> Console {
         Console {
+            greeter,
             link,
             config,
             looks: Semaphore::new(LOOKS_MAX),
@@ -75,16 +81,18 @@ impl Console {
     }
 }
 
-/// Starts the console's thread. It ends with the process.
+/// Starts the console's thread. It ends with the process. With the node's private key and the cluster's secret it answers machines
+/// that want to join.
 pub fn start(
     config: Config,
     link: Link,
     mut asked: mpsc::UnboundedReceiver<Asked>,
+    (key, secret, mut knocks): (Secret, Secret, mpsc::Receiver<Knock>),
     api: Option<TcpListener>,
 ) -> Result<()> {
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the console", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-    let console = Arc::new(Console::new(link, config));
+    let console = Arc::new(Console::new(link, config, Greeter::new(key, secret)));
     std::thread::Builder::new()
         .name("console".into())
         .spawn(move || {
@@ -92,6 +100,13 @@ pub fn start(
                 if let Some(listener) = api {
                     tokio::spawn(http::serve(listener, console.clone()));
                 }
+                let greeting = console.clone();
+                tokio::spawn(async move {
+                    while let Some((from, datagram)) = knocks.recv().await {
+                        let console = greeting.clone();
+                        tokio::spawn(async move { console.knock(from, &datagram).await });
+                    }
+                });
                 while let Some(asked) = asked.recv().await {
                     let console = console.clone();
                     tokio::spawn(async move { console.answer(asked).await });
@@ -106,6 +121,12 @@ impl Console {
     async fn answer(&self, asked: Asked) {
         let answer = match serde_json::from_str::<Question>(&asked.question) {
             Ok(question) => match self.allowed(&question, &asked.permit) {
+                Ok(()) if question == Question::Leave => match self.leave(asked.session, asked.request).await
+                {
+                    // The engine answers, as the last thing that it does.
+                    Ok(()) => return,
+                    Err(denied) => Err(denied),
+                },
                 Ok(()) => self.document(question, &asked.permit).await,
                 Err(denied) => Err(denied),
             },
@@ -179,6 +200,12 @@ impl Console {
                 let run = Incarnation(incarnation);
                 serde_json::to_string(&self.change(Wish::Unfence { node, run, who }).await?)
             }
+            Question::CreateToken { node, seconds } => {
+                serde_json::to_string(&self.create_token(&node, seconds).await?)
+            }
+            Question::Tokens => serde_json::to_string(&self.tokens().await?),
+            Question::RevokeToken { serial } => serde_json::to_string(&self.revoke_token(serial).await?),
+            Question::Leave => unreachable!("answered by the engine"),
             Question::Events { after } => {
                 let (sender, receiver) = oneshot::channel();
                 self.link.send(Control::Events { after, reply: sender });
@@ -271,7 +298,7 @@ impl Console {
 fn names<'a>(config: &'a Config, snapshot: &'a Snapshot) -> impl Fn(NodeId) -> String + 'a {
     move |node| {
         let record = snapshot.registry.as_ref().and_then(|registry| registry.member(node));
-        let configured = || config.members.get(usize::from(node.0)).map(|m| m.name.clone());
+        let configured = || config.member(node).map(|m| m.name.clone());
         record.map(|m| m.name.clone()).or_else(configured).unwrap_or_else(|| format!("node {node}"))
     }
 }
@@ -317,6 +344,10 @@ mod tests {
             Question::Drain { node: node(), drained: true },
             Question::Drain { node: node(), drained: false },
             Question::Unfence { node: node(), incarnation: 1, who: None },
+            Question::CreateToken { node: "b".into(), seconds: 60 },
+            Question::Tokens,
+            Question::RevokeToken { serial: 1 },
+            Question::Leave,
             Question::Events { after: 0 },
         ];
         let missing = |kind: &&Kind| questions.iter().all(|question| question.kind() != **kind);
@@ -351,7 +382,9 @@ mod tests {
                     let allowed = role.has(right, mode) || *operator && Role::Operator.has(right, mode);
                     let (to_engine, engine) = std::sync::mpsc::channel();
                     let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
-                    let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+                    let greeter = Greeter::new(Secret::generate(), Secret::generate());
+                    let link = Link::new(to_engine, Wake::new().unwrap());
+                    let console = Arc::new(Console::new(link, config, greeter));
                     let access = Access { owner: 10, group: 20, mode, nodes: None };
                     let permit = Permit { who: who.clone(), accesses: vec![access].into(), node: NodeId(0) };
                     let asked = Asked {
@@ -383,7 +416,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, 7 * 5 * 12);
+        assert_eq!(cells, 7 * 5 * questions().len());
     }
 
     /// However many people and programs ask at once, engines have time for locks between the looks.
@@ -391,7 +424,11 @@ mod tests {
     fn looks_take_turns() {
         let (to_engine, engine) = std::sync::mpsc::channel();
         let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
-        let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+        let console = Arc::new(Console::new(
+            Link::new(to_engine, Wake::new().unwrap()),
+            config,
+            Greeter::new(Secret::generate(), Secret::generate()),
+        ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let asked: Vec<_> = (0..20)
@@ -424,7 +461,11 @@ mod tests {
     fn looks_at_one_resource_do_not_stand_in_line_with_large_ones() {
         let (to_engine, engine) = std::sync::mpsc::channel();
         let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
-        let console = Arc::new(Console::new(Link::new(to_engine, Wake::new().unwrap()), config));
+        let console = Arc::new(Console::new(
+            Link::new(to_engine, Wake::new().unwrap()),
+            config,
+            Greeter::new(Secret::generate(), Secret::generate()),
+        ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             for name in (0..200).map(|i| (i >= 100).then_some("job")) {

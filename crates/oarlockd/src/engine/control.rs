@@ -103,6 +103,22 @@ pub enum Control {
         /// Told when it is so.
         reply: tokio::sync::oneshot::Sender<()>,
     },
+    /// Send this datagram to a machine that is no member.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// End the run, and then the membership. The engine answers by itself.
+    Leave {
+        /// Who asked.
+        session: SessionId,
+        /// Its number for the question.
+        request: u32,
+        /// What it hears once the membership has ended.
+        document: String,
+    },
     /// What happened?
     Events {
         /// Only what has a number above this.

@@ -8,6 +8,7 @@ use oarlock_layout::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::forgotten::not_let_in;
+use super::leaving::LEAVE_MAX;
 use super::{Engine, Level};
 use crate::coordinator::Trouble;
 use crate::coordinator::control::{FromControl, ToControl};
@@ -22,6 +23,8 @@ const SURRENDER_MAX: Duration = Duration::from_millis(1_500);
 pub enum Ending {
     /// As somebody wished.
     Stopped,
+    /// As somebody wished, and with it the membership of the node.
+    Left,
     /// By itself: the keeper begins another.
     Again,
 }
@@ -37,6 +40,7 @@ impl Engine {
                     self.p.node.handle_applied(now, &registry);
                     self.note_fences(&registry);
                     self.registry = Some(registry);
+                    self.leave_on();
                 }
                 FromControl::Answered { command, outcome } => {
                     if !self.decided(&command, Ok(outcome)) {
@@ -52,6 +56,7 @@ impl Engine {
                 // Whoever is still of the same mind proposes it again.
                 FromControl::Failed { command, trouble } => {
                     debug!("{trouble}: {command:?}");
+                    self.left(&command, None);
                     self.decided(&command, Err(trouble));
                 }
                 FromControl::Standing(standing) => {
@@ -106,6 +111,7 @@ impl Engine {
         if let Some(stopping) = self.stopping.as_mut().filter(|_| *command == own) {
             stopping.surrendered = Some(true);
         }
+        self.left(command, Some(outcome));
         self.p.node.handle_answer(now, command, outcome);
     }
 
@@ -131,14 +137,22 @@ impl Engine {
         // False: it was in no view.
         let asked = self.p.node.surrender();
         stopping.surrendered = Some(!asked);
-        stopping.until = clock::now() + SURRENDER_MAX;
+        stopping.until = clock::now() + if self.leaving.is_some() { LEAVE_MAX } else { SURRENDER_MAX };
+        // A run that was in no view has nothing to wait for.
+        self.leave_on();
         true
     }
 
     /// Is there nothing left to wait for?
     pub(super) fn ended(&self) -> bool {
         match &self.stopping {
-            Some(s) => s.surrendered == Some(true) || s.until <= clock::now(),
+            Some(s) => {
+                let out = match &self.leaving {
+                    Some(leaving) => leaving.done,
+                    None => s.surrendered == Some(true),
+                };
+                out || s.until <= clock::now()
+            }
             None => self.p.node.has_ended(),
         }
     }
@@ -146,6 +160,7 @@ impl Engine {
     /// The end of a run.
     pub(super) fn finish(mut self) -> Result<Ending> {
         // Programs have heard; what is left of them hangs up now.
+        let left = self.has_left();
         let stopping = self.stopping.take();
         if !self.p.coordinator.stop() {
             warn!("the disk does not let the coordinator's file go");
@@ -171,6 +186,6 @@ impl Engine {
         } else {
             info!("stopped; the coordinator did not hear of it, so others wait for the end of the lease");
         }
-        Ok(Ending::Stopped)
+        Ok(if left { Ending::Left } else { Ending::Stopped })
     }
 }

@@ -21,6 +21,7 @@ mod coordination;
 mod events;
 mod fencing;
 mod forgotten;
+mod leaving;
 mod segments;
 mod sessions;
 
@@ -35,6 +36,7 @@ use oarlock_cluster::fencing::Fence;
 use oarlock_cluster::registry::{Command, Registry};
 use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{SessionId, SpaceId};
+use oarlock_layout::message::join;
 use oarlock_layout::message::session::{self as message, Attached, Failure, PIECE_BYTES_MAX, Reply};
 use oarlock_layout::segment;
 use oarlock_layout::time::Instant;
@@ -50,6 +52,7 @@ pub use coordination::Ending;
 use coordinator::control::ToControl;
 use events::Events;
 pub use events::{EVENTS_MAX, Level, Noted};
+use leaving::Leaving;
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
@@ -134,7 +137,12 @@ pub struct Parts {
     pub control: Receiver<Control>,
     /// Where questions of people go.
     pub asked: tokio::sync::mpsc::UnboundedSender<Asked>,
+    /// Where questions of machines go that are no members yet. What finds no room is lost: whoever asks repeats it.
+    pub knocks: tokio::sync::mpsc::Sender<Knock>,
 }
+
+/// What a machine that is no member sent, and from where.
+pub type Knock = (SocketAddr, Vec<u8>);
 
 /// A running node. Make it with [`Engine::new`], then [`run`](Engine::run) it.
 pub struct Engine {
@@ -153,6 +161,8 @@ pub struct Engine {
     alive_at: Option<Instant>,
     complaints: Complaints,
     stopping: Option<Stopping>,
+    /// Set once the node leaves its cluster.
+    leaving: Option<Leaving>,
     /// Who leads and votes in the coordinator, as far as this node knows.
     standing: Standing,
     /// What it has decided, as far as this node has seen it.
@@ -209,6 +219,7 @@ impl Engine {
             alive_at: None,
             complaints: Complaints::default(),
             stopping: None,
+            leaving: None,
             standing: Standing::default(),
             registry: None,
             by_hand: Vec::new(),
@@ -264,11 +275,16 @@ impl Engine {
         for r in ready {
             match r.token {
                 UDP => {
-                    let (node, deaf) = (&mut self.p.node, &self.p.deaf);
+                    let (node, deaf, knocks) = (&mut self.p.node, &self.p.deaf, &self.p.knocks);
                     let took = self.p.datagrams.receive(|from, datagram| {
                         // Empty but in `oarlock dev`.
-                        if deaf.is_empty() || !deaf.contains(&from) {
-                            node.handle_datagram(now, from, datagram);
+                        if !deaf.is_empty() && deaf.contains(&from) {
+                            return;
+                        }
+                        match join::is_question(datagram) {
+                            // Read elsewhere: what a stranger asks never delays a grant.
+                            true => _ = knocks.try_send((from, datagram.to_vec())),
+                            false => node.handle_datagram(now, from, datagram),
                         }
                     });
                     if let Err(e) = took {
@@ -364,7 +380,10 @@ impl Engine {
                         self.p.node.handle_ceiling_stored(now, ceiling);
                     }
                     Output::Fence(charge) => self.fence(now, charge),
-                    Output::Event(event) => self.log(now, &event),
+                    Output::Event(event) => {
+                        self.refused_as_stranger(&event);
+                        self.log(now, &event);
+                    }
                 }
             }
             if self.replies.is_empty() && self.closes.is_empty() {
@@ -374,6 +393,10 @@ impl Engine {
                 self.say(now, said);
             }
             for session in std::mem::take(&mut self.closes) {
+                if self.leaving.as_ref().is_some_and(|leaving| leaving.session == session) {
+                    // Whoever asked to leave hears what came of it.
+                    continue;
+                }
                 // A node that stops waits for programs with locks to hang up: only then are they known to
                 // have heard.
                 let linger = self.stopping.as_ref().is_some_and(|s| s.holders.contains(&session));
@@ -566,6 +589,8 @@ impl Engine {
         match control {
             // Whoever asked may have left meanwhile.
             Control::Snapshot(reply) => _ = reply.send(self.snapshot(now)),
+            Control::Transmit { to, bytes } => self.p.datagrams.send(to, &bytes, None),
+            Control::Leave { session, request, document } => self.leave(now, session, request, document),
             Control::Propose { command, text, reply } => {
                 self.events.note(Level::Info, None, text);
                 self.by_hand.push((command.clone(), reply));

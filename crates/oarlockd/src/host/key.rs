@@ -26,6 +26,11 @@ impl Secret {
         Secret(random::bytes())
     }
 
+    /// One that came from another member.
+    pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Secret {
+        Secret(bytes)
+    }
+
     /// The bytes, for whoever seals with them.
     pub fn bytes(&self) -> [u8; KEY_BYTES] {
         self.0
@@ -100,8 +105,13 @@ impl Secret {
 
 /// Base64 of a key, 44 characters.
 pub fn print(key: &[u8; KEY_BYTES]) -> String {
-    let mut out = String::with_capacity(44);
-    for chunk in key.chunks(3) {
+    print_base64(key)
+}
+
+/// Base64 of any bytes.
+pub(crate) fn print_base64(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
         let mut word = [0u8; 4];
         word[1..=chunk.len()].copy_from_slice(chunk);
         let word = u32::from_be_bytes(word);
@@ -150,10 +160,14 @@ fn hex(text: &str) -> Option<[u8; KEY_BYTES]> {
 }
 
 fn base64(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let digits = text.strip_suffix('=')?;
+    parse_base64(text.strip_suffix('=')?)?.try_into().ok()
+}
+
+/// Bytes of base64 without the padding at its end.
+pub(crate) fn parse_base64(digits: &str) -> Option<Vec<u8>> {
     let mut bits = 0u32;
     let mut held = 0;
-    let mut bytes = Vec::with_capacity(33);
+    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 3);
     for c in digits.bytes() {
         let digit = ALPHABET.iter().position(|a| *a == c)? as u32;
         bits = (bits << 6 | digit) & 0xffff;
@@ -163,11 +177,11 @@ fn base64(text: &str) -> Option<[u8; KEY_BYTES]> {
             bytes.push((bits >> held) as u8);
         }
     }
-    // Two bits are left over; a text that sets them is not what `print` writes.
-    if bits & ((1 << held) - 1) != 0 {
+    // Some bits are left over; a text that sets them is not what `print` writes, nor one with a whole digit too many.
+    if bits & ((1 << held) - 1) != 0 || held == 6 {
         return None;
     }
-    bytes.try_into().ok()
+    Some(bytes)
 }
 
 #[cfg(test)]

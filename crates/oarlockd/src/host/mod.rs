@@ -18,4 +18,5 @@ pub mod seal;
 pub mod signals;
 pub mod spin;
 pub mod state;
+pub mod token;
 pub mod wake;

@@ -32,6 +32,8 @@ const LOCK: &str = "lock";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// There once it is known that the directory is not the one that the node had; says why.
 const DISOWNED: &str = "disowned";
+/// There once the node has left its cluster.
+const LEFT: &str = "left";
 
 /// What a node remembers between runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +146,23 @@ impl DataDir {
             Err(e) => return Err(fail("cannot read the state in", &e)),
         };
         Ok(DataDir { path: path.into(), state, _lock: lock })
+    }
+
+    /// The node has left its cluster: nothing in here is of use any more.
+    pub fn mark_left(&self) -> Result<()> {
+        file::replace(&self.path.join(LEFT), b"this node has left its cluster\n", 0o600)
+            .map_err(|e| Problem::io(Code::DataDir, format!("cannot write to {}", self.path.display()), &e))
+    }
+
+    /// Refuses the directory of a node that has left its cluster.
+    pub fn refuse_left(&self) -> Result<()> {
+        match self.path.join(LEFT).exists() {
+            true => {
+                let what = format!("the node of {} has left its cluster", self.path.display());
+                Err(Problem::new(Code::HasLeft, what))
+            }
+            false => Ok(()),
+        }
     }
 
     /// What is stored now.

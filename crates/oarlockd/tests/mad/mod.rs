@@ -112,7 +112,7 @@ fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> No
     let nodes = config.members.iter();
     let node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
-        me: NodeId(config.me as u16),
+        me: config.me,
         nodes: numbered(nodes.map(|m| NodeConfig {
             name: m.name.clone(),
             address: m.address,

@@ -346,7 +346,7 @@ mod tests {
         place.configure(&args(&dir, 3), None).unwrap();
         let configs: Vec<_> = place.names.iter().map(|n| Config::load(&place.config(n)).unwrap()).collect();
         for (i, config) in configs.iter().enumerate() {
-            assert_eq!((config.me, config.shared()), (i, configs[0].shared()));
+            assert_eq!((usize::from(config.me.0), config.shared()), (i, configs[0].shared()));
             super::super::super::config::check_files(config).unwrap();
         }
         assert_eq!(configs[0].spaces[1].name, "orders");

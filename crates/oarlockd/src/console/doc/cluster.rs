@@ -277,3 +277,66 @@ pub struct Deafened {
     /// Of these members it hears nothing.
     pub from: Vec<String>,
 }
+
+/// A join token that was made. The only document with a secret in it: the token itself is shown once, and never again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Version of all documents.
+    pub v: u32,
+    /// Its number.
+    pub serial: u64,
+    /// The name of the node that it lets in.
+    pub node: String,
+    /// What is to be given to `oarlock join`.
+    pub token: String,
+    /// For how long it is good.
+    pub seconds: u64,
+    /// The member that the node will ask.
+    pub member: String,
+    /// And where.
+    pub address: String,
+}
+
+/// Join tokens that are out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// The oldest first.
+    pub tokens: Vec<Token>,
+}
+
+/// A join token that is out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// Its number.
+    pub serial: u64,
+    /// The name of the node that it lets in.
+    pub node: String,
+    /// For how long it is still good, by the clock of the node that answers; 0 if it is over.
+    pub seconds: u64,
+}
+
+/// A join token that was taken back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Version of all documents.
+    pub v: u32,
+    /// Its number.
+    pub serial: u64,
+    /// False if it was out no more.
+    pub changed: bool,
+}
+
+/// A node that has left its cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Left {
+    /// Version of all documents.
+    pub v: u32,
+    /// Its name.
+    pub node: String,
+    /// The name of the cluster.
+    pub cluster: String,
+}

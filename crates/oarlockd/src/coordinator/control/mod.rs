@@ -195,6 +195,14 @@ pub fn prepare(file: &std::path::Path, first_run: bool, restoration: Option<u64>
     }
 }
 
+/// Makes the file of a node that joins a cluster: an empty log, of the same beginning as the others'.
+///
+/// # Errors
+/// [`Code::CoordinatorFile`], with the name of the file and what of it cannot be used.
+pub fn prepare_newcomer(file: &std::path::Path, restoration: Option<u64>) -> Result<()> {
+    super::raft::prepare_newcomer(file, restoration).map_err(|why| unusable(&why))
+}
+
 fn unusable(why: &str) -> Problem {
     Problem::new(Code::CoordinatorFile, "the coordinator's file cannot be used").because(why)
 }

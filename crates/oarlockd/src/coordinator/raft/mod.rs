@@ -94,13 +94,13 @@ struct Parts {
     bytes: Vec<u8>,
 }
 
+/// A node that lacks no more entries than these has them within a moment.
+const CAUGHT_UP: u64 = 100;
+
 /// Makes the file of a node that has none yet, and looks through one that is there. It must be of this beginning of the
 /// cluster.
 ///
 /// # Errors
-/// A node that lacks no more entries than these has them within a moment.
-const CAUGHT_UP: u64 = 100;
-
 /// For people: the name of the file, and what of it cannot be used.
 pub fn prepare(file: &Path, restoration: Option<u64>) -> Result<(), String> {
     let of = Store::open(file).and_then(|store| store.restoration()).map_err(|e| e.to_string())?;
@@ -112,6 +112,16 @@ pub fn prepare(file: &Path, restoration: Option<u64>) -> Result<(), String> {
             file.display()
         )),
     }
+}
+
+/// Makes the file of a node that joins a cluster of this beginning, with nothing in it.
+///
+/// # Errors
+/// For people: the name of the file, and what of it cannot be used.
+pub fn prepare_newcomer(file: &Path, restoration: Option<u64>) -> Result<(), String> {
+    let made = Store::open(file).and_then(|store| restoration.map_or(Ok(()), |it| store.begin_of(it)));
+    made.map_err(|e| e.to_string())?;
+    prepare(file, restoration)
 }
 
 /// Makes a file with which this node takes part in a cluster that begins anew with `registry`, as every other voter does with

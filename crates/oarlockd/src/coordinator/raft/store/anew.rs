@@ -23,6 +23,15 @@ impl Store {
         Ok(Some(u64::from_le_bytes(number)))
     }
 
+    /// Notes of which beginning a log is that is still empty.
+    pub(in crate::coordinator::raft) fn begin_of(&self, restoration: u64) -> io::Result<()> {
+        self.write(|txn| {
+            let number = sealed(&restoration.to_le_bytes());
+            txn.open_table(MARKS)?.insert(RESTORATION, number.as_slice())?;
+            Ok(())
+        })
+    }
+
     /// Makes a file that begins with `registry`, in the place of whatever is at `path`, which is kept beside it. Returns where.
     /// The file is whole, or nothing has changed.
     pub(in crate::coordinator::raft) fn begin_anew(

@@ -1,0 +1,319 @@
+//! Clusters of real daemons that begin with one node, or with three, and whose members come and go.
+
+mod support;
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oarlock_layout::code::Code;
+use oarlock_layout::message::frame::{Datagram, VERSION};
+use oarlock_layout::message::join::{JOIN_BYTES, is_question};
+use oarlock_layout::seal::PublicKey;
+use oarlockd::host::token::Token;
+use support::{Dev, Said, ask, lives, oarlock, signal, until};
+
+/// A machine of its own: a directory with a configuration, and a node that may run.
+struct Machine {
+    dir: tempfile::TempDir,
+    name: String,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Machine {
+    fn new(name: &str) -> Machine {
+        let dir = tempfile::Builder::new().prefix("oar").tempdir().unwrap();
+        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let machine = Machine { dir, name: name.into(), address, child: None };
+        machine.configure("");
+        machine
+    }
+
+    fn configure(&self, more: &str) {
+        let text = format!(
+            "[node]\nname = \"{}\"\nlisten = \"{}\"\nsocket = \"sock\"\ndata_dir = \"data\"\n{more}",
+            self.name, self.address
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("node.toml")
+    }
+
+    fn data(&self, file: &str) -> PathBuf {
+        self.dir.path().join("data").join(file)
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = oarlock();
+        command.arg(verb).arg("--config").arg(self.config());
+        command
+    }
+
+    fn serve(&mut self) {
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let mut command = self.command("serve");
+        command.stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        until("the node's socket is there", || self.dir.path().join("sock").exists());
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        let socket = self.dir.path().join("sock");
+        Said::of(oarlock().env("OARLOCK_SOCKET", socket).args(args).output().unwrap())
+    }
+
+    fn join(&self, token: &str) -> Said {
+        Said::of(self.command("join").arg(token).output().unwrap())
+    }
+
+    /// How the node ended.
+    fn ended(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().expect("it was started");
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "{} does not end", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            eprintln!("{} logged:\n{log}", self.name);
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The members in the view, and who votes, as somebody tells.
+fn standing(said: &Said) -> (usize, usize) {
+    if said.status != Some(0) {
+        return (0, 0);
+    }
+    let status = said.json();
+    let members = status["members"].as_array().unwrap();
+    let all_in = members.iter().filter(|m| m["in_view"] == true && m["heard"] == true).count();
+    let whole = all_in == members.len() && status["serving"] == true;
+    (if whole { all_in } else { 0 }, status["coordinator"]["voters"].as_array().unwrap().len())
+}
+
+fn token(said: Said) -> String {
+    let text = said.expect(0, &["oarlock join"]).out.trim().to_owned();
+    assert!(text.starts_with("oarlock1-") && !text.contains(char::is_whitespace), "{text}");
+    text
+}
+
+/// A cluster that begins with one machine.
+fn founded() -> Machine {
+    let mut a = Machine::new("node-a");
+    let said = Said::of(a.command("init").args(["--cluster", "harbour"]).output().unwrap());
+    said.expect(0, &["harbour", "oarlock serve", "oarlock token create"]);
+    a.serve();
+    until("it serves", || standing(&a.run(&["status", "-o", "json"])) == (1, 1));
+    a
+}
+
+/// 49: a node joins a cluster that others founded and that is at work, follows, votes, and leaves again. What is held stays
+/// held all the while, and the key of who has left is of no use.
+#[test]
+fn a_fourth_node_joins_and_leaves_while_a_lock_is_held() {
+    let dev = Dev::start();
+    let held = ask(&dev, 'a', "keeper", &["held"]);
+    let busy = |node: char| dev.run(node, &["lock", "-n", "held", "--", "true"]).status == Some(75);
+    until("the lock is held", || busy('b'));
+    let mut d = Machine::new("node-d");
+    let token = token(dev.run('b', &["token", "create", "node-d"]));
+    dev.run('c', &["token", "ls"]).expect(0, &["node-d"]);
+    d.join(&token).expect(0, &["node-d is member 3", "oarlock serve"]);
+    for (file, expected) in
+        [("", 0o700), ("node.key", 0o600), ("cluster.secret", 0o600), ("cluster.toml", 0o600)]
+    {
+        assert_eq!(mode(&d.data(file)), expected, "{file}");
+    }
+    assert!(!dev.run('c', &["token", "ls"]).expect(0, &[]).out.contains("node-d"), "a token is used up");
+    // Asked again before it has served, it hears the same again; but it knows that it is a member.
+    d.join(&token).expect(78, &["OAR-1209"]);
+    d.serve();
+    until("it is in, and votes", || standing(&d.run(&["status", "-o", "json"])) == (4, 4));
+    until("the others see it", || standing(&dev.run('a', &["status", "-o", "json"])) == (4, 4));
+    d.run(&["lock", "-n", "held", "--", "true"]).expect(75, &[]);
+    d.run(&["lock", "free", "--", "true"]).expect(0, &[]);
+    dev.run('c', &["lock", "free", "--", "true"]).expect(0, &[]);
+
+    // It is stopped and started again like any other, and finds the others by what it keeps.
+    signal(d.child.as_ref().unwrap().id() as i32, "TERM");
+    assert_eq!(d.ended(), Some(0));
+    d.serve();
+    until("it is in again", || standing(&d.run(&["status", "-o", "json"])) == (4, 4));
+
+    d.run(&["leave"]).expect(2, &["--yes"]);
+    d.run(&["leave", "--dry-run"]).expect(0, &["its key is accepted no more"]);
+    d.run(&["leave", "--yes"]).expect(0, &["node-d has left the cluster"]);
+    assert_eq!(d.ended(), Some(0));
+    for node in ['a', 'b', 'c'] {
+        until("three are left", || standing(&dev.run(node, &["status", "-o", "json"])) == (3, 3));
+    }
+    let again = Said::of(d.command("serve").output().unwrap());
+    again.expect(78, &["OAR-1210"]);
+    // As if it had not heard that it left: everybody refuses it.
+    fs::remove_file(d.data("left")).unwrap();
+    d.serve();
+    until("its key is refused", || {
+        let refused = d.run(&["status", "-o", "json"]);
+        refused.out.contains("OAR-5101") || d.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    });
+    assert!(busy('b') && busy('c'), "what is held stays held");
+    assert!(lives(held.0.id() as i32));
+}
+
+/// From nothing: one node, then two, then one again. The one that is left decides alone.
+#[test]
+fn a_cluster_begins_with_one_node_and_grows() {
+    let mut a = founded();
+    assert_eq!(mode(&a.data("cluster.secret")), 0o600);
+    a.run(&["leave", "--yes"]).expect(1, &["OAR-3203", "the only member"]);
+    let mut b = Machine::new("node-b");
+    let made = a.run(&["token", "create", "node-b", "--ttl", "5m", "-o", "json"]).expect(0, &[]).json();
+    assert_eq!((made["seconds"].as_u64(), made["node"].as_str()), (Some(300), Some("node-b")));
+    b.join(made["token"].as_str().unwrap()).expect(0, &[]);
+    b.serve();
+    until("both vote", || standing(&b.run(&["status", "-o", "json"])) == (2, 2));
+    // Who founded may leave as well: the other one leads, and decides alone.
+    a.run(&["leave", "--yes"]).expect(0, &["node-a has left"]);
+    assert_eq!(a.ended(), Some(0));
+    until("one is left", || standing(&b.run(&["status", "-o", "json"])) == (1, 1));
+    b.run(&["lock", "x", "--", "true"]).expect(0, &[]);
+    // And it lets others in, who never met the founder.
+    let mut c = Machine::new("node-c");
+    c.join(&token(b.run(&["token", "create", "node-c"]))).expect(0, &[]);
+    c.serve();
+    until("both vote", || standing(&c.run(&["status", "-o", "json"])) == (2, 2));
+}
+
+#[test]
+fn a_node_without_a_cluster_is_told_what_to_do() {
+    let a = Machine::new("node-a");
+    Said::of(a.command("serve").output().unwrap()).expect(78, &["OAR-1208", "oarlock init", "oarlock join"]);
+    let init =
+        |machine: &Machine, args: &[&str]| Said::of(machine.command("init").args(args).output().unwrap());
+    init(&a, &["--cluster", "no name"]).expect(2, &["OAR-1001", "no name"]);
+    init(&a, &["--address", "0.0.0.0:7401"]).expect(2, &["OAR-1001", "no machine's address"]);
+    init(&a, &[]).expect(0, &[]);
+    init(&a, &[]).expect(78, &["OAR-1209"]);
+    a.configure("[[space]]\nname = \"late\"\n");
+    Said::of(a.command("serve").output().unwrap()).expect(78, &["OAR-1201", "lockspaces", "[[space]]"]);
+    // A configuration that founds a cluster itself.
+    let b = Machine::new("node-b");
+    b.configure("[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n");
+    init(&b, &[]).expect(78, &["OAR-1209", "[[member]]"]);
+}
+
+/// Every way in which a token can be wrong has its own answer, and none of them makes a member.
+#[test]
+fn bad_tokens_are_refused_each_with_its_reason() {
+    let a = founded();
+    let b = Machine::new("node-b");
+    let create = |name: &str, ttl: &str| a.run(&["token", "create", name, "--ttl", ttl]);
+    create("node-b", "16m").expect(2, &["OAR-1001", "15 min"]);
+    create("node-b", "0s").expect(2, &["OAR-1001"]);
+    create("node b", "1m").expect(2, &["OAR-1001", "node b"]);
+    create("node-a", "1m").expect(1, &["OAR-1505"]);
+
+    let good = token(create("node-b", "5m"));
+    b.join(&good[..good.len() - 1]).expect(2, &["OAR-1501"]);
+    b.join("oarlock1-").expect(2, &["OAR-1501"]);
+    b.join(&token(create("node-x", "5m"))).expect(2, &["OAR-1502", "node-x", "node-b"]);
+
+    let revoked = token(create("node-b", "5m"));
+    a.run(&["token", "revoke", "3"]).expect(0, &[]);
+    a.run(&["token", "revoke", "3"]).expect(0, &["out no more"]);
+    a.run(&["token", "revoke", "9"]).expect(2, &["never been"]);
+    b.join(&revoked).expect(77, &["OAR-1503"]);
+
+    let short = token(create("node-b", "1s"));
+    until("its time is over", || {
+        a.run(&["token", "ls", "--no-headers", "-o", "json"]).out.contains("\"seconds\":0")
+            || a.run(&["token", "ls", "-o", "json"]).json()["tokens"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|t| t["seconds"] == 0)
+    });
+    b.join(&short).expect(77, &["OAR-1504", "expired"]);
+
+    let read = Token::parse(&good).unwrap();
+    let with = |change: &dyn Fn(&mut Token)| {
+        let mut token = read.clone();
+        change(&mut token);
+        token.print()
+    };
+    b.join(&with(&|t| t.secret[0] ^= 1)).expect(77, &["OAR-1503"]);
+    b.join(&with(&|t| t.cluster[0] ^= 1)).expect(1, &["OAR-1506"]);
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = with(&|t| t.address = nobody.local_addr().unwrap());
+    let unanswered = Said::of(b.command("join").args(["--timeout", "1s", &silent]).output().unwrap());
+    unanswered.expect(69, &["OAR-1507"]);
+    // The id of the token is right, but not its key: it names a member that is none.
+    b.join(&with(&|t| t.key = PublicKey([9; 32]))).expect(1, &["OAR-5101", "another key"]);
+    assert_eq!(a.run(&["node", "ls", "-o", "name"]).out.trim(), "node-a", "nobody has become a member");
+    assert!(!b.data("cluster.toml").exists());
+
+    // Two tokens for one name: the first that is used takes the name.
+    let second = token(create("node-b", "5m"));
+    b.join(&good).expect(0, &[]);
+    let other = Machine::new("node-b");
+    other.join(&good).expect(1, &["OAR-1505"]);
+    other.join(&second).expect(1, &["OAR-1505"]);
+}
+
+/// Whoever speaks another version is told which one is spoken here, in as few words as possible.
+#[test]
+fn another_version_is_named_at_both_ends() {
+    let a = founded();
+    let b = Machine::new("node-b");
+    let good = token(a.run(&["token", "create", "node-b"]));
+
+    let member = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut elsewhere = Token::parse(&good).unwrap();
+    elsewhere.address = member.local_addr().unwrap();
+    let said = std::thread::scope(|scope| {
+        let joining = scope.spawn(|| b.join(&elsewhere.print()));
+        let mut question = [0; 2 * JOIN_BYTES];
+        let (n, from) = member.recv_from(&mut question).unwrap();
+        assert!(is_question(&question[..n]));
+        // A real member of a version of the future answers like this one, but for the version.
+        let real = UdpSocket::bind("127.0.0.1:0").unwrap();
+        real.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        question[2] = VERSION + 1;
+        real.send_to(&question[..n], a.address).unwrap();
+        let mut answer = [0; 2 * JOIN_BYTES];
+        let m = real.recv(&mut answer).unwrap();
+        assert!(m < n, "{m} bytes for {n}");
+        let Ok(Datagram::Refusal { version: VERSION, code, .. }) = Datagram::decode(&answer[..m]) else {
+            panic!("not a refusal")
+        };
+        assert_eq!(Code::from_number(code), Some(Code::PeerVersion));
+        answer[2] = VERSION + 7;
+        member.send_to(&answer[..m], from).unwrap();
+        joining.join().unwrap()
+    });
+    said.expect(1, &["OAR-5102", &format!("version {}", VERSION + 7), &format!("this one {VERSION}")]);
+}
