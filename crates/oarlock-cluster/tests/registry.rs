@@ -308,7 +308,13 @@ fn a_token_lets_one_node_in_once_and_in_time() {
     for serial in 3..3 + TOKENS_MAX as u64 {
         assert_eq!(registry.apply(&token(serial, 3)), Outcome::Done);
     }
-    refused(&mut registry, &token(3 + TOKENS_MAX as u64, 3), Refusal::TooManyTokens);
+    let mut next = token(3 + TOKENS_MAX as u64, 3);
+    refused(&mut registry, &next, Refusal::TooManyTokens);
+    // Those whose time is over give way, once there is no other place.
+    let Command::CreateToken { wall, expires, .. } = &mut next else { unreachable!() };
+    (*wall, *expires) = (WALL + 900, WALL + 901);
+    assert_eq!(registry.apply(&next), Outcome::Done);
+    assert_eq!(registry.tokens().count(), 1);
 }
 
 /// An id is given again only when nothing of its earlier owner is pending, and its runs go on counting.

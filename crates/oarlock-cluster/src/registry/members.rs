@@ -66,8 +66,12 @@ impl Registry {
         if !(1..=TOKEN_SECONDS_MAX).contains(&seconds) {
             return Err(Refusal::TokenLife { seconds });
         }
-        if self.tokens.len() >= TOKENS_MAX {
+        // Those whose time is over stay, so that whoever comes too late hears that; until their places are needed.
+        if self.tokens.values().filter(|t| t.expires > wall).count() >= TOKENS_MAX {
             return Err(Refusal::TooManyTokens);
+        }
+        if self.tokens.len() >= TOKENS_MAX {
+            self.tokens.retain(|_, t| t.expires > wall);
         }
         self.last_token = serial;
         self.tokens.insert(serial, Token { serial, hash, name: name.into(), expires });
