@@ -194,7 +194,8 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
     let founding = config.joined.is_none().then(|| config.founding(stored));
     let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
         let tuning = Tuning::default();
-        return control::start(control::Parts { me: config.me, file, founding, tuning, wake });
+        let joined = config.joined.as_ref().map(|it| it.revision);
+        return control::start(control::Parts { me: config.me, file, founding, joined, tuning, wake });
     };
     // Which cluster it must be, the founding says.
     let settings = etcd::Settings { endpoints, prefix, cluster: None, tuning: etcd::Tuning::default() };

@@ -64,6 +64,7 @@ impl Member {
             me: NodeId(me as u16),
             file,
             founding: Some(config.founding(Epoch(0))),
+            joined: None,
             tuning: Tuning::default(),
             wake: Wake::new().unwrap(),
         });

@@ -109,6 +109,14 @@ impl Either {
         }
     }
 
+    /// Lets a node that joined stand for election.
+    pub(super) fn campaign(&self) {
+        match self {
+            Either::Raft(engine) => engine.campaign(),
+            Either::Etcd(_) => {}
+        }
+    }
+
     /// Ends it.
     pub(super) async fn stop(&self) {
         match self {

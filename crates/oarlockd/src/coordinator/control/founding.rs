@@ -84,6 +84,12 @@ pub(super) async fn found_outside(engine: &External, founding: &Command) -> Resu
     }
 }
 
+/// Does the node vote that became a member with this revision? What is older may be of another one of its number.
+pub(super) fn votes(registry: &Registry, node: NodeId, since: u64) -> bool {
+    let member = registry.member(node).filter(|_| registry.revision() >= since);
+    member.is_some_and(|it| !it.left && it.role == Role::Voter)
+}
+
 /// What the engine's voters and followers would be if they were what the registry says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Roles {

@@ -134,6 +134,9 @@ pub struct Parts {
     pub file: PathBuf,
     /// The cluster that this node founds, if it is a founder: [`Command::found`].
     pub founding: Option<Command>,
+    /// The revision of the registry with which this node became a member, if it joined: before that, another node may have had its
+    /// number.
+    pub joined: Option<u64>,
     /// How long things take.
     pub tuning: Tuning,
     /// Rung when there is something for the engine.
@@ -229,7 +232,7 @@ pub fn prepare_outside(file: &std::path::Path) -> Result<()> {
 /// [`Code::CoordinatorStopped`], with what cannot be used of the settings.
 pub fn start_outside(settings: Settings, founding: Option<Command>, wake: Wake) -> Result<Link> {
     let started =
-        start_thread(founding, wake, |_| async move { External::start(&settings).map(Either::Etcd) });
+        start_thread(founding, None, wake, |_| async move { External::start(&settings).map(Either::Etcd) });
     started?.map_err(|why| down(&why))
 }
 
@@ -249,14 +252,16 @@ where
     F: FnOnce(NodeId, PathBuf, Arc<dyn Line>, Tuning) -> C + Send + 'static,
     C: Future<Output = std::result::Result<Embedded, String>>,
 {
-    let Parts { me, file, founding, tuning, wake } = parts;
+    let Parts { me, file, founding, joined, mut tuning, wake } = parts;
+    tuning.campaigns = joined.is_none();
     let open = move |line| async move { open(me, file, line, tuning).await.map(Either::Raft) };
-    start_thread(founding, wake, open)?.map_err(|why| unusable(&why))
+    start_thread(founding, joined.map(|since| (me, since)), wake, open)?.map_err(|why| unusable(&why))
 }
 
 /// The thread, with the engine that `open` opens; or why that could not be opened.
 fn start_thread<F, C>(
     founding: Option<Command>,
+    joined: Option<(NodeId, u64)>,
     wake: Wake,
     open: F,
 ) -> Result<std::result::Result<Link, String>>
@@ -291,7 +296,7 @@ where
             engine.show(Arc::clone(&coordinator.applied().borrow().registry));
             let _ = started.send(Ok(()));
             let calls = Arc::new(Semaphore::new(CALLS_MAX));
-            Control { coordinator, engine, questions, calls }.run(founding, wishes).await;
+            Control { coordinator, engine, questions, calls, joined }.run(founding, wishes).await;
         });
         drop(watch);
         runtime.shutdown_timeout(STOP_MAX);
@@ -364,6 +369,8 @@ struct Control {
     engine: ToEngine,
     questions: Questions,
     calls: Arc<Semaphore>,
+    /// This node, and since when it is a member, if it joined.
+    joined: Option<(NodeId, u64)>,
 }
 
 impl Control {
@@ -483,6 +490,9 @@ impl Control {
         let mut applied = self.coordinator.applied();
         loop {
             let registry = Arc::clone(&applied.borrow_and_update().registry);
+            if self.joined.is_some_and(|(me, since)| founding::votes(&registry, me, since)) {
+                self.coordinator.campaign();
+            }
             // What did not come about is tried again.
             let _ = self.coordinator.follow(&registry).await;
             tokio::select! {

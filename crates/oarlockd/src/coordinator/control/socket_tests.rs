@@ -109,7 +109,8 @@ fn nodes_found_and_decide_over_their_circuits() {
         let file = directory.path().join(format!("{me}.redb"));
         prepare(&file, true, None).unwrap();
         let (founding, wake) = (Some(founding.clone()), Wake::new().unwrap());
-        let parts = Parts { me: NodeId(me as u16), file, founding, tuning: Tuning::default(), wake };
+        let parts =
+            Parts { me: NodeId(me as u16), file, founding, joined: None, tuning: Tuning::default(), wake };
         Place {
             node: Node::new(clock::now(), config, seal, Vec::new()),
             socket,

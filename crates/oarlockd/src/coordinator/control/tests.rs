@@ -21,6 +21,7 @@ const TUNING: Tuning = Tuning {
     election: [Duration::from_millis(120), Duration::from_millis(160)],
     patience: Duration::from_millis(1_000),
     snapshot_every: 60,
+    campaigns: true,
 };
 
 fn founding(above: u32) -> Command {
@@ -105,6 +106,7 @@ impl Cluster {
             file: self.file(node),
             // Each has stored another epoch.
             founding: Some(founding(node as u32)),
+            joined: None,
             tuning: TUNING,
             wake: Wake::new().unwrap(),
         });
@@ -401,7 +403,7 @@ fn a_misdeed_is_told_and_not_answered() {
 
 fn alone(file: &Path, founding: Command) -> Result<Link> {
     let (file, wake) = (file.to_owned(), Wake::new().unwrap());
-    start(Parts { me: NodeId(0), file, founding: Some(founding), tuning: TUNING, wake })
+    start(Parts { me: NodeId(0), file, founding: Some(founding), joined: None, tuning: TUNING, wake })
 }
 
 #[track_caller]
@@ -454,7 +456,7 @@ fn a_full_disk_ends_the_run_with_the_file_named() {
     let disk = Disk::default();
     let on = disk.clone();
     let (file, wake) = ("never used".into(), Wake::new().unwrap());
-    let parts = Parts { me: NodeId(0), file, founding: Some(founding), tuning: TUNING, wake };
+    let parts = Parts { me: NodeId(0), file, founding: Some(founding), joined: None, tuning: TUNING, wake };
     let open = move |me, _, line, tuning| async move { on.start(me, line, tuning).await };
     let mut link = start_with(parts, open).unwrap();
     let begin = Instant::now();

@@ -60,13 +60,21 @@ pub struct Tuning {
     pub patience: Duration,
     /// Entries after which the registry is written down as a whole; a quarter as many are kept for members that are behind.
     pub snapshot_every: u64,
+    /// It may stand for election from the start. One that joined does only once [told to](Embedded::campaign).
+    pub campaigns: bool,
 }
 
 impl Default for Tuning {
     /// A change of leaders takes half a second at most: a lease that is renewed in time must not freeze meanwhile (L6).
     fn default() -> Tuning {
         let ms = Duration::from_millis;
-        Tuning { heartbeat: ms(40), election: [ms(120), ms(160)], patience: ms(2_000), snapshot_every: 2_000 }
+        Tuning {
+            heartbeat: ms(40),
+            election: [ms(120), ms(160)],
+            patience: ms(2_000),
+            snapshot_every: 2_000,
+            campaigns: true,
+        }
     }
 }
 
@@ -178,6 +186,7 @@ impl Embedded {
             max_payload_entries: oarlock_layout::message::raft::ENTRIES_MAX as u64,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every),
             max_in_snapshot_log_to_keep: tuning.snapshot_every / 4,
+            enable_elect: tuning.campaigns,
             enable_pre_vote: Some(true),
             // One that comes back quickly must not lead as before: what it decided last it may not know.
             enable_leader_restore: Some(false),
@@ -312,6 +321,14 @@ impl Embedded {
     #[cfg(test)]
     fn begins_at(&self) -> u64 {
         self.raft.metrics().borrow_watched().purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    /// It may stand for election from now on.
+    ///
+    /// A node that joined hears the log from its beginning, and comes by a time in which another node of its number voted, perhaps
+    /// alone. It must not take itself for that one.
+    pub fn campaign(&self) {
+        self.raft.runtime_config().elect(true);
     }
 
     /// Ends it; what it has not decided it does not decide any more.

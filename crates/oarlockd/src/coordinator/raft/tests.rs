@@ -31,6 +31,7 @@ const TUNING: Tuning = Tuning {
     election: [Duration::from_millis(120), Duration::from_millis(160)],
     patience: Duration::from_millis(800),
     snapshot_every: 40,
+    campaigns: true,
 };
 
 /// Nodes in one process, and who of them hears whom.
@@ -181,6 +182,35 @@ impl StoreBuilder<Types, Store, Machine, TempDir> for Build {
         let store = Store::open(&directory.path().join("coordinator.redb")).unwrap();
         Ok((directory, store.clone(), Machine::new(store, Shown::new())))
     }
+}
+
+/// A node that joined comes by a time in which another one of its number decided alone, and does not take itself for that one.
+#[test]
+fn who_may_not_stand_for_election_does_not_lead_even_where_it_is_the_only_voter() {
+    run(async {
+        let alone = Three::of(1);
+        alone.start(0).await;
+        alone.at(0).begin(&BTreeSet::from([NodeId(0)])).await.unwrap();
+        alone.leader().await;
+        alone.kill(0).await;
+        let net = &alone.0;
+        let line = Arc::new(From { net: Arc::clone(net), me: 0 });
+        let silent = Tuning { campaigns: false, ..TUNING };
+        let it = loop {
+            match Embedded::start(NodeId(0), &net.file(0), line.clone(), silent).await {
+                Ok(it) => break it,
+                Err(why) => assert!(why.contains("already open"), "{why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        // One that may does so within a heartbeat.
+        tokio::time::sleep(10 * TUNING.heartbeat).await;
+        assert_eq!(it.standing().voters, [NodeId(0)]);
+        assert!(!it.leads());
+        it.campaign();
+        net.nodes.lock().unwrap()[0] = Some(it);
+        alone.leader().await;
+    });
 }
 
 /// The library's own idea of what a log must do.
