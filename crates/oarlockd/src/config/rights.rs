@@ -42,6 +42,8 @@ pub struct Rights {
     gid: u32,
     operators: Option<u32>,
     accesses: Vec<Access>,
+    /// The names of the members that may use each lockspace; none: all.
+    named: Vec<Option<Vec<String>>>,
 }
 
 impl Rights {
@@ -53,7 +55,26 @@ impl Rights {
         };
         let accesses =
             config.spaces.iter().map(|space| access(config, space, uid, gid)).collect::<Result<_>>()?;
-        Ok(Rights { me: config.me, uid, gid, operators, accesses })
+        let named = config.spaces.iter().map(|space| space.given.nodes.clone()).collect();
+        let mut rights = Rights { me: config.me, uid, gid, operators, accesses, named };
+        let known = config.known();
+        rights.know(known.iter().map(|(node, member)| (*node, member.name.as_str())));
+        Ok(rights)
+    }
+
+    /// Takes in who the members are. Numbers of those that left are given to others, and names are what was written down. False:
+    /// nothing is given to other nodes than before.
+    pub fn know<'a>(&mut self, members: impl Iterator<Item = (NodeId, &'a str)>) -> bool {
+        let members: Vec<_> = members.collect();
+        let mut changed = false;
+        for (access, named) in self.accesses.iter_mut().zip(&self.named) {
+            let Some(named) = named else { continue };
+            let is_named = |(node, name): (NodeId, &str)| named.iter().any(|it| it == name).then_some(node);
+            let nodes = Some(members.iter().copied().filter_map(is_named).collect());
+            changed |= access.nodes != nodes;
+            access.nodes = nodes;
+        }
+        changed
     }
 
     /// Who somebody is to this node.
@@ -94,7 +115,7 @@ impl Rights {
 }
 
 fn access(config: &Config, space: &Space, uid: u32, gid: u32) -> Result<Access> {
-    let Given { owner, group: of, mode, nodes } = &space.given;
+    let Given { owner, group: of, mode, .. } = &space.given;
     let what = |key| format!("`{key}` of lockspace `{}`", space.name);
     let owner = match owner {
         None => uid,
@@ -104,11 +125,8 @@ fn access(config: &Config, space: &Space, uid: u32, gid: u32) -> Result<Access> 
         None => gid,
         Some(named) => group(config, &what("group"), named)?,
     };
-    let ids = |names: &Vec<String>| {
-        let all = config.members.iter().enumerate();
-        all.filter(|(_, m)| names.contains(&m.name)).map(|(id, _)| NodeId(id as u16)).collect()
-    };
-    Ok(Access { owner, group, mode: *mode, nodes: nodes.as_ref().map(ids) })
+    // Which nodes it is for, `Rights::know` says.
+    Ok(Access { owner, group, mode: *mode, nodes: None })
 }
 
 fn group(config: &Config, what: &str, named: &str) -> Result<u32> {

@@ -321,3 +321,20 @@ fn a_welcome_makes_a_member_of_the_same_cluster() {
     let nobody = told.replace("node = 2", "node = 7");
     assert!(local.accept(&nobody).is_none(), "it is not among the peers");
 }
+
+/// A number that comes back does not bring back what was given to the one who had it before; a name does.
+#[test]
+fn what_is_given_to_a_node_is_given_to_its_name() {
+    let config = parse(&text("", "[[space]]\nname = \"x\"\nnodes = [\"b\"]\n")).unwrap();
+    let mut rights = Rights::of(&config, 0, 0).unwrap();
+    let nodes = |rights: &Rights| rights.accesses()[1].nodes.clone();
+    assert_eq!(nodes(&rights), Some(vec![NodeId(1)]));
+    let mut know = |members: &[(NodeId, &str)]| {
+        let changed = rights.know(members.iter().copied());
+        (changed, nodes(&rights))
+    };
+    assert_eq!(know(&[(NodeId(0), "a"), (NodeId(1), "b")]), (false, Some(vec![NodeId(1)])));
+    assert_eq!(know(&[(NodeId(0), "a"), (NodeId(1), "z")]), (true, Some(vec![])));
+    assert_eq!(know(&[(NodeId(0), "a"), (NodeId(2), "b")]), (true, Some(vec![NodeId(2)])));
+    assert_eq!(Rights::of(&config, 0, 0).unwrap().accesses()[0].nodes, None);
+}

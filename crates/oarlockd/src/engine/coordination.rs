@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oarlock_cluster::registry::{Command, Outcome};
+use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -37,6 +37,7 @@ impl Engine {
                 // What is not sent is lost; whoever called asks again.
                 FromControl::Carry { to, message } => _ = self.p.node.carry(now, to, &message),
                 FromControl::Applied(registry) => {
+                    self.give(&registry);
                     self.p.node.handle_applied(now, &registry);
                     self.note_fences(&registry);
                     self.registry = Some(registry);
@@ -93,6 +94,17 @@ impl Engine {
                     self.stop(now);
                 }
             }
+        }
+    }
+
+    /// What is given to members by name is given to those who have the names now.
+    fn give(&mut self, registry: &Registry) {
+        let me = self.p.node.me();
+        // Not before it is founded; nor by what was before this node joined, when another one may have had its number.
+        let member = registry.member(me).filter(|it| Some(it.name.as_str()) == self.p.node.member_name(me));
+        let members = registry.members().map(|it| (it.node, it.name.as_str()));
+        if member.is_some() && self.p.rights.know(members) {
+            self.p.node.give(self.p.rights.accesses().to_vec());
         }
     }
 
