@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use oarlock::blocking::Client;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use support::solo::Solo;
-use support::{Dev, Said, signal, until};
+use support::{Dev, Said, engine_of, signal, until};
 
 /// No file grows beyond this, nor is any written behind it: enough for `state`, not for `raft.redb`.
 const ROOM: u64 = 4096;
@@ -63,7 +63,7 @@ fn a_node_with_a_full_disk_steps_down_and_comes_back_when_there_is_room() {
     let handle = space.handle("mine");
     let guard = handle.acquire().unwrap();
 
-    let pid = third.id().to_string();
+    let pid = engine_of(third.id() as i32).to_string();
     let limited =
         Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={ROOM}:")]).status().unwrap();
     assert!(limited.success());
