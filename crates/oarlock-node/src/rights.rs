@@ -241,6 +241,8 @@ kinds! {
     RevokeToken needs Operate;
     /// End this node's membership, and its run with it
     Leave needs Operate;
+    /// End the membership of a node that is lost
+    Remove needs Operate;
 
     // ----- what comes over HTTP -----
     /// `GET /metrics`

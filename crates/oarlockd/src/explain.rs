@@ -144,8 +144,8 @@ pub fn page(code: Code) -> Page {
         Code::DirectoryForgot => page_of(
             "a data directory is new, and its node is not",
             "the directory that it had is lost, and with it what it promised as a voter; it must not vote as if it had promised nothing",
-            "put the old directory back if there is one, unchanged; else another member takes a backup, all are stopped, and \
-             `oarlock coord restore` is said at every one (docs/operating.md, Backups)",
+            "put the old directory back if there is one, unchanged; else on another member `oarlock node remove NAME` and \
+             `oarlock token create NAME`, and join here anew with an empty directory (docs/operating.md, One machine is lost)",
         ),
         Code::OutOfDescriptors => page_of(
             "no more file descriptors",

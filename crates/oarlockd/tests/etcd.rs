@@ -344,3 +344,18 @@ fn without_the_program_it_is_said_what_to_install() {
     said.expect(1, &["there is no program `etcd` here", "apt-get install etcd-server"]);
     assert!(!dir.path().join("c").exists(), "nothing is left");
 }
+
+/// What there is only where the members decide is refused by name, and changes nothing.
+#[test]
+fn neither_newcomers_nor_restores_are_for_a_cluster_that_relies_on_an_etcd() {
+    let dev = Dev::start_with(&["--coordinator", "etcd"]);
+    dev.run('a', &["token", "create", "node-d"]).expect(1, &["OAR-3203", "etcd"]);
+    let copy = dev.dir.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    dev.run('a', &["coord", "backup", copy]).expect(0, &[]);
+    let config = dev.cluster().join("node-a/node.toml");
+    let mut restore = support::oarlock();
+    restore.args(["coord", "restore", "--yes", copy, "--config"]).arg(config);
+    Said::of(restore.output().unwrap()).expect(1, &["OAR-1212", "etcd"]);
+    dev.run('a', &["ok"]).expect(0, &[]);
+}

@@ -208,6 +208,75 @@ fn a_cluster_begins_with_one_node_and_grows() {
     until("both vote", || standing(&c.run(&["status", "-o", "json"])) == (2, 2));
 }
 
+/// A machine is lost for good: once it is out of the view, another member ends its membership, and another machine takes its place,
+/// under its name and with an empty data directory. The lost one is a stranger if it comes back.
+#[test]
+fn a_machine_that_is_lost_is_replaced_while_the_others_run() {
+    let a = founded();
+    let join = |name: &str, voters: usize| {
+        let mut it = Machine::new(name);
+        it.join(&token(a.run(&["token", "create", name]))).expect(0, &[]);
+        it.serve();
+        until("all vote", || standing(&it.run(&["status", "-o", "json"])) == (voters, voters));
+        it
+    };
+    let _b = join("node-b", 2);
+    let mut lost = join("node-c", 3);
+    let remove = |name: &str, more: &[&str]| a.run(&[&["node", "remove", name], more].concat());
+    remove("node-c", &["--yes"]).expect(1, &["OAR-3203", "is in the view", "oarlock leave"]);
+    remove("node-a", &["--yes"]).expect(1, &["OAR-3203", "oarlock leave"]);
+    remove("node-x", &["--yes"]).expect(2, &["OAR-1001", "node-x"]);
+    signal(lost.child.as_ref().unwrap().id() as i32, "KILL");
+    lost.ended();
+    let is_out = || {
+        let status = a.run(&["status", "-o", "json"]);
+        let members = (status.status == Some(0)).then(|| status.json()["members"].clone());
+        let members = members.as_ref().and_then(|it| it.as_array()).cloned().unwrap_or_default();
+        members.iter().any(|it| it["node"] == "node-c" && it["in_view"] == false)
+    };
+    until("it is out of the view", is_out);
+    remove("node-c", &[]).expect(2, &["--yes"]);
+    remove("node-c", &["--dry-run"]).expect(0, &["its key is accepted no more"]);
+    remove("node-c", &["--yes"]).expect(0, &["node-c has left the cluster"]);
+    until("two are left", || standing(&a.run(&["status", "-o", "json"])) == (2, 2));
+    let _c = join("node-c", 3);
+    lost.serve();
+    until("it is a stranger", || {
+        lost.run(&["status", "-o", "json"]).out.contains("OAR-5101")
+            || lost.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    });
+    until("three are in", || standing(&a.run(&["status", "-o", "json"])) == (3, 3));
+}
+
+/// A cluster that began anew from a backup tells whoever joins which beginning it is of: circuits compare that.
+#[test]
+fn a_cluster_that_was_restored_lets_others_join() {
+    let mut a = founded();
+    let copy = a.dir.path().join("copy");
+    a.run(&["coord", "backup", copy.to_str().unwrap()]).expect(0, &[]);
+    signal(a.child.as_ref().unwrap().id() as i32, "TERM");
+    assert_eq!(a.ended(), Some(0));
+    let mut restore = oarlock();
+    restore.args(["coord", "restore", "--yes", "--config"]).arg(a.config()).arg(&copy);
+    Said::of(restore.output().unwrap()).expect(0, &["node-a is restored"]);
+    a.serve();
+    until("it serves", || standing(&a.run(&["status", "-o", "json"])) == (1, 1));
+    let mut b = Machine::new("node-b");
+    b.join(&token(a.run(&["token", "create", "node-b"]))).expect(0, &[]);
+    let restored = |machine: &Machine| {
+        let state = fs::read_to_string(machine.data("state")).unwrap();
+        state.lines().find(|line| line.starts_with("restored ")).expect("it has that line").to_owned()
+    };
+    assert_eq!(restored(&b), restored(&a));
+    assert_ne!(restored(&b), "restored 0000000000000000");
+    for _ in 0..2 {
+        b.serve();
+        until("both vote", || standing(&b.run(&["status", "-o", "json"])) == (2, 2));
+        signal(b.child.as_ref().unwrap().id() as i32, "TERM");
+        assert_eq!(b.ended(), Some(0));
+    }
+}
+
 #[test]
 fn a_node_without_a_cluster_is_told_what_to_do() {
     let a = Machine::new("node-a");
@@ -224,6 +293,8 @@ fn a_node_without_a_cluster_is_told_what_to_do() {
     let b = Machine::new("node-b");
     b.configure("[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n");
     init(&b, &[]).expect(78, &["OAR-1209", "[[member]]"]);
+    b.configure("[coordinator.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n");
+    init(&b, &[]).expect(78, &["OAR-1201", "etcd"]);
 }
 
 /// Every way in which a token can be wrong has its own answer, and none of them makes a member.

@@ -276,6 +276,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Tokens
         | Kind::RevokeToken
         | Kind::Leave
+        | Kind::Remove
         | Kind::Metrics
         | Kind::Health
         | Kind::Statement

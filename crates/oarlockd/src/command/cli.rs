@@ -535,6 +535,23 @@ pub enum Node {
         #[command(flatten)]
         ask: Ask,
     },
+    /// End the membership of a node that is lost; its key is accepted no more
+    #[command(
+        after_help = "For a machine that will not come back. The node must be out of the view: a silent one is as soon as \
+                            its lease is over. One that works leaves by `oarlock leave` there. A machine in its place joins with \
+                            `oarlock token create` here and `oarlock join` there, also under the same name."
+    )]
+    Remove {
+        /// Name of the member
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+        name: String,
+        /// Whether it is meant.
+        #[command(flatten)]
+        sure: Sure,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Vouch for it that a node that is out can do no harm any more (dangerous)
     #[command(
         after_help = "While something is to be proven of a run that is out, masters grant nothing. This says of all of \

@@ -1,4 +1,4 @@
-//! `oarlock init`, `oarlock leave`, `oarlock token`: clusters that begin with one node, and whose members come and go.
+//! `oarlock init`, `oarlock leave`, `oarlock node remove`, `oarlock token`: clusters that begin with one node, and whose members come and go.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::condition::{Cell, Kind};
 use super::hand::agreed;
 use super::listing::{Columns, column};
 use super::output;
-use super::session::parse;
+use super::session::{Session, parse};
 use super::status::session;
 use crate::config::membership::{FILE, Local, SECRET};
 use crate::console::doc::{Left, NewToken, Question, Revoked, Status, Token, Tokens};
@@ -86,32 +86,54 @@ pub fn leave(sure: &Sure, ask: &Ask) -> Result<()> {
     if !agreed(&plan, &format!("let {} leave?", status.node), sure)? {
         return Ok(());
     }
-    let request = session.ask_later(&Question::Leave)?;
+    print_left(&left(&mut session, &Question::Leave, "this node")?, ask)
+}
+
+/// `oarlock node remove`
+pub fn remove(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
+    let mut session = session(&ask.connect)?;
+    let status: Status = session.document(&Question::Status)?;
+    let plan = format!(
+        "{name} is no member of the cluster {} any more: its vote does not count, and its key is accepted no more.\n\
+         Should its machine come back, it is refused, until it joins with a new token and an empty data directory.",
+        status.cluster
+    );
+    if !agreed(&plan, &format!("remove {name}?"), sure)? {
+        return Ok(());
+    }
+    print_left(&left(&mut session, &Question::Remove { node: name.into() }, name)?, ask)
+}
+
+/// Asks for the end of a membership, which takes longer than other questions.
+fn left(session: &mut Session, question: &Question, who: &str) -> Result<Left> {
+    let request = session.ask_later(question)?;
     let end = Instant::now() + LEAVE_MAX;
     let mut text = Vec::new();
     loop {
         let reply = session.receive(Some(end)).map_err(|p| match p.code {
-            Code::Lost | Code::NoDaemon => unknown(&p.why),
+            Code::Lost | Code::NoDaemon => unknown(who, &p.why),
             _ => p,
         })?;
         match reply {
             Some(Reply::Answer { request: r, more, bytes }) if r == request => {
                 text.extend_from_slice(&bytes);
                 if !more {
-                    break;
+                    return parse(&String::from_utf8_lossy(&text));
                 }
             }
             Some(Reply::Denied { request: r, why }) if r == request => {
                 return Err(Problem::from_failure(&why));
             }
-            // The run ends before the membership does, and this session hears of both.
+            // The run of a node that leaves ends before its membership does, and this session hears of both.
             Some(_) => {}
-            None => return Err(unknown("the node has not answered for a minute")),
+            None => return Err(unknown(who, "the node has not answered for a minute")),
         }
     }
-    let left: Left = parse(&String::from_utf8_lossy(&text))?;
+}
+
+fn print_left(left: &Left, ask: &Ask) -> Result<()> {
     match ask.format.output {
-        form @ (Output::Json | Output::Yaml) => output::print_document(form, &left),
+        form @ (Output::Json | Output::Yaml) => output::print_document(form, left),
         Output::Name => output::print_text(&left.node),
         Output::Table | Output::Wide => {
             output::print_text(&format!("{} has left the cluster {}", left.node, left.cluster))
@@ -119,8 +141,8 @@ pub fn leave(sure: &Sure, ask: &Ask) -> Result<()> {
     }
 }
 
-fn unknown(why: &str) -> Problem {
-    Problem::new(Code::OutcomeUnknown, "whether this node is still a member is not known")
+fn unknown(who: &str, why: &str) -> Problem {
+    Problem::new(Code::OutcomeUnknown, format!("whether {who} is still a member is not known"))
         .because(why)
         .try_next("oarlock node ls --socket PATH, of another member")
 }

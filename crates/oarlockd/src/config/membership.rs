@@ -213,6 +213,17 @@ impl Local {
             .because("it has [cluster] and [[member]], which found a cluster")
             .try_next("oarlock serve; or take both parts out of the file to make or join another cluster"));
         }
+        if let Some(etcd) = &file.coordinator.etcd {
+            return Err(source
+                .bad(
+                    etcd.span().start,
+                    "a cluster that relies on etcd is not made or joined by a command, in this version",
+                )
+                .because("its members are those of the configuration")
+                .try_next(
+                    "describe [cluster] and every [[member]] in the file; or take [coordinator.etcd] out",
+                ));
+        }
         super::label(&source, &file.node.name, "a node name")?;
         super::spaces(&source, &file.space, &[])?;
         let listen = file.node.listen.as_ref().map(|it| super::address(&source, it, "listen")).transpose()?;

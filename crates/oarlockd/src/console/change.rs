@@ -129,7 +129,7 @@ fn denied(trouble: &Trouble) -> (Code, String) {
 }
 
 /// The member of that name.
-fn member(registry: &Registry, typed: &str) -> Answer<NodeId> {
+pub(super) fn member(registry: &Registry, typed: &str) -> Answer<NodeId> {
     let found = registry.members().find(|m| m.name == typed);
     found.map(|m| m.node).ok_or_else(|| {
         let all: Vec<_> = registry.members().map(|m| m.name.as_str()).collect();

@@ -97,6 +97,11 @@ pub enum Question {
     },
     /// This node is to leave its cluster, and to end.
     Leave,
+    /// A node that is lost is to be no member any more.
+    Remove {
+        /// Name of the member.
+        node: String,
+    },
     /// What happened at this node?
     Events {
         /// Only what has a number above this.
@@ -123,6 +128,7 @@ impl Question {
             Question::Tokens => Kind::Tokens,
             Question::RevokeToken { .. } => Kind::RevokeToken,
             Question::Leave => Kind::Leave,
+            Question::Remove { .. } => Kind::Remove,
             Question::Backup { .. } => Kind::Backup,
             Question::Events { .. } => Kind::Events,
         }

@@ -9,6 +9,7 @@ use oarlock_layout::id::{NodeId, SessionId};
 use oarlock_layout::limit::LABEL_BYTES_MAX;
 use oarlock_layout::seal::PublicKey;
 
+use super::change::{decidable, member};
 use super::joining::registry_of;
 use super::{Console, doc};
 use crate::engine::Control;
@@ -41,6 +42,12 @@ impl Console {
             let text =
                 format!("a join token lives for 1 s to {} min, not for {seconds} s", TOKEN_SECONDS_MAX / 60);
             return Err((Code::Usage, text));
+        }
+        if self.config.etcd.is_some() {
+            let text = "machines cannot join a cluster that relies on etcd, in this version: its members are those of the \
+                        configuration"
+                .into();
+            return Err((Code::ChangeRefused, text));
         }
         let text = format!("somebody makes a join token for {name}, good for {seconds} s");
         for _ in 0..TRIES {
@@ -105,7 +112,7 @@ impl Console {
     /// In this order, because a vote that nobody can reach would still be asked for: members close their circuits to who has left.
     pub(super) async fn leave(&self, session: SessionId, request: u32) -> Answer<()> {
         let me = self.config.me;
-        let mut registry = registry_of(&self.snapshot().await?)?;
+        let registry = registry_of(&self.snapshot().await?)?;
         let name = self.config.name();
         if registry.members().all(|it| it.node == me) {
             return Err((
@@ -117,10 +124,46 @@ impl Console {
             let text = format!("{name} is the only one that votes; wait until another member votes as well");
             return Err((Code::ChangeRefused, text));
         }
-        registry = self.mark(&registry, me, |seen| Command::Drain { node: me, seen }).await?;
-        self.mark(&registry, me, |seen| Command::SetRole { node: me, seen, role: Role::Learner }).await?;
+        self.retire(registry, me, name).await?;
+        let document = serde_json::to_string(&self.without(name)).expect("a document is plain data");
+        self.link.send(Control::Leave { session, request, document });
+        Ok(())
+    }
+
+    /// Ends the membership of a node that cannot say it itself, because its machine is lost. It must be out: whoever is in
+    /// may hold locks.
+    pub(super) async fn remove(&self, name: &str) -> Answer<doc::Left> {
+        let snapshot = self.snapshot().await?;
+        decidable(&snapshot)?;
+        let registry = registry_of(&snapshot)?;
+        let node = member(&registry, name)?;
+        if node == self.config.me {
+            let text = format!("{name} is the node that answers: say `oarlock leave` to it");
+            return Err((Code::ChangeRefused, text));
+        }
+        if let Some(run) = registry.run(node) {
+            let text = format!(
+                "run {run} of {name} is in the view: a node that works leaves by `oarlock leave` there, one that is lost is \
+                 put out when its lease is over, or by `oarlock node evict {name}`"
+            );
+            return Err((Code::ChangeRefused, text));
+        }
+        let registry = self.retire(registry, node, name).await?;
+        self.mark(registry, node, name, |seen| Command::Leave { node, seen }).await?;
+        Ok(self.without(name))
+    }
+
+    fn without(&self, name: &str) -> doc::Left {
+        doc::Left { v: doc::VERSION, node: name.into(), cluster: self.config.cluster.clone() }
+    }
+
+    /// Gives a member no new work any more, and waits until it votes no more.
+    async fn retire(&self, registry: Arc<Registry>, node: NodeId, name: &str) -> Answer<Arc<Registry>> {
+        let registry = self.mark(registry, node, name, |seen| Command::Drain { node, seen }).await?;
+        let learner = |seen| Command::SetRole { node, seen, role: Role::Learner };
+        let registry = self.mark(registry, node, name, learner).await?;
         let until = clock::now() + DEMOTE_MAX;
-        while self.snapshot().await?.standing.voters.contains(&me) {
+        while self.snapshot().await?.standing.voters.contains(&node) {
             if clock::now() >= until {
                 let text = format!(
                     "{name} gets no new work any more, but it still votes after {} s; it goes on as a member",
@@ -130,24 +173,22 @@ impl Console {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let left = doc::Left { v: doc::VERSION, node: name.into(), cluster: self.config.cluster.clone() };
-        let document = serde_json::to_string(&left).expect("a document is plain data");
-        self.link.send(Control::Leave { session, request, document });
-        Ok(())
+        Ok(registry)
     }
 
     /// Changes the record of a member, as it is by then.
     async fn mark(
         &self,
-        registry: &Arc<Registry>,
+        mut registry: Arc<Registry>,
         node: NodeId,
+        name: &str,
         command: impl Fn(u64) -> Command,
     ) -> Answer<Arc<Registry>> {
-        let text = format!("somebody asks {} to leave the cluster", self.config.name());
-        let mut registry = Arc::clone(registry);
+        let text = format!("somebody asks that {name} leaves the cluster");
         for _ in 0..TRIES {
             let member = registry.members().find(|it| it.node == node);
-            let seen = member.ok_or_else(|| (Code::HasLeft, "this node is no member".to_owned()))?.revision;
+            let seen =
+                member.ok_or_else(|| (Code::HasLeft, format!("{name} is no member any more")))?.revision;
             match self.propose(&command(seen), &text).await? {
                 (Outcome::Refused(oarlock_cluster::registry::Refusal::Changed { .. }), after, _) => {
                     registry = after

@@ -206,6 +206,7 @@ impl Console {
             Question::Tokens => serde_json::to_string(&self.tokens().await?),
             Question::RevokeToken { serial } => serde_json::to_string(&self.revoke_token(serial).await?),
             Question::Leave => unreachable!("answered by the engine"),
+            Question::Remove { node } => serde_json::to_string(&self.remove(&node).await?),
             Question::Events { after } => {
                 let (sender, receiver) = oneshot::channel();
                 self.link.send(Control::Events { after, reply: sender });
@@ -348,6 +349,7 @@ mod tests {
             Question::Tokens,
             Question::RevokeToken { serial: 1 },
             Question::Leave,
+            Question::Remove { node: node() },
             Question::Events { after: 0 },
         ];
         let missing = |kind: &&Kind| questions.iter().all(|question| question.kind() != **kind);
@@ -381,7 +383,9 @@ mod tests {
                     let right = question.kind().right();
                     let allowed = role.has(right, mode) || *operator && Role::Operator.has(right, mode);
                     let (to_engine, engine) = std::sync::mpsc::channel();
-                    let config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
+                    let mut config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
+                    // Whom it hears only a node of `oarlock dev` can be told.
+                    config.dev = true;
                     let greeter = Greeter::new(Secret::generate(), Secret::generate());
                     let link = Link::new(to_engine, Wake::new().unwrap());
                     let console = Arc::new(Console::new(link, config, greeter));
@@ -403,7 +407,12 @@ mod tests {
                             [Control::Answer { answer: Answer::Denied(code, _), request: 7, .. }] => {
                                 Some(*code)
                             }
-                            [Control::Snapshot(_) | Control::Look { .. } | Control::Events { .. }] => None,
+                            [
+                                Control::Snapshot(_)
+                                | Control::Look { .. }
+                                | Control::Events { .. }
+                                | Control::Deafen { .. },
+                            ] => None,
                             _ => panic!("{what}: the engine hears {}", heard.len()),
                         };
                         let expected = match right {
