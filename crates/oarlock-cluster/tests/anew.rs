@@ -44,7 +44,7 @@ fn what_grew_after_the_copy_stays_below() {
     let incarnation = anew.member(B).unwrap().entered;
     let next = start(B, incarnation.0 + 1);
     assert_eq!(anew.apply(&next), Outcome::Refused(Refusal::StillIn { node: B, incarnation }));
-    assert_eq!(anew.apply(&start(B, entered + 1)).changed(), false, "a run of before");
+    assert!(!anew.apply(&start(B, entered + 1)).changed(), "a run of before");
     assert!(!anew.apply(&renew(B, entered, 9)).changed());
     let over = Out { node: B, incarnation, basis: Basis::LeaseOver { renewal: 0 }, fences: vec![] };
     let epoch = anew.view().epoch;
