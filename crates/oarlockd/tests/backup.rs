@@ -50,6 +50,15 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Ends the load when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Every file of a directory, and what is in it.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap().flatten();
@@ -88,6 +97,8 @@ fn tokens_go_on_above_after_a_restore_and_a_node_of_before_is_refused() {
             });
         }
         let (dev, busy) = (&dev, &busy);
+        // Whatever fails here ends them too.
+        let _over = Over(busy);
         scope.spawn(move || {
             while busy.load(Ordering::Relaxed) {
                 dev.run('b', &["node", "drain", "node-c"]);
@@ -104,7 +115,6 @@ fn tokens_go_on_above_after_a_restore_and_a_node_of_before_is_refused() {
             let said = restore(&file, &config(dev, 'a'), &["--dry-run"]);
             said.expect(78, &["OAR-1206", "another node is using it", "stop every node"]);
         }
-        busy.store(false, Ordering::Relaxed);
     });
     let piped = backup(&dev, 'b', Path::new("-"), &[]).expect(0, &["oarlock backup"]);
     assert!(piped.out.starts_with("oarlock backup\n") && piped.err.is_empty());
