@@ -345,11 +345,77 @@ fn without_the_program_it_is_said_what_to_install() {
     assert!(!dir.path().join("c").exists(), "nothing is left");
 }
 
-/// What there is only where the members decide is refused by name, and changes nothing.
+/// A machine joins a cluster whose order etcd keeps, with the same token as elsewhere, and another takes the place of a lost one.
 #[test]
-fn neither_newcomers_nor_restores_are_for_a_cluster_that_relies_on_an_etcd() {
+fn a_machine_joins_a_cluster_that_relies_on_an_etcd_and_is_replaced() {
     let dev = Dev::start_with(&["--coordinator", "etcd"]);
-    dev.run('a', &["token", "create", "node-d"]).expect(1, &["OAR-3203", "etcd"]);
+    let endpoint = endpoint(&dev);
+    let machine = |name: &str| {
+        let dir = tempfile::Builder::new().prefix("oar").tempdir().unwrap();
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = format!(
+            "[node]\nname = \"{name}\"\nlisten = \"{free}\"\nsocket = \"sock\"\ndata_dir = \"data\"\n"
+        );
+        fs::write(dir.path().join("node.toml"), text).unwrap();
+        dir
+    };
+    let command = |dir: &tempfile::TempDir, verb: &str| {
+        let mut command = support::oarlock();
+        command.arg(verb).arg("--config").arg(dir.path().join("node.toml"));
+        command
+    };
+    let token = |name: &str| dev.run('a', &["token", "create", name]).expect(0, &[]).out.trim().to_owned();
+    let join =
+        |dir: &tempfile::TempDir, token: &str| Said::of(command(dir, "join").arg(token).output().unwrap());
+    let serve = |dir: &tempfile::TempDir| {
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        Running(command(dir, "serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    };
+    let at = |dir: &tempfile::TempDir, args: &[&str]| {
+        let socket = dir.path().join("sock");
+        Said::of(support::oarlock().env("OARLOCK_SOCKET", socket).args(args).output().unwrap())
+    };
+    let in_view = |name: &str| {
+        let said = dev.run('a', &["status", "-o", "json"]);
+        let members = (said.status == Some(0)).then(|| said.json()["members"].as_array().unwrap().clone());
+        members.unwrap_or_default().iter().any(|it| it["node"] == name && it["in_view"] == true)
+    };
+
+    let first = machine("node-d");
+    let used = token("node-d");
+    let prefix = "\"/oarlock/dev\"";
+    join(&first, &used).expect(1, &["relies on an etcd", prefix]);
+    let file = first.path().join("node.toml");
+    let outside = format!("[coordinator.etcd]\nendpoints = [\"{endpoint}\"]\n");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}{outside}prefix = \"/elsewhere\"\n")).unwrap();
+    join(&first, &used).expect(1, &["/elsewhere", prefix]);
+    fs::write(&file, format!("{text}{outside}")).unwrap();
+    join(&first, &used).expect(0, &["node-d is member 3"]);
+    let running = serve(&first);
+    until("it is in", || in_view("node-d") && at(&first, &["ok"]).status == Some(0));
+    at(&first, &["lock", "x", "--", "true"]).expect(0, &[]);
+    dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
+
+    drop(running);
+    until("it is out", || !in_view("node-d"));
+    dev.run('b', &["node", "remove", "node-d", "--yes"]).expect(0, &["node-d has left"]);
+    let second = machine("node-d");
+    let file = second.path().join("node.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}{outside}")).unwrap();
+    join(&second, &token("node-d")).expect(0, &[]);
+    let mut running = serve(&second);
+    until("it is in", || in_view("node-d") && at(&second, &["ok"]).status == Some(0));
+    at(&second, &["leave", "--yes"]).expect(0, &["node-d has left"]);
+    until("it ends", || running.0.try_wait().unwrap().is_some());
+    dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
+}
+
+/// There is nothing of the members' to be put back.
+#[test]
+fn a_restore_is_not_for_a_cluster_that_relies_on_an_etcd() {
+    let dev = Dev::start_with(&["--coordinator", "etcd"]);
     let copy = dev.dir.path().join("copy");
     let copy = copy.to_str().unwrap();
     dev.run('a', &["coord", "backup", copy]).expect(0, &[]);

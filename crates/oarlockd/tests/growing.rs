@@ -293,8 +293,6 @@ fn a_node_without_a_cluster_is_told_what_to_do() {
     let b = Machine::new("node-b");
     b.configure("[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n");
     init(&b, &[]).expect(78, &["OAR-1209", "[[member]]"]);
-    b.configure("[coordinator.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n");
-    init(&b, &[]).expect(78, &["OAR-1201", "etcd"]);
 }
 
 /// Every way in which a token can be wrong has its own answer, and none of them makes a member.

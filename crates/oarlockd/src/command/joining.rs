@@ -60,10 +60,10 @@ pub fn run(args: &Join) -> Result<()> {
     let key = local.key()?;
     let asker = Asker { token: &token, key: &key, name: &local.name, address };
     let told = asker.ask(Instant::now() + patience)?;
-    let accepted = local.accept(&told.text).ok_or_else(|| {
-        Problem::new(Code::Failed, "what the member told cannot be used here")
-            .because("it is of another version, or its lockspaces are not those of this configuration")
-            .try_next("oarlock version on both machines; take [[space]] out of this node's configuration")
+    let accepted = local.accept(&told.text).map_err(|why| {
+        Problem::new(Code::Failed, "the cluster that let this node in is not as its configuration has it")
+            .because(why)
+            .try_next("correct that, then the same command again; `oarlock version` on both machines")
     })?;
     keep(&local, &mut data, told.above, &accepted)?;
     output::say(format_args!(
@@ -89,7 +89,7 @@ fn text(token: &str) -> Result<String> {
 
 /// Writes what a member keeps. The last file is what makes it one.
 fn keep(local: &Local, data: &mut DataDir, above: Incarnation, accepted: &Accepted) -> Result<()> {
-    let Accepted { membership, secret, restoration } = accepted;
+    let Accepted { membership, secret, restoration, outside } = accepted;
     let dir = &local.data_dir;
     let write = |name: &str, text: String| {
         file::replace(&dir.join(name), text.as_bytes(), 0o600)
@@ -99,7 +99,9 @@ fn keep(local: &Local, data: &mut DataDir, above: Incarnation, accepted: &Accept
     // A log that somebody left here would vote for another past.
     let log = dir.join(control::FILE);
     forget(&log)?;
-    control::prepare_newcomer(&log, *restoration)?;
+    if !outside {
+        control::prepare_newcomer(&log, *restoration)?;
+    }
     data.store(State { incarnation: above, restored: *restoration, ..State::FIRST })?;
     write(FILE, membership.clone())
 }

@@ -197,8 +197,9 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
         let joined = config.joined.as_ref().map(|it| it.revision);
         return control::start(control::Parts { me: config.me, file, founding, joined, tuning, wake });
     };
-    // Which cluster it must be, the founding says.
-    let settings = etcd::Settings { endpoints, prefix, cluster: None, tuning: etcd::Tuning::default() };
+    // Which cluster it must be, the founding says to a founder.
+    let cluster = config.joined.as_ref().map(|it| it.cluster);
+    let settings = etcd::Settings { endpoints, prefix, cluster, tuning: etcd::Tuning::default() };
     control::start_outside(settings, founding, wake)
 }
 

@@ -135,9 +135,12 @@ fn member(name: &str, address: SocketAddr, key: &[u8; key::KEY_BYTES]) -> Table 
     table
 }
 
-fn cluster(name: &str) -> Table {
+fn cluster(name: &str, etcd: bool) -> Table {
     let mut table = Table::new();
     table.insert("name".into(), name.into());
+    if etcd {
+        table.insert("coordinator".into(), "etcd".into());
+    }
     table.insert("secret_file".into(), SECRET.into());
     table
 }
@@ -145,7 +148,10 @@ fn cluster(name: &str) -> Table {
 /// What a node is told that has become member `node`: what [`Local::accept`] takes.
 pub fn welcome(config: &Config, registry: &Registry, node: NodeId, secret: &key::Secret) -> String {
     let mut table = config.founded.clone();
-    table.insert("cluster".into(), cluster(&config.cluster).into());
+    table.insert("cluster".into(), cluster(&config.cluster, config.etcd.is_some()).into());
+    if let Some(etcd) = &config.etcd {
+        table.insert("prefix".into(), etcd.prefix.clone().into());
+    }
     let mut joined = Table::new();
     let id = registry.cluster().expect("a cluster that somebody joined");
     joined.insert("cluster".into(), print_cluster(&id).into());
@@ -176,6 +182,8 @@ pub struct Accepted {
     pub secret: key::Secret,
     /// Which beginning of the cluster the node belongs to, if not the founding.
     pub restoration: Option<u64>,
+    /// An etcd decides, not the members.
+    pub outside: bool,
 }
 
 /// The part of a configuration that is about one node: all that `init` and `join` need.
@@ -193,6 +201,8 @@ pub struct Local {
     pub key_file: PathBuf,
     /// The lockspaces that it describes.
     spaces: Option<Value>,
+    /// If it says where an etcd is: under which keys, if it says that.
+    etcd: Option<Option<String>>,
 }
 
 impl Local {
@@ -213,17 +223,6 @@ impl Local {
             .because("it has [cluster] and [[member]], which found a cluster")
             .try_next("oarlock serve; or take both parts out of the file to make or join another cluster"));
         }
-        if let Some(etcd) = &file.coordinator.etcd {
-            return Err(source
-                .bad(
-                    etcd.span().start,
-                    "a cluster that relies on etcd is not made or joined by a command, in this version",
-                )
-                .because("its members are those of the configuration")
-                .try_next(
-                    "describe [cluster] and every [[member]] in the file; or take [coordinator.etcd] out",
-                ));
-        }
         super::label(&source, &file.node.name, "a node name")?;
         super::spaces(&source, &file.space, &[])?;
         let listen = file.node.listen.as_ref().map(|it| super::address(&source, it, "listen")).transpose()?;
@@ -234,7 +233,8 @@ impl Local {
         }
         let name = file.node.name.into_inner();
         let spaces = founding_parts(&text).remove("space");
-        Ok(Local { path: base, name, listen, data_dir, key_file, spaces })
+        let etcd = file.coordinator.etcd.map(|it| it.into_inner().prefix);
+        Ok(Local { path: base, name, listen, data_dir, key_file, spaces, etcd })
     }
 
     /// This node's key; made if there is none yet.
@@ -248,7 +248,7 @@ impl Local {
     /// The file of a cluster that this node founds alone.
     pub fn found(&self, name: &str, address: SocketAddr, key: &[u8; key::KEY_BYTES]) -> String {
         let mut table = Table::new();
-        table.insert("cluster".into(), cluster(name).into());
+        table.insert("cluster".into(), cluster(name, self.etcd.is_some()).into());
         table.insert("member".into(), Value::Array(vec![member(&self.name, address, key).into()]));
         if let Some(spaces) = &self.spaces {
             table.insert("space".into(), spaces.clone());
@@ -256,21 +256,50 @@ impl Local {
         format!("{NOTE}{}", toml::to_string(&table).expect("a table is text"))
     }
 
-    /// Takes a [`welcome`] apart. None if it is no such text, or does not make sense together with this configuration.
-    pub fn accept(&self, text: &str) -> Option<Accepted> {
+    /// Takes a [`welcome`] apart.
+    ///
+    /// # Errors
+    /// It is no such text, or does not make sense together with this configuration: why.
+    pub fn accept(&self, text: &str) -> std::result::Result<Accepted, String> {
+        let (table, accepted, theirs) = self.read(text).ok_or("it is of another version")?;
+        if self.spaces.is_some() && self.spaces.as_ref() != table.get("space") {
+            return Err("its lockspaces are not those of this configuration: take [[space]] out of it".into());
+        }
+        let cluster = table["cluster"]["name"].as_str().unwrap_or_default();
+        let own = self.etcd.clone().map(|prefix| prefix.unwrap_or_else(|| format!("/oarlock/{cluster}")));
+        match (own, &theirs) {
+            (own, theirs) if own == *theirs => Ok(accepted),
+            (_, None) => {
+                Err("its members decide by themselves: take [coordinator.etcd] out of this configuration"
+                    .into())
+            }
+            (None, Some(prefix)) => Err(format!(
+                "it relies on an etcd: [coordinator.etcd] of this configuration must say where that is, and prefix = {prefix:?}"
+            )),
+            (Some(own), Some(prefix)) => {
+                Err(format!("etcd keeps it under {prefix:?}, and this configuration has prefix {own:?}"))
+            }
+        }
+    }
+
+    /// What a text says, and under which keys an etcd keeps the cluster, if one does.
+    fn read(&self, text: &str) -> Option<(Table, Accepted, Option<String>)> {
         let mut table: Table = toml::from_str(text).ok()?;
         let secret = key::parse(table.remove("secret")?.as_str()?)?;
         let restoration = match table.remove("restoration") {
             Some(number) => Some(u64::from_str_radix(number.as_str()?, 16).ok()?),
             None => None,
         };
-        if self.spaces.is_some() && self.spaces.as_ref() != table.get("space") {
-            return None;
-        }
+        let prefix = match table.remove("prefix") {
+            Some(prefix) => Some(prefix.as_str()?.to_owned()),
+            None => None,
+        };
         let text = format!("{NOTE}{}", toml::to_string(&table).ok()?);
         let path = self.data_dir.join(FILE);
         let file: File = toml::from_str(&text).ok()?;
         joined(&Source { path: &path, text: &text }, file.joined.as_ref()?, &file.peer).ok()?;
-        Some(Accepted { membership: text, secret: key::Secret::from_bytes(secret), restoration })
+        let secret = key::Secret::from_bytes(secret);
+        let accepted = Accepted { membership: text, secret, restoration, outside: prefix.is_some() };
+        Some((table, accepted, prefix))
     }
 }
