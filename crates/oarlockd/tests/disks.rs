@@ -133,7 +133,7 @@ fn a_new_directory_of_a_member_that_has_run_is_refused_until_somebody_sees_to_it
     until("it has ended", || !support::lives(third));
     let data = dev.cluster().join("node-c/data");
     fs::remove_dir_all(&data).unwrap();
-    end(serve(&dev, 'c', None)).expect(78, &["OAR-1213", "node-c/data is new", "coord restore"]);
+    end(serve(&dev, 'c', None)).expect(78, &["OAR-1213", "node-c/data is new", "node remove"]);
     for _ in 0..3 {
         end(serve(&dev, 'c', None)).expect(78, &["OAR-1213", "knows another run of this node"]);
     }

@@ -94,7 +94,7 @@ pub fn restore(args: &Restore) -> Result<()> {
             format!("the registry of {} is kept by etcd", config.name()),
         )
         .because("its members have nothing to put back; etcd has snapshots and a restore of its own")
-        .try_next("etcdctl snapshot restore, with every node stopped; docs/operating.md tells more"));
+        .try_next("etcdctl snapshot restore, with every node stopped for good: what was decided after the snapshot is repeated, tokens too"));
     }
     check_files(&config)?;
     let me = member(&config, &backup.registry).map_err(|why| unusable(why).try_next(
