@@ -175,7 +175,7 @@ fn a_try_is_made_once_and_what_came_of_it_is_said_until_it_is_heard() {
     assert_eq!(room.poll_timeout(), None, "the fence is at it");
     room.handle_fenced(at(100), charge(0), Err("exit status 1".into()));
     let said = Output::Propose(failed(A, 0));
-    assert_eq!(outputs(&mut room), [said.clone()]);
+    assert_eq!(outputs(&mut room), std::slice::from_ref(&said));
     assert_eq!(room.poll_timeout(), Some(at(100) + RENEW), "the proposal may be lost");
     room.handle_timeout(at(100) + RENEW);
     assert_eq!(outputs(&mut room), [said]);
