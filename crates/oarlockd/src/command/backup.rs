@@ -9,6 +9,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use oarlock_cluster::registry::{MemberRecord, Registry, VIEWS_SKIPPED};
 use oarlock_layout::code::Code;
@@ -81,6 +82,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
+/// An engine whose keeper was killed a moment ago ends a moment later, and then lets its directory go.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
+
 /// `oarlock coord restore`
 pub fn restore(args: &Restore) -> Result<()> {
     let shown = args.file.display();
@@ -105,11 +109,12 @@ pub fn restore(args: &Restore) -> Result<()> {
         let anew = anew(&backup, State::FIRST, args.above, &config)?;
         return output::print_text(&plan(&config, &backup, &anew, State::FIRST));
     }
-    let mut data =
-        DataDir::open(&config.data_dir).map_err(|problem| match problem.why.starts_with("another node") {
+    let mut data = DataDir::open_within(LET_GO_MAX, &config.data_dir).map_err(|problem| {
+        match problem.why.starts_with("another node") {
             true => problem.try_next("stop every node of the cluster, then say it again"),
             false => problem,
-        })?;
+        }
+    })?;
     let state = data.state();
     let anew = anew(&backup, state, args.above, &config)?;
     let entered = anew.member(me).expect("it was found in the backup").entered;
