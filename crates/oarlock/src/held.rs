@@ -342,7 +342,10 @@ impl Held {
     pub(crate) fn begin_release(mut self) -> Result<Option<PendingRelease>> {
         self.session().check_process(|| format!("cannot release {}", self.subject()))?;
         // What it did under a lock that was gone it should hear of.
-        let lost = self.shared().and_then(|_| self.space.place().caller.living().err());
+        let lost = self.shared().and_then(|_| {
+            let place = self.space.place();
+            place.caller.living().err().or(place.is_over().then_some(Loss::Session))
+        });
         if let Some(loss) = lost {
             self.session().lose(Some(loss));
         }
