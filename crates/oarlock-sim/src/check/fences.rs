@@ -28,7 +28,7 @@ struct Known {
     stored: BTreeMap<u16, u64>,
 }
 
-/// See the [module](self).
+/// What must have been fenced before which grant.
 #[derive(Debug, Default)]
 pub struct Fences {
     registers: Vec<Known>,
