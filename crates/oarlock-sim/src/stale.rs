@@ -60,7 +60,7 @@ impl World {
             node: oarlock_layout::id::NodeId(node),
             incarnation,
             basis: Basis::ByHand,
-            fences: Vec::new(),
+            fences: self.fences.needs(),
         }];
         let epoch = self.coordinator.decided(node).epoch;
         let command = Command::Evict { epoch, out, note: None };
