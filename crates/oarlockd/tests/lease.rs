@@ -70,6 +70,10 @@ struct Clocked {
 
 impl Clocked {
     fn start(dev: &Dev, node: char, name: &str, number: usize) -> Clocked {
+        Clocked::start_with(dev, node, name, number, Stdio::piped())
+    }
+
+    fn start_with(dev: &Dev, node: char, name: &str, number: usize, stderr: Stdio) -> Clocked {
         let (file, pid) =
             (dev.dir.path().join(format!("times-{number}")), dev.dir.path().join(format!("pid-{number}")));
         let script = format!(
@@ -78,7 +82,7 @@ impl Clocked {
             file.display()
         );
         let mut command = dev.at(node);
-        command.args(["lock", name, "-c", &script]).stderr(Stdio::piped());
+        command.args(["lock", name, "-c", &script]).stderr(stderr);
         let child = command.spawn().unwrap();
         let shell = pid_in(&pid);
         Clocked { child, file, shell }
@@ -144,6 +148,54 @@ fn commands_at_a_node_that_stands_still_are_dead_before_others_have_their_locks(
         assert!(last_of_one < first && first >= over, "{last_of_one:?}, {over:?}, {first:?}");
     }
     signal(node, "CONT");
+}
+
+/// A pipe that is full, and that nobody reads as long as its other end is kept: to write to it takes for ever.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&write, true).unwrap();
+    while rustix::io::write(&write, &[b'.'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&write, false).unwrap();
+    (read, write)
+}
+
+/// L6: nobody reads what `oarlock lock` says, as at a terminal after Ctrl-S; its command is dead in time all the same.
+#[test]
+fn a_command_whose_errors_nobody_reads_is_dead_before_the_lease_is_over() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    let (_read, write) = full_pipe();
+    let clocked = Clocked::start_with(&dev, 'a', "x", 0, write.into());
+    let (node, over) = stopped(&dev, 'a');
+    let (said, last) = clocked.end();
+    signal(node, "CONT");
+    said.expect(76, &[]);
+    assert!(last < over, "{last:?} is not before {over:?}");
+}
+
+/// L6: the lock was granted while `oarlock lock` stood still, and its lease is over when it goes on: the command never starts.
+#[test]
+fn a_grant_that_is_over_when_it_is_read_starts_nothing() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    let (before, started) = (asking(&dev, 'a', "x"), dev.dir.path().join("started"));
+    let mut command = dev.at('a');
+    command.args(["lock", "x", "-c", &format!("echo > '{}'", started.display())]).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    until("it waits", || dev.run('a', &["locks", "why", "x"]).out.contains("1 wait"));
+    signal(child.id() as i32, "STOP");
+    before.release().unwrap();
+    until("it is granted", || {
+        let rows = dev.run('a', &["locks", "ls"]).out;
+        rows.lines().any(|row| row.starts_with("x ") && row.contains("EX"))
+    });
+    let (node, over) = stopped(&dev, 'a');
+    while clock::now() < over {
+        thread::sleep(Duration::from_millis(20));
+    }
+    signal(child.id() as i32, "CONT");
+    let said = Said::of(child.wait_with_output().unwrap());
+    signal(node, "CONT");
+    said.expect(76, &["lock on x lost", "the command is not started"]);
+    assert!(!started.exists(), "it was started under a lock that is gone");
 }
 
 /// L6: a node that goes on in time renews its lease, in the same epoch, and nobody was hurt.

@@ -9,7 +9,7 @@
 //!    └─ after 1 s of waiting: who holds it, since when, how many are ahead
 //! ```
 //!
-//! One thread, no runtime, and no JSON unless somebody has to be told why it takes so long: this path is
+//! One thread (another one only talks, see talk.rs), no runtime, and no JSON unless somebody has to be told why it takes so long: this path is
 //! meant to cost little more than `flock`.
 
 use std::ffi::{OsStr, OsString};
@@ -31,6 +31,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::lapse::{Lapse, Step};
 use super::session::{Session, timespec};
+use super::talk::Talk;
 use super::{args, cli, connect, output, waiting};
 use crate::console::doc::Question;
 use crate::host::child::{self, Family};
@@ -95,19 +96,24 @@ pub fn run(args: &cli::Lock) -> Result<u8> {
         }
         Outcome::Interrupted(signal) => return Ok(128 + signal as u8),
     };
-    if began.elapsed() >= PATIENCE && !plan.quiet {
-        output::say(format_args!(
-            "oarlock: granted after {:.1} s, token {}",
-            began.elapsed().as_secs_f64(),
-            granted.token.fence
-        ));
-    }
     let lapse = session.take_lease().map(Lapse::new).ok_or_else(|| {
         Problem::new(Code::OutOfDescriptors, "the lease of the node cannot be looked at")
             .because("its descriptor did not arrive; without it nobody would end the command in time")
             .try_next("raise the limit of open files (ulimit -n)")
     })?;
-    Held { session, plan, signals, granted, lapse }.run(lost)
+    let mut held = Held { session, plan, signals, granted, lapse, talk: Talk::default() };
+    // The answer may be old: this process may have stood still since it came.
+    if let Some(why) = held.gone() {
+        return Ok(held.not_started(&why));
+    }
+    if began.elapsed() >= PATIENCE && !held.plan.quiet {
+        held.talk.say(format!(
+            "oarlock: granted after {:.1} s, token {}",
+            began.elapsed().as_secs_f64(),
+            held.granted.token.fence
+        ));
+    }
+    held.run(lost)
 }
 
 /// What is to be done, with every argument understood.
@@ -286,6 +292,7 @@ struct Held {
     signals: Signals,
     granted: Granted,
     lapse: Lapse,
+    talk: Talk,
 }
 
 impl Held {
@@ -319,7 +326,8 @@ impl Held {
                     &e,
                 )
                 .try_next("check the command; everything behind RES is taken as the command");
-                output::say(format_args!("oarlock: {problem}"));
+                self.talk.say(format!("oarlock: {problem}"));
+                self.talk.finish();
                 return Ok(status);
             }
         };
@@ -350,6 +358,7 @@ impl Held {
             if let Some(status) = status.filter(|_| !self.lapse.is_over(now)) {
                 self.release();
                 guard.into_iter().for_each(Guard::dismiss);
+                self.talk.finish();
                 return Ok(exit_code(status));
             }
             if let Some(why) = self.lapses(now) {
@@ -365,6 +374,22 @@ impl Held {
         }
     }
 
+    /// Whether there is no lock any more to start the command under, and why.
+    fn gone(&mut self) -> Option<Problem> {
+        self.lost().or_else(|| self.lapses(clock::now()))
+    }
+
+    /// The lock was lost before the command was started: hanging up gives back what is left of it.
+    fn not_started(mut self, why: &Problem) -> u8 {
+        let name = &self.plan.name;
+        self.talk.say(format!(
+            "oarlock: lock on {name} lost: {}\n  why: {}\n  now: the command is not started",
+            why.what, why.why
+        ));
+        self.talk.finish();
+        Code::Lost.exit()
+    }
+
     /// Whether the command must end because the node does not renew its lease. Warns before.
     fn lapses(&mut self, now: oarlock_layout::time::Instant) -> Option<Problem> {
         let name = &self.plan.name;
@@ -372,7 +397,7 @@ impl Held {
             Step::None => None,
             Step::Warn if self.plan.quiet => None,
             Step::Warn => {
-                output::say(format_args!(
+                self.talk.say(format!(
                     "oarlock: lock on {name} at risk: the node has not renewed its lease; the command gets SIGTERM in {:.1} s unless it does",
                     self.lapse.next(now).as_secs_f64()
                 ));
@@ -380,7 +405,7 @@ impl Held {
             }
             Step::Calm if self.plan.quiet => None,
             Step::Calm => {
-                output::say(format_args!("oarlock: lock on {name} is safe again: the node has renewed its lease"));
+                self.talk.say(format!("oarlock: lock on {name} is safe again: the node has renewed its lease"));
                 None
             }
             Step::End => Some(
@@ -404,19 +429,27 @@ impl Held {
     }
 
     /// The lock is lost: the command must end before others act on what it protects.
-    fn stop(self, mut child: Child, family: &Family, ended: &OwnedFd, tell: OwnedFd, why: &Problem) -> u8 {
+    fn stop(
+        mut self,
+        mut child: Child,
+        family: &Family,
+        ended: &OwnedFd,
+        tell: OwnedFd,
+        why: &Problem,
+    ) -> u8 {
         // A line, not an end of file: the guard has a copy of this end too, and a shell's `read` wants a line.
         let _ = rustix::io::write(&tell, b"lost\n");
-        output::say(format_args!("oarlock: lock on {} lost: {}", self.plan.name, why.what));
-        output::say(format_args!("  why: {}", why.why));
         // Not as long as that if others may get the lock before.
         let grace = GRACE.min(self.lapse.kill_in(clock::now()));
-        output::say(format_args!(
-            "  now: the command gets SIGTERM, and SIGKILL after {:.1} s",
-            grace.as_secs_f64()
-        ));
         family.signal(Signal::TERM);
         let end = Instant::now() + grace;
+        self.talk.say(format!(
+            "oarlock: lock on {} lost: {}\n  why: {}\n  now: the command gets SIGTERM, and SIGKILL after {:.1} s",
+            self.plan.name,
+            why.what,
+            why.why,
+            grace.as_secs_f64()
+        ));
         while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
             let left = end.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(ended, PollFlags::IN)];
@@ -425,6 +458,7 @@ impl Held {
         // Its descendants too, whether it ended by itself or not: they work under the same lost lock.
         family.kill_all();
         let _ = child.wait();
+        self.talk.finish();
         Code::Lost.exit()
     }
 

@@ -44,6 +44,7 @@ pub mod session;
 pub mod space;
 pub mod status;
 pub mod story;
+mod talk;
 pub mod tree;
 pub mod waiting;
 pub mod watch;
