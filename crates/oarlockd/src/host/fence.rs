@@ -26,6 +26,9 @@ use super::child::{Family, spawn_bound, watch};
 use super::wake::Wake;
 use crate::config::fencing::Method;
 
+/// How long a program that was killed may take to be gone.
+const KILLED_MAX: Duration = Duration::from_secs(2);
+
 type Answer = (Charge, Result<(), String>);
 
 /// Fences that are outside programs, in the order in which they are tried.
@@ -59,7 +62,6 @@ impl Fence for Programs {
     fn begin(&mut self, _: Instant, charge: Charge, name: &str) {
         let (methods, sender, wake) = (self.methods.clone(), self.sender.clone(), self.wake.clone());
         let told = Told { charge, name: name.into(), cluster: self.cluster.clone() };
-        // The thread is what the kernel watches: it lives as long as the program may.
         let begun = thread::Builder::new().name("fence".into()).spawn(move || {
             // Nobody hears it if the engine has ended; then it is another's turn.
             let _ = sender.send((told.charge, first(&methods, &told)));
@@ -77,6 +79,7 @@ impl Fence for Programs {
 }
 
 /// What a program is told.
+#[derive(Clone)]
 struct Told {
     charge: Charge,
     name: String,
@@ -89,7 +92,8 @@ fn first(methods: &[Method], told: &Told) -> Result<(), String> {
     let mut last = String::new();
     for method in methods {
         info!("fencing {} (run {run}) by {}: {}", told.name, method.name, method.command.display());
-        match ran(method, told) {
+        let (its, of) = (method.clone(), told.clone());
+        match in_time(method, move || ran(&its, &of)) {
             Ok(()) => {
                 info!("{} (run {run}) is fenced by {}", told.name, method.name);
                 return Ok(());
@@ -101,6 +105,23 @@ fn first(methods: &[Method], told: &Told) -> Result<(), String> {
         }
     }
     Err(last)
+}
+
+/// What came of a method, in time whatever it does: a program on a disk that is gone hangs before it begins, and one that waits
+/// for such a disk dies of no signal. Its thread is left to it then, and reaps it if it ever ends.
+fn in_time(method: &Method, ran: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    let (sender, answer) = channel();
+    // The thread is what the kernel watches: it lives as long as the program may.
+    let begun = thread::Builder::new().name("fence program".into()).spawn(move || {
+        // Nobody hears it who has given it up.
+        let _ = sender.send(ran());
+    });
+    begun.map_err(|e| format!("no thread: {e}"))?;
+    answer.recv_timeout(method.timeout + KILLED_MAX).unwrap_or_else(|_| Err(late(method)))
+}
+
+fn late(method: &Method) -> String {
+    format!("not done in {}", humantime::format_duration(method.timeout))
 }
 
 fn ran(method: &Method, told: &Told) -> Result<(), String> {
@@ -129,7 +150,7 @@ fn ran(method: &Method, told: &Told) -> Result<(), String> {
     match ended {
         Ok(true) if status.success() => Ok(()),
         Ok(true) => Err(exit(status)),
-        Ok(false) => Err(format!("not done in {}", humantime::format_duration(method.timeout))),
+        Ok(false) => Err(late(method)),
         Err(e) => Err(format!("cannot watch it: {e}")),
     }
 }
@@ -206,6 +227,18 @@ mod tests {
         assert_eq!(failed("kill -9 $$"), "power: ended by signal 9");
         let gone = Method { command: dir.path().join("gone"), ..method(dir.path(), "x", "", 1_000) };
         assert!(fence(vec![gone]).unwrap_err().starts_with("x: cannot run it"));
+    }
+
+    /// L4: a fence that cannot even be killed, or hangs before it begins, keeps nobody's turn.
+    #[test]
+    fn a_program_that_no_signal_ends_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let method = method(dir.path(), "power", "exit 0", 10);
+        let (goes_on, stuck) = channel::<()>();
+        let answer = in_time(&method, move || stuck.recv().map_err(|_| "only when the test ends".into()));
+        assert_eq!(answer, Err("not done in 10ms".into()));
+        drop(goes_on);
+        assert_eq!(in_time(&method, || Ok(())), Ok(()));
     }
 
     /// L4: a fence that hangs has failed, and nothing of it is left behind; the next in the order has its turn.
