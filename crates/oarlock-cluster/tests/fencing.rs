@@ -161,6 +161,19 @@ fn a_node_comes_back_after_its_fence() {
     assert_eq!(registry.fences().count(), 0);
 }
 
+/// L4: the program knows a node by its name, which somebody else may have when it has left.
+#[test]
+fn a_member_leaves_only_when_no_program_is_to_fence_it_any_more() {
+    let mut registry = cluster(3);
+    dead(&mut registry, C);
+    let leave = |r: &Registry| Command::Leave { node: C, seen: r.member(C).unwrap().revision };
+    let command = leave(&registry);
+    assert_eq!(registry.apply(&command), Outcome::Refused(Refusal::FenceFirst(C)));
+    assert_eq!(registry.apply(&proven(A, true)), Outcome::Done);
+    let command = leave(&registry);
+    assert_eq!(registry.apply(&command), Outcome::Done);
+}
+
 /// L4: one charge at a time; what came of it is proposed until the registry has it; the next try comes later.
 #[test]
 fn a_try_is_made_once_and_what_came_of_it_is_said_until_it_is_heard() {

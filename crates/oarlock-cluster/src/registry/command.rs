@@ -371,6 +371,11 @@ pub enum Refusal {
     /// Too many runs of the node wait for their fences.
     #[error("{FENCES_PER_NODE_MAX} earlier runs of node {0} wait for their fences")]
     FencesPending(NodeId),
+    /// A fence of the node must still be made by a program, which knows it by its name.
+    #[error(
+        "a fence of node {0} is not done yet; the node leaves when it is, or when somebody has confirmed it"
+    )]
+    FenceFirst(NodeId),
     /// The run is not in the view.
     #[error("run {incarnation} of node {node} is not in the view")]
     NotInView {

@@ -8,7 +8,7 @@ use oarlock_layout::seal::PublicKey;
 
 use super::command::{Outcome, Refusal};
 use super::record::{
-    ClusterId, FirstSpace, Founder, MemberRecord, Role, Space, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
+    ClusterId, FirstSpace, Founder, MemberRecord, Need, Role, Space, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
     TokenHash,
 };
 use super::{Registry, check_name, fits, spaces, unchanged};
@@ -130,6 +130,10 @@ impl Registry {
         unchanged(seen, member.revision)?;
         if let Some(incarnation) = self.run(node) {
             return Err(Refusal::StillIn { node, incarnation });
+        }
+        // The program is told the name, which another node may have soon.
+        if self.fences().any(|fence| fence.node == node && fence.needs.contains(&Need::Program)) {
+            return Err(Refusal::FenceFirst(node));
         }
         self.other_voter(node)?;
         let revision = self.next_revision();

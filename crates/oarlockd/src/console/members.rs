@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_cluster::registry::{Command, Outcome, Registry, Role, TOKEN_SECONDS_MAX, Token as Kept};
+use oarlock_cluster::registry::{Command, Need, Outcome, Registry, Role, TOKEN_SECONDS_MAX, Token as Kept};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId};
 use oarlock_layout::limit::LABEL_BYTES_MAX;
@@ -139,6 +139,13 @@ impl Console {
             let text = format!(
                 "run {run} of {name} is in the view: a node that works leaves by `oarlock leave` there, one that is lost is \
                  put out when its lease is over, or by `oarlock node evict {name}`"
+            );
+            return Err((Code::ChangeRefused, text));
+        }
+        if registry.fences().any(|it| it.node == node && it.needs.contains(&Need::Program)) {
+            let text = format!(
+                "{name} is still to be fenced, by a program that knows it by this name: wait until that is done, or make \
+                 sure that it is off and say `oarlock node evict {name} --confirmed`"
             );
             return Err((Code::ChangeRefused, text));
         }
