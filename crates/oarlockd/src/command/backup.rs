@@ -127,6 +127,8 @@ pub fn restore(args: &Restore) -> Result<()> {
     let path = config.data_dir.join(control::FILE);
     if state == after {
         control::prepare(&path, false, state.restored)?;
+        // It may have been cut short just before this.
+        data.own()?;
         output::say(format_args!(
             "{} is restored from this file already: nothing is to be done",
             config.name()

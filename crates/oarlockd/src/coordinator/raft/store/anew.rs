@@ -32,7 +32,8 @@ impl Store {
         })
     }
 
-    /// Makes a file that begins with `registry`, in the place of whatever is at `path`, which is kept beside it. Returns where.
+    /// Makes a file that begins with `registry`, in the place of whatever is at `path`, which is kept beside it, unless something
+    /// from before an earlier beginning anew is kept there. Returns where.
     /// The file is whole, or nothing has changed.
     pub(in crate::coordinator::raft) fn begin_anew(
         path: &Path,
@@ -88,11 +89,10 @@ impl Store {
 
 fn put_in_place(beside: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     let before = path.with_extension("before");
-    if path.exists() && before.exists() {
-        std::fs::remove_file(&before)?;
-    }
     let kept = match std::fs::hard_link(path, &before) {
         Ok(()) => Some(before),
+        // Of an earlier beginning anew: what the cluster had before that is kept there, and nowhere else.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Some(before),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
