@@ -161,6 +161,8 @@ pub struct Engine {
     alive_at: Option<Instant>,
     complaints: Complaints,
     stopping: Option<Stopping>,
+    /// The keeper has heard that this run has ended by itself.
+    says_again: bool,
     /// Set once the node leaves its cluster.
     leaving: Option<Leaving>,
     /// Who leads and votes in the coordinator, as far as this node knows.
@@ -219,6 +221,7 @@ impl Engine {
             alive_at: None,
             complaints: Complaints::default(),
             stopping: None,
+            says_again: false,
             leaving: None,
             standing: Standing::default(),
             registry: None,
@@ -388,6 +391,16 @@ impl Engine {
             }
             if self.replies.is_empty() && self.closes.is_empty() {
                 return Ok(());
+            }
+            if !self.closes.is_empty()
+                && self.stopping.is_none()
+                && self.p.node.has_ended()
+                && !self.says_again
+            {
+                // Before them: the keeper would take the closes for the programs' own hanging up, and nobody waits here
+                // for what runs under their locks.
+                self.says_again = true;
+                self.p.keeper.again()?;
             }
             for said in std::mem::take(&mut self.replies) {
                 self.say(now, said);
@@ -563,8 +576,11 @@ impl Engine {
         // Whoever comes now is told by the kernel that nobody listens, which is true.
         self.door_paused_until = None;
         let _ = self.p.poll.remove(&self.p.door);
+        // A run that has ended by itself knows no holders any more, though what ran under its locks may still run: nobody
+        // can say that it holds nothing, so it does not give itself up.
+        let surrendered = self.p.node.has_ended().then_some(false);
         let holders = self.p.node.stop(now);
-        self.stopping = Some(Stopping { until: now + STOP_MAX, holders, surrendered: None });
+        self.stopping = Some(Stopping { until: now + STOP_MAX, holders, surrendered });
     }
 
     // ----- the console ----------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ impl Orphans {
     /// Gives the run up if nobody can act under its locks any more.
     pub(super) fn settle(&mut self, now: Instant) -> Care {
         let Some(gasp) = &self.wards.gasp else { return Care::NothingHeld };
-        if self.wards.missing || self.until <= now {
+        // Of one that had ended by itself the engine has closed the sessions, and no program has acknowledged anything.
+        if self.wards.missing || self.wards.again || self.until <= now {
             return Care::LeftToItsLease;
         }
         if !self.wards.sessions.is_empty() {
@@ -293,6 +294,19 @@ mod tests {
     fn a_run_of_which_something_is_missing_is_never_given_up() {
         let mut bench = Bench::new(0);
         bench.take(Word::Lost);
+        let now = Instant::now();
+        let mut orphans = std::mem::take(&mut bench.wards).orphan(now, "was killed");
+        assert_eq!((orphans.settle(now), bench.gasps()), (Care::LeftToItsLease, 0));
+    }
+
+    /// L5: a run that has ended by itself closes its sessions without waiting for programs; that says nothing of them.
+    #[test]
+    fn a_run_that_had_ended_by_itself_is_never_given_up() {
+        let mut bench = Bench::new(1);
+        bench.take(Word::Again);
+        drop(bench.programs.pop());
+        assert_eq!(bench.ended(), [16]);
+        bench.wards.hung_up(&mut bench.poll, 16);
         let now = Instant::now();
         let mut orphans = std::mem::take(&mut bench.wards).orphan(now, "was killed");
         assert_eq!((orphans.settle(now), bench.gasps()), (Care::LeftToItsLease, 0));
