@@ -200,7 +200,7 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
     // Which cluster it must be, the founding says to a founder.
     let cluster = config.joined.as_ref().map(|it| it.cluster);
     let settings = etcd::Settings { endpoints, prefix, cluster, tuning: etcd::Tuning::default() };
-    control::start_outside(settings, founding, wake)
+    control::start_outside(settings, founding, stored, wake)
 }
 
 struct Sockets {

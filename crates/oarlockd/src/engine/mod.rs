@@ -370,7 +370,8 @@ impl Engine {
                         }
                         // Programs may have taken every descriptor before the node serves.
                         let data = &mut self.p.data;
-                        self.sessions.with_spare(|| data.store(State { epoch, ..data.state() }))?;
+                        data.refuse_older(epoch)?;
+                        self.sessions.with_spare(|| data.store(data.state().accepting(epoch)))?;
                     }
                     Output::Carried { from, message } => {
                         self.p.coordinator.send(ToControl::Carried { from, message });

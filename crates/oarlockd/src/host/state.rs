@@ -53,6 +53,11 @@ impl State {
     pub const FIRST: State =
         State { incarnation: Incarnation(0), epoch: Epoch(0), ceiling: Stamp(0), restored: None };
 
+    /// The same with a view accepted: the epoch never falls (R6).
+    pub fn accepting(self, epoch: Epoch) -> State {
+        State { epoch: self.epoch.max(epoch), ..self }
+    }
+
     /// As the latest format has it.
     fn print(&self) -> String {
         self.print_as(3, &format!("restored {:016x}\n", self.restored.unwrap_or(0)))
@@ -179,6 +184,17 @@ impl DataDir {
         Ok(())
     }
 
+    /// Refuses a view with a new run in it that is older than one that was accepted here: the coordinator was put back (R6).
+    pub fn refuse_older(&self, epoch: Epoch) -> Result<()> {
+        if epoch >= self.state.epoch {
+            return Ok(());
+        }
+        let (shown, seen) = (self.path.display(), self.state.epoch);
+        Err(Problem::new(Code::DataDir, format!("{shown} has seen view {seen}, and the coordinator is at {epoch}"))
+            .because("the coordinator was put back to something older: tokens would be issued a second time")
+            .try_next("the coordinator that it had; with every node stopped: oarlock coord restore --above, at every member"))
+    }
+
     /// No run begins here any more: the node has run before, in a directory that it had before this one.
     pub fn disown(&self, why: &str) -> Result<()> {
         let why = format!("{why}\n");
@@ -258,6 +274,18 @@ mod tests {
         drop(data);
         fs::write(dir.path().join("state.new"), "oarlock-state 1\nincarn").unwrap();
         assert_eq!(DataDir::open(dir.path()).unwrap().begin().unwrap().epoch, Epoch(4));
+    }
+
+    /// R6: the epoch that is kept never falls, and an older view is refused.
+    #[test]
+    fn what_was_put_back_to_something_older_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        data.store(data.state().accepting(Epoch(4))).unwrap();
+        assert!(data.refuse_older(Epoch(4)).is_ok() && data.refuse_older(Epoch(5)).is_ok());
+        let problem = data.refuse_older(Epoch(3)).unwrap_err();
+        assert_eq!((problem.code, problem.exit()), (Code::DataDir, 78), "no restart makes it better");
+        assert_eq!(data.state().accepting(Epoch(3)).epoch, Epoch(4));
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub struct Link {
     held: Option<FromControl>,
     /// The view of the registry that was shown last.
     seen: Epoch,
+    /// A view below this one is not believed.
+    least: Epoch,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread has let go of its file.
     done: Receiver<()>,
@@ -226,14 +228,20 @@ pub fn prepare_outside(file: &std::path::Path) -> Result<()> {
     .try_next("the coordinator that it had, or an empty data directory at every member"))
 }
 
-/// Starts the thread for a node that relies on etcd, which need not answer yet.
+/// Starts the thread for a node that relies on etcd, which need not answer yet. An etcd whose view is below `least` is not
+/// believed: the link says so, and shows nothing of it.
 ///
 /// # Errors
 /// [`Code::CoordinatorStopped`], with what cannot be used of the settings.
-pub fn start_outside(settings: Settings, founding: Option<Command>, wake: Wake) -> Result<Link> {
+pub fn start_outside(
+    settings: Settings,
+    founding: Option<Command>,
+    least: Epoch,
+    wake: Wake,
+) -> Result<Link> {
     let started =
         start_thread(founding, None, wake, |_| async move { External::start(&settings).map(Either::Etcd) });
-    started?.map_err(|why| down(&why))
+    started?.map(|link| Link { least, ..link }).map_err(|why| down(&why))
 }
 
 /// Starts the thread, and returns when it has read its file.
@@ -303,7 +311,16 @@ where
     });
     let thread = thread.map_err(fail)?;
     Ok(match outcome.recv() {
-        Ok(Ok(())) => Ok(Link { to, from, shown, held: None, seen: Epoch(0), thread: Some(thread), done }),
+        Ok(Ok(())) => Ok(Link {
+            to,
+            from,
+            shown,
+            held: None,
+            seen: Epoch(0),
+            least: Epoch(0),
+            thread: Some(thread),
+            done,
+        }),
         Ok(Err(why)) => {
             // It lets go of the file before anybody tries again.
             let _ = thread.join();
@@ -322,6 +339,13 @@ impl Drop for Watchman {
             self.0.send(FromControl::Down(down("it panicked; the log has the place")));
         }
     }
+}
+
+/// What etcd says is older than what this directory has seen (R6).
+fn went_back(says: Epoch, seen: Epoch) -> Problem {
+    Problem::new(Code::DataDir, format!("etcd is at view {says}, and this node was in view {seen}"))
+        .because("etcd was put back to an older snapshot, or prefix or endpoints are others: tokens would be issued a second time")
+        .try_next("the etcd that it had; if that is lost, with every node stopped: an empty prefix and empty data directories, and no token of before believed")
 }
 
 fn down(why: &str) -> Problem {
@@ -346,6 +370,10 @@ impl Link {
         // What is shown was shown before what is held was sent, or is newer.
         let registry = self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(registry) = &registry {
+            // Before the founding there is no view yet.
+            if registry.cluster().is_some() && registry.view().epoch < self.least {
+                return Some(FromControl::Down(went_back(registry.view().epoch, self.least)));
+            }
             self.seen = registry.view().epoch;
         }
         registry.map(FromControl::Applied).or_else(|| self.held.take())
