@@ -8,11 +8,12 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId};
 use oarlock_layout::limit::LABEL_BYTES_MAX;
 use oarlock_layout::seal::PublicKey;
+use oarlock_node::MemberStatus;
 
 use super::change::{decidable, member};
 use super::joining::registry_of;
 use super::{Console, doc};
-use crate::engine::Control;
+use crate::engine::{Control, Snapshot};
 use crate::host::clock;
 use crate::host::token::Token;
 
@@ -160,6 +161,7 @@ impl Console {
 
     /// Gives a member no new work any more, and waits until it votes no more.
     async fn retire(&self, registry: Arc<Registry>, node: NodeId, name: &str) -> Answer<Arc<Registry>> {
+        others_decide(&self.snapshot().await?, node, name)?;
         let registry = self.mark(registry, node, name, |seen| Command::Drain { node, seen }).await?;
         let learner = |seen| Command::SetRole { node, seen, role: Role::Learner };
         let registry = self.mark(registry, node, name, learner).await?;
@@ -200,6 +202,24 @@ impl Console {
         }
         Err((Code::ChangeRefused, "its record changes all the time".into()))
     }
+}
+
+/// Whether the voters beside `node` could decide anything: without a majority of them, not even that it votes no more.
+fn others_decide(snapshot: &Snapshot, node: NodeId, name: &str) -> Answer<()> {
+    let voters = &snapshot.standing.voters;
+    if !voters.contains(&node) {
+        return Ok(());
+    }
+    let heard = |m: &&MemberStatus| m.heard && m.node != node && voters.contains(&m.node);
+    let (heard, others) = (snapshot.status.members.iter().filter(heard).count(), voters.len() - 1);
+    if 2 * heard > others {
+        return Ok(());
+    }
+    let text = format!(
+        "{} hears {heard} of the {others} voters that there are without {name}, which is no majority; start the others first",
+        snapshot.status.node
+    );
+    Err((Code::NoMajority, text))
 }
 
 fn not_founded() -> (Code, String) {

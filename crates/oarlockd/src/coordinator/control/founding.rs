@@ -153,12 +153,15 @@ pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(),
     if want == now {
         return promote(engine, registry).await;
     }
+    // Those who are to vote from now on decide this together with those who have until now. If the change had to wait for a
+    // majority of them, every other decision would wait with it.
+    let heard = engine.heard(want.voters.iter());
+    let heard_enough = 2 * heard.len() > want.voters.len();
     // A leader that votes no more would have to go on without being counted; so another one makes the change.
     if !want.voters.contains(&engine.me()) {
-        let next = now.voters.intersection(&want.voters).next();
-        return match next {
-            Some(next) => engine.hand_over(*next).await,
-            None => Ok(()),
+        return match now.voters.intersection(&heard).next() {
+            Some(next) if heard_enough => engine.hand_over(*next).await,
+            _ => Err(Trouble::NoQuorum),
         };
     }
     // Who is to vote follows first: it must have the log by then.
@@ -167,6 +170,9 @@ pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(),
         engine.add_learner(*node).await?;
     }
     if want.voters != now.voters {
+        if !heard_enough {
+            return Err(Trouble::NoQuorum);
+        }
         engine.set_voters(&want.voters).await?;
         // Who votes no more is gone altogether, and comes back as a follower in the next round.
         return Ok(());

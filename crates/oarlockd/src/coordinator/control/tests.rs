@@ -389,6 +389,27 @@ fn voters_follow_the_registry() {
     }
 }
 
+/// With one of three voters gone, another must not give its vote back: the change would wait for the one that is gone, and everything
+/// else with it.
+#[test]
+fn voters_do_not_change_to_those_who_are_gone() {
+    let mut cluster = Cluster::founded(0, Duration::ZERO);
+    cluster.until("three voters", |c| c.engines.iter().all(|it| it.standing.voters.len() == 3));
+    cluster.until("a leader", |c| c.engines[0].standing.leader.is_some());
+    cluster.stop(2);
+    for node in [0, 1].map(NodeId) {
+        let seen = cluster.engines[0].registry.member(node).unwrap().revision;
+        cluster.done(0, &Command::SetRole { node, seen, role: Role::Learner });
+        cluster.until("agreement of two", |c| c.engines[0].registry == c.engines[1].registry);
+        cluster.pass(2 * FOLLOW_EVERY);
+        let seen = cluster.engines[1].registry.member(node).unwrap().revision;
+        cluster.done(1, &Command::SetRole { node, seen, role: Role::Voter });
+        assert!(cluster.engines[..2].iter().all(|it| it.standing.voters.len() == 3));
+    }
+    cluster.start(2);
+    cluster.until("agreement", Cluster::agree);
+}
+
 /// What no honest member says is named and not answered.
 #[test]
 fn a_misdeed_is_told_and_not_answered() {

@@ -22,7 +22,7 @@ use openraft::errors::{
     ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use openraft::{ChangeMembers, Config, EmptyNode, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, Instant as _, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -91,6 +91,8 @@ pub struct Embedded {
     line: Arc<dyn Line>,
     shown: Arc<Shown>,
     patience: Duration,
+    /// Who has said nothing for this long may be gone.
+    silent: Duration,
     parts: Arc<Mutex<Option<Parts>>>,
 }
 
@@ -198,7 +200,8 @@ impl Embedded {
         let lines = Lines(Arc::clone(&line));
         let raft = openraft::Raft::new(me.0.into(), Arc::new(config), lines, store, machine).await;
         let raft = raft.map_err(|e| e.to_string())?;
-        Ok(Embedded { me, raft, line, shown, patience: tuning.patience, parts: Arc::default() })
+        let (patience, silent) = (tuning.patience, tuning.election[1]);
+        Ok(Embedded { me, raft, line, shown, patience, silent, parts: Arc::default() })
     }
 
     /// Has a cluster begun here, or been heard of? Then the file is not empty.
@@ -260,6 +263,18 @@ impl Embedded {
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), Trouble> {
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0.into()).collect();
         self.decided(timeout(self.patience, self.raft.change_membership(voters, false)).await).map(|_| ())
+    }
+
+    /// Which of these nodes have answered this one a moment ago, itself included? None where it does not lead.
+    pub fn heard<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let Some(answers) = &metrics.heartbeat else { return BTreeSet::new() };
+        let answered = |node: &&NodeId| {
+            let last = answers.get(&node.0.into()).copied().flatten();
+            **node == self.me || last.is_some_and(|last| last.elapsed() < self.silent)
+        };
+        nodes.filter(answered).copied().collect()
     }
 
     /// Lets nodes go that follow without a vote. Only where this node leads.
