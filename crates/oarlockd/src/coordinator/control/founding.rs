@@ -118,15 +118,15 @@ impl Roles {
     }
 }
 
-/// Lets a member vote that has joined, serves, and has nearly all of the log. One that was asked to give way does not get its vote
-/// back before somebody says so.
+/// Lets a member vote that serves and has nearly all of the log: it has joined, or it was to leave and stayed. One that was asked to
+/// give way does not get its vote back before somebody says so.
 async fn promote(engine: &Embedded, registry: &Registry) -> Result<(), Trouble> {
     let votes = |member: &&MemberRecord| member.role == Role::Voter;
     if registry.members().filter(votes).count() >= VOTERS_MAX {
         return Ok(());
     }
     let ready = registry.members().find(|member| {
-        let waits = member.role == Role::Learner && member.token.is_some() && !member.drained;
+        let waits = member.role == Role::Learner && !member.drained;
         waits && registry.run(member.node).is_some() && engine.has_caught_up(member.node)
     });
     match ready {
