@@ -144,6 +144,7 @@ pub fn run(args: &Serve) -> Result<()> {
         notify: Notify::from_environment(),
         wake,
         fence,
+        founder: config.joined.is_none() && config.etcd.is_none(),
         coordinator,
         control: questions_of_people,
         asked,

@@ -6,7 +6,7 @@
 
 use oarlock_cluster::registry::Registry;
 use oarlock_layout::code::Code;
-use oarlock_layout::id::Incarnation;
+use oarlock_layout::id::{Epoch, Incarnation};
 use oarlock_layout::time::Instant;
 use oarlock_node::Node;
 use tracing::error;
@@ -19,9 +19,25 @@ use crate::problem::Problem;
 const FIRST: Incarnation = Incarnation(1);
 
 impl Engine {
-    /// A member refuses this run. If it knows another one, and this is the first of its directory, that is why.
+    /// A member refuses this run. If it knows another one, and this is the first of its directory, that is why. If it knows another
+    /// node in this one's place, and this one is to found the cluster, there is one already.
     pub(super) fn refused_by(&mut self, now: Instant, node: &str, code: Code) {
-        let first = self.p.data.state().incarnation == FIRST;
+        let state = self.p.data.state();
+        let begins = state.epoch == Epoch(0) && self.registry.as_ref().is_none_or(|it| it.cluster().is_none());
+        if code == Code::PeerKey && self.p.founder && begins && self.stopping.is_none() {
+            // Another has this node's place. Whoever is to found a cluster beside the one that there is must not come to it.
+            let what = format!("{node} has another key for this node, which knows of no cluster yet");
+            let problem = Problem::new(Code::PeerKey, what)
+                .because("the cluster may live on, and this node have left it: then it must not be founded again")
+                .try_next(format!(
+                    "if the cluster lives, join it anew: `oarlock token create` there, `oarlock join` here with a \
+                     configuration without members; if it is to be founded, correct the key of this node at {node}"
+                ));
+            error!("{problem}");
+            self.down = Some(problem);
+            return self.stop(now);
+        }
+        let first = state.incarnation == FIRST;
         if code != Code::PeerRestarted || !first || self.stopping.is_some() {
             return;
         }

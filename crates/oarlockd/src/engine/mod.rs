@@ -131,6 +131,8 @@ pub struct Parts {
     pub wake: Wake,
     /// What keeps departed nodes from doing harm.
     pub fence: Box<dyn Fence>,
+    /// It is to found the cluster, with others of its configuration, and no etcd says whether there is one.
+    pub founder: bool,
     /// This node's coordinator.
     pub coordinator: coordinator::control::Link,
     /// What the console wants.
