@@ -326,6 +326,15 @@ fn an_id_of_a_node_that_left_is_reused_above_its_runs() {
     let command = leave(&registry);
     refused(&mut registry, &command, Refusal::StillIn { node: B, incarnation: Incarnation(1) });
     registry.apply(&evict(3, &[(B, 1, Basis::ByHand)]));
+    for role in [Role::Voter, Role::Learner] {
+        let seen = revision(&registry, B);
+        assert_eq!(registry.apply(&Command::SetRole { node: B, seen, role }), Outcome::Done);
+        if role == Role::Voter {
+            let command = leave(&registry);
+            refused(&mut registry, &command, Refusal::StillVotes(B));
+        }
+    }
+    let command = leave(&registry);
     assert_eq!(registry.apply(&command), Outcome::Done);
     assert_eq!(registry.apply(&command), Outcome::Already);
     refused(&mut registry, &start(B, 2), Refusal::NotAMember(B));

@@ -355,6 +355,9 @@ pub enum Refusal {
     /// A coordinator without voters decides nothing any more.
     #[error("node {0} is the last voter")]
     LastVoter(NodeId),
+    /// Who leaves votes no more by then: the coordinator would still ask for a vote that nobody can give.
+    #[error("node {0} still votes; it must be a learner before it leaves")]
+    StillVotes(NodeId),
     /// The id belongs to a node with another key.
     #[error("node {0} has another key")]
     OtherKey(NodeId),

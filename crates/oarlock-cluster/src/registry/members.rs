@@ -135,7 +135,10 @@ impl Registry {
         if self.fences().any(|fence| fence.node == node && fence.needs.contains(&Need::Program)) {
             return Err(Refusal::FenceFirst(node));
         }
-        self.other_voter(node)?;
+        if member.role == Role::Voter {
+            self.other_voter(node)?;
+            return Err(Refusal::StillVotes(node));
+        }
         let revision = self.next_revision();
         let member = self.present_mut(node);
         (member.left, member.revision) = (true, revision);
