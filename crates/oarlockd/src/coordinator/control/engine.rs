@@ -101,11 +101,12 @@ impl Either {
         }
     }
 
-    /// Makes voters and followers those of the registry, where the members decide.
+    /// Makes voters and followers those of the registry, where the members decide. Where etcd does, only the registry says who
+    /// votes, and nobody is asked.
     pub(super) async fn follow(&self, registry: &Registry) -> Result<(), Trouble> {
         match self {
             Either::Raft(engine) => founding::follow(engine, registry).await,
-            Either::Etcd(_) => Ok(()),
+            Either::Etcd(engine) => founding::promote(engine, registry, |_| true).await,
         }
     }
 

@@ -120,14 +120,18 @@ impl Roles {
 
 /// Lets a member vote that serves and has nearly all of the log: it has joined, or it was to leave and stayed. One that was asked to
 /// give way does not get its vote back before somebody says so.
-async fn promote(engine: &Embedded, registry: &Registry) -> Result<(), Trouble> {
+pub(super) async fn promote(
+    engine: &impl Coordinator,
+    registry: &Registry,
+    has_caught_up: impl Fn(NodeId) -> bool,
+) -> Result<(), Trouble> {
     let votes = |member: &&MemberRecord| member.role == Role::Voter;
     if registry.members().filter(votes).count() >= VOTERS_MAX {
         return Ok(());
     }
     let ready = registry.members().find(|member| {
         let waits = member.role == Role::Learner && !member.drained;
-        waits && registry.run(member.node).is_some() && engine.has_caught_up(member.node)
+        waits && registry.run(member.node).is_some() && has_caught_up(member.node)
     });
     match ready {
         Some(MemberRecord { node, revision: seen, .. }) => {
@@ -151,7 +155,7 @@ pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(),
         return Ok(());
     }
     if want == now {
-        return promote(engine, registry).await;
+        return promote(engine, registry, |node| engine.has_caught_up(node)).await;
     }
     // Those who are to vote from now on decide this together with those who have until now. If the change had to wait for a
     // majority of them, every other decision would wait with it.
