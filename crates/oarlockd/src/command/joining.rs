@@ -57,6 +57,7 @@ pub fn run(args: &Join) -> Result<()> {
     // Nobody else uses it from here on.
     let mut data = DataDir::open(&local.data_dir)?;
     data.refuse_left()?;
+    data.refuse_disowned()?;
     let key = local.key()?;
     let asker = Asker { token: &token, key: &key, name: &local.name, address };
     let told = asker.ask(Instant::now() + patience)?;

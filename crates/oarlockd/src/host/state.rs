@@ -170,6 +170,14 @@ impl DataDir {
         }
     }
 
+    /// Refuses a directory in which no run may begin.
+    pub fn refuse_disowned(&self) -> Result<()> {
+        match fs::read_to_string(self.path.join(DISOWNED)) {
+            Ok(why) => Err(self.disowned(why.trim_end())),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// What is stored now.
     pub fn state(&self) -> State {
         self.state
@@ -220,9 +228,7 @@ impl DataDir {
 
     /// Begins a run: raises the incarnation durably. Returns what is stored now.
     pub fn begin(&mut self) -> Result<State> {
-        if let Ok(why) = fs::read_to_string(self.path.join(DISOWNED)) {
-            return Err(self.disowned(why.trim_end()));
-        }
+        self.refuse_disowned()?;
         let before = self.state;
         self.store(State { incarnation: Incarnation(before.incarnation.0 + 1), ..before })?;
         Ok(self.state)
