@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,8 +82,11 @@ impl Door {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(fail)?;
         let in_use = || Problem::new(Code::SocketInUse, format!("another daemon listens on {shown}"));
         let lock_path = beside(path);
+        // Nobody else may open it: whoever can, can lock it, and this node would not start.
+        let mut options = fs::OpenOptions::new();
         let lock =
-            fs::OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(fail)?;
+            options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(fail)?;
+        lock.set_permissions(fs::Permissions::from_mode(0o600)).map_err(fail)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| in_use())?;
         // Nobody holds the lock, so a socket file that is there was left by a daemon that was killed, or
         // belongs to a stranger that does not know our lock: that one would answer.
@@ -435,6 +438,7 @@ mod tests {
         assert!(door.accept().unwrap().is_none());
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+        assert_eq!(mode(&beside(&path)), 0o600, "nobody else can lock it");
 
         let caller = connect(&path).unwrap();
         let (session, who) = door.accept().unwrap().unwrap();
@@ -477,12 +481,15 @@ mod tests {
         let first = Door::open(&path).unwrap();
         assert_eq!(Door::open(&path).err().unwrap().code, Code::SocketInUse);
         drop(first);
+        // As earlier versions left it.
+        fs::set_permissions(beside(&path), fs::Permissions::from_mode(0o644)).unwrap();
         // A daemon that is killed leaves its socket file behind, and its lock goes with it.
         let left = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         rustix::net::bind(&left, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         drop(left);
         assert!(path.exists() && connect(&path).is_err());
         let second = Door::open(&path).unwrap();
+        assert_eq!(fs::metadata(beside(&path)).unwrap().mode() & 0o777, 0o600);
         assert!(connect(second.path()).is_ok());
     }
 
