@@ -105,8 +105,7 @@ pub fn unfence(name: &str, sure: &Sure, ask: &Ask) -> Result<()> {
     }
     let last = runs.len() - 1;
     for (i, fence) in runs.iter().enumerate() {
-        let who = Some(format!("uid {}", rustix::process::getuid().as_raw()));
-        let question = Question::Unfence { node: name.into(), incarnation: fence.run.incarnation, who };
+        let question = Question::Unfence { node: name.into(), incarnation: fence.run.incarnation };
         if i == last {
             return change(&mut session, &question, ask);
         }

@@ -23,7 +23,7 @@ pub(super) type Answer<T> = Result<T, (Code, String)>;
 pub(super) enum Wish {
     Evict { node: String, run: Incarnation, epoch: Epoch, fences: Vec<Need> },
     Drain { node: String, drained: bool },
-    Unfence { node: String, run: Incarnation, who: Option<String> },
+    Unfence { node: String, run: Incarnation, who: String },
 }
 
 /// The commands that a wish comes to, one after the other, with what the log says of it.
@@ -183,17 +183,14 @@ fn plan(
                     need: *need,
                     by: me,
                     by_hand: true,
-                    who: who.clone(),
+                    who: Some(who.clone()),
                 };
                 it.needs.iter().map(one).collect()
             };
             Ok(Plan {
                 commands: pending.map_or(Vec::new(), proven),
                 out: None,
-                text: format!(
-                    "{} says that run {run} of {typed} needs no fence any more",
-                    who.as_deref().unwrap_or("somebody")
-                ),
+                text: format!("{who} says that run {run} of {typed} needs no fence any more"),
             })
         }
     }

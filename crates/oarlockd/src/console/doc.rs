@@ -77,9 +77,6 @@ pub enum Question {
         node: String,
         /// Which run of it.
         incarnation: u64,
-        /// Who does, as the command says that asks.
-        #[serde(default)]
-        who: Option<String>,
     },
     /// Make a join token.
     CreateToken {

@@ -196,8 +196,9 @@ impl Console {
             Question::Drain { node, drained } => {
                 serde_json::to_string(&self.change(Wish::Drain { node, drained }).await?)
             }
-            Question::Unfence { node, incarnation, who } => {
+            Question::Unfence { node, incarnation } => {
                 let run = Incarnation(incarnation);
+                let who = format!("uid {}", permit.who.uid);
                 serde_json::to_string(&self.change(Wish::Unfence { node, run, who }).await?)
             }
             Question::CreateToken { node, seconds } => {
@@ -344,7 +345,7 @@ mod tests {
             Question::Evict { node: node(), incarnation: 1, epoch: 1 },
             Question::Drain { node: node(), drained: true },
             Question::Drain { node: node(), drained: false },
-            Question::Unfence { node: node(), incarnation: 1, who: None },
+            Question::Unfence { node: node(), incarnation: 1 },
             Question::CreateToken { node: "b".into(), seconds: 60 },
             Question::Tokens,
             Question::RevokeToken { serial: 1 },
