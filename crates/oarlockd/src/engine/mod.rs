@@ -21,6 +21,7 @@ mod coordination;
 mod events;
 mod fencing;
 mod forgotten;
+mod gasp;
 mod leaving;
 mod segments;
 mod sessions;
@@ -123,8 +124,8 @@ pub struct Parts {
     pub signals: Signals,
     /// Holds what is to be ended when this process dies.
     pub keeper: Keeper,
-    /// What it is to say then. Laid down when this run is in the view.
-    pub last_word: Option<LastWord>,
+    /// What it is to say then. Laid down when this run is in a view, with whom it goes to.
+    pub last_word: LastWord,
     /// The service manager.
     pub notify: Notify,
     /// Rung by the console and by the coordinator.
@@ -167,6 +168,8 @@ pub struct Engine {
     says_again: bool,
     /// Set once the node leaves its cluster.
     leaving: Option<Leaving>,
+    /// To whom the last word goes that the keeper has.
+    laid: Option<Vec<SocketAddr>>,
     /// Who leads and votes in the coordinator, as far as this node knows.
     standing: Standing,
     /// What it has decided, as far as this node has seen it.
@@ -225,6 +228,7 @@ impl Engine {
             stopping: None,
             says_again: false,
             leaving: None,
+            laid: None,
             standing: Standing::default(),
             registry: None,
             by_hand: Vec::new(),
@@ -288,7 +292,11 @@ impl Engine {
                         }
                         match join::is_question(datagram) {
                             // Read elsewhere: what a stranger asks never delays a grant.
-                            true => _ = knocks.try_send((from, datagram.to_vec())),
+                            true => {
+                                if let Ok(room) = knocks.try_reserve() {
+                                    room.send((from, datagram.to_vec()));
+                                }
+                            }
                             false => node.handle_datagram(now, from, datagram),
                         }
                     });
@@ -367,9 +375,7 @@ impl Engine {
                     }
                     Output::Store { epoch } => {
                         // Only a view with this run in it is stored, and before anything is granted under it.
-                        if let Some(word) = self.p.last_word.take() {
-                            self.p.keeper.last_word(&word, &self.p.datagrams)?;
-                        }
+                        self.lay_down(now)?;
                         // Programs may have taken every descriptor before the node serves.
                         let data = &mut self.p.data;
                         data.refuse_older(epoch)?;
