@@ -9,7 +9,7 @@
 //! handshake. Nothing is kept of whoever asks: a member that asks again, with the same token and the same key, is told the same again.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oarlock_cluster::registry::{Command, Outcome, Refusal, Registry, TokenHash};
 use oarlock_layout::code::Code;
@@ -31,31 +31,66 @@ use crate::host::{clock, token};
 
 /// Questions that are read in one second, whoever asks: people make tokens one by one, and the rest is dropped.
 const PER_SECOND: u32 = 20;
+/// The log is told of one of those who are turned away in so many seconds.
+const TOLD_EVERY: u64 = 5;
 /// Questions under way at a time. Each may wait for a decision of the cluster.
 const AT_ONCE: usize = 8;
+
+/// How many questions came.
+#[derive(Default)]
+struct Count {
+    /// Which second it is, and how many came in it: those that name a token that is known, and the rest.
+    second: u64,
+    came: [u32; 2],
+    /// When the log was last told of somebody who was turned away.
+    told: u64,
+    /// The tokens are known from here. Read anew for questions of the rest.
+    registry: Option<Arc<Registry>>,
+}
 
 /// The secrets with which questions are read and answered.
 pub(crate) struct Greeter {
     key: Secret,
     secret: Secret,
-    /// Which second it is, and how many questions came in it.
-    second: Mutex<(u64, u32)>,
+    count: Mutex<Count>,
     places: Arc<Semaphore>,
 }
 
 impl Greeter {
     /// With this node's private key and the cluster's secret.
     pub(crate) fn new(key: Secret, secret: Secret) -> Greeter {
-        Greeter { key, secret, second: Mutex::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+        Greeter { key, secret, count: Mutex::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    fn admits(&self, now: u64) -> bool {
-        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-        if second.0 != now {
-            *second = (now, 0);
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a question is to be read. Those that name no known token have a count of their own, so that whoever makes them up
+    /// does not keep others out. Each that is read brings the newest tokens; so a token of this very moment is known soon as well.
+    fn admits(&self, now: u64, datagram: &[u8]) -> bool {
+        let mut count = self.count();
+        if count.second != now {
+            (count.second, count.came) = (now, [0; 2]);
         }
-        second.1 += 1;
-        second.1 <= PER_SECOND
+        let names_one = |registry: &Arc<Registry>| {
+            let knock = Knock::decode(datagram).ok();
+            knock.is_some_and(|it| registry.cluster() == Some(it.cluster) && shown(registry, &it).is_some())
+        };
+        let known = count.registry.as_ref().is_some_and(names_one);
+        let came = &mut count.came[usize::from(known)];
+        *came += 1;
+        *came <= PER_SECOND
+    }
+
+    /// Whether the log is to be told of somebody who is turned away.
+    fn tells(&self, now: u64) -> bool {
+        let mut count = self.count();
+        let due = now.abs_diff(count.told) >= TOLD_EVERY;
+        if due {
+            count.told = now;
+        }
+        due
     }
 }
 
@@ -80,12 +115,13 @@ impl Console {
     /// Answers a question of a machine that is no member.
     pub(super) async fn knock(&self, from: SocketAddr, datagram: &[u8]) {
         let greeter = &self.greeter;
-        let Ok(_place) = greeter.places.try_acquire() else { return };
-        if !greeter.admits(clock::wall_seconds()) {
+        if !greeter.admits(clock::wall_seconds(), datagram) {
             return;
         }
+        let Ok(_place) = greeter.places.try_acquire() else { return };
         let Ok(snapshot) = self.snapshot().await else { return };
         let Some(known) = &snapshot.registry else { return };
+        greeter.count().registry = Some(Arc::clone(known));
         let bytes = match read(&greeter.key, known, datagram) {
             Ok(asked) => {
                 let Asked { sender, hash, request, mut arrival } = asked;
@@ -98,7 +134,9 @@ impl Console {
             }
             Err(No::Silence) => return,
             Err(No::Code(sender, code)) => {
-                info!("somebody at {from} is not let in ({code})");
+                if greeter.tells(clock::wall_seconds()) {
+                    info!("somebody at {from} is not let in ({code})");
+                }
                 let mut bytes = Vec::new();
                 frame::encode_refusal(&mut bytes, sender, code, snapshot.status.me);
                 // Whoever knows no secret of the cluster cannot check a proof.
@@ -178,6 +216,13 @@ fn code_of(why: &Refusal) -> Code {
     }
 }
 
+/// The token that a question names: one that is out, or the one with which a member came, that has not heard its answer.
+fn shown<'a>(registry: &'a Registry, knock: &Knock<'_>) -> Option<(TokenHash, &'a str)> {
+    let out = registry.tokens().map(|it| (it.hash, it.name.as_str()));
+    let used = registry.members().filter_map(|it| Some((it.token?, it.name.as_str())));
+    out.chain(used).find(|(hash, _)| token::id(hash) == knock.token)
+}
+
 /// Reads a question as far as the registry knows its token.
 fn read(key: &Secret, registry: &Registry, datagram: &[u8]) -> Result<Asked, No> {
     let knock = match Knock::decode(datagram) {
@@ -190,13 +235,7 @@ fn read(key: &Secret, registry: &Registry, datagram: &[u8]) -> Result<Asked, No>
     if knock.cluster != cluster {
         return Err(no(Code::OtherCluster));
     }
-    // One that is out, or the one with which a member came, that has not heard its answer.
-    let out = registry.tokens().map(|it| (it.hash, it.name.as_str()));
-    let used = registry.members().filter_map(|it| Some((it.token?, it.name.as_str())));
-    let (hash, name) = out
-        .chain(used)
-        .find(|(hash, _)| token::id(hash) == knock.token)
-        .ok_or_else(|| no(Code::TokenUnknown))?;
+    let (hash, name) = shown(registry, &knock).ok_or_else(|| no(Code::TokenUnknown))?;
     let mut seal = HostSeal::new(key.bytes(), token::shared(&hash));
     if !same_code(&seal.mac(MacKey::Cluster, &[knock.signed]), knock.proof) {
         return Err(no(Code::TokenUnknown));
@@ -356,7 +395,22 @@ mod tests {
     #[test]
     fn a_flood_of_questions_is_cut_off_until_the_next_second() {
         let greeter = Greeter::new(Secret::generate(), Secret::generate());
-        assert_eq!((0..100).filter(|_| greeter.admits(7)).count(), PER_SECOND as usize);
-        assert!(greeter.admits(8));
+        let member = Secret::generate();
+        let (registry, token) = founded(&member);
+        greeter.count().registry = Some(Arc::new(registry));
+        let (good, _) = question(&Secret::generate(), &token, shared(&token));
+        let unknown = Token::generate(CLUSTER, "node-d", token.address, token.key);
+        let (unknown, _) = question(&Secret::generate(), &unknown, shared(&unknown));
+        let mut elsewhere = good.clone();
+        elsewhere[20] ^= 1;
+        let mut version = good.clone();
+        version[2] += 1;
+        for (now, strange) in (10..).zip([&unknown, &elsewhere, &version, &vec![0; 9]]) {
+            assert_eq!((0..100).filter(|_| greeter.admits(now, strange)).count(), PER_SECOND as usize);
+            // Whoever shows a token is heard beside them, and not more often either.
+            assert_eq!((0..100).filter(|_| greeter.admits(now, &good)).count(), PER_SECOND as usize);
+            assert!(greeter.admits(now + 100, strange));
+        }
+        assert_eq!((10..20).filter(|now| greeter.tells(*now)).count(), 2, "the log is told now and then");
     }
 }
