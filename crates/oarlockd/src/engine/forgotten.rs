@@ -23,7 +23,8 @@ impl Engine {
     /// node in this one's place, and this one is to found the cluster, there is one already.
     pub(super) fn refused_by(&mut self, now: Instant, node: &str, code: Code) {
         let state = self.p.data.state();
-        let begins = state.epoch == Epoch(0) && self.registry.as_ref().is_none_or(|it| it.cluster().is_none());
+        let begins =
+            state.epoch == Epoch(0) && self.registry.as_ref().is_none_or(|it| it.cluster().is_none());
         if code == Code::PeerKey && self.p.founder && begins && self.stopping.is_none() {
             // Another has this node's place. Whoever is to found a cluster beside the one that there is must not come to it.
             let what = format!("{node} has another key for this node, which knows of no cluster yet");
