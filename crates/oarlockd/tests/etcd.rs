@@ -395,6 +395,7 @@ fn a_machine_joins_a_cluster_that_relies_on_an_etcd_and_is_replaced() {
     let running = serve(&first);
     until("it is in", || in_view("node-d") && at(&first, &["ok"]).status == Some(0));
     at(&first, &["lock", "x", "--", "true"]).expect(0, &[]);
+    until("every founder may leave", || !dev.run('a', &["coord", "show"]).out.contains("learner"));
     dev.run('a', &["lock", "x", "--", "true"]).expect(0, &[]);
 
     drop(running);

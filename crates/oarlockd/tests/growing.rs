@@ -208,6 +208,27 @@ fn a_cluster_begins_with_one_node_and_grows() {
     until("both vote", || standing(&c.run(&["status", "-o", "json"])) == (2, 2));
 }
 
+/// L5: who founded alone knew nobody when it started. Its last word goes to those who have joined since.
+#[test]
+fn the_last_word_of_a_founder_reaches_those_who_joined() {
+    let a = founded();
+    let join = |name: &str, voters: usize| {
+        let mut it = Machine::new(name);
+        it.join(&token(a.run(&["token", "create", name]))).expect(0, &[]);
+        it.serve();
+        until("all vote", || standing(&it.run(&["status", "-o", "json"])) == (voters, voters));
+        it
+    };
+    let (b, c) = (join("node-b", 2), join("node-c", 3));
+    let keeper = a.child.as_ref().unwrap().id() as i32;
+    signal(support::engine_of(keeper), "KILL");
+    for it in [&b, &c] {
+        until("it hears that", || {
+            it.run(&["events"]).out.contains("run 1 of node-a has died and is given up")
+        });
+    }
+}
+
 /// A machine is lost for good: once it is out of the view, another member ends its membership, and another machine takes its place,
 /// under its name and with an empty data directory. The lost one is a stranger if it comes back.
 #[test]
@@ -344,6 +365,11 @@ fn bad_tokens_are_refused_each_with_its_reason() {
     b.join(&with(&|t| t.key = PublicKey([9; 32]))).expect(1, &["OAR-5101", "another key"]);
     assert_eq!(a.run(&["node", "ls", "-o", "name"]).out.trim(), "node-a", "nobody has become a member");
     assert!(!b.data("cluster.toml").exists());
+
+    // Nothing is asked for a directory in which no run may begin: the token stays good.
+    fs::write(b.data("disowned"), "node-a knows better\n").unwrap();
+    b.join(&good).expect(78, &["OAR-1213", "node-a knows better"]);
+    fs::remove_file(b.data("disowned")).unwrap();
 
     // Two tokens for one name: the first that is used takes the name.
     let second = token(create("node-b", "5m"));
