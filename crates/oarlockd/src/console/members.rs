@@ -146,7 +146,7 @@ impl Console {
         if registry.fences().any(|it| it.node == node && it.needs.contains(&Need::Program)) {
             let text = format!(
                 "{name} is still to be fenced, by a program that knows it by this name: wait until that is done, or make \
-                 sure that it is off and say `oarlock node evict {name} --confirmed`"
+                 sure that it is off and say `oarlock node fence {name} --confirmed`"
             );
             return Err((Code::ChangeRefused, text));
         }
