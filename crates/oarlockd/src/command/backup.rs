@@ -98,7 +98,7 @@ pub fn restore(args: &Restore) -> Result<()> {
             format!("the registry of {} is kept by etcd", config.name()),
         )
         .because("its members have nothing to put back; etcd has snapshots and a restore of its own")
-        .try_next("etcdctl snapshot restore, with every node stopped for good: what was decided after the snapshot is repeated, tokens too"));
+        .try_next("keep etcd's own members and backups; nodes refuse one that was put back to something older than they have seen (OAR-1206)"));
     }
     check_files(&config)?;
     let me = member(&config, &backup.registry).map_err(|why| unusable(why).try_next(
