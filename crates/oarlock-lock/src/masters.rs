@@ -47,20 +47,22 @@ impl Masters {
         self.places[self.place(name)? as usize].as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, name: &Name) -> Option<&mut Master> {
-        let place = self.place(name)?;
-        self.places[place as usize].as_mut()
-    }
-
     /// All of them, in the order in which they lie. None is left.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = Master> + use<> {
         let old = core::mem::replace(self, Masters::with_seed(self.seed));
         old.places.into_iter().flatten()
     }
 
-    /// The name of the one that lies there.
-    pub(crate) fn name_at(&self, place: usize) -> Option<&Name> {
-        self.places.get(place)?.as_ref().map(|master| &master.name)
+    /// The one that lies there.
+    pub(crate) fn at_mut(&mut self, place: usize) -> Option<&mut Master> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    /// Room for so many more at once: growing by doubling would move each of them again and again.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.places.reserve(more);
+        let (places, seed) = (&self.places, self.seed);
+        self.names.reserve(more, |place| hash_at(places, seed, *place));
     }
 
     /// Places that may hold one.
@@ -84,10 +86,7 @@ impl Masters {
         });
         self.places[place as usize] = Some(Master::new(name.clone()));
         let (hash, seed, places) = (self.hash_of(name), self.seed, &self.places);
-        self.names.insert_unique(hash, place, |place| {
-            let name = places[*place as usize].as_ref().map(|master| &master.name);
-            name.map_or(0, |name| xxh3_64_with_seed(name.as_bytes(), seed))
-        });
+        self.names.insert_unique(hash, place, |place| hash_at(places, seed, *place));
         place
     }
 
@@ -97,6 +96,11 @@ impl Masters {
         self.places[found as usize] = None;
         self.free.push(found);
     }
+}
+
+fn hash_at(places: &[Option<Master>], seed: u64, place: u32) -> u64 {
+    let master = places[place as usize].as_ref();
+    master.map_or(0, |master| xxh3_64_with_seed(master.name.as_bytes(), seed))
 }
 
 /// In the order of names: where they lie decides nothing, and an explorer must not take it for a difference.
@@ -123,9 +127,13 @@ mod tests {
         let there = |n: u32| n >= 500 || !n.is_multiple_of(3);
         for n in 0..600 {
             assert_eq!(masters.get(&name(n)).map(|it| it.name.clone()), there(n).then(|| name(n)));
-            assert_eq!(masters.get_mut(&name(n)).is_some(), there(n));
         }
         assert_eq!(masters.len(), (0..600).filter(|n| there(*n)).count());
         assert_eq!(masters.values().count(), masters.len());
+        masters.reserve(5_000);
+        let lying = (0..masters.places()).filter_map(|place| masters.at_mut(place).map(|it| it.name.clone()));
+        let lying: alloc::vec::Vec<Name> = lying.collect();
+        assert_eq!(lying.len(), masters.len());
+        assert!(lying.iter().all(|name| masters.get(name).is_some_and(|it| it.name == *name)));
     }
 }

@@ -57,7 +57,9 @@ impl Records {
 
     /// The record of a node, made if there is none.
     pub(crate) fn get_or_default(&mut self, node: NodeId) -> &mut Record {
-        if !self.contains_key(&node) {
+        if self.first.is_none() {
+            self.first = Some((node, Record::default()));
+        } else if !self.contains_key(&node) {
             let mut all = self.take();
             let place = all.partition_point(|(other, _)| *other < node);
             all.insert(place, (node, Record::default()));

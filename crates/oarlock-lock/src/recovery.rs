@@ -68,11 +68,14 @@ impl Lockspace {
         assert!(view.member(self.config().me).is_some(), "only a member enters a view");
         assert!(self.inside.is_empty(), "all that was said inside has been heard");
         let complete = self.stage == Stage::Open;
+        let before = self.masters.len();
         for master in self.masters.take() {
             if let Some(estate) = master.estate(complete) {
                 self.estates.insert(master.name, estate);
             }
         }
+        // About as many will be stated anew; one member less, and those that remain have more each.
+        self.masters.reserve(before + before / view.members.len());
         let old = core::mem::replace(&mut self.view, view.clone());
         let gone = |node: NodeId| old.member(node).is_some() && old.member(node) != view.member(node);
         for Handover { value, writer, .. } in self.estates.values_mut() {
@@ -157,11 +160,11 @@ impl Lockspace {
         assert!(self.stage == Stage::Restated, "its own shadows have not restated: {:?}", self.stage);
         self.stage = Stage::Open;
         for place in 0..self.masters.places() {
-            let Some(name) = self.masters.name_at(place).cloned() else { continue };
             let (_, masters, mut ctx) = self.split(now, words);
-            let Some(master) = masters.get_mut(&name) else { continue };
+            let Some(master) = masters.at_mut(place) else { continue };
             master.open(&mut ctx, departed);
             if master.is_empty() {
+                let name = master.name.clone();
                 masters.remove(&name);
             }
             self.drain_inside(now, words);
