@@ -61,6 +61,10 @@ impl Seal for CountedSeal {
     fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
         self.seal.mac(key, parts)
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        Ok(Box::new(Counted { inner: self.seal.restore(exported)?, tally: self.tally.clone() }))
+    }
 }
 
 struct Counted<T: ?Sized> {
@@ -91,5 +95,9 @@ impl Keys for Counted<dyn Keys + Send> {
     fn open(&mut self, number: u64, header: &[u8], sealed: &mut [u8]) -> Result<(), NotAuthentic> {
         self.tally.note(&self.tally.opens, sealed.len());
         self.inner.open(number, header, sealed)
+    }
+
+    fn export(&self) -> Vec<u8> {
+        self.inner.export()
     }
 }

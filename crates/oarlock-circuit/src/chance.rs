@@ -4,7 +4,7 @@ use core::time::Duration;
 
 /// SplitMix64: one word of state, every seed is good. It spreads attempts over time and draws numbers that
 /// need not be secret; nothing here protects anything against who knows the cluster secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Chance(u64);
 
 impl Chance {

@@ -34,7 +34,8 @@ pub(crate) struct Attempt {
 }
 
 /// When to say hello next.
-#[derive(Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Knocking {
     /// A hello is to be built now.
     pub(crate) due: bool,
@@ -44,7 +45,9 @@ pub(crate) struct Knocking {
 }
 
 /// The state that belongs to a pair of runs. A new run of the peer gets a new one; nothing is carried over.
-struct Open {
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Open {
     run: Run,
     since: Instant,
     hearing: Hearing,
@@ -74,7 +77,7 @@ pub(crate) struct Circuit {
     /// Our last word was one.
     pub(crate) refusing: Option<Code>,
     pub(crate) reports: Reports,
-    open: Option<Open>,
+    pub(crate) open: Option<Open>,
     pub(crate) counters: PeerCounters,
 }
 
@@ -169,6 +172,15 @@ impl Circuit {
         if !self.knocking.due {
             self.knocking.at = Some(self.knocking.at.map_or(at, |known| known.min(at)));
         }
+    }
+
+    /// When to say hello next if the attempt under way is lost: at once.
+    pub(crate) fn knocking_anew(&self) -> Knocking {
+        let mut knocking = self.knocking.clone();
+        if let Some(attempt) = &self.attempt {
+            knocking.at = Some(knocking.at.map_or(attempt.sent_at, |at| at.min(attempt.sent_at)));
+        }
+        knocking
     }
 
     /// Gives up the present attempt and waits before the next one.

@@ -84,12 +84,12 @@ pub struct Circuits {
     pub(crate) strangers: Reports,
     pub(crate) circuits: Places,
     /// What circuits had counted whose peers are none any more.
-    gone: PeerCounters,
+    pub(crate) gone: PeerCounters,
     pub(crate) outputs: VecDeque<Output>,
     /// Circuits that may have something to send, one bit each.
     pub(crate) busy: u64,
     /// Whose turn it is, so that a circuit with much to send does not come before one with little.
-    turn: u32,
+    pub(crate) turn: u32,
     pub(crate) counts: DoorCounters,
 }
 
@@ -388,7 +388,7 @@ impl Circuits {
 }
 
 /// What both ends of a handshake must agree on without saying it.
-fn prologue(cluster: &str) -> Vec<u8> {
+pub(crate) fn prologue(cluster: &str) -> Vec<u8> {
     let mut prologue = b"oarlock circuit ".to_vec();
     prologue.push(VERSION);
     prologue.extend_from_slice(cluster.as_bytes());

@@ -32,7 +32,8 @@ pub struct Config {
 }
 
 /// Another member.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Peer {
     /// Its id.
     pub node: NodeId,
@@ -43,7 +44,8 @@ pub struct Peer {
 }
 
 /// Times and sizes. The defaults are meant for a local network; tests shorten the long ones.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// After this long without received data, a keepalive asks whether the peer is there (A6).
     pub probe: Duration,

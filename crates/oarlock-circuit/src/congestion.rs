@@ -6,7 +6,8 @@
 /// socket's buffer until everything is late. Slow start, then one datagram a round trip, 0.7 of the window
 /// after a loss. It never closes below [`FLOOR`] datagrams: a lossy link then still carries lock messages,
 /// whose sum is small.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Congestion {
     datagram: usize,
     ceiling: usize,

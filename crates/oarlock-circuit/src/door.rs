@@ -29,10 +29,13 @@ pub(crate) enum Admission {
 }
 
 /// Keeps the cost of strangers bounded. All of its memory is here from the start: no stranger can make it grow.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Door {
     per_second: u32,
     second: Instant,
     hellos: u32,
+    #[serde(with = "oarlock_layout::written::array")]
     by_source: [u32; SOURCES],
     secrets: [[u8; MAC_BYTES]; 2],
     rotated_at: Instant,
@@ -123,7 +126,7 @@ pub(crate) fn proves(seal: &dyn Seal, key: MacKey<'_>, bytes: &[u8], proof: &[u8
 }
 
 /// Which refusals were reported when: a log is told of each reason once in a while, however often it occurs.
-#[derive(Default)]
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reports(Vec<(Code, Instant)>);
 
 impl Reports {
@@ -179,6 +182,10 @@ mod tests {
                 MacKey::Given(key) => key,
             };
             xxhash_rust::xxh3::xxh3_128(&[&[&key[..]], parts].concat().concat()).to_le_bytes()
+        }
+
+        fn restore(&self, _: &[u8]) -> Result<Box<dyn oarlock_layout::seal::Keys + Send>, NotAuthentic> {
+            Err(NotAuthentic)
         }
     }
 

@@ -12,7 +12,8 @@ use oarlock_layout::time::Instant;
 ///
 /// A path may be dead in one direction only. The end that hears nothing says so (`deaf`) in its keepalives,
 /// which do arrive; so both ends learn of the silence (A8).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Hearing {
     period: Duration,
     unanswered_max: u32,

@@ -26,11 +26,13 @@ pub(crate) enum Arrival {
 }
 
 /// The receiving half of one class.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Inbound {
     /// The sequence number that is waited for.
     next: u64,
     /// Pieces of the message that `next` goes on with.
+    #[serde(with = "oarlock_layout::written::bytes")]
     partial: Vec<u8>,
     /// Length of the last message that came in pieces: the next one is given this much room at once, because
     /// bulk messages come in rows of equal length and growing step by step copies each byte once more.
@@ -50,8 +52,10 @@ pub(crate) struct Inbound {
     broken: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Early {
+    #[serde(with = "oarlock_layout::written::bytes")]
     bytes: Vec<u8>,
     more: bool,
 }

@@ -15,13 +15,16 @@ use alloc::boxed::Box;
 use core::time::Duration;
 
 use oarlock_layout::id::Incarnation;
-use oarlock_layout::seal::Keys;
+use oarlock_layout::seal::{Keys, Seal};
 use oarlock_layout::time::Instant;
+use oarlock_layout::written::Contradiction;
 
 use crate::replay::ReplayWindow;
+use crate::written::OfKeys;
 
 /// A run of the peer: keys belong to one, and so does every packet made with them (A8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Run {
     pub(crate) incarnation: Incarnation,
     /// See [`Greeting::run`](oarlock_layout::message::frame::Greeting::run).
@@ -129,6 +132,24 @@ impl KeyRing {
     /// Since when the current keys are in use.
     pub(crate) fn born(&self) -> Option<Instant> {
         self.current.as_ref().map(|epoch| epoch.born)
+    }
+
+    /// In writing: those before, those in use, those that may come next.
+    pub(crate) fn write(&self) -> [Option<OfKeys<'_>>; 3] {
+        [&self.previous, &self.current, &self.next].map(|epoch| epoch.as_ref().map(OfKeys::write))
+    }
+
+    /// Takes up what was written, in that order.
+    pub(crate) fn read(
+        &mut self,
+        written: [Option<OfKeys<'_>>; 3],
+        seal: &dyn Seal,
+    ) -> Result<(), Contradiction> {
+        for (place, keys) in [&mut self.previous, &mut self.current, &mut self.next].into_iter().zip(written)
+        {
+            *place = keys.map(|keys| keys.read(seal)).transpose()?;
+        }
+        Ok(())
     }
 
     pub(crate) fn uses(&self, receiver: u32) -> bool {

@@ -47,6 +47,7 @@ mod replay;
 mod rtt;
 mod status;
 mod store;
+mod written;
 
 pub use circuits::Circuits;
 pub use config::{Config, Options, Peer};
@@ -54,3 +55,4 @@ pub use oarlock_layout::message::frame::Class;
 pub use output::{Output, SendError, Transmit};
 pub use replay::{REPLAY_WINDOW, ReplayWindow};
 pub use status::{CircuitStatus, Counters, DoorCounters, PeerCounters, State};
+pub use written::Written;

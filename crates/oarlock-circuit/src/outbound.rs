@@ -30,14 +30,15 @@ const REORDER: u64 = 3;
 /// Bulk messages are not cut into pieces smaller than this just to fill a datagram.
 const PIECE_MIN: usize = 64;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Fate {
     Flying,
     Lost,
     Arrived,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Segment {
     start: u64,
     length: u16,
@@ -50,7 +51,8 @@ struct Segment {
 }
 
 /// Segments that went out together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Flight {
     order: u64,
     first: u64,
@@ -58,7 +60,8 @@ struct Flight {
 }
 
 /// The sending half of one class.
-#[derive(Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Outbound {
     class: Class,
     /// The longest message that a datagram holds whole.

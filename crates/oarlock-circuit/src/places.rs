@@ -45,6 +45,11 @@ impl Places {
         self.0.iter().position(|it| it.as_ref().is_some_and(&fits))
     }
 
+    /// By place, free ones too.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Option<&Circuit>> {
+        self.0.iter().map(Option::as_ref)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Circuit> {
         self.0.iter().flatten()
     }
@@ -52,6 +57,12 @@ impl Places {
     /// With their places.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Circuit)> {
         self.0.iter_mut().enumerate().filter_map(|(place, it)| Some((place, it.as_mut()?)))
+    }
+}
+
+impl From<Vec<Option<Circuit>>> for Places {
+    fn from(all: Vec<Option<Circuit>>) -> Places {
+        Places(all)
     }
 }
 

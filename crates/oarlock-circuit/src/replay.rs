@@ -9,10 +9,12 @@ pub const REPLAY_WINDOW: u64 = (WORDS as u64 - 1) * 64;
 ///
 /// Consulted before a packet is opened, to save the work; *changed* only after its tag was verified. Were it
 /// changed earlier, anybody could shut out genuine packets by sending a large number.
-#[derive(Clone)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReplayWindow {
     /// One more than the largest number seen.
     next: u64,
+    #[serde(with = "oarlock_layout::written::array")]
     seen: [u64; WORDS],
 }
 

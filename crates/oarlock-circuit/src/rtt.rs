@@ -3,7 +3,8 @@
 use core::time::Duration;
 
 /// Estimate of the round trip of one circuit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Rtt {
     estimate: Option<(Duration, Duration)>,
     least: Option<Duration>,

@@ -10,7 +10,8 @@ use oarlock_layout::time::Instant;
 macro_rules! counters {
     ($(#[$doc:meta])* $name:ident { $(#[doc = $help:literal] $field:ident,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
         pub struct $name { $(#[doc = $help] pub $field: u64,)* }
 
         impl $name {

@@ -11,8 +11,10 @@ use alloc::vec::Vec;
 /// ```
 ///
 /// Positions count from the first byte of the circuit, so they stay what they are while the front moves.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Store {
+    #[serde(with = "oarlock_layout::written::ring")]
     bytes: VecDeque<u8>,
     base: u64,
     cut: u64,

@@ -45,6 +45,10 @@ impl Seal for Mad {
     fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
         self.0.mac(key, parts)
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        Ok(Box::new(MadKeys(self.0.restore(exported)?, self.1.clone())))
+    }
 }
 
 impl Initiation for MadInitiation {
@@ -73,6 +77,10 @@ impl Keys for MadKeys {
 
     fn open(&mut self, number: u64, header: &[u8], sealed: &mut [u8]) -> Result<(), NotAuthentic> {
         self.0.open(number, header, sealed)
+    }
+
+    fn export(&self) -> Vec<u8> {
+        self.0.export()
     }
 }
 

@@ -102,7 +102,7 @@ pub enum Output {
 }
 
 /// Where this node stands with one run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Work {
     /// It is this node's turn from then on.
     Due(Instant),
@@ -117,11 +117,13 @@ enum Work {
 }
 
 /// One run's part in fencing others. See the [module](self).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fencing {
     me: NodeId,
     incarnation: Incarnation,
     runs: BTreeMap<(NodeId, Incarnation), (Epoch, u32, Work)>,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
 }
 

@@ -20,7 +20,8 @@ use oarlock_layout::seal::{MAC_BYTES, same_code};
 const RUNS_MAX: usize = 4;
 
 /// What runs of other nodes have pledged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pledges {
     codes: BTreeMap<(NodeId, Incarnation), [u8; MAC_BYTES]>,
 }

@@ -7,7 +7,8 @@ use oarlock_layout::time::{Duration, Instant};
 
 /// Which peers are silent. Evidence only: by itself it puts nobody out of the view (L7, L8), but
 /// whoever waits for a silent peer deserves to be told so.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hearing {
     silent: BTreeMap<NodeId, Instant>,
 }

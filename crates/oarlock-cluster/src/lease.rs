@@ -18,7 +18,7 @@ use oarlock_layout::limit::{LEASE, LEASE_FROZEN, LEASE_MARGIN, RENEW};
 use oarlock_layout::time::{Duration, Instant};
 
 /// How far a lease is from its end.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Standing {
     /// All is well.
     Live,
@@ -52,7 +52,8 @@ pub enum Output {
 ///
 /// A renewal counts only once it was *applied* by the registry, and then from the moment it was *sent*: in between, a
 /// cut-off leader may have said anything (L2). Why that is enough is told in [`registry`](crate::registry).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lease {
     until: Instant,
     standing: Standing,
@@ -60,6 +61,7 @@ pub struct Lease {
     sent: VecDeque<(u64, Instant)>,
     last_number: u64,
     next_renewal: Instant,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
 }
 

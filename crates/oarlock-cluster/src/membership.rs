@@ -42,7 +42,8 @@ const REPORT_EVERY: Duration = SILENT.checked_div(2).expect("not zero");
 const GIVEN_UP_MAX: Duration = LEASE.saturating_mul(2);
 
 /// Who this run is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The member.
     pub node: NodeId,
@@ -72,14 +73,15 @@ pub enum Output {
 }
 
 /// How the registry is told of the end of a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Telling {
     next: Instant,
     until: Instant,
 }
 
 /// Where this run stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 enum Part {
     /// When each attempt to be let in was sent, and when comes the next.
     Waiting {
@@ -97,7 +99,8 @@ enum Part {
 ///
 /// *Inputs* are the `handle_` methods; after each, drain [`poll_output`](Membership::poll_output), then sleep until
 /// [`poll_timeout`](Membership::poll_timeout). Time is CLOCK_BOOTTIME of this node (L9).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Membership {
     me: Identity,
     part: Part,
@@ -114,6 +117,7 @@ pub struct Membership {
     given_up: BTreeMap<(NodeId, Incarnation), Telling>,
     /// What must be proven of a run that is put out, beside its lease.
     fences: Vec<Need>,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
 }
 

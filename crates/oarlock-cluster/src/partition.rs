@@ -9,7 +9,9 @@ use oarlock_layout::limit::NODES_MAX;
 pub const SEARCHED_MAX: usize = 16;
 
 /// A set of nodes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct NodeSet(u64);
 
 impl NodeSet {

@@ -82,7 +82,8 @@ impl Gate {
 }
 
 /// How a view came into effect at this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Failover {
     /// Which view.
     pub epoch: Epoch,
@@ -133,7 +134,8 @@ impl core::hash::Hash for Recovery {
 }
 
 /// How far a member has come, as it said.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Peer {
     incarnation: Incarnation,
     epoch: Epoch,
@@ -141,7 +143,8 @@ struct Peer {
 }
 
 /// The way of one node through the barriers of each view. See the [module](self).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recovery {
     me: NodeId,
     view: View,
@@ -157,6 +160,7 @@ pub struct Recovery {
     /// The last member that did its part.
     last: Option<NodeId>,
     failovers: VecDeque<Failover>,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
 }
 

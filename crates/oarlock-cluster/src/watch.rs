@@ -47,7 +47,8 @@ const REPORT_LIFE: Duration = SILENT;
 /// And one proof: if a run was put out whose lease might go on, that lease and drift have passed since its last renewal was
 /// applied here. That needs no answers of the registry: whoever has applied the eviction has applied every renewal
 /// that came before it, and none comes after.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Watch {
     me: NodeId,
     incarnation: Incarnation,
@@ -65,10 +66,12 @@ pub struct Watch {
     /// What was proposed last under this view, and when.
     proposed: Option<(Vec<Out>, Instant)>,
     wake: Option<Instant>,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Command>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Watched {
     incarnation: Incarnation,
     renewal: u64,
@@ -78,20 +81,23 @@ struct Watched {
     voter: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Ending {
     /// When to say that it is over: the first time when it is, and again while nobody was heard.
     say: Instant,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Report {
     silent: NodeSet,
     at: Instant,
 }
 
 /// Since when each of a silent pair is known to live.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pair {
     renewed: [Option<Instant>; 2],
 }

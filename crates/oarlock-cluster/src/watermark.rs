@@ -87,7 +87,8 @@ pub const STRIDE_MAX: u64 = 1 << 34;
 const _: () = assert!(STAMPS_PER_VIEW >= 4 * STRIDE_MAX, "more room is asked for before a stride needs it");
 
 /// What a clock is built with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node.
     pub me: NodeId,
@@ -139,7 +140,8 @@ pub enum Output {
 }
 
 /// What happened so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counters {
     /// Stamps issued.
     pub issued: u64,
@@ -160,7 +162,8 @@ pub struct Counters {
 }
 
 /// Another member of the view.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Other {
     /// Which node.
     pub node: NodeId,
@@ -197,7 +200,8 @@ pub struct Other {
 /// }
 /// assert_eq!(clock.issue(now), Ok(Stamp(4001)), "above everything that runs before have issued");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Watermark {
     config: Config,
     clock: Stamp,
@@ -231,8 +235,10 @@ pub struct Watermark {
     ahead: BTreeMap<NodeId, (Epoch, Stamp)>,
     pace: Pace,
     counters: Counters,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
     #[cfg(feature = "planted")]
+    #[serde(skip)]
     shortcut: Option<Shortcut>,
 }
 

@@ -49,3 +49,16 @@ impl Flags {
         .union(Flags::EXPEDITE)
         .union(Flags::NODLCKWT);
 }
+
+impl serde::Serialize for Flags {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(self.bits())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Flags {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Flags, D::Error> {
+        let bits = u32::deserialize(from)?;
+        Flags::from_bits(bits).ok_or_else(|| serde::de::Error::custom("there is no such flag"))
+    }
+}

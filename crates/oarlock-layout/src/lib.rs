@@ -40,3 +40,4 @@ pub mod time;
 pub mod token;
 pub mod value;
 pub mod view;
+pub mod written;

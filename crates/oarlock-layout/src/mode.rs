@@ -19,7 +19,7 @@ use core::fmt;
 use core::str::FromStr;
 
 /// A lock mode.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Mode {
     /// Null: stands with everything; keeps the resource and its value block alive.

@@ -24,7 +24,7 @@ pub const TAG_BYTES: usize = 16;
 pub const MAC_BYTES: usize = 16;
 
 /// The public half of a node's static key. Who owns the other half *is* the node: the configuration pins it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PublicKey(pub [u8; 32]);
 
 impl fmt::Display for PublicKey {
@@ -73,6 +73,9 @@ pub trait Seal {
 
     /// A code over `parts` in order. Callers make the parts unambiguous by fixed lengths.
     fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES];
+
+    /// Keys that [`Keys::export`] wrote in the process that had them before.
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic>;
 }
 
 /// A first message that was read.
@@ -107,6 +110,10 @@ pub trait Keys {
     /// Decrypts in place. `sealed` is body and tag; the body is what remains without the last
     /// [`TAG_BYTES`]. After an error the content of `sealed` means nothing.
     fn open(&mut self, number: u64, header: &[u8], sealed: &mut [u8]) -> Result<(), NotAuthentic>;
+
+    /// The keys as bytes, for [`Seal::restore`] in a process that takes this one's circuits over. They are secret, and whoever
+    /// has them must not use a number that was used here.
+    fn export(&self) -> Vec<u8>;
 }
 
 /// Compares codes without telling by its duration where they differ.

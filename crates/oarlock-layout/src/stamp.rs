@@ -6,7 +6,9 @@ use crate::id::{Epoch, NodeId};
 use crate::limit::{EPOCH_BITS, STAMPS_PER_VIEW};
 
 /// A value of the cluster logical clock. Unique together with the node that issued it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Stamp(pub u64);
 
 impl Stamp {

@@ -7,7 +7,9 @@ pub use core::time::Duration;
 /// A moment on one node's monotonic clock: nanoseconds since an origin that only that node knows.
 ///
 /// Moments of two nodes are never compared; that is what stamps are for ([`crate::stamp`]).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Instant(pub u64);
 
 impl Instant {

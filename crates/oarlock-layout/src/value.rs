@@ -13,13 +13,15 @@ pub const SEQUENCE_MAX: u64 = (1 << 62) - 1;
 /// whether the bytes can be believed.
 ///
 /// Sequence 0 means the resource never had a block: zeros, valid (scenario 30).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Value {
     /// Grows with each write or invalidation; never falls while the resource lives.
     pub sequence: u64,
     /// False from the death of a writer until the next write (scenario 35).
     pub valid: bool,
     /// The block.
+    #[serde(with = "crate::written::bytes")]
     pub bytes: [u8; VALUE_BYTES],
 }
 

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use crate::id::{Epoch, Incarnation, NodeId};
 
 /// A view: an epoch and the members it names, each with the run it means (L3).
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct View {
     /// Larger than every epoch before it.
     pub epoch: Epoch,
@@ -14,7 +15,8 @@ pub struct View {
 }
 
 /// A member of a view.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Member {
     /// Which node.
     pub node: NodeId,

@@ -4,7 +4,7 @@ use oarlock_layout::id::{NodeId, SpaceId};
 use oarlock_layout::time::Duration;
 
 /// In which order queued requests are granted (R1).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub enum Order {
     /// When a head is granted, every queued request that fits is granted with it, also past others that do
     /// not fit (C9, C10). The default of native lockspaces.
@@ -15,7 +15,8 @@ pub enum Order {
 }
 
 /// A lockspace as the shared configuration describes it, seen from one node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Which lockspace.
     pub space: SpaceId,

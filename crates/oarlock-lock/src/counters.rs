@@ -32,7 +32,8 @@ impl How {
 }
 
 /// Counters of one lockspace on one node. Messages to oneself are function calls and count as none (C3).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counters {
     /// Locks granted to programs of this node, conversions included.
     pub local_grants: u64,

@@ -50,6 +50,7 @@ mod statement;
 mod value;
 mod waiting;
 mod waits;
+mod written;
 
 pub use config::{Config, Order};
 pub use counters::{Counters, How};

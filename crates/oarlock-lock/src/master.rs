@@ -26,7 +26,8 @@ use crate::seldom::{Nothing, Seldom};
 use crate::value::newer;
 
 /// A resource at its master.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Master {
     pub(crate) name: Name,
     pub(crate) records: Records,
@@ -36,7 +37,8 @@ pub(crate) struct Master {
 }
 
 /// What a master has while nobody waits and no block was ever written: nothing.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Busy {
     /// Shadows that state a convert, then those that state a new request: one list, in order (C8, R3).
     pub(crate) converting: VecDeque<NodeId>,
@@ -50,7 +52,8 @@ pub(crate) struct Busy {
 }
 
 /// Of a resource, besides its block.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Inherited {
     /// Who owned PW or EX, and may have a newer block.
     writer: Option<NodeId>,
@@ -72,7 +75,8 @@ impl Nothing for Busy {
 }
 
 /// What the master knows of one shadow.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Record {
     pub(crate) held: Option<Mode>,
     pub(crate) uses_value: bool,
@@ -86,7 +90,8 @@ pub(crate) struct Record {
 }
 
 /// What is known of a shadow that waits, keeps others waiting or uses the value block.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Asking {
     pub(crate) conv: Option<Conv>,
     /// The head as last sent to it.
@@ -118,7 +123,8 @@ impl Nothing for Asking {
 }
 
 /// A question to the owner of PW or EX for its block, in the form of a head that gives way at once (R5 e).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Recall {
     holder: NodeId,
     number: u64,

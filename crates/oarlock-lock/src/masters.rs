@@ -85,9 +85,14 @@ impl Masters {
             self.places.len() as u32 - 1
         });
         self.places[place as usize] = Some(Master::new(name.clone()));
+        self.find_by_name(name, place);
+        place
+    }
+
+    /// From now on the master that lies there is found.
+    fn find_by_name(&mut self, name: &Name, place: u32) {
         let (hash, seed, places) = (self.hash_of(name), self.seed, &self.places);
         self.names.insert_unique(hash, place, |place| hash_at(places, seed, *place));
-        place
     }
 
     pub(crate) fn remove(&mut self, name: &Name) {
@@ -101,6 +106,47 @@ impl Masters {
 fn hash_at(places: &[Option<Master>], seed: u64, place: u32) -> u64 {
     let master = places[place as usize].as_ref();
     master.map_or(0, |master| xxh3_64_with_seed(master.name.as_bytes(), seed))
+}
+
+/// As they lie: whoever goes through them is to do so in the same order after they were written down. Places that are free are
+/// given away in their order as well.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<P> {
+    seed: u64,
+    places: P,
+    free: Vec<u32>,
+}
+
+impl serde::Serialize for Masters {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Written { seed: self.seed, places: &self.places, free: self.free.clone() }.serialize(to)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Masters {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Masters, D::Error> {
+        let Written { seed, places, free } = Written::<Vec<Option<Master>>>::deserialize(from)?;
+        let wrong = |what| Err(serde::de::Error::custom(what));
+        let mut masters = Masters { seed, places, free, names: HashTable::new() };
+        for place in 0..masters.places.len() {
+            let Some(master) = &masters.places[place] else { continue };
+            let name = master.name.clone();
+            if masters.place(&name).is_some() {
+                return wrong("a resource has two masters");
+            }
+            masters.find_by_name(&name, place as u32);
+        }
+        let taken = |place: &u32| masters.places.get(*place as usize).is_none_or(Option::is_some);
+        let holes = masters.places.iter().filter(|it| it.is_none()).count();
+        let mut each = masters.free.clone();
+        each.sort_unstable();
+        each.dedup();
+        if masters.free.iter().any(taken) || each.len() != masters.free.len() || holes != each.len() {
+            return wrong("places of masters are free that are not");
+        }
+        Ok(masters)
+    }
 }
 
 /// In the order of names: where they lie decides nothing, and an explorer must not take it for a difference.

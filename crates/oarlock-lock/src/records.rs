@@ -11,7 +11,8 @@ use oarlock_layout::id::NodeId;
 use crate::master::Record;
 
 /// Records in the order of their nodes.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Records {
     first: Option<(NodeId, Record)>,
     /// Behind the first; none while there is only one.

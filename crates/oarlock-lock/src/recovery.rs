@@ -42,7 +42,7 @@ use crate::planted::Bug;
 use crate::space::Lockspace;
 
 /// How far this lockspace is in its view.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Stage {
     /// No view yet, or not all members are in it: nothing is said.
     Quiet,

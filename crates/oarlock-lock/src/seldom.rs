@@ -57,6 +57,20 @@ impl<T: Clone> Clone for Seldom<T> {
     }
 }
 
+impl<T: Nothing + serde::Serialize> serde::Serialize for Seldom<T> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // Whether there is room for it is no difference, and two that are the same are written the same.
+        let some = self.0.as_deref().filter(|it| *it != T::nothing());
+        some.serialize(to)
+    }
+}
+
+impl<'de, T: serde::Deserialize<'de>> serde::Deserialize<'de> for Seldom<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Seldom<T>, D::Error> {
+        Option::<T>::deserialize(from).map(|it| Seldom(it.map(Box::new)))
+    }
+}
+
 // Room with nothing in it is the same as no room: an explorer must take both for one state.
 impl<T: Nothing> PartialEq for Seldom<T> {
     fn eq(&self, other: &Seldom<T>) -> bool {

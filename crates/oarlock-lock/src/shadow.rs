@@ -31,7 +31,8 @@ mod hearing;
 mod stating;
 
 /// A resource at one node.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Shadow {
     pub(crate) slot: Slot,
     pub(crate) master: NodeId,
@@ -59,7 +60,8 @@ pub(crate) struct Shadow {
 }
 
 /// What a shadow has at rest: nothing.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Rare {
     /// What the master was told of those who wait.
     pub(crate) wish: Wish,
@@ -105,7 +107,7 @@ impl Nothing for Rare {
 }
 
 /// Those who wait for an answer stand in front of all others, and take turns with whoever waits behind them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 enum Turn {
     /// The first is stated, as always.
     #[default]

@@ -42,9 +42,11 @@ use crate::waiting::Waiting;
 /// | `handle_timeout` | the time of `poll_timeout` has come |
 ///
 /// Every call gets the same [`Words`]: the counts that callers of this node may change between any two calls.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lockspace {
     config: Config,
+    #[serde(skip)]
     pub(crate) planted: Planted,
     pub(crate) view: View,
     pub(crate) stage: Stage,
@@ -65,7 +67,9 @@ pub struct Lockspace {
     idle: BTreeSet<(Instant, Slot)>,
     /// Where the search for a slot to free goes on.
     sweep: u32,
+    #[serde(with = "oarlock_layout::written::drained")]
     pub(crate) inside: VecDeque<Packet>,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
     pub(crate) counters: Counters,
 }
@@ -215,6 +219,11 @@ impl Lockspace {
     /// The last serial given out here (R6).
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// Slots whose shadows may be forgotten.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.idle.iter().map(|(_, slot)| *slot)
     }
 
     pub(crate) fn shadow(&self, slot: Slot) -> Option<&Shadow> {

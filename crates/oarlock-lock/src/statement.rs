@@ -4,7 +4,8 @@ use oarlock_layout::message::lock::{Conv, Want};
 use oarlock_layout::mode::Mode;
 
 /// Master knowledge: what the master believes of this shadow, as far as the shadow can know.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Told {
     pub(crate) held: Option<Mode>,
     pub(crate) want: Want,
@@ -13,7 +14,8 @@ pub(crate) struct Told {
 }
 
 /// What was told of those who wait, here and elsewhere.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Wish {
     pub(crate) conv: Option<Conv>,
     pub(crate) busy: u64,
@@ -39,7 +41,8 @@ impl Told {
 /// The master applies statements in order until it makes a change of its own; those it hears after that are
 /// discarded. So when the change arrives, saying "last statement heard: a", what was carried by a statement
 /// up to `a` has been applied and what was carried later has been lost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Carried<T> {
     sure: T,
     flying: Option<(u64, T)>,

@@ -10,7 +10,8 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::time::Instant;
 
 /// A local request that was not granted at once.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Waiting {
     pub(crate) lock: LockId,
     pub(crate) mode: Mode,
@@ -63,7 +64,8 @@ pub(crate) type Hope<'a> = dyn FnMut(&dyn Fn(Mode) -> bool) -> bool + 'a;
 ///
 /// Beside each queue stands how many of it want which mode: a step must not walk a queue of thousands to learn
 /// that nobody in it can be served.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Queues {
     /// Those who wait for an answer of the master and for nobody else: tries, changes in place, expedited NL.
     /// Whatever comes later waits behind that answer (R2).
@@ -74,7 +76,8 @@ pub(crate) struct Queues {
 }
 
 /// Counts over the entries that wait for others.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Wishes {
     /// Converts, and newcomers, of which holders are to be told, by mode.
     converts_told: [u32; 6],

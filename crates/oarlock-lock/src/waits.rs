@@ -9,7 +9,8 @@ const BOUNDS_US: [u64; 18] = [
 ];
 
 /// How long requests had waited that were not granted at once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Waits {
     within: [u64; BOUNDS_US.len()],
     longer: u64,

@@ -13,7 +13,8 @@ use oarlock_layout::time::Duration;
 use oarlock_lock::Order;
 
 /// Everything a node is told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Name of the cluster.
     pub cluster: String,
@@ -39,11 +40,13 @@ pub struct Config {
     pub forget_after: Duration,
     /// A rule that is left out on purpose, to try checkers on.
     #[cfg(feature = "planted")]
+    #[serde(skip)]
     pub bug: Option<crate::planted::Bug>,
 }
 
 /// A member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NodeConfig {
     /// Its name.
     pub name: String,
@@ -59,7 +62,8 @@ pub fn numbered(nodes: impl IntoIterator<Item = NodeConfig>) -> BTreeMap<NodeId,
 }
 
 /// A lockspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpaceConfig {
     /// Its name.
     pub name: String,

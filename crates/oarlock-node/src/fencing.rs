@@ -17,9 +17,9 @@ use crate::planted::Bug as Planted;
 pub(crate) struct Fences {
     pub(crate) room: Fencing,
     /// What every verdict of this node's asks for.
-    needs: Vec<Need>,
+    pub(crate) needs: Vec<Need>,
     /// Of the registry: what is still to be proven of runs that left.
-    pending: Vec<registry::Fence>,
+    pub(crate) pending: Vec<registry::Fence>,
 }
 
 impl Fences {

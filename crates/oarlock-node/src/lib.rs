@@ -34,6 +34,7 @@ mod session;
 mod sight;
 mod status;
 pub mod text;
+mod written;
 
 pub use config::{Config, NodeConfig, SpaceConfig, numbered};
 pub use event::Event;
@@ -42,5 +43,6 @@ pub use oarlock_circuit::Transmit;
 pub use oarlock_cluster::watermark::NoStamp;
 pub use oarlock_lock::Order;
 pub use status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
+pub use written::{Unreadable, Whose, whose};
 #[cfg(feature = "planted")]
 pub use {oarlock_lock::planted::Bug as RoomBug, planted::Bug};

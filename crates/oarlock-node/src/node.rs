@@ -212,14 +212,8 @@ impl Node {
             ..watermark::Config::new(config.me, config.incarnation, config.ceiling)
         };
         let spaces = (config.spaces.iter().zip(words).enumerate())
-            .map(|(index, (space, words))| {
-                let lock_config = oarlock_lock::Config {
-                    space: SpaceId(index as u16),
-                    me: config.me,
-                    order: space.order,
-                    retain: space.retain,
-                    forget_after: config.forget_after,
-                };
+            .map(|(index, (_, words))| {
+                let lock_config = lock_config(&config, index);
                 #[cfg(feature = "planted")]
                 let locks = match config.bug.and_then(crate::planted::Bug::of_room) {
                     Some(bug) => Lockspace::with_bug(lock_config, bug),
@@ -711,6 +705,18 @@ impl Node {
             Some(n) => n.name.clone(),
             None => format!("node {node}"),
         }
+    }
+}
+
+/// A lockspace as its room is told of it.
+pub(crate) fn lock_config(config: &Config, index: usize) -> oarlock_lock::Config {
+    let space = &config.spaces[index];
+    oarlock_lock::Config {
+        space: SpaceId(index as u16),
+        me: config.me,
+        order: space.order,
+        retain: space.retain,
+        forget_after: config.forget_after,
     }
 }
 

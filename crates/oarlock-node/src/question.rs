@@ -11,16 +11,19 @@ use oarlock_layout::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A question whose answers come in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Question {
     pub(crate) ticket: u64,
     pub(crate) deadline: Instant,
     /// Every member asked, with its answer once it has come.
+    #[serde(with = "answers")]
     pub(crate) seen: BTreeMap<NodeId, Option<Seen>>,
 }
 
 /// All open questions, by number.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Questions {
     open: BTreeMap<u64, Question>,
     last: u64,
@@ -59,5 +62,28 @@ impl Questions {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+}
+
+/// Answers in the form in which they came.
+mod answers {
+    use super::*;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Answer(#[serde(with = "oarlock_layout::written::wire")] Seen);
+
+    pub(super) fn serialize<S: Serializer>(
+        seen: &BTreeMap<NodeId, Option<Seen>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(seen.iter().map(|(node, seen)| (node, seen.clone().map(Answer))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<NodeId, Option<Seen>>, D::Error> {
+        let seen = BTreeMap::<NodeId, Option<Answer>>::deserialize(from)?;
+        Ok(seen.into_iter().map(|(node, seen)| (node, seen.map(|Answer(seen)| seen))).collect())
     }
 }

@@ -320,7 +320,8 @@ impl Kind {
 }
 
 /// To whom a lockspace is given. The default gives it to nobody but root.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Access {
     /// Its owner, as a number of this machine.
     pub owner: u32,
@@ -350,11 +351,13 @@ impl Access {
 }
 
 /// A program or a person at the door, as the kernel attests. The default is nobody.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Who {
     /// User.
     pub uid: u32,
     /// All its groups, the primary one among them.
+    #[serde(with = "oarlock_layout::written::shared")]
     pub groups: Arc<[u32]>,
     /// It is the superuser or the daemon's own user.
     pub root: bool,

@@ -9,7 +9,8 @@ use oarlock_layout::id::{SessionId, SharedHandle, SpaceId};
 use crate::rights::Who;
 
 /// One attachment of a program.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Session {
     /// Process that opened it, 0 if not known.
     pub(crate) pid: u32,
@@ -38,7 +39,8 @@ impl Session {
 }
 
 /// All sessions of a node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
 }
@@ -63,6 +65,11 @@ impl Sessions {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
         self.sessions.keys().copied()
+    }
+
+    /// Lockspaces that any of them has to do with.
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = &SpaceId> + '_ {
+        self.sessions.values().flat_map(|session| session.locks.values().chain(&session.attached))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -89,6 +89,13 @@ impl Seal for ChecksumSeal {
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
         xxh3_128(&bytes).to_le_bytes()
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        let (sending, receiving) = exported.split_first_chunk::<8>().ok_or(NotAuthentic)?;
+        let receiving = receiving.try_into().map_err(|_| NotAuthentic)?;
+        let (sending, receiving) = (u64::from_le_bytes(*sending), u64::from_le_bytes(receiving));
+        Ok(Box::new(ChecksumKeys { sending, receiving }))
+    }
 }
 
 struct Waiting {
@@ -154,6 +161,10 @@ impl Keys for ChecksumKeys {
         }
         mask(self.receiving ^ number, body);
         Ok(())
+    }
+
+    fn export(&self) -> Vec<u8> {
+        [self.sending.to_le_bytes(), self.receiving.to_le_bytes()].concat()
     }
 }
 

@@ -269,7 +269,7 @@ impl Outcome {
 }
 
 /// Why a command changed nothing. Mostly it came too late: the proposer looks again and decides anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum Refusal {
     /// Before `Init`.
     #[error("there is no cluster yet")]

@@ -117,7 +117,8 @@ macro_rules! record {
         $($(#[$field_doc:meta])* $number:literal $(| $skip:ident)? => $field:ident: $type:ty),* $(,)?
     }) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Debug)]
+        #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
         $vis struct $name {
             $($(#[$field_doc])* $vis $field: $type,)*
         }
@@ -149,7 +150,7 @@ macro_rules! choice {
         })?),* $(,)?
     }) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Debug)]
+        #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[$variant_doc])* $variant $({ $($(#[$field_doc])* $field: $type,)* })?,)*
         }

@@ -10,7 +10,8 @@ use super::STRIDE_MAX;
 const HALF_MIN: u64 = 1 << 9;
 
 /// Measures how far the clock goes in a period, and how long it takes until a ceiling may be used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Pace {
     period: Duration,
     patience: Duration,

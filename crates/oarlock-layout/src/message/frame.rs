@@ -80,7 +80,7 @@ const _: () = assert!(REFUSAL_BYTES <= HELLO_OVERHEAD_BYTES + HANDSHAKE_BYTES_MI
 
 /// Messages of different classes never wait for each other: each class has its own sequence numbers, window
 /// and acknowledgements.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Class {
     /// Locks and everything that locks wait for. Goes before everything large.

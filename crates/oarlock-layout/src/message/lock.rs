@@ -75,7 +75,8 @@ pub struct Info {
 }
 
 /// What a shadow wants: the first ungranted local entry, joined with what must be kept (3.4 rule 5).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Conv {
     /// The mode to own.
     pub mode: Mode,
@@ -94,7 +95,7 @@ pub struct Conv {
 }
 
 /// Which queue an entry belongs to (R3).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// A newcomer: the wait queue.
     New,
@@ -103,7 +104,8 @@ pub enum Kind {
 }
 
 /// What a shadow asks besides a mode.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Want {
     /// The newest value block, which a CR or NL owner cannot know (R5 e).
     pub value: bool,
@@ -119,7 +121,8 @@ impl Want {
 }
 
 /// The first waiter of a resource, as announced (C12, C13). Numbered per resource, tries included.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Head {
     /// Grows with every new head; never 0.
     pub number: u64,
@@ -218,7 +221,8 @@ pub struct ForgetAck {
 }
 
 /// What a master knew of a resource that another is master of now (44).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Handover {
     /// The newest value block it knew; not to be believed if whoever owned PW or EX has left.
     pub value: Value,

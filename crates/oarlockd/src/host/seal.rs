@@ -112,6 +112,10 @@ impl Seal for HostSeal {
         let code = context.sign();
         code.as_ref()[..MAC_BYTES].try_into().expect("a code is longer than what is used of it")
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        Ok(Box::new(PacketKeys::restore(exported.try_into().map_err(|_| NotAuthentic)?)?))
+    }
 }
 
 /// Appends a handshake message with `payload` and our ciphers.
@@ -166,13 +170,34 @@ impl Response for Answering {
 struct PacketKeys {
     sending: LessSafeKey,
     receiving: LessSafeKey,
+    /// As they are handed over to the process that goes on with the run. The cipher's own form of them lies beside it in
+    /// memory, and is no better hidden.
+    exported: [u8; EXPORTED_BYTES],
 }
+
+/// One byte for the cipher, the key for sending, the key for receiving.
+const EXPORTED_BYTES: usize = 1 + 2 * KEY_BYTES;
 
 impl PacketKeys {
     fn new(sending: &[u8; KEY_BYTES], receiving: &[u8; KEY_BYTES], aes: bool) -> PacketKeys {
         let algorithm: &'static Algorithm = if aes { &AES_256_GCM } else { &CHACHA20_POLY1305 };
         let key = |bytes| LessSafeKey::new(UnboundKey::new(algorithm, bytes).expect("both take 32 bytes"));
-        PacketKeys { sending: key(sending), receiving: key(receiving) }
+        let mut exported = [0; EXPORTED_BYTES];
+        exported[0] = u8::from(aes);
+        exported[1..=KEY_BYTES].copy_from_slice(sending);
+        exported[1 + KEY_BYTES..].copy_from_slice(receiving);
+        PacketKeys { sending: key(sending), receiving: key(receiving), exported }
+    }
+
+    fn restore(exported: &[u8; EXPORTED_BYTES]) -> Result<PacketKeys, NotAuthentic> {
+        let (aes, keys) = exported.split_first().expect("it is longer");
+        let (sending, receiving) = keys.split_first_chunk::<KEY_BYTES>().expect("two keys");
+        let receiving = receiving.first_chunk().expect("two keys");
+        match aes {
+            0 => Ok(PacketKeys::new(sending, receiving, false)),
+            1 => Ok(PacketKeys::new(sending, receiving, true)),
+            _ => Err(NotAuthentic),
+        }
     }
 }
 
@@ -190,6 +215,10 @@ impl Keys for PacketKeys {
             Ok(_) => Ok(()),
             Err(_) => Err(NotAuthentic),
         }
+    }
+
+    fn export(&self) -> Vec<u8> {
+        self.exported.to_vec()
     }
 }
 
@@ -262,8 +291,20 @@ mod tests {
             assert_eq!(theirs.open(7, b"Header", &mut packet.clone()), Err(NotAuthentic));
             assert_eq!(mine.open(7, b"header", &mut packet.clone()), Err(NotAuthentic));
             assert_eq!(theirs.open(7, b"header", &mut [0; 15]), Err(NotAuthentic));
-            assert_eq!(theirs.open(7, b"header", &mut packet), Ok(()));
+            assert_eq!(theirs.open(7, b"header", &mut packet.clone()), Ok(()));
+            // Whoever takes the run over opens it as well, whatever its own machine would choose.
+            let other = HostSeal::with_aes([2; KEY_BYTES], SECRET, !aes_b);
+            let mut heir = other.restore(&theirs.export()).unwrap();
+            assert_eq!(heir.export(), theirs.export());
+            assert_eq!(heir.open(7, b"header", &mut packet), Ok(()));
             assert_eq!(&packet[..5], b"hello");
+            let mut answer = b"yes".to_vec();
+            let tag = heir.seal(8, b"header", &mut answer);
+            answer.extend_from_slice(&tag);
+            assert_eq!(mine.open(8, b"header", &mut answer), Ok(()));
+            for wrong in [&[][..], &[0; EXPORTED_BYTES - 1], &[2; EXPORTED_BYTES]] {
+                assert!(other.restore(wrong).is_err());
+            }
         }
     }
 

@@ -285,6 +285,10 @@ impl Seal for MadSeal {
     fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
         self.inner.mac(key, parts)
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        Ok(MadSeal::keys(&self.madness, self.inner.restore(exported)?))
+    }
 }
 
 struct MadHandshake<T: ?Sized> {
@@ -334,5 +338,9 @@ impl Keys for MadKeys {
 
     fn open(&mut self, number: u64, header: &[u8], sealed: &mut [u8]) -> Result<(), NotAuthentic> {
         self.inner.open(number, header, sealed)
+    }
+
+    fn export(&self) -> Vec<u8> {
+        self.inner.export()
     }
 }

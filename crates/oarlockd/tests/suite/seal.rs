@@ -462,6 +462,10 @@ impl Seal for FaultySeal {
             _ => self.inner.mac(key, parts),
         }
     }
+
+    fn restore(&self, exported: &[u8]) -> Result<AnyKeys, NotAuthentic> {
+        Ok(Box::new(FaultyKeys { inner: self.inner.restore(exported)?, fault: self.fault }))
+    }
 }
 
 /// Stands where a response was taken out.
@@ -541,5 +545,9 @@ impl Keys for FaultyKeys {
             }
             _ => result,
         }
+    }
+
+    fn export(&self) -> Vec<u8> {
+        self.inner.export()
     }
 }
