@@ -173,6 +173,12 @@ impl Circuits {
         })
     }
 
+    /// Whether a handshake that this end has begun waits for its answer. It would be begun again by whoever goes on from what is
+    /// written.
+    pub fn is_greeting(&self) -> bool {
+        self.circuits.iter().any(|circuit| circuit.attempt.is_some())
+    }
+
     /// What is not written.
     pub fn into_seal(self) -> Box<dyn Seal + Send> {
         self.seal

@@ -320,6 +320,11 @@ impl Node {
         })
     }
 
+    /// Whether a handshake that this node has begun waits for its answer: the one thing that is not kept, and begun again.
+    pub fn is_greeting(&self) -> bool {
+        self.circuits.is_greeting()
+    }
+
     /// What is not written, for whoever goes on in the same process.
     pub fn into_parts(self) -> (Box<dyn Seal + Send>, Vec<Box<dyn Words + Send>>) {
         (self.circuits.into_seal(), self.spaces.into_iter().map(|space| space.words).collect())

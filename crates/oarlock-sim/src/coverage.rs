@@ -160,6 +160,7 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
             | F::ProgramStands
             | F::Replay
             | F::OldRuns
+            | F::HandOver
     );
     if down && none {
         return Some("the fault needs a run of the node");
@@ -215,6 +216,13 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::ProgramDies, Stage::Writing),
     (FaultKind::ProgramDies, Stage::Converting),
     (FaultKind::Restarts, Stage::Open),
+    (FaultKind::HandOver, Stage::Rejoining),
+    (FaultKind::HandOver, Stage::Arriving),
+    (FaultKind::HandOver, Stage::Restating),
+    (FaultKind::HandOver, Stage::Open),
+    (FaultKind::HandOver, Stage::Queued),
+    (FaultKind::HandOver, Stage::Converting),
+    (FaultKind::HandOver, Stage::Writing),
 ];
 
 /// How often each fault met each phase.

@@ -81,6 +81,7 @@ impl World {
             }
             FaultKind::Pause => return self.pause(now, node, length),
             FaultKind::Crash => return self.crash(now, node),
+            FaultKind::HandOver => return self.hand_over(node, length),
             FaultKind::Wiped | FaultKind::OldCopy => return self.turn_back(kind, node),
             FaultKind::ByHand => return self.put_out(node),
             FaultKind::Restarts | FaultKind::ProgramDies | FaultKind::ProgramStands => {

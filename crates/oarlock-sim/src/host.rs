@@ -9,7 +9,7 @@ use std::sync::Arc;
 use oarlock_layout::id::Epoch;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
-use oarlock_node::Node;
+use oarlock_node::{Config, Node};
 use oarlock_shm::Memory;
 
 use crate::disk::Disk;
@@ -54,6 +54,8 @@ pub(crate) struct Host {
     /// A run of the node goes on.
     pub up: bool,
     pub node: Option<Node>,
+    /// What its run was told at its start.
+    pub config: Option<Config>,
     pub disk: Disk,
     /// Processes connected to this run of the node.
     pub sessions: BTreeMap<Client, usize>,
@@ -94,6 +96,7 @@ impl Host {
             index,
             up: false,
             node: None,
+            config: None,
             disk: Disk::default(),
             sessions: BTreeMap::new(),
             serving: false,
@@ -148,11 +151,12 @@ impl Host {
         self.fence = ToRegisters::default();
     }
 
-    /// Something reached the machine, for this run or for whichever goes on. Gives it back if the node is to
+    /// Something reached the machine, for this run (of so many starts) or for whichever goes on. Gives it back if the node is to
     /// take it now. Nobody takes what is for a run that is over; while the machine stands still it waits, and a
     /// datagram that finds no room is gone.
     pub(crate) fn admit(&mut self, run: Option<u64>, input: Input) -> Option<Input> {
-        if !self.up || run.is_some_and(|run| run != self.disk.run()) {
+        // Counted by what the machine has seen: its disk may have begun to count again, while a write of the run before is under way.
+        if !self.up || run.is_some_and(|run| run != self.starts) {
             return None;
         }
         if !self.paused {

@@ -25,6 +25,7 @@ pub mod coverage;
 mod disk;
 mod faults;
 mod fencing;
+mod handover;
 mod health;
 pub mod history;
 mod host;

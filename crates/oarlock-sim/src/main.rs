@@ -23,6 +23,8 @@ oarlock-sim --rebuild N                                                   what a
   --nodes N     machines (default 5)
   --fences      all seeds with fenced registers (default: as each seed draws)
   --segments    all seeds with segments (--sockets: none; default: as each seed draws)
+  --stay        no engine is handed over (default: as each seed draws)
+  --rewrite N   after so many events each, a node is written down and read again, which nobody may notice
   --jobs J      threads (default: one per core)
   --liveness    all seeds end with a majority that is whole and the rest broken (--safety: none; default: three in ten)
   --coverage    print which fault met which phase of the protocol; fail if one of the cells that are sure is empty
@@ -68,6 +70,8 @@ fn arguments() -> Result<Arguments, String> {
             "--replay" => arguments.replay = true,
             "--strict" => arguments.strict = true,
             "--segments" => arguments.options.segments = Some(true),
+            "--stay" => arguments.options.handovers = Some(false),
+            "--rewrite" => arguments.options.rewrite = Some(number(value()?)?),
             "--sockets" => arguments.options.segments = Some(false),
             "--fences" => arguments.options.fences = Some(true),
             "--liveness" => arguments.options.liveness = Some(true),

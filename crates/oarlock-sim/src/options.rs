@@ -24,6 +24,11 @@ pub struct Options {
     pub fences: Option<bool>,
     /// The storm ends for a majority only, and the others stay broken; drawn by the seed if it is not given.
     pub liveness: Option<bool>,
+    /// Engines are handed over now and then; as the seed draws if it is not given.
+    pub handovers: Option<bool>,
+    /// After so many events each, one node after the other is written down and read again between two of its steps. Nobody may
+    /// be able to tell.
+    pub rewrite: Option<u64>,
     /// Keep every event that clients saw.
     pub keep_history: bool,
     /// End the run when the first finding is there.
@@ -66,6 +71,8 @@ impl Default for Options {
             segments: None,
             fences: None,
             liveness: None,
+            handovers: None,
+            rewrite: None,
             keep_history: false,
             stop_at_first: true,
             crypto: None,

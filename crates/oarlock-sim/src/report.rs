@@ -53,6 +53,10 @@ pub struct Load {
     pub reads_certain: u64,
     /// Verdicts while some member was sound, which they must have spared.
     pub verdicts_judged: u64,
+    /// Nodes that were written down and read again.
+    pub handovers: u64,
+    /// How many bytes that were, together.
+    pub handover_bytes: u64,
 }
 
 impl Load {
@@ -80,6 +84,8 @@ impl Load {
         self.reads += other.reads;
         self.reads_certain += other.reads_certain;
         self.verdicts_judged += other.verdicts_judged;
+        self.handovers += other.handovers;
+        self.handover_bytes += other.handover_bytes;
     }
 }
 

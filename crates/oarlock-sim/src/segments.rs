@@ -361,7 +361,7 @@ impl World {
         let (client, node) = (self.processes[index].client, self.processes[index].node);
         let sent = self.processes[index].socket.reaches_node(now, &mut self.segment_random);
         let at = sent + self.segment_random.spread(100_000, 400 * MS);
-        let run = Some(self.hosts[usize::from(node)].disk.run());
+        let run = Some(self.hosts[usize::from(node)].starts);
         self.queue.push(at, Happening::Input { node, run, input: Input::Gone { client } });
     }
 

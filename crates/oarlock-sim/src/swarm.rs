@@ -60,11 +60,13 @@ pub enum FaultKind {
     ProgramDies,
     /// A program stands still (FT4).
     ProgramStands,
+    /// An engine is written down and read again, at once or after a moment in which nobody serves (FT28).
+    HandOver,
 }
 
 impl FaultKind {
     /// All, in the order of weights.
-    pub const ALL: [FaultKind; 21] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -86,6 +88,7 @@ impl FaultKind {
         FaultKind::OldCopy,
         FaultKind::ProgramDies,
         FaultKind::ProgramStands,
+        FaultKind::HandOver,
     ];
 
     /// The kinds that a storm draws; the others have their own times.
@@ -134,6 +137,7 @@ impl FaultKind {
             FaultKind::OldCopy => "oldcopy",
             FaultKind::ProgramDies => "p-dies",
             FaultKind::ProgramStands => "p-stands",
+            FaultKind::HandOver => "handover",
         }
     }
 }
@@ -198,6 +202,8 @@ pub struct Mix {
     pub attached: Option<u64>,
     /// Sessions that a segment has room for.
     pub areas: u32,
+    /// Mean time between two engines that are handed over; none: none is, but in ambushes.
+    pub handovers: Option<Time>,
 }
 
 impl Mix {
@@ -258,6 +264,7 @@ impl Mix {
             },
             attached: None,
             areas: 0,
+            handovers: None,
         }
     }
 
@@ -292,6 +299,18 @@ impl Mix {
         self.attached = wanted.unwrap_or(drawn).then_some(attached);
     }
 
+    /// How often engines are handed over, and in which phases at any rate: from a stream of its own as well.
+    pub fn draw_handovers(&mut self, random: &mut Random, storm_end: Time) {
+        self.handovers = random.chance(600).then(|| random.spread(40 * MS, 4 * S));
+        for _ in 0..random.below(4) {
+            let (kind, stage) = (FaultKind::HandOver, *random.pick(&Stage::SHORT));
+            if unreachable(kind, stage).is_none() {
+                let not_before = random.below(storm_end.max(2 * S));
+                self.ambushes.push(Ambush { kind, stage, left: 2, not_before });
+            }
+        }
+    }
+
     /// A mode by the weights of the mix.
     pub fn mode(&self, random: &mut Random) -> Mode {
         Mode::ALL[random.weighted(&self.modes)]
@@ -323,6 +342,16 @@ mod tests {
             mix.draw_aims(&mut Random::new(seed), None, 46 * S);
             mix
         };
+        let handed = |seed: u64| {
+            let mut mix = mixes[0].clone();
+            mix.draw_handovers(&mut Random::new(seed), 46 * S);
+            mix
+        };
+        assert!((80..160).contains(&(0..200).filter(|seed| handed(*seed).handovers.is_some()).count()));
+        for stage in [Stage::Arriving, Stage::Restating, Stage::Frozen, Stage::LetIn] {
+            let met = |seed: u64| handed(seed).ambushes.iter().any(|ambush| ambush.stage == stage);
+            assert!((0..200).any(met), "{stage:?}");
+        }
         assert!((30..90).contains(&(0..200).filter(|seed| aims(*seed).liveness).count()));
         assert!((0..200).any(|seed| aims(seed).rounds == 20));
         for stage in Stage::SHORT {

@@ -22,6 +22,7 @@ pub(crate) enum Kind {
     End = 10,
     Caller = 11,
     Decided = 12,
+    HandOver = 13,
 }
 
 /// The hash of everything so far.

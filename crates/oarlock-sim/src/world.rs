@@ -101,6 +101,8 @@ pub(crate) enum Happening {
     Start { node: u16 },
     /// Somebody looks after a node whose disk was set back.
     SetRight { node: u16 },
+    /// Some engine is handed over.
+    HandOver,
     /// The next part of the run.
     Part(Part),
     /// Nothing but that it is this late: somebody outside waits for the moment.
@@ -133,6 +135,7 @@ pub(crate) struct World {
     pub(crate) fault_random: Random,
     local_random: Random,
     pub(crate) segment_random: Random,
+    pub(crate) handover_random: Random,
     pub(crate) next_client: Client,
     pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
@@ -153,6 +156,7 @@ const SECRET: u64 = 0x5eed_0a41_0c4b;
 /// Makes other streams of the same seed.
 const SEGMENTS: u64 = 0x5e97_e475_0000_0000;
 const AIMS: u64 = 0xa125_0000_0000_0000;
+const HANDOVERS: u64 = 0x4a4d_0eed_0000_0000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> World {
@@ -163,6 +167,10 @@ impl World {
         let plan = Plan::new(options.seconds, mix.liveness, mix.late);
         let mut segment_random = Random::new(seed ^ SEGMENTS);
         mix.draw_segments(&mut segment_random, options.segments);
+        let mut handover_random = Random::new(seed ^ HANDOVERS);
+        if options.handovers != Some(false) {
+            mix.draw_handovers(&mut handover_random, storm_end);
+        }
         let network = Network::new(options.nodes, mix.weather, random.fork());
         let hosts = (0..options.nodes)
             .map(|n| Host::new(n, random.below(1 << 40), mix.drift[usize::from(n)]))
@@ -195,6 +203,7 @@ impl World {
             fault_random: random.fork(),
             local_random: random.fork(),
             segment_random,
+            handover_random,
             time: Rc::default(),
             audited: 0,
             gates: BTreeSet::new(),
@@ -228,6 +237,9 @@ impl World {
         }
         if self.options.faults {
             self.queue.push(S / 2, Happening::Fault);
+            if self.mix.handovers.is_some() {
+                self.queue.push(S, Happening::HandOver);
+            }
             for (index, (at, _)) in self.mix.upheavals.clone().into_iter().enumerate() {
                 self.queue.push(at, Happening::Upheaval { index });
             }
@@ -240,6 +252,7 @@ impl World {
             self.load.events += 1;
             self.time.set(self.queue.now());
             self.happen(happening);
+            self.rewrite();
             self.look_somewhere();
             self.watch_traffic();
             if self.queue.now() / S != self.audited {
@@ -333,6 +346,7 @@ impl World {
             Happening::RestartAll { clean } => self.restart_all(clean),
             Happening::Start { node } => self.start(node),
             Happening::SetRight { node } => self.set_right(node),
+            Happening::HandOver => self.hand_over_somebody(),
             Happening::Part(part) => self.part(part),
             Happening::Alarm => {}
         }
@@ -390,6 +404,7 @@ impl World {
         let words = self.words(index, seed_of_run);
         let host = &mut self.hosts[usize::from(index)];
         let at = host.clock(now);
+        host.config = Some(config.clone());
         let mut node = Node::new(at, config, seal, words);
         node.set_fences(self.fences.needs());
         node.handle_applied(at, self.coordinator.known(index));
@@ -489,7 +504,7 @@ impl World {
     pub(crate) fn drain(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        let (at, run) = (host.clock(now), host.disk.run());
+        let (at, run, starts) = (host.clock(now), host.disk.run(), host.starts);
         let Some(node) = &mut host.node else { return };
         let (mut looks, mut proposals, mut lease, mut refused) = (Vec::new(), Vec::new(), None, false);
         while let Some(output) = node.poll_output(at) {
@@ -518,7 +533,7 @@ impl World {
                     self.trace.record(now, Kind::Store, index.into(), &epoch.0.to_le_bytes());
                     let done = now + disk::write_time(&mut self.local_random);
                     let input = Input::Stored { epoch };
-                    self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
+                    self.queue.push(done, Happening::Input { node: index, run: Some(starts), input });
                 }
                 Output::Propose(command) => proposals.push(command),
                 Output::Lease { until } => lease = Some(until),
@@ -526,7 +541,7 @@ impl World {
                     self.trace.record(now, Kind::Store, index.into(), &ceiling.0.to_le_bytes());
                     let done = now + disk::write_time(&mut self.local_random);
                     let input = Input::CeilingStored { ceiling };
-                    self.queue.push(done, Happening::Input { node: index, run: Some(run), input });
+                    self.queue.push(done, Happening::Input { node: index, run: Some(starts), input });
                 }
                 Output::Event(event) => {
                     let text = event.to_string();
@@ -694,7 +709,7 @@ impl World {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         let at = process.socket.reaches_node(now, &mut self.local_random);
-        let run = Some(self.hosts[usize::from(process.node)].disk.run());
+        let run = Some(self.hosts[usize::from(process.node)].starts);
         self.queue.push(at, Happening::Input { node: process.node, run, input });
     }
 
