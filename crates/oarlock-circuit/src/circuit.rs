@@ -398,6 +398,11 @@ fn patience(options: &Options) -> Patience {
 }
 
 impl Open {
+    #[cfg(feature = "planted")]
+    pub(crate) fn outbound(&mut self) -> &mut [Outbound; Class::COUNT] {
+        &mut self.outbound
+    }
+
     fn due(&self) -> bool {
         self.hearing.due()
             || self.inbound.iter().any(Inbound::due)

@@ -134,6 +134,14 @@ impl Outbound {
         }
     }
 
+    /// Everything counts as acknowledged.
+    #[cfg(feature = "planted")]
+    pub(crate) fn lose(&mut self) {
+        let congestion = self.congestion.clone();
+        let (class, whole, first) = (self.class, self.whole, self.end());
+        *self = Outbound { class, whole, first, congestion, ..Outbound::new(class, 1400) };
+    }
+
     /// Takes a message.
     pub(crate) fn push(&mut self, message: &[u8]) {
         self.store.push(message);

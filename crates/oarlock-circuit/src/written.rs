@@ -173,6 +173,16 @@ impl Circuits {
         })
     }
 
+    /// Whatever was not acknowledged was never to be sent.
+    #[cfg(feature = "planted")]
+    pub fn lose_unacknowledged(&mut self) {
+        for (_, circuit) in self.circuits.iter_mut() {
+            for outbound in circuit.open.iter_mut().flat_map(Open::outbound) {
+                outbound.lose();
+            }
+        }
+    }
+
     /// Whether a handshake that this end has begun waits for its answer. It would be begun again by whoever goes on from what is
     /// written.
     pub fn is_greeting(&self) -> bool {

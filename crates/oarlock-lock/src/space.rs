@@ -63,7 +63,7 @@ pub struct Lockspace {
     pub(crate) overtaken: Vec<View>,
     pub(crate) serial: u64,
     pub(crate) waiting: BTreeMap<LockId, Slot>,
-    deadlines: BTreeSet<(Instant, LockId)>,
+    pub(crate) deadlines: BTreeSet<(Instant, LockId)>,
     idle: BTreeSet<(Instant, Slot)>,
     /// Where the search for a slot to free goes on.
     sweep: u32,

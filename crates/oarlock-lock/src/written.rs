@@ -43,3 +43,29 @@ impl Lockspace {
         self
     }
 }
+
+/// What somebody may forget who writes all this by hand, to see that it is missed.
+#[cfg(feature = "planted")]
+impl Lockspace {
+    /// Nobody's patience ends.
+    pub fn lose_deadlines(&mut self) {
+        self.deadlines.clear();
+    }
+
+    /// Nobody waits.
+    pub fn lose_waiters(&mut self) {
+        self.waiting.clear();
+        self.deadlines.clear();
+        self.shadows.iter_mut().flatten().for_each(|shadow| shadow.rare.queues = Default::default());
+    }
+
+    /// No master knows anything.
+    pub fn lose_records(&mut self) {
+        drop(self.masters.take());
+    }
+
+    /// What no master has confirmed was never stated.
+    pub fn lose_statements(&mut self) {
+        self.shadows.iter_mut().flatten().for_each(|shadow| shadow.n = shadow.a);
+    }
+}

@@ -45,4 +45,7 @@ pub use oarlock_lock::Order;
 pub use status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 pub use written::{Unreadable, Whose, whose};
 #[cfg(feature = "planted")]
-pub use {oarlock_lock::planted::Bug as RoomBug, planted::Bug};
+pub use {
+    oarlock_lock::planted::Bug as RoomBug,
+    planted::{Bug, Lost},
+};

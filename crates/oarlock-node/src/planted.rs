@@ -13,19 +13,43 @@ pub enum Bug {
     IgnoreFences,
     /// Programs are told that the lease lasts two seconds longer than it does (L1, L2).
     LongLease,
+    /// What is said here is left out of the state that is read (L5).
+    Lose(Lost),
+}
+
+/// What whoever goes on from a written state may have forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lost {
+    /// When the patience of each waiter ends.
+    Deadlines,
+    /// Who waits.
+    Waiters,
+    /// What masters know of shadows.
+    Records,
+    /// That statements are on their way which the master has not confirmed.
+    Statements,
+    /// What was sent to peers and is not acknowledged.
+    Unacknowledged,
+}
+
+impl Lost {
+    /// All of it.
+    pub const ALL: [Lost; 5] =
+        [Lost::Deadlines, Lost::Waiters, Lost::Records, Lost::Statements, Lost::Unacknowledged];
 }
 
 impl Bug {
     /// Every one of them.
     pub fn all() -> impl Iterator<Item = Bug> {
         let hall = [Bug::OpenEarly, Bug::IgnoreFences, Bug::LongLease];
-        RoomBug::ALL.into_iter().map(Bug::Room).chain(hall)
+        RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(Lost::ALL.map(Bug::Lose))
     }
 
     /// A word for tables.
     pub fn name(self) -> alloc::string::String {
         match self {
             Bug::Room(bug) => alloc::format!("{bug:?}"),
+            Bug::Lose(what) => alloc::format!("Lose{what:?}"),
             hall => alloc::format!("{hall:?}"),
         }
     }

@@ -286,7 +286,8 @@ impl Node {
             seal,
             written.circuits,
         )?;
-        Ok(Node {
+        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "nothing is lost"))]
+        let mut node = Node {
             config,
             since: written.since,
             key: written.key,
@@ -317,7 +318,28 @@ impl Node {
             questions: written.questions.into_owned(),
             ended: written.ended,
             outputs: VecDeque::new(),
-        })
+        };
+        #[cfg(feature = "planted")]
+        node.lose();
+        Ok(node)
+    }
+
+    #[cfg(feature = "planted")]
+    fn lose(&mut self) {
+        use crate::planted::{Bug, Lost};
+        let Some(Bug::Lose(what)) = self.config.bug else { return };
+        for Space { locks, .. } in &mut self.spaces {
+            match what {
+                Lost::Deadlines => locks.lose_deadlines(),
+                Lost::Waiters => locks.lose_waiters(),
+                Lost::Records => locks.lose_records(),
+                Lost::Statements => locks.lose_statements(),
+                Lost::Unacknowledged => {}
+            }
+        }
+        if what == Lost::Unacknowledged {
+            self.circuits.lose_unacknowledged();
+        }
     }
 
     /// Whether a handshake that this node has begun waits for its answer: the one thing that is not kept, and begun again.
