@@ -5,7 +5,10 @@
 //! answers clears from the top down and so never misses a bit that was set before. There is nothing that could
 //! overflow, and ringing twice is the same as ringing once (M5).
 
+use oarlock_layout::codec::{Malformed, Reader, Writer};
 use oarlock_layout::segment::geometry::header;
+
+use crate::hub::written::below;
 
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Place, TAKE, fence_after_exchange};
@@ -114,6 +117,26 @@ impl Ears {
         }
         self.heard = Vec::new();
         None
+    }
+
+    pub(crate) fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.heard.len() as u32);
+        for (level, cell, bits) in &self.heard {
+            out.u32(*level as u32);
+            out.u32(*cell as u32);
+            out.u64(*bits);
+        }
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>, memory: &Memory) -> Result<Ears, Malformed> {
+        let levels: Vec<(usize, usize)> = levels(memory).collect();
+        let mut heard = Vec::new();
+        for _ in 0..r.count("bells", levels.len())? {
+            let level = below(r, "level of bells", levels.len() as u32)? as usize;
+            let cell = below(r, "cell of bells", levels[level].1 as u32)? as usize;
+            heard.push((level, cell, r.u64()?));
+        }
+        Ok(Ears { heard })
     }
 
     /// Is there anything left of what was heard?

@@ -39,6 +39,16 @@ impl LeaseNote {
         Ok(note)
     }
 
+    /// Both descriptors of the note: what the node writes, and what programs get.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.file.as_fd(), self.shown.as_fd()]
+    }
+
+    /// The note that has these [`descriptors`](LeaseNote::descriptors), in the program that takes the run over.
+    pub fn resume([file, shown]: [OwnedFd; 2]) -> LeaseNote {
+        LeaseNote { file, shown }
+    }
+
     /// The lease lasts until then.
     pub fn write(&self, until: Instant) -> Result<(), Errno> {
         match rustix::io::pwrite(&self.file, &lease::note(until), 0)? {

@@ -120,6 +120,11 @@ impl Locks {
         list.into_iter().flat_map(|list| &list.locks).map(|index| &self.held(*index).entry)
     }
 
+    /// All, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.held.iter().flatten().map(|held| &held.entry)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.locks.len()

@@ -5,6 +5,8 @@
 //!   lock, slot, session ──hash──► held locks
 //! ```
 
+mod written;
+
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
@@ -13,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::locks::Locks;
 use super::words::{Claim, Counts, Entry, MANNER, NoSlot, Notice, Word, Words};
+use crate::codec::Wire;
 use crate::flags::Flags;
 use crate::id::{LockId, SessionId, Slot};
 use crate::limit::RESOURCES_MAX_DEFAULT;
@@ -86,6 +89,18 @@ impl PlainWords {
         xxh3_64_with_seed(name.as_bytes(), self.seed)
     }
 
+    /// Lets the name of a slot, if it has one, be found.
+    fn index(&mut self, slot: Slot) {
+        let (seed, slots) = (self.seed, &self.slots);
+        let hash = |slot: &Slot| {
+            let place = slots[slot.0 as usize].as_ref();
+            place.map_or(0, |place| xxh3_64_with_seed(place.name.as_bytes(), seed))
+        };
+        if slots[slot.0 as usize].is_some() {
+            self.names.insert_unique(hash(&slot), slot, hash);
+        }
+    }
+
     /// Everybody on a slot is to be told anew.
     fn untell(&mut self, slot: Slot) {
         let place = self.place_mut(slot);
@@ -143,12 +158,7 @@ impl Words for PlainWords {
             }
         };
         self.slots[slot.0 as usize] = Some(place);
-        let (hash, seed, slots) = (self.name_hash(name), self.seed, &self.slots);
-        let rehash = |slot: &Slot| {
-            let place = slots[slot.0 as usize].as_ref().expect("a bound slot");
-            xxh3_64_with_seed(place.name.as_bytes(), seed)
-        };
-        self.names.insert_unique(hash, slot, rehash);
+        self.index(slot);
         Ok(slot)
     }
 
@@ -306,6 +316,10 @@ impl Words for PlainWords {
 
     fn name(&self, slot: Slot) -> Name {
         self.place(slot).name.clone()
+    }
+
+    fn written(&self) -> Vec<u8> {
+        self.to_bytes()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::codec::{Malformed, Reader, Wire, Writer};
 use crate::flags::Flags;
 use crate::id::{LockId, OwnerId, SessionId, Slot, TransactionId};
 use crate::mode::{Mode, join_option};
@@ -332,4 +333,39 @@ pub trait Words {
 
     /// The name of a slot.
     fn name(&self, slot: Slot) -> Name;
+
+    /// All that the node knows of it, for whoever takes its run over on the same machine; what lies in a segment is there
+    /// already. Each implementation reads its own.
+    fn written(&self) -> Vec<u8>;
+}
+
+impl Wire for Entry {
+    fn encode(&self, out: &mut Writer<'_>) {
+        let Claim { lock, owner, transaction, flags, since } = self.claim;
+        for number in [lock.0, owner.0, transaction.0, since.0] {
+            out.u64(number);
+        }
+        out.u32(flags.bits());
+        out.u32(self.slot.0);
+        out.mode(self.mode);
+        self.token.encode(out);
+        out.mode_option(self.told);
+        out.bool(self.fast);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Entry, Malformed> {
+        let (lock, owner) = (LockId(r.u64()?), OwnerId(r.u64()?));
+        let (transaction, since) = (TransactionId(r.u64()?), Instant(r.u64()?));
+        let bits = r.u32()?;
+        let flags =
+            Flags::from_bits(bits).ok_or(Malformed::Unknown { field: "set of flags", value: bits.into() })?;
+        Ok(Entry {
+            claim: Claim { lock, owner, transaction, flags, since },
+            slot: Slot(r.u32()?),
+            mode: r.mode()?,
+            token: Token::decode(r)?,
+            told: r.mode_option()?,
+            fast: r.bool("who granted it")?,
+        })
+    }
 }

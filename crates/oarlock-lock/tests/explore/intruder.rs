@@ -93,6 +93,10 @@ impl<'a> Intruder<'a> {
 }
 
 impl Words for Intruder<'_> {
+    fn written(&self) -> Vec<u8> {
+        self.words.borrow().written()
+    }
+
     fn find(&self, name: &Name) -> Option<Slot> {
         self.words.borrow().find(name)
     }

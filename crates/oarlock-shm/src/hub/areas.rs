@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use oarlock_layout::codec::{Malformed, Reader, Writer};
 use oarlock_layout::id::SessionId;
+
+use super::written::{numbers, read_numbers};
 
 /// The areas of a segment.
 #[derive(Clone, Debug)]
@@ -68,6 +71,45 @@ impl Areas {
         self.areas[number as usize] = Some(Area { session, segment, live: true, buried: false, ending: 0 });
         self.of.insert(session, number);
         self.by_bit[number as usize % 64].push(number);
+    }
+
+    pub(super) fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.areas.len() as u32);
+        for area in &self.areas {
+            out.option(area.as_ref(), |out, area| {
+                out.u32(area.session.0);
+                out.u8(area.segment);
+                out.bool(area.live);
+                out.bool(area.buried);
+                out.u32(area.ending);
+            });
+        }
+        numbers(out, self.free.iter().copied());
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>, max: u32) -> Result<Areas, Malformed> {
+        let area = |r: &mut Reader<'_>| {
+            Ok(Area {
+                session: SessionId(r.u32()?),
+                segment: r.u8()?,
+                live: r.bool("life of a session")?,
+                buried: r.bool("end of a program")?,
+                ending: r.u32()?,
+            })
+        };
+        let mut areas = Areas::new(max);
+        for number in 0..r.count("areas", max as usize)? as u32 {
+            let area = r.option("area", area)?;
+            if let Some(Area { session, .. }) = area {
+                if areas.of.insert(session, number).is_some() {
+                    return Err(Malformed::Unknown { field: "area of a session", value: number.into() });
+                }
+                areas.by_bit[number as usize % 64].push(number);
+            }
+            areas.areas.push(area);
+        }
+        areas.free = read_numbers(r, "free areas", areas.areas.len() as u32)?;
+        Ok(areas)
     }
 
     pub(super) fn number(&self, session: SessionId) -> Option<u32> {

@@ -3,11 +3,13 @@
 //! What callers may have done to the index does not matter here: the node finds names in its own table. It writes,
 //! and looks only for a place to write to.
 
+use oarlock_layout::codec::{Malformed, Reader, Writer};
 use oarlock_layout::segment::Geometry;
 use oarlock_layout::segment::geometry::{
     GRANULE_CELLS, INLINE_BYTES, INLINE_LONG_BYTES, PROBES_MAX, header, slot,
 };
 
+use super::written::{below, numbers, read_numbers};
 use crate::memory::Memory;
 use crate::names::{Cut, index, tag};
 use crate::sync::{FIELD, SHOW};
@@ -35,6 +37,28 @@ impl Directory {
         // Granules in use are not known; none is given out twice as long as new ones are taken beyond all of them.
         let granules = Granules { next: memory.geometry().granules(), free: Default::default() };
         Directory { level, growing: None, granules }
+    }
+
+    pub(super) fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.level);
+        out.option(self.growing.as_ref(), |out, (level, carried)| {
+            out.u32(*level);
+            out.u32(*carried);
+        });
+        out.u32(self.granules.next);
+        self.granules.free.iter().for_each(|runs| numbers(out, runs.iter().copied()));
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>, geometry: Geometry) -> Result<Directory, Malformed> {
+        let level = |r: &mut Reader<'_>| below(r, "index level", geometry.index_level_max() + 1);
+        let mut directory = Directory { level: level(r)?, ..Directory::new() };
+        directory.growing = r.option("growing index", |r| Ok((level(r)?, r.u32()?)))?;
+        let granules = geometry.granules();
+        directory.granules.next = below(r, "granules", granules.saturating_add(1))?;
+        for runs in &mut directory.granules.free {
+            *runs = read_numbers(r, "granules", granules)?;
+        }
+        Ok(directory)
     }
 
     /// Writes a name into its slot, which nobody takes for a name's as long as its generation is even. The first of its

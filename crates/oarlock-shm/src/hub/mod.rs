@@ -16,12 +16,14 @@
 //! | `recount` | what a death or the end of a session leaves |
 //! | `directory` | names to slots, for callers |
 //! | `areas` | which area is whose |
+//! | `written` | what outlives the program that the node is made of |
 
 mod areas;
 mod directory;
 mod locks;
 mod recount;
 mod words;
+pub(crate) mod written;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
@@ -248,17 +250,27 @@ impl Hub {
             rare: None,
         };
         self.places[number as usize] = Some(place);
+        self.index(number);
         let (seed, places) = (self.seed, &self.places);
         let hash_of = |number: u32| {
             let place = places.get(number as usize)?.as_ref()?;
             Some(names::hash(place.name.as_bytes(), seed))
         };
-        self.names.insert_unique(hash, number, |number| hash_of(*number).unwrap_or(0));
         let (bound, slots) = (self.names.len() as u32, places.len() as u32);
         if granule.is_some() || name.as_bytes().len() <= oarlock_layout::segment::geometry::INLINE_BYTES {
             self.directory.insert(&self.memory, hash, number, bound, slots, hash_of);
         }
         Some(Slot(number))
+    }
+
+    /// Lets the name of a bound slot be found.
+    fn index(&mut self, number: u32) {
+        let (seed, places) = (self.seed, &self.places);
+        let hash_of = |number: &u32| {
+            let place = places.get(*number as usize).and_then(Option::as_ref);
+            place.map_or(0, |place| names::hash(place.name.as_bytes(), seed))
+        };
+        self.names.insert_unique(hash_of(&number), number, hash_of);
     }
 
     /// Takes a slot away. False if a lock is counted in it.

@@ -308,7 +308,6 @@ impl Hub {
             let fence =
                 oarlock_layout::token::Fence::from_number(self.memory.tail(number)[tail::FENCE].load(LOOK));
             let value_ready = line[slot::TAG].load(LOOK) & crate::names::VALUE_READY != 0;
-            let hash = self.hash(&name);
             self.places[number as usize] = Some(Place {
                 name,
                 generation,
@@ -322,12 +321,7 @@ impl Hub {
                 granule: None,
                 rare: None,
             });
-            let (seed, places) = (self.seed, &self.places);
-            let rehash = |number: &u32| {
-                let place = places[*number as usize].as_ref();
-                place.map_or(0, |place| crate::names::hash(place.name.as_bytes(), seed))
-            };
-            self.names.insert_unique(hash, number, rehash);
+            self.index(number);
         }
     }
 

@@ -281,4 +281,8 @@ impl Words for Hub {
     fn name(&self, slot: Slot) -> Name {
         self.place(slot).name.clone()
     }
+
+    fn written(&self) -> Vec<u8> {
+        self.write()
+    }
 }

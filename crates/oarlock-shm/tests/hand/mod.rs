@@ -222,6 +222,9 @@ impl Haunted {
 }
 
 impl Words for Haunted {
+    fn written(&self) -> Vec<u8> {
+        self.hub().written()
+    }
     fn find(&self, name: &Name) -> Option<Slot> {
         self.hub().find(name)
     }
