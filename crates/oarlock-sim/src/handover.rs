@@ -5,11 +5,16 @@
 //!                       programs go on, in segments too
 //! ```
 //!
-//! What reads is another node: of the one before only its seal and what its locks are counted in remain, which the daemon
-//! hands over in its own way. That it is the same run all the same, no client and no other node may be able to tell, and no
-//! lock may be lost by it.
+//! What reads is another node: of the one before only its seal remains, which is the node's key and the cluster's secret, and
+//! the memory of its segments. That it is the same run all the same, no client and no other node may be able to tell, and
+//! no lock may be lost by it.
 
+use std::sync::Arc;
+
+use oarlock_layout::codec::Wire;
+use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_node::Node;
+use oarlock_shm::{Hub, Memory};
 
 use crate::queue::Time;
 use crate::swarm::{FaultKind, MS, S};
@@ -64,6 +69,7 @@ impl World {
         let (Some(node), Some(config)) = (host.node.take(), &host.config) else { return };
         let bytes = node.write();
         let (seal, words) = node.into_parts();
+        let words = words_anew(words, &host.segments);
         let node = Node::read(config.clone(), seal, words, &bytes)
             .unwrap_or_else(|why| panic!("node {index} cannot be read: {why}"));
         if !loses {
@@ -100,4 +106,16 @@ impl World {
             self.write_and_read(index);
         }
     }
+}
+
+/// What counts locks is written down and read again as well; in segments programs go on meanwhile.
+fn words_anew(words: Vec<Box<dyn Words + Send>>, segments: &[Arc<Memory>]) -> Vec<Box<dyn Words + Send>> {
+    let written: Vec<Vec<u8>> = words.into_iter().map(|words| words.written()).collect();
+    let read = |(space, bytes): (usize, &Vec<u8>)| -> Box<dyn Words + Send> {
+        match segments.get(space) {
+            Some(memory) => Box::new(Hub::resume(memory.clone(), bytes).expect("its own words")),
+            None => Box::new(PlainWords::from_bytes(bytes).expect("its own words")),
+        }
+    };
+    written.iter().enumerate().map(read).collect()
 }
