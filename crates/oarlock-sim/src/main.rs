@@ -288,10 +288,10 @@ mod planted {
     use std::collections::BTreeSet;
 
     use oarlock_node::Bug::{self, Room};
-    use oarlock_node::RoomBug;
+    use oarlock_node::{Lost, RoomBug};
     use oarlock_sim::{Options, RegisterBug, run};
 
-    /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them.
+    /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them, or a test.
     const UNSEEN: &[(Bug, &str)] = &[
         (
             Room(RoomBug::ForgetHeadGone),
@@ -301,6 +301,10 @@ mod planted {
         (
             Room(RoomBug::MarkAlways),
             "which modes the lost node owned no client sees, so each block may be marked until somebody writes it",
+        ),
+        (
+            Bug::Lose(Lost::Deadlines),
+            "to wait longer than one would breaks no promise; a test of the hall waits for the end",
         ),
     ];
 
@@ -332,6 +336,13 @@ mod planted {
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),
         (Bug::IgnoreFences, &["exclusion", "value", "tokens", "fence"]),
         (Bug::LongLease, &["exclusion", "value", "tokens"]),
+        (Bug::Lose(Lost::Waiters), &["answers", "liveness", "words", "assertion"]),
+        (Bug::Lose(Lost::Records), &["answers", "assertion", "exclusion", "honesty", "liveness"]),
+        (Bug::Lose(Lost::Statements), &["answers", "assertion", "honesty", "liveness"]),
+        (
+            Bug::Lose(Lost::Unacknowledged),
+            &["answers", "assertion", "forming", "honesty", "liveness", "words"],
+        ),
     ];
 
     /// Bugs that take twice as many seeds as others.
@@ -352,7 +363,7 @@ mod planted {
                 continue;
             }
             if let Some((_, why)) = UNSEEN.iter().find(|(unseen, _)| *unseen == bug) {
-                println!("{name:<20}      -  the explorer: {why}");
+                println!("{name:<20}      -  others: {why}");
                 continue;
             }
             let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
