@@ -12,6 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[error("the state contradicts itself: {0}")]
 pub struct Contradiction(pub &'static str);
 
+/// Of what there are a million: a field that says nothing is not written, for its name is longer than what it says.
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Bytes as bytes, and not as a list of numbers.
 pub mod bytes {
     use super::*;

@@ -32,7 +32,9 @@ pub(crate) struct Master {
     pub(crate) name: Name,
     pub(crate) records: Records,
     /// Heads are numbered, tries and recalls included.
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     numbers: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) rare: Seldom<Busy>,
 }
 
@@ -78,14 +80,21 @@ impl Nothing for Busy {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) held: Option<Mode>,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) uses_value: bool,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) want: Want,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) openers: u32,
     /// Raised with each change of the master's own accord (C6).
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) g: u64,
     /// Last statement heard (R10).
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) a: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) rare: Seldom<Asking>,
 }
 

@@ -39,23 +39,35 @@ pub(crate) struct Shadow {
     /// The view under which it speaks.
     pub(crate) epoch: Epoch,
     /// Owned now. The private copy is the truth; what `Words` says is a claim.
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) owned: Option<Mode>,
     /// Somebody here has used the value block.
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     uses_value: bool,
     /// A `Forget` is under way: the record stands as a tombstone until the answer (X9, R12).
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) forgetting: bool,
     /// Locks on this resource at other nodes, as last heard (C16).
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     elsewhere: u32,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) told: Told,
     /// Last statement sent, last change heard, last statement that the master said it heard (R10).
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) n: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) g: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) a: u64,
     /// Last statement sent when the last change came; last statement known to be applied. What the master
     /// says it *heard* may have been discarded.
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     base: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     applied: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     attempts: u64,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) rare: Seldom<Rare>,
 }
 

@@ -7,9 +7,12 @@ use oarlock_layout::mode::Mode;
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Told {
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) held: Option<Mode>,
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) want: Want,
     /// A statement is known to be discarded: whatever is true must be said again.
+    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
     pub(crate) unsure: bool,
 }
 

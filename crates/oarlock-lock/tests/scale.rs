@@ -164,3 +164,24 @@ fn a_covered_pair_is_granted_among_a_million_resources() {
         println!("{resources:>9} resources: {:>5} ns a pair", start.elapsed().as_nanos() / u128::from(pairs));
     }
 }
+
+/// What a node keeps of many resources is written and read in a time that fits a lease, and takes no more room than
+/// its names and a few numbers each.
+#[test]
+fn retained_resources_are_written_and_read_at_once() {
+    let n = 20_000;
+    let mut node = Node::new(Order::Passover, n + n / 4);
+    for number in 0..n {
+        let name = Name::new(&number.to_le_bytes()).unwrap();
+        assert_eq!(node.lock(number, &name, Mode::PR), 1);
+        node.unlock(number);
+    }
+    let start = Clock::now();
+    let bytes = cbor4ii::serde::to_vec(Vec::new(), &node.space).expect("memory");
+    let written = start.elapsed();
+    let read: Lockspace = cbor4ii::serde::from_slice(&bytes).expect("its own words");
+    let (both, each) = (start.elapsed(), bytes.len() as u32 / n);
+    println!("{n} resources: {each} bytes each, written in {written:?}, read in {:?}", both - written);
+    assert_eq!(read.sizes(), node.space.sizes());
+    assert!(each < 500 && both < Duration::from_secs(2), "{each} bytes each, {both:?}");
+}
