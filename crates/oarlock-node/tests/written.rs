@@ -190,3 +190,25 @@ fn a_node_with_something_to_say_is_not_written_down() {
     cluster.node(0).handle_session_packet(now, at.1, &packet);
     cluster.node(0).write();
 }
+
+/// A9, L5: what was seen before the engine was replaced is a replay after it, and a peer opens what the next one seals.
+#[test]
+fn packets_that_were_seen_stay_seen() {
+    let mut cluster = serving(2);
+    let counted = |cluster: &mut Cluster, what: &str| {
+        let found = cluster.node(0).counters().into_iter().find(|counter| counter.name == what);
+        found.unwrap_or_else(|| panic!("no counter {what}")).value
+    };
+    cluster.rewrite(0);
+    let (received, replayed) =
+        (counted(&mut cluster, "datagrams_received"), counted(&mut cluster, "replayed"));
+    let (from, mut datagram) = cluster.last[&0].clone();
+    let now = cluster.now;
+    cluster.node(0).handle_datagram(now, address(from), &mut datagram);
+    assert_eq!(counted(&mut cluster, "replayed"), replayed + 1);
+    assert_eq!(counted(&mut cluster, "datagrams_received"), received);
+    let before = cluster.events.len();
+    cluster.run(Duration::from_secs(2));
+    assert!(counted(&mut cluster, "datagrams_received") > received + 10);
+    assert_eq!(cluster.events[before..], [] as [String; 0]);
+}

@@ -54,6 +54,8 @@ pub(crate) struct Cluster {
     /// What verdicts ask for, and what nodes were told to fence.
     pub(crate) fences: Vec<Need>,
     pub(crate) charges: Vec<(usize, Charge)>,
+    /// The last datagram that reached each node, and from which one.
+    pub(crate) last: BTreeMap<usize, (usize, Vec<u8>)>,
     /// Node whose datagrams are lost.
     pub(crate) mute: Option<usize>,
 }
@@ -134,6 +136,7 @@ impl Cluster {
             carried: Vec::new(),
             fences,
             charges: Vec::new(),
+            last: BTreeMap::new(),
             mute: None,
         };
         for n in 0..count {
@@ -258,6 +261,7 @@ impl Cluster {
                 let to =
                     (0..self.nodes.len()).find(|i| address(*i) == transmit.to).expect("a member's address");
                 for datagram in transmit.datagrams() {
+                    self.last.insert(to, (n, datagram.to_vec()));
                     if let Some(node) = &mut self.nodes[to] {
                         node.handle_datagram(now, address(n), &mut datagram.to_vec());
                     }
