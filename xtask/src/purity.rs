@@ -47,6 +47,7 @@ const ALLOWED: &[&str] = &[
     "hashbrown",
     "serde",
     "serde_core",
+    "serde_derive",
     "thiserror",
     "thiserror-impl",
     "xxhash-rust",

@@ -30,7 +30,7 @@ fn wait_for(cluster: &mut Cluster, at: (usize, oarlock_layout::id::SessionId), m
     cluster.say(at, &Request::Lock(request));
 }
 
-/// What a run holds, waits for and has said is what the next process holds, waits for and has said: the lock stays granted, the waiter
+/// L5: what a run holds, waits for and has said is what the next process holds, waits for and has said: the lock stays granted, the waiter
 /// gets it, and one whose patience ends hears of it when it would have.
 #[test]
 fn locks_waiters_and_deadlines_outlive_the_engine() {

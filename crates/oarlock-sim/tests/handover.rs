@@ -21,7 +21,7 @@ fn engines_are_handed_over_in_storms() {
     assert!(handovers > 50 && met.iter().all(|n| *n > 5), "{handovers} handovers, in phases {met:?}");
 }
 
-/// Written down and read again between any two steps, a cluster in a storm does what it would have done: every datagram, every
+/// L5: written down and read again between any two steps, a cluster in a storm does what it would have done: every datagram, every
 /// answer and every word of every client are the same. And what was read writes the same bytes again, each time.
 #[test]
 fn who_goes_on_from_the_written_state_does_the_same_byte_for_byte() {
