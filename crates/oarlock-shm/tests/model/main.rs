@@ -106,17 +106,3 @@ fn every_rule_is_missed() {
     }
     assert!(unmissed.is_empty(), "not missed:\n{unmissed}");
 }
-
-/// For whoever changes the spaces: which of them misses what, and how soon.
-#[test]
-#[ignore = "takes minutes"]
-fn every_rule_in_every_small_space() {
-    for (slip, _) in Slip::ALL {
-        for space in spaces::small() {
-            let found = search(&Space { slip: Some(slip), ..space.clone() }, usize::MAX);
-            if let Some(broken) = found.broken {
-                println!("{} {:?} {} {}", slip.name(), space.name, found.depth, broken.rule);
-            }
-        }
-    }
-}
