@@ -172,6 +172,37 @@ fn a_command_whose_errors_nobody_reads_is_dead_before_the_lease_is_over() {
     assert!(last < over, "{last:?} is not before {over:?}");
 }
 
+/// L6: `oarlock lock` itself stands still with its node, so that its guard alone is left: the command is dead in time, and also what it
+/// has started in a session of its own. Nobody who is woken later says anything else.
+#[test]
+fn a_command_is_dead_in_time_while_its_oarlock_lock_stands_still() {
+    let dev = Dev::start_with(&["-n", "1"]);
+    let clocked = Clocked::start(&dev, 'a', "x", 0);
+    let (times, escaped) = (dev.dir.path().join("escaped"), dev.dir.path().join("escaped-pid"));
+    let script = format!(
+        "setsid sh -c 'echo $$ > {}; while :; do read up rest < /proc/uptime; echo $up >> {}; sleep 0.005; done' & wait",
+        escaped.display(),
+        times.display()
+    );
+    let mut command = dev.at('a');
+    let other = command.args(["lock", "y", "-c", &script]).stderr(Stdio::piped()).spawn().unwrap();
+    let escaped = pid_in(&escaped);
+    for pid in [clocked.child.id(), other.id()] {
+        signal(pid as i32, "STOP");
+    }
+    let (node, over) = stopped(&dev, 'a');
+    until("nobody works on", || !lives(clocked.shell) && !lives(escaped));
+    let last_escaped = last(&fs::read_to_string(times).unwrap());
+    for pid in [clocked.child.id(), other.id()] {
+        signal(pid as i32, "CONT");
+    }
+    let (said, last) = clocked.end();
+    signal(node, "CONT");
+    said.expect(76, &["lock on x lost: the node does not renew its lease"]);
+    assert!(last < over && last_escaped < over, "{last:?}, {last_escaped:?} and over at {over:?}");
+    Said::of(other.wait_with_output().unwrap()).expect(76, &["lock on y lost"]);
+}
+
 /// L6: the lock was granted while `oarlock lock` stood still, and its lease is over when it goes on: the command never starts.
 #[test]
 fn a_grant_that_is_over_when_it_is_read_starts_nothing() {

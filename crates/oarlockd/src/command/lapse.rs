@@ -6,7 +6,8 @@
 //!    ◄─── renewed ──────┘
 //! ```
 //!
-//! It is looked at here, in the process that holds the lock: the node may stand still, and then says nothing.
+//! It is looked at here, in the process that holds the lock: the node may stand still, and then says nothing. At the last step the guard
+//! looks too (host/guard.rs): this process may stand still as well.
 
 use std::time::Duration;
 
@@ -42,6 +43,11 @@ impl Lapse {
     /// Nothing was said yet.
     pub fn new(sight: LeaseSight) -> Lapse {
         Lapse { sight, warned: false }
+    }
+
+    /// What it looks at.
+    pub const fn sight(&self) -> &LeaseSight {
+        &self.sight
     }
 
     /// What is to be done now.

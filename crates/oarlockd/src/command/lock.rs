@@ -334,10 +334,7 @@ impl Held {
         drop(lost_read);
         let family = Family::new(child.id(), !foreground);
         // At a terminal the command shares our group, which is not the guard's to kill.
-        let guarded = match foreground {
-            true => Ok(None),
-            false => Guard::over(child.id()).map(Some),
-        };
+        let guarded = Guard::over((!foreground).then_some(child.id()), self.lapse.sight());
         let (guard, ended) = match guarded.and_then(|guard| Ok((guard, child::watch(child.id())?))) {
             Ok(both) => both,
             Err(e) => {
@@ -355,9 +352,15 @@ impl Held {
                 return Ok(self.stop(child, &family, &ended, lost_write, &why));
             }
             let now = clock::now();
+            if guard.has_killed() {
+                // This process stood still when it should have done it.
+                let why = Problem::new(Code::Lost, "the node does not renew its lease")
+                    .because("this process stood still as well; its guard has ended the command in time");
+                return Ok(self.stop(child, &family, &ended, lost_write, &why));
+            }
             if let Some(status) = status.filter(|_| !self.lapse.is_over(now)) {
                 self.release();
-                guard.into_iter().for_each(Guard::dismiss);
+                guard.dismiss();
                 self.talk.finish();
                 return Ok(exit_code(status));
             }
