@@ -67,6 +67,12 @@ pub trait Fence {
 
     /// What came of a charge: it is proven and will stay so whatever dies, or why not.
     fn poll(&mut self, now: Instant) -> Option<(Charge, Result<(), String>)>;
+
+    /// Nothing need be proven of the run any more: a person has confirmed it, or another member's fence has done it. The node may be back
+    /// with its next run, which what is still being done about this one must not hit. Returns whether anything was, and ends now.
+    fn withdraw(&mut self, _node: NodeId, _incarnation: Incarnation) -> bool {
+        false
+    }
 }
 
 /// No fence: only the lease. A node that stands still between its grant and its use may act late.

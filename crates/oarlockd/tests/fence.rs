@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use oarlock_chaos::cluster::Cluster;
-use support::{Said, oarlock, until};
+use support::{Said, lives, oarlock, pid_in, until};
 
 const A: usize = 0;
 const B: usize = 1;
@@ -23,16 +23,21 @@ struct Fenced {
 
 impl Fenced {
     fn start() -> Fenced {
+        Fenced::start_with("test -e allowed || exit 3")
+    }
+
+    /// The same with a fence that ends like this.
+    fn start_with(end: &str) -> Fenced {
         let mut cluster = Cluster::new(Path::new(env!("CARGO_BIN_EXE_oarlock")), 1).unwrap();
         let fence = cluster.dir().join("fence");
         let script = format!(
-            "#!/bin/sh\ncd {}\necho \"$1 $2 $3 $OARLOCK_FENCE_TRY\" >> calls\ntest -e allowed || exit 3\n",
+            "#!/bin/sh\ncd {}\necho \"$1 $2 $3 $OARLOCK_FENCE_TRY\" >> calls\n{end}\n",
             cluster.dir().display()
         );
         fs::write(&fence, script).unwrap();
         fs::set_permissions(&fence, fs::Permissions::from_mode(0o755)).unwrap();
         for place in &cluster.places {
-            let section = "\n[fencing]\norder = [\"test\"]\n[fencing.test]\ncommand = \"../fence\"\n";
+            let section = "\n[fencing]\norder = [\"test\"]\n[fencing.test]\ncommand = \"../fence\"\ntimeout = \"600s\"\n";
             let text = fs::read_to_string(place.config()).unwrap() + section;
             fs::write(place.config(), text).unwrap();
         }
@@ -143,4 +148,20 @@ fn what_a_person_confirms_is_as_good_as_the_fence() {
     fenced.cluster.ask_to_stop(B);
     until("it has left", || fenced.cluster.has_left(B));
     assert_eq!(fenced.calls(), before, "whoever gives himself up is not fenced");
+}
+
+/// L4: a person confirms what a program is still at. The node may be switched on again after that, so the program is ended with what it
+/// started, and the node that ran it remembers that.
+#[test]
+fn a_program_ends_once_a_person_has_confirmed_what_it_was_to_prove() {
+    let mut fenced = Fenced::start_with("sleep 600 & echo $! > hangs.new; mv hangs.new hangs; wait");
+    let waiter = fenced.take_kill_and_want();
+    let hangs = pid_in(&fenced.file("hangs"));
+    assert!(lives(hangs));
+    fenced.run(B, &["node", "fence", "c", "--confirmed", "--yes"]).expect(0, &["DANGER", "view "]);
+    fenced.granted(waiter);
+    until("the program is gone", || !lives(hangs));
+    let ended = "the program at this node that was fencing c (run 1) is ended";
+    let remembers = |node: &usize| fenced.run(*node, &["events"]).out.contains(ended);
+    until("it is remembered", || [A, B].iter().filter(|node| remembers(node)).count() == 1);
 }

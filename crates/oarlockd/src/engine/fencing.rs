@@ -1,7 +1,7 @@
 //! The engine and its fence: what is begun, what came of it, and what is remembered of fences anywhere.
 
 use oarlock_cluster::fencing::Charge;
-use oarlock_cluster::registry::{Need, Proof, Registry};
+use oarlock_cluster::registry::{Fence, Need, Proof, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::time::Instant;
@@ -47,6 +47,17 @@ impl Engine {
                     fence.incarnation
                 );
                 self.events.note(Level::Warn, Some(Code::Recovering), text);
+            }
+        }
+        for gone in before.fences() {
+            let run = (gone.node, gone.incarnation);
+            let still = |it: &Fence| (it.node, it.incarnation) == run && it.needs.contains(&Need::Program);
+            if !registry.fences().any(still) && self.p.fence.withdraw(gone.node, gone.incarnation) {
+                let (name, run) = (self.name_of(gone.node), gone.incarnation);
+                let text = format!(
+                    "the program at this node that was fencing {name} (run {run}) is ended: it need not be fenced any more"
+                );
+                self.events.note(Level::Info, None, text);
             }
         }
         for proof in registry.proofs().iter().filter(|proof| !before.proofs().contains(proof)) {

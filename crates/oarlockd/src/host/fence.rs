@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A program is told what it needs in its arguments and in its environment. It is killed with everything in its process group when its
-//! time is over, and by the kernel when this process dies; whichever member is next begins anew.
+//! time is over or nothing need be proven any more, and by the kernel when this process dies; whichever member is next begins anew.
 
 use std::collections::VecDeque;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use oarlock_cluster::fencing::{Charge, Fence};
 use oarlock_cluster::registry::Need;
+use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -40,6 +41,8 @@ pub struct Programs {
     answers: Receiver<Answer>,
     /// Charges that could not even be begun.
     refused: VecDeque<Answer>,
+    /// What is being done, and what ends it.
+    running: Vec<(Charge, Wake)>,
 }
 
 impl Programs {
@@ -50,7 +53,15 @@ impl Programs {
     pub fn new(methods: Vec<Method>, cluster: &str, wake: Wake) -> Programs {
         assert!(!methods.is_empty(), "no programs are no fence");
         let (sender, answers) = channel();
-        Programs { methods, cluster: cluster.into(), wake, sender, answers, refused: VecDeque::new() }
+        Programs {
+            methods,
+            cluster: cluster.into(),
+            wake,
+            sender,
+            answers,
+            refused: VecDeque::new(),
+            running: Vec::new(),
+        }
     }
 }
 
@@ -61,20 +72,44 @@ impl Fence for Programs {
 
     fn begin(&mut self, _: Instant, charge: Charge, name: &str) {
         let (methods, sender, wake) = (self.methods.clone(), self.sender.clone(), self.wake.clone());
-        let told = Told { charge, name: name.into(), cluster: self.cluster.clone() };
+        let end = match Wake::new() {
+            Ok(end) => end,
+            Err(e) => return self.refuse(charge, format!("no descriptor: {e}")),
+        };
+        let told = Told { charge, name: name.into(), cluster: self.cluster.clone(), end: end.clone() };
         let begun = thread::Builder::new().name("fence".into()).spawn(move || {
             // Nobody hears it if the engine has ended; then it is another's turn.
             let _ = sender.send((told.charge, first(&methods, &told)));
             wake.ring();
         });
-        if let Err(e) = begun {
-            self.refused.push_back((charge, Err(format!("no thread: {e}"))));
-            self.wake.ring();
+        match begun {
+            Ok(_) => self.running.push((charge, end)),
+            Err(e) => self.refuse(charge, format!("no thread: {e}")),
         }
     }
 
     fn poll(&mut self, _: Instant) -> Option<Answer> {
-        self.refused.pop_front().or_else(|| self.answers.try_recv().ok())
+        if let Some(refused) = self.refused.pop_front() {
+            return Some(refused);
+        }
+        let answer = self.answers.try_recv().ok()?;
+        if let Some(at) = self.running.iter().position(|(charge, _)| *charge == answer.0) {
+            self.running.swap_remove(at);
+        }
+        Some(answer)
+    }
+
+    fn withdraw(&mut self, node: NodeId, incarnation: Incarnation) -> bool {
+        let its = |charge: &Charge| (charge.node, charge.incarnation) == (node, incarnation);
+        let ends = self.running.iter().filter(|(charge, _)| its(charge)).map(|(_, end)| end.ring());
+        ends.count() > 0
+    }
+}
+
+impl Programs {
+    fn refuse(&mut self, charge: Charge, why: String) {
+        self.refused.push_back((charge, Err(why)));
+        self.wake.ring();
     }
 }
 
@@ -84,19 +119,38 @@ struct Told {
     charge: Charge,
     name: String,
     cluster: String,
+    /// Rung once nothing need be proven any more.
+    end: Wake,
 }
+
+/// How a program came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    ByItself,
+    Late,
+    Withdrawn,
+}
+
+const WITHDRAWN: &str = "it need not be proven any more";
 
 /// The first that exits with 0 is enough.
 fn first(methods: &[Method], told: &Told) -> Result<(), String> {
     let run = told.charge.incarnation;
     let mut last = String::new();
     for method in methods {
+        if rung(&told.end) {
+            return Err(WITHDRAWN.into());
+        }
         info!("fencing {} (run {run}) by {}: {}", told.name, method.name, method.command.display());
         let (its, of) = (method.clone(), told.clone());
         match in_time(method, move || ran(&its, &of)) {
             Ok(()) => {
                 info!("{} (run {run}) is fenced by {}", told.name, method.name);
                 return Ok(());
+            }
+            Err(_) if rung(&told.end) => {
+                info!("no need to fence {} (run {run}) any more: {} is ended", told.name, method.name);
+                return Err(WITHDRAWN.into());
             }
             Err(why) => {
                 warn!("fencing {} (run {run}) by {} failed: {why}", told.name, method.name);
@@ -142,33 +196,41 @@ fn ran(method: &Method, told: &Told) -> Result<(), String> {
         .stderr(Stdio::inherit())
         .process_group(0);
     let mut child = spawn_bound(&mut command, Signal::KILL).map_err(|e| format!("cannot run it: {e}"))?;
-    let ended = ends(&child, method.timeout);
-    if !matches!(ended, Ok(true)) {
+    let ended = ends(&child, method.timeout, &told.end);
+    if !matches!(ended, Ok(End::ByItself)) {
         Family::group(child.id()).signal(Signal::KILL);
     }
     let status = child.wait().map_err(|e| format!("cannot wait for it: {e}"))?;
     match ended {
-        Ok(true) if status.success() => Ok(()),
-        Ok(true) => Err(exit(status)),
-        Ok(false) => Err(late(method)),
+        Ok(End::ByItself) if status.success() => Ok(()),
+        Ok(End::ByItself) => Err(exit(status)),
+        Ok(End::Late) => Err(late(method)),
+        Ok(End::Withdrawn) => Err(WITHDRAWN.into()),
         Err(e) => Err(format!("cannot watch it: {e}")),
     }
 }
 
-/// Whether it ends in time.
-fn ends(child: &Child, within: Duration) -> std::io::Result<bool> {
+/// How it ends, in time.
+fn ends(child: &Child, within: Duration, end: &Wake) -> std::io::Result<End> {
     let watched = watch(child.id())?;
     let until = super::clock::now() + within;
     loop {
         let left = until.since(super::clock::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&watched, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(false),
+        let mut fds = [PollFd::new(&watched, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(End::Late),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(true),
+            Ok(_) if fds[0].revents().is_empty() => return Ok(End::Withdrawn),
+            Ok(_) => return Ok(End::ByItself),
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+fn rung(end: &Wake) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)
 }
 
 fn exit(status: ExitStatus) -> String {
@@ -184,7 +246,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use oarlock_layout::id::{Epoch, Incarnation, NodeId};
+    use oarlock_layout::id::Epoch;
 
     use super::*;
 
@@ -241,6 +303,44 @@ mod tests {
         assert_eq!(in_time(&method, || Ok(())), Ok(()));
     }
 
+    fn gone(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    }
+
+    fn until(what: &str, met: impl Fn() -> bool) {
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !met() {
+            assert!(std::time::Instant::now() < until, "not in time: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// L4: once nothing need be proven of a run, its node may be back: nothing that is still on its way may hit it.
+    #[test]
+    fn a_program_whose_charge_is_gone_is_ended_with_its_group_and_no_other_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pid, next) = (dir.path().join("pid"), dir.path().join("next"));
+        let hangs = format!("sleep 600 & echo $! > {}; wait", pid.display());
+        let methods = vec![
+            method(dir.path(), "power", &hangs, 600_000),
+            method(dir.path(), "cut", &format!("touch {}", next.display()), 60_000),
+        ];
+        let wake = Wake::new().unwrap();
+        let mut programs = Programs::new(methods, "harbour", wake.clone());
+        let Charge { node, incarnation, .. } = charge();
+        assert!(!programs.withdraw(node, incarnation), "nothing runs yet");
+        programs.begin(Instant(0), charge(), "node-c");
+        let read = || fs::read_to_string(&pid).unwrap_or_default();
+        until("it runs", || read().ends_with('\n'));
+        assert!(!programs.withdraw(node, Incarnation(8)) && !gone(&read()), "another run's");
+        assert!(programs.withdraw(node, incarnation));
+        poll(&mut [PollFd::new(&wake, PollFlags::IN)], None).unwrap();
+        assert_eq!(programs.poll(Instant(0)), Some((charge(), Err(WITHDRAWN.into()))));
+        until("what it started is gone", || gone(&read()));
+        assert!(!next.exists() && !programs.withdraw(node, incarnation));
+    }
+
     /// L4: a fence that hangs has failed, and nothing of it is left behind; the next in the order has its turn.
     #[test]
     fn a_program_that_hangs_is_killed_with_its_group_and_the_next_is_tried() {
@@ -250,15 +350,7 @@ mod tests {
         let hangs = method(dir.path(), "power", &hangs, 500);
         assert_eq!(fence(vec![hangs.clone()]), Err("power: not done in 500ms".into()));
         let pid = fs::read_to_string(&pid).unwrap();
-        let gone = || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        };
-        let until = std::time::Instant::now() + Duration::from_secs(20);
-        while !gone() {
-            assert!(std::time::Instant::now() < until, "what it started lives on");
-            thread::sleep(Duration::from_millis(5));
-        }
+        until("what it started is gone", || gone(&pid));
         assert_eq!(fence(vec![hangs, method(dir.path(), "cut", "exit 0", 60_000)]), Ok(()));
     }
 }
