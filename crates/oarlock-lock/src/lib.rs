@@ -34,6 +34,8 @@ extern crate alloc;
 mod config;
 mod context;
 mod counters;
+#[cfg(test)]
+mod exhausted_tests;
 mod look;
 mod master;
 mod masters;

@@ -649,6 +649,11 @@ impl Master {
                 if !told && *ctx.serial < SERIAL_MAX {
                     rec.g += 1;
                     decided.push((node, Decision::Answered));
+                } else if !told {
+                    // An answer is a grant, and there is no serial left for one: it would be waited for as long as the view lasts.
+                    (rec.want, rec.rare.recall) = (Want::default(), 0);
+                    rec.g += 1;
+                    decided.push((node, Decision::Denied { attempt: 0, reason: Reason::Exhausted }));
                 }
             } else if let (None, Some(holder)) = (self.rare.recall, writer) {
                 self.numbers += 1;

@@ -170,7 +170,7 @@ pub struct Deny {
     pub g: u64,
     /// Last statement heard.
     pub a: u64,
-    /// Which request.
+    /// Which request. 0: what the shadow asked without one.
     pub attempt: u64,
     /// Why.
     pub reason: Reason,

@@ -11,6 +11,7 @@ use super::{Answer, Shadow, Turn};
 use crate::context::Context;
 use crate::output::Violation;
 use crate::planted::Bug;
+use crate::waiting::Waiting;
 
 impl Shadow {
     pub(crate) fn grant(&mut self, ctx: &mut Context<'_>, m: Grant) -> Result<(), Violation> {
@@ -75,8 +76,13 @@ impl Shadow {
         self.forgetting = false;
         // The questions that came with the wish were refused with it; whoever still has one asks again.
         self.answered();
-        self.told.want = Want::default();
-        let denied = self.rare.queues.iter().find(|e| e.attempt == m.attempt).map(|e| (e.lock, e.refusal()));
+        let asked = core::mem::take(&mut self.told.want);
+        // Who asked a question alone is not named in it: any that still has one would only ask it again, and is refused for it.
+        let asks = |e: &&Waiting| self.missing(ctx, e, e.mode, Want::default()).any();
+        let alone = asked.any() && m.attempt == 0 && m.reason == Reason::Exhausted;
+        let asker = self.rare.queues.iter().find(|e| alone && asks(e));
+        let denied = self.rare.queues.iter().find(|e| e.attempt == m.attempt).or(asker);
+        let denied = denied.map(|e| (e.lock, e.refusal()));
         if let Some((lock, refusal)) = denied {
             let code = match m.reason {
                 Reason::Busy => refusal,
