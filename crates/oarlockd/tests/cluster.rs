@@ -2,10 +2,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Dev, signal, until};
+
+/// A node renews its lease of 3 s every 750 ms, so when it dies, more than 2 s of it are left; less if it has just waited for
+/// its disk.
+const LEASE_LEFT: Duration = Duration::from_millis(1_500);
 
 /// The document of the newest view at a node.
 fn last(dev: &Dev, node: char) -> Value {
@@ -111,16 +115,29 @@ fn a_node_that_hangs_is_put_out_by_hand_and_comes_back() {
 /// A person who knows better than the cluster need not wait for the end of a lease.
 #[test]
 fn a_fence_is_lifted_by_hand() {
-    let dev = Dev::start_with(&["--keep"]);
-    signal(dev.pid('c'), "KILL");
-    dev.run('a', &["node", "evict", "node-c", "--yes"])
-        .expect(0, &["fence: node-c (run 1)", "the end of its lease"]);
-    let said = dev.run('b', &["node", "unfence", "node-c"]);
-    said.expect(2, &["DANGER", "nothing was changed"]);
-    let said =
-        dev.run('b', &["node", "unfence", "node-c", "--yes", "-o", "json"]).expect(0, &["DANGER"]).json();
-    assert_eq!((said["changed"].as_bool(), &said["fences"]), (Some(true), &Value::Array(vec![])), "{said}");
-    dev.run('b', &["lock", "-w", "1", "x", "--", "true"]).expect(0, &[]);
+    // Once its lease is over there is no fence left to lift. A busy machine may be as slow as that; then that was another test.
+    for _ in 0..5 {
+        let (dev, before) = (Dev::start_with(&["--keep"]), Instant::now());
+        signal(dev.pid('c'), "KILL");
+        let evicted = dev.run('a', &["node", "evict", "node-c", "--yes"]);
+        let refused = dev.run('b', &["node", "unfence", "node-c"]);
+        refused.expect(2, &["DANGER", "nothing was changed"]);
+        let lifted = dev.run('b', &["node", "unfence", "node-c", "--yes", "-o", "json"]);
+        if before.elapsed() > LEASE_LEFT {
+            println!("too late: {:?}", before.elapsed());
+            continue;
+        }
+        evicted.expect(0, &["fence: node-c (run 1)", "the end of its lease"]);
+        let said = lifted.expect(0, &["DANGER"]).json();
+        assert_eq!(
+            (said["changed"].as_bool(), &said["fences"]),
+            (Some(true), &Value::Array(vec![])),
+            "{said}"
+        );
+        dev.run('b', &["lock", "-w", "1", "x", "--", "true"]).expect(0, &[]);
+        return;
+    }
+    panic!("never before the end of its lease");
 }
 
 #[test]
