@@ -617,7 +617,8 @@ pub enum Coord {
                   the same FILE at every member (in its old data directory, or in a new one), then start them. Tokens go on above \
                   all that were ever issued: views begin 1,024 above that of the backup. A member that was not restored is \
                   refused by the others (OAR-5107). If a directory has seen a later view than that, it says so, and --above is \
-                  to be given at every member. What was there before is kept as raft.before."
+                  to be given at every member. What was there before is kept as raft.before. One that is there from an \
+                  earlier restore stays, nothing else is kept then, and nobody removes it: move it away first, or when all is well."
 )]
 pub struct Restore {
     /// The backup; `-` is standard input
