@@ -14,6 +14,7 @@ use oarlock_layout::message::frame::{Datagram, VERSION};
 use oarlock_layout::message::join::{JOIN_BYTES, is_question};
 use oarlock_layout::seal::PublicKey;
 use oarlockd::host::token::Token;
+use support::solo::Solo;
 use support::{Dev, Said, ask, lives, oarlock, signal, until};
 
 /// A machine of its own: a directory with a configuration, and a node that may run.
@@ -377,6 +378,36 @@ fn bad_tokens_are_refused_each_with_its_reason() {
     let other = Machine::new("node-b");
     other.join(&good).expect(1, &["OAR-1505"]);
     other.join(&second).expect(1, &["OAR-1505"]);
+}
+
+/// A founder that was alone and has lost its data directory would found its cluster again, beside the members that have joined: it
+/// listens before, hears one of them, grants nothing, and begins no run in that directory any more.
+#[test]
+fn a_sole_founder_without_its_directory_grants_nothing_that_its_joiners_hold() {
+    let mut a = Solo::new("");
+    a.start();
+    let mut b = Machine::new("node-b");
+    b.join(&token(a.run(&["token", "create", "node-b"]))).expect(0, &[]);
+    b.serve();
+    until("both vote", || standing(&a.run(&["status", "-o", "json"])) == (2, 2));
+    a.end("KILL");
+    fs::remove_dir_all(a.path("data")).unwrap();
+    let granted = std::thread::scope(|scope| {
+        let tries = scope.spawn(|| {
+            (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(50));
+                a.run(&["lock", "-n", "x", "--", "true"]).status == Some(0)
+            })
+        });
+        a.serve().expect(78, &["OAR-1213", "node 1 has joined this cluster"]);
+        tries.join().unwrap()
+    });
+    assert!(!granted, "it serves beside the cluster that there is");
+    a.serve().expect(78, &["OAR-1213", "node 1 has joined this cluster"]);
+    // Nobody hears of a cluster where there is none.
+    fs::remove_dir_all(a.path("data")).unwrap();
+    drop(b);
+    a.start();
 }
 
 /// Whoever speaks another version is told which one is spoken here, in as few words as possible.

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
+use oarlock_circuit::Options;
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::Epoch;
@@ -24,6 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::cli::Serve;
 use super::config::check_files;
 use super::dev::DEAF;
+use crate::config::membership;
 use crate::config::{Config, Etcd, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
@@ -193,7 +195,7 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
     // Whoever joined takes part in what others founded.
     let founding = config.joined.is_none().then(|| config.founding(stored));
     let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
-        let tuning = Tuning::default();
+        let tuning = Tuning { listen: listen_before_founding(config), ..Tuning::default() };
         let joined = config.joined.as_ref().map(|it| it.revision);
         return control::start(control::Parts { me: config.me, file, founding, joined, tuning, wake });
     };
@@ -201,6 +203,17 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
     let cluster = config.joined.as_ref().map(|it| it.cluster);
     let settings = etcd::Settings { endpoints, prefix, cluster, tuning: etcd::Tuning::default() };
     control::start_outside(settings, founding, stored, wake)
+}
+
+/// A founder that would be alone asks nobody whether there is a cluster, but whoever joined it before its directory was lost calls at least
+/// that often. Not where the founding stands in the directory itself, and is lost with it (`oarlock init`).
+fn listen_before_founding(config: &Config) -> std::time::Duration {
+    let alone = config.members.len() == 1 && config.joined.is_none();
+    let lost_with_it = config.data_dir.join(membership::FILE).exists();
+    match alone && !lost_with_it && !config.dev {
+        true => 3 * Options::default().hello_max / 2,
+        false => std::time::Duration::ZERO,
+    }
 }
 
 struct Sockets {

@@ -125,6 +125,9 @@ impl Engine {
             Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
             Event::Replaced { .. } | Event::GivenUp { .. } => (Level::Warn, None),
             Event::Refused { node, code, .. } => {
+                if let Some(node) = node {
+                    self.called_by(now, node, *code);
+                }
                 let (code, more) = self.differing(now, node.as_deref(), *code);
                 text += &more;
                 (Level::Warn, Some(code))

@@ -17,6 +17,8 @@ use crate::host::state::DataDir;
 use crate::problem::Problem;
 
 const FIRST: Incarnation = Incarnation(1);
+/// What a registry says of its next token until there was one.
+const NO_TOKEN_YET: u64 = 1;
 
 impl Engine {
     /// A member refuses this run. If it knows another one, and this is the first of its directory, that is why. If it knows another
@@ -43,8 +45,31 @@ impl Engine {
             return;
         }
         let why = "knows another run of this node, and this is the first one in this data directory";
-        let (data, why) = (&self.p.data, format!("{node} {why}"));
-        let problem = self.sessions.with_spare(|| disown(data, &why));
+        self.disown(now, &format!("{node} {why}"));
+    }
+
+    /// Somebody was refused who has the cluster's secret, calls this node by its key, and has a key that nobody knows here. If it says that
+    /// it is no founder, it has joined; and nobody can have joined what this first run has founded, or is about to. Then there is
+    /// a cluster that this node founded in a directory which is lost.
+    pub(super) fn called_by(&mut self, now: Instant, node: &str, code: Code) {
+        let state = self.p.data.state();
+        // A backup may be older than a member: what was restored from it refuses that member, and goes on.
+        let first = state.incarnation == FIRST && state.restored.is_none();
+        let first = first && self.p.founder && self.stopping.is_none();
+        let nobody_joined =
+            self.registry.as_ref().is_none_or(|it| it.cluster().is_none() || it.next_token() == NO_TOKEN_YET);
+        let is_member = self.p.node.status(now).members.iter().any(|it| it.name == node);
+        if code == Code::PeerKey && first && nobody_joined && !is_member {
+            self.disown(
+                now,
+                &format!("{node} has joined this cluster, and nobody has in this data directory"),
+            );
+        }
+    }
+
+    fn disown(&mut self, now: Instant, why: &str) {
+        let data = &self.p.data;
+        let problem = self.sessions.with_spare(|| disown(data, why));
         error!("{problem}");
         self.down = Some(problem);
         self.stop(now);

@@ -27,6 +27,10 @@ pub(super) async fn found(engine: &Embedded, founding: &Command) -> Result<(), S
     let Command::Init { members, .. } = founding else { unreachable!("a founding is an Init") };
     let voters = (0..members.len() as u16).map(NodeId).collect();
     let Ok(begun) = engine.has_begun().await else { return Ok(()) };
+    if !begun {
+        // If there is one, whoever hears of it ends this run meanwhile (engine/forgotten.rs).
+        tokio::time::sleep(engine.listen()).await;
+    }
     if !begun && engine.begin(&voters).await.is_err() {
         return Ok(());
     }

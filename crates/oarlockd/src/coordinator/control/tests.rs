@@ -22,6 +22,7 @@ const TUNING: Tuning = Tuning {
     patience: Duration::from_millis(1_000),
     snapshot_every: 60,
     campaigns: true,
+    listen: Duration::ZERO,
 };
 
 fn founding(above: u32) -> Command {

@@ -62,6 +62,8 @@ pub struct Tuning {
     pub snapshot_every: u64,
     /// It may stand for election from the start. One that joined does only once [told to](Embedded::campaign).
     pub campaigns: bool,
+    /// How long whoever would found a cluster listens before, for members that know one.
+    pub listen: Duration,
 }
 
 impl Default for Tuning {
@@ -74,6 +76,7 @@ impl Default for Tuning {
             patience: ms(2_000),
             snapshot_every: 2_000,
             campaigns: true,
+            listen: Duration::ZERO,
         }
     }
 }
@@ -91,6 +94,7 @@ pub struct Embedded {
     line: Arc<dyn Line>,
     shown: Arc<Shown>,
     patience: Duration,
+    listen: Duration,
     /// Who has said nothing for this long may be gone.
     silent: Duration,
     parts: Arc<Mutex<Option<Parts>>>,
@@ -200,8 +204,8 @@ impl Embedded {
         let lines = Lines(Arc::clone(&line));
         let raft = openraft::Raft::new(me.0.into(), Arc::new(config), lines, store, machine).await;
         let raft = raft.map_err(|e| e.to_string())?;
-        let (patience, silent) = (tuning.patience, tuning.election[1]);
-        Ok(Embedded { me, raft, line, shown, patience, silent, parts: Arc::default() })
+        let (patience, listen, silent) = (tuning.patience, tuning.listen, tuning.election[1]);
+        Ok(Embedded { me, raft, line, shown, patience, listen, silent, parts: Arc::default() })
     }
 
     /// Has a cluster begun here, or been heard of? Then the file is not empty.
@@ -210,6 +214,11 @@ impl Embedded {
     /// [`Trouble::Stopped`].
     pub async fn has_begun(&self) -> Result<bool, Trouble> {
         self.raft.is_initialized().await.map_err(|why| Trouble::Stopped(why.to_string()))
+    }
+
+    /// [`Tuning::listen`].
+    pub const fn listen(&self) -> Duration {
+        self.listen
     }
 
     /// Makes a new cluster with these voters, this node among them. Each of them may do so, if it names the same: it is

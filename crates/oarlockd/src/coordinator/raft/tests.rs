@@ -32,6 +32,7 @@ const TUNING: Tuning = Tuning {
     patience: Duration::from_millis(800),
     snapshot_every: 40,
     campaigns: true,
+    listen: Duration::ZERO,
 };
 
 /// Nodes in one process, and who of them hears whom.
