@@ -90,7 +90,7 @@ fn text(token: &str) -> Result<String> {
 
 /// Writes what a member keeps. The last file is what makes it one.
 fn keep(local: &Local, data: &mut DataDir, above: Incarnation, accepted: &Accepted) -> Result<()> {
-    let Accepted { membership, secret, restoration, outside } = accepted;
+    let Accepted { membership, secret, restoration, outside, .. } = accepted;
     let dir = &local.data_dir;
     let write = |name: &str, text: String| {
         file::replace(&dir.join(name), text.as_bytes(), 0o600)

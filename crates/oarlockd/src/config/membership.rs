@@ -167,6 +167,8 @@ pub fn welcome(config: &Config, registry: &Registry, node: NodeId, secret: &key:
         Value::from(peer)
     });
     table.insert("peer".into(), Value::Array(peers.collect()));
+    let fences = config.fencing.iter().map(|it| Value::from(it.name.as_str()));
+    table.insert("fencing".into(), Value::Array(fences.collect()));
     table.insert("secret".into(), key::print(&secret.bytes()).into());
     if let Some(restoration) = registry.restoration() {
         table.insert("restoration".into(), format!("{restoration:016x}").into());
@@ -184,6 +186,8 @@ pub struct Accepted {
     pub restoration: Option<u64>,
     /// An etcd decides, not the members.
     pub outside: bool,
+    /// What the members' verdicts ask for: `order` of their `[fencing]`.
+    fencing: Vec<String>,
 }
 
 /// The part of a configuration that is about one node: all that `init` and `join` need.
@@ -199,6 +203,8 @@ pub struct Local {
     pub data_dir: PathBuf,
     /// Its private key.
     pub key_file: PathBuf,
+    /// What keeps departed nodes from doing harm, by name.
+    fencing: Vec<String>,
     /// The lockspaces that it describes.
     spaces: Option<Value>,
     /// If it says where an etcd is: under which keys, if it says that.
@@ -234,7 +240,9 @@ impl Local {
         let name = file.node.name.into_inner();
         let spaces = founding_parts(&text).remove("space");
         let etcd = file.coordinator.etcd.map(|it| it.into_inner().prefix);
-        Ok(Local { path: base, name, listen, data_dir, key_file, spaces, etcd })
+        let fencing = super::fencing::methods(&source, file.fencing, &base)?;
+        let fencing = fencing.into_iter().map(|it| it.name).collect();
+        Ok(Local { path: base, name, listen, data_dir, key_file, spaces, etcd, fencing })
     }
 
     /// This node's key; made if there is none yet.
@@ -265,6 +273,14 @@ impl Local {
         if self.spaces.is_some() && self.spaces.as_ref() != table.get("space") {
             return Err("its lockspaces are not those of this configuration: take [[space]] out of it".into());
         }
+        if self.fencing != accepted.fencing {
+            // Its circuits would be refused for it, and its membership would wait for somebody to see why.
+            let theirs = &accepted.fencing;
+            return Err(format!(
+                "its members have `order = {theirs:?}` in [fencing], and this configuration has {:?}",
+                self.fencing
+            ));
+        }
         let cluster = table["cluster"]["name"].as_str().unwrap_or_default();
         let own = self.etcd.clone().map(|prefix| prefix.unwrap_or_else(|| format!("/oarlock/{cluster}")));
         match (own, &theirs) {
@@ -294,12 +310,16 @@ impl Local {
             Some(prefix) => Some(prefix.as_str()?.to_owned()),
             None => None,
         };
+        let fencing = match table.remove("fencing") {
+            Some(names) => names.try_into().ok()?,
+            None => Vec::new(),
+        };
         let text = format!("{NOTE}{}", toml::to_string(&table).ok()?);
         let path = self.data_dir.join(FILE);
         let file: File = toml::from_str(&text).ok()?;
         joined(&Source { path: &path, text: &text }, file.joined.as_ref()?, &file.peer).ok()?;
         let secret = key::Secret::from_bytes(secret);
-        let accepted = Accepted { membership: text, secret, restoration, outside: prefix.is_some() };
+        let accepted = Accepted { membership: text, secret, restoration, outside: prefix.is_some(), fencing };
         Some((table, accepted, prefix))
     }
 }

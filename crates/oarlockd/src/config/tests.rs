@@ -317,6 +317,13 @@ fn a_welcome_makes_a_member_of_the_same_cluster() {
     std::fs::write(&file, "[node]\nname = \"d\"\n[[space]]\nname = \"y\"\n").unwrap();
     let local = Local::load(&file).unwrap();
     assert!(local.accept(&told).is_err(), "other lockspaces than the cluster has");
+    let fenced =
+        "[node]\nname = \"d\"\n[fencing]\norder = [\"power\"]\n[fencing.power]\ncommand = \"/off\"\n";
+    std::fs::write(&file, fenced).unwrap();
+    let why = Local::load(&file).unwrap().accept(&told).err().expect("verdicts would not ask for the same");
+    assert!(why.contains("`order = []` in [fencing]") && why.contains("[\"power\"]"), "{why}");
+    let same = told.replace("fencing = []", "fencing = [\"power\"]");
+    assert!(Local::load(&file).unwrap().accept(&same).is_ok(), "{same}");
     assert!(local.accept("").is_err() && local.accept("secret = 1").is_err());
     let nobody = told.replace("node = 2", "node = 7");
     assert!(local.accept(&nobody).is_err(), "it is not among the peers");
