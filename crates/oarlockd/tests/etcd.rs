@@ -289,7 +289,9 @@ fn what_is_not_the_cluster_that_it_was_is_refused() {
     solo.run(&["lock", "x", "--", "true"]).expect(0, &[]);
     assert_eq!(solo.end("TERM"), Some(0));
     solo.write(&with("/oarlock/other"));
-    solo.serve().expect(69, &["OAR-2405", "this node was in view"]);
+    solo.serve().expect(69, &["OAR-2405", "endpoints or prefix are others than before"]);
+    solo.write(&with("/oarlock/dev"));
+    solo.serve().expect(69, &["OAR-2405", "the order belongs to the cluster", "and this node to"]);
     // Its own coordinator has promised nothing so far.
     solo.write(&raft);
     solo.serve().expect(78, &["OAR-1207", "raft.redb"]);

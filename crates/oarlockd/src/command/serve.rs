@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use oarlock_circuit::Options;
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
+use oarlock_cluster::registry::ClusterId;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::Epoch;
 use oarlock_layout::seal::PublicKey;
@@ -121,7 +122,8 @@ pub fn run(args: &Serve) -> Result<()> {
     }
     let last_word = last_word(&config, state);
     node.pledge(&last_word.secret);
-    let coordinator = decide_by(&config, coordinator, state.epoch, wake.clone())?;
+    let kept_by_etcd = data.outside()?.map(u128::to_be_bytes);
+    let coordinator = decide_by(&config, coordinator, kept_by_etcd, state.epoch, wake.clone())?;
     let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
     Engine::new(Parts {
         node,
@@ -146,6 +148,7 @@ pub fn run(args: &Serve) -> Result<()> {
         notify: Notify::from_environment(),
         wake,
         fence,
+        relies_on_etcd: config.etcd.is_some(),
         founder: config.joined.is_none() && config.etcd.is_none(),
         coordinator,
         control: questions_of_people,
@@ -191,7 +194,13 @@ fn deaf(config: &Config) -> BTreeSet<SocketAddr> {
 }
 
 /// Starts this node's coordinator: etcd's, or its own with its `file`.
-fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Result<control::Link> {
+fn decide_by(
+    config: &Config,
+    file: PathBuf,
+    kept_by_etcd: Option<ClusterId>,
+    stored: Epoch,
+    wake: Wake,
+) -> Result<control::Link> {
     // Whoever joined takes part in what others founded.
     let founding = config.joined.is_none().then(|| config.founding(stored));
     let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
@@ -199,8 +208,8 @@ fn decide_by(config: &Config, file: PathBuf, stored: Epoch, wake: Wake) -> Resul
         let joined = config.joined.as_ref().map(|it| it.revision);
         return control::start(control::Parts { me: config.me, file, founding, joined, tuning, wake });
     };
-    // Which cluster it must be, the founding says to a founder.
-    let cluster = config.joined.as_ref().map(|it| it.cluster);
+    // Which cluster it must be, the founding says to a founder at its first start, and its directory from then on.
+    let cluster = config.joined.as_ref().map(|it| it.cluster).or(kept_by_etcd);
     let settings = etcd::Settings { endpoints, prefix, cluster, tuning: etcd::Tuning::default() };
     control::start_outside(settings, founding, stored, wake)
 }

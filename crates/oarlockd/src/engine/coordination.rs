@@ -40,6 +40,7 @@ impl Engine {
                     self.give(&registry);
                     self.p.node.handle_applied(now, &registry);
                     self.note_fences(&registry);
+                    self.keep_outside(now, &registry);
                     self.registry = Some(registry);
                     self.leave_on();
                 }
@@ -105,6 +106,17 @@ impl Engine {
         let members = registry.members().map(|it| (it.node, it.name.as_str()));
         if member.is_some() && self.p.rights.know(members) {
             self.p.node.give(self.p.rights.accesses().to_vec());
+        }
+    }
+
+    /// Remembers which cluster etcd decides about: the one that the next run must find there.
+    fn keep_outside(&mut self, now: Instant, registry: &Registry) {
+        let known = self.registry.as_ref().is_some_and(|it| it.cluster().is_some());
+        let Some(cluster) = registry.cluster().filter(|_| self.p.relies_on_etcd && !known) else { return };
+        let data = &self.p.data;
+        if let Err(problem) = self.sessions.with_spare(|| data.keep_outside(u128::from_be_bytes(cluster))) {
+            self.down = Some(problem);
+            self.stop(now);
         }
     }
 

@@ -134,6 +134,8 @@ pub struct Parts {
     pub fence: Box<dyn Fence>,
     /// It is to found the cluster, with others of its configuration, and no etcd says whether there is one.
     pub founder: bool,
+    /// etcd decides, and not the members.
+    pub relies_on_etcd: bool,
     /// This node's coordinator.
     pub coordinator: coordinator::control::Link,
     /// What the console wants.

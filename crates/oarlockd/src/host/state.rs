@@ -32,6 +32,8 @@ const LOCK: &str = "lock";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// There once it is known that the directory is not the one that the node had; says why.
 const DISOWNED: &str = "disowned";
+/// There once etcd has decided about a cluster for this node: which one, in hexadecimal digits.
+const OUTSIDE: &str = "etcd-cluster";
 /// There once the node has left its cluster.
 const LEFT: &str = "left";
 
@@ -178,6 +180,30 @@ impl DataDir {
         }
     }
 
+    /// The cluster that etcd decides about for this node, if it has heard of one.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or says something else.
+    pub fn outside(&self) -> Result<Option<u128>> {
+        let file = self.path.join(OUTSIDE);
+        match fs::read_to_string(&file) {
+            Ok(text) => match u128::from_str_radix(text.trim_end(), 16) {
+                Ok(id) => Ok(Some(id)),
+                Err(_) => Err(Problem::new(Code::DataDir, format!("{} is damaged", file.display()))
+                    .because("it names the cluster that etcd keeps for this node, in hexadecimal digits")
+                    .try_next("remove that file once endpoints and prefix are known to be right")),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Problem::io(Code::DataDir, format!("cannot read {}", file.display()), &e)),
+        }
+    }
+
+    /// Remembers it.
+    pub fn keep_outside(&self, cluster: u128) -> Result<()> {
+        file::replace(&self.path.join(OUTSIDE), format!("{cluster:032x}\n").as_bytes(), 0o600)
+            .map_err(|e| Problem::io(Code::DataDir, format!("cannot write in {}", self.path.display()), &e))
+    }
+
     /// What is stored now.
     pub fn state(&self) -> State {
         self.state
@@ -308,6 +334,17 @@ mod tests {
         data.own().unwrap();
         data.own().unwrap();
         data.begin().unwrap();
+    }
+
+    #[test]
+    fn a_directory_remembers_which_cluster_etcd_keeps_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data.outside().unwrap(), None);
+        data.keep_outside(0xbeef).unwrap();
+        assert_eq!(data.outside().unwrap(), Some(0xbeef));
+        fs::write(dir.path().join(OUTSIDE), "harbour\n").unwrap();
+        assert_eq!(data.outside().unwrap_err().code, Code::DataDir);
     }
 
     #[test]

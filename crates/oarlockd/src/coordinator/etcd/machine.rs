@@ -164,7 +164,11 @@ impl Machine {
         match self.cluster {
             Some(cluster) if self.state().registry.cluster().is_none() => Err(broken(
                 &self.keys.log()[0],
-                format_args!("nothing of the cluster {:032x} is there", u128::from_be_bytes(cluster)),
+                format_args!(
+                    "nothing of the cluster {:032x} is there; endpoints or prefix are others than before, or etcd has lost \
+                     what it kept",
+                    u128::from_be_bytes(cluster)
+                ),
             )),
             _ => Ok(()),
         }
@@ -202,7 +206,7 @@ impl Machine {
     fn ours(&self, registry: &Registry) -> Result<(), Failure> {
         match (self.cluster, registry.cluster()) {
             (Some(ours), Some(other)) if ours != other => Err(Failure::Broken(format!(
-                "{}: the order belongs to the cluster {:032x}, and this node to {:032x}",
+                "{}: the order belongs to the cluster {:032x}, and this node to {:032x}; endpoints or prefix are others than before",
                 shown(&self.keys.log()[0]),
                 u128::from_be_bytes(other),
                 u128::from_be_bytes(ours)
