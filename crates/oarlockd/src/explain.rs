@@ -429,7 +429,8 @@ pub fn page(code: Code) -> Page {
         Code::PeerRestarted => page_of(
             "another run of the same node is known",
             "a run that is over has no circuits; or two nodes have one key, or a data directory was copied or put back",
-            "look for a second node with this key_file; a node whose data directory is lost needs a new place in the cluster",
+            "look for a second node with this key_file and stop it; if its data directory was lost or put back: stop it, `oarlock \
+             node remove NAME` and `oarlock token create NAME` at a member, `oarlock join TOKEN` with an empty data directory",
         ),
         Code::PeerViolation => page_of(
             "a peer sent what no honest peer sends",
