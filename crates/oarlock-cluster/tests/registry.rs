@@ -473,7 +473,7 @@ struct Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let again = prop_oneof![4 => Just(None), 1 => (0usize..40).prop_map(Some)];
-    let step = (0u8..24, 0usize..6, 0u16..5, 0u64..4, again, proptest::bool::weighted(0.1)).prop_map(
+    let step = (0u8..28, 0usize..6, 0u16..5, 0u64..4, again, proptest::bool::weighted(0.1)).prop_map(
         |(kind, ago, node, x, again, restore)| Step {
             kind,
             ago: ago.saturating_sub(2),
@@ -501,7 +501,8 @@ fn decide(seen: &Registry, step: &Step) -> Command {
         }
         3..=6 => {
             let entered = record.map_or(0, |m| m.entered.0);
-            let key = record.map_or(key(step.node), |m| m.key);
+            let next = record.and_then(|m| m.next.as_ref()).filter(|_| step.x == 1).map(|next| next.key);
+            let key = next.or(record.map(|m| m.key)).unwrap_or(key(step.node));
             let incarnation = Incarnation(entered + step.x.min(2));
             Command::Start { node, key, incarnation, nonce: step.x, fences: Vec::new() }
         }
@@ -559,6 +560,19 @@ fn decide(seen: &Registry, step: &Step) -> Command {
         22 => {
             let id = seen.next_space().unwrap();
             Command::CreateSpace { id, name: format!("s{}", step.x), settings: settings() }
+        }
+        24 => {
+            // Half of them are no new key.
+            let key = PublicKey([100 + (step.x as u8) * 8 + step.node as u8; 32]);
+            Command::NextKey { node, seen: revision, key, made: step.x }
+        }
+        25 => {
+            let key = record.and_then(|m| m.next.as_ref()).map_or(key(step.node), |next| next.key);
+            Command::KeySeen { node, key, by: NodeId(step.x as u16) }
+        }
+        26 => {
+            let key = record.and_then(|m| m.next.as_ref()).map_or(key(step.node), |next| next.key);
+            Command::TakeKey { node, key }
         }
         _ => match seen.spaces().nth(step.x as usize) {
             Some(s) if step.node == 0 => Command::DropSpace { id: s.id, seen: s.revision },

@@ -195,6 +195,33 @@ choice! {
             /// From now on.
             3 => role: Role,
         },
+        /// A member is about to change its key: whoever owns the other half of either is the member from now on.
+        21 => NextKey {
+            /// Which.
+            1 => node: NodeId,
+            /// Of its record.
+            2 => seen: u64,
+            /// The key that comes next.
+            3 => key: PublicKey,
+            /// When it was made, in seconds since 1970 of the member's wall clock.
+            4 => made: u64,
+        },
+        /// A member lets another one in by its next key, and will after a restart.
+        22 => KeySeen {
+            /// Whose key it is.
+            1 => node: NodeId,
+            /// Which.
+            2 => key: PublicKey,
+            /// Who says so, of itself.
+            3 => by: NodeId,
+        },
+        /// The next key of a member is its only one from now on.
+        23 => TakeKey {
+            /// Which member.
+            1 => node: NodeId,
+            /// Which key.
+            2 => key: PublicKey,
+        },
     }
 }
 
@@ -361,6 +388,12 @@ pub enum Refusal {
     /// The id belongs to a node with another key.
     #[error("node {0} has another key")]
     OtherKey(NodeId),
+    /// The member has announced another key since, or none at all.
+    #[error("that is not the next key of node {0}")]
+    NotTheNextKey(NodeId),
+    /// A member that does not know the next key would be cut off.
+    #[error("node {0} does not know the next key yet")]
+    KeyUnseen(NodeId),
     /// The run, or a later one, has entered before; or it is a clone of it.
     #[error("run {incarnation} of node {node} does not follow run {entered}, which was in a view already")]
     OldRun {

@@ -89,7 +89,7 @@ impl Registry {
         check_name(name)?;
         if let Some(known) = self.members().find(|m| m.name == name) {
             // A repetition names the same token and the same key. The token alone is not enough: it is used up.
-            let same = known.token == Some(hash) && known.key == key;
+            let same = known.token == Some(hash) && known.is_known_by(&key);
             let joined = Outcome::Joined { node: known.node, above: known.entered, already: true };
             return if same { Ok(joined) } else { Err(Refusal::NameTaken) };
         }
@@ -100,7 +100,7 @@ impl Registry {
         if token.expires <= wall {
             return Err(Refusal::TokenExpired { seconds: wall - token.expires });
         }
-        if let Some(other) = self.members().find(|m| m.key == key) {
+        if let Some(other) = self.members().find(|m| m.is_known_by(&key)) {
             return Err(Refusal::KeyTaken(other.node));
         }
         let serial = token.serial;
@@ -142,6 +142,11 @@ impl Registry {
         let revision = self.next_revision();
         let member = self.present_mut(node);
         (member.left, member.revision) = (true, revision);
+        member.next = None;
+        // Its id may be another's soon, who has seen nothing.
+        for next in self.members.values_mut().filter_map(|m| m.next.as_mut()) {
+            next.seen.retain(|by| *by != node);
+        }
         Ok(Outcome::Done)
     }
 
@@ -231,5 +236,7 @@ fn member(
         surrendered: false,
         token,
         revision,
+        next: None,
+        made: None,
     }
 }

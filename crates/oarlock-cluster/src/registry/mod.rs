@@ -23,6 +23,8 @@
 //! | `CreateToken`, `CreateSpace` | its number is the next one; numbers are never reused |
 //! | `Join` | the token is out; used tokens are gone |
 //! | `Leave`, `Drain`, `Undrain`, `SetRole`, `ChangeSpace`, `DropSpace` | the record has not changed since the proposer saw it |
+//! | `NextKey` | the record has not changed since the proposer saw it |
+//! | `KeySeen`, `TakeKey` | the key is the one that the member announced last |
 //! | `Start` | its incarnation is above every one that entered |
 //! | `Renew` | the run is in the view, not surrendered, and the number is new |
 //! | `Surrender`, `FenceProven`, `RevokeToken`, `RaiseWatermark` | once true, true for good |
@@ -75,6 +77,7 @@ use oarlock_layout::view::View;
 mod anew;
 mod command;
 mod fields;
+mod keys;
 mod members;
 mod record;
 mod snapshot;
@@ -85,8 +88,8 @@ pub use anew::{RUNS_SKIPPED, VIEWS_SKIPPED};
 pub use command::{COMMAND_BYTES_MAX, Command, Outcome, Refusal};
 pub use record::{
     Basis, Change, ClusterId, FENCES_PER_NODE_MAX, Failed, Fence, FirstSpace, Founder, HISTORY_MAX,
-    MemberRecord, Need, Order, Out, PROOFS_MAX, Proof, Role, Space, SpaceSettings, TOKEN_SECONDS_MAX,
-    TOKENS_MAX, Token, TokenHash,
+    MemberRecord, Need, NextKey, Order, Out, PROOFS_MAX, Proof, Role, Space, SpaceSettings,
+    TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
 };
 pub use snapshot::{RestoreError, SNAPSHOT_BYTES_MAX};
 
@@ -172,6 +175,9 @@ impl Registry {
             Command::Drain { node, seen } => self.drain(*node, *seen, true),
             Command::Undrain { node, seen } => self.drain(*node, *seen, false),
             Command::SetRole { node, seen, role } => self.set_role(*node, *seen, *role),
+            Command::NextKey { node, seen, key, made } => self.next_key(*node, *seen, *key, *made),
+            Command::KeySeen { node, key, by } => self.key_seen(*node, key, *by),
+            Command::TakeKey { node, key } => self.take_key(*node, key),
         }
     }
 

@@ -78,8 +78,31 @@ record! {
         11 => surrendered: bool,
         /// With which token it joined; none if it founded the cluster.
         12 => token: Option<TokenHash>,
-        /// When drain mark, role or membership changed last, in changes of the registry.
+        /// When drain mark, role, membership or the announced key changed last, in changes of the registry.
         13 => revision: u64,
+        /// The key that comes after `key`; none while it is not being changed.
+        14 => next: Option<NextKey>,
+        /// When `key` was made, if it was not the member's first, in seconds since 1970.
+        15 | MAY_SKIP => made: Option<u64>,
+    }
+}
+
+impl MemberRecord {
+    /// Whoever owns the other half of this key is the member.
+    pub fn is_known_by(&self, key: &PublicKey) -> bool {
+        self.key == *key || self.next.as_ref().is_some_and(|next| next.key == *key)
+    }
+}
+
+record! {
+    /// A key that a member has announced, and that is good beside the one before.
+    pub struct NextKey, "next key", at most 1, {
+        /// It.
+        1 => key: PublicKey,
+        /// When it was made, in seconds since 1970.
+        2 => made: u64,
+        /// Which other members let its owner in, ascending.
+        3 => seen: Vec<NodeId>,
     }
 }
 

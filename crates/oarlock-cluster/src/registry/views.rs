@@ -28,7 +28,8 @@ impl Registry {
         fences: &[Need],
     ) -> Result<Outcome, Refusal> {
         let member = self.present(node)?;
-        if member.key != key {
+        // A run that begins while the key changes has either.
+        if !member.is_known_by(&key) {
             return Err(Refusal::OtherKey(node));
         }
         let entered = member.entered;
