@@ -11,7 +11,7 @@ use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::message::frame::{
     self, Chunk, Chunks, Class, SEALED_HEADER_BYTES, SEALED_OVERHEAD_BYTES, SealedHeader,
 };
-use oarlock_layout::seal::{Initiation, MAC_BYTES, TAG_BYTES};
+use oarlock_layout::seal::{Initiation, MAC_BYTES, PublicKey, TAG_BYTES};
 use oarlock_layout::stamp::Clock;
 use oarlock_layout::time::Instant;
 
@@ -29,6 +29,8 @@ use crate::status::{CircuitStatus, PeerCounters, State};
 /// An attempt of ours to open the circuit or to change its keys.
 pub(crate) struct Attempt {
     pub(crate) receiver: u32,
+    /// Whom it was made for.
+    pub(crate) key: PublicKey,
     pub(crate) initiation: Box<dyn Initiation + Send>,
     pub(crate) sent_at: Instant,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Open {
 
 pub(crate) struct Circuit {
     pub(crate) peer: Peer,
+    /// The key that the peer is about to change to: good beside the one in `peer`.
+    pub(crate) next_key: Option<PublicKey>,
     options: Options,
     limits: Limits,
     pub(crate) keys: KeyRing,
@@ -85,6 +89,7 @@ impl Circuit {
     pub(crate) fn new(peer: Peer, options: Options) -> Circuit {
         Circuit {
             peer,
+            next_key: None,
             options,
             limits: Limits {
                 rekey_after: options.rekey_after,
@@ -109,6 +114,16 @@ impl Circuit {
     /// The run at the other end.
     pub(crate) fn run(&self) -> Option<Run> {
         self.open.as_ref().map(|open| open.run)
+    }
+
+    /// Whether the owner of the other half of this key is the peer.
+    pub(crate) fn is_known_by(&self, key: &PublicKey) -> bool {
+        self.peer.key == *key || self.next_key == Some(*key)
+    }
+
+    /// Whom a hello is made for. The peer has its next key before anybody hears of it.
+    pub(crate) fn newest_key(&self) -> PublicKey {
+        self.next_key.unwrap_or(self.peer.key)
     }
 
     /// Why a handshake with this run is refused, if it is.

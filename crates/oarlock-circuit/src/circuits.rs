@@ -9,7 +9,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::id::{Incarnation, NodeId};
 use oarlock_layout::limit::{MESSAGE_BYTES_MAX, NODES_MAX};
 use oarlock_layout::message::frame::{Class, Datagram, Foreign, SEALED_HEADER_BYTES, SealedHeader, VERSION};
-use oarlock_layout::seal::{MAC_BYTES, MacKey, Seal, TAG_BYTES};
+use oarlock_layout::seal::{MAC_BYTES, MacKey, PublicKey, Seal, TAG_BYTES};
 use oarlock_layout::stamp::Clock;
 use oarlock_layout::time::Instant;
 
@@ -152,6 +152,29 @@ impl Circuits {
         if let Some(mut circuit) = self.circuits.remove(place) {
             circuit.close(&mut self.outputs);
             self.gone += circuit.counters;
+        }
+    }
+
+    /// A peer is known by this key from now on, and by `next` beside it while it changes from one to the other. Its circuit
+    /// goes on: keys that are in use were agreed on with whoever owned a key that was good then.
+    pub fn set_keys(&mut self, peer: NodeId, key: PublicKey, next: Option<PublicKey>) {
+        let Some(place) = self.place(peer) else { return };
+        let circuit = &mut self.circuits[place];
+        (circuit.peer.key, circuit.next_key) = (key, next);
+        // A hello under way that was made for a key which is none any more will be refused: the next one finds the right key.
+        if circuit.attempt.as_ref().is_some_and(|attempt| !circuit.is_known_by(&attempt.key)) {
+            circuit.attempt = None;
+        }
+    }
+
+    /// Agrees on new keys with every peer to which there is a circuit, spread over a moment, as it does when keys grow old: this
+    /// node proves itself with another key from now on.
+    pub fn renew_keys(&mut self, now: Instant) {
+        let (chance, wait) = (&mut self.chance, self.config.options.hello_min);
+        for (_, circuit) in self.circuits.iter_mut() {
+            if circuit.is_open() {
+                circuit.knock_at(now + chance.jitter(wait));
+            }
         }
     }
 

@@ -78,7 +78,7 @@ impl Circuits {
             self.refuse_in_clear(now, from, hello.sender, Code::PeerViolation, None);
             return;
         };
-        let place = self.circuits.position(|circuit| circuit.peer.key == arrival.key);
+        let place = self.circuits.position(|circuit| circuit.is_known_by(&arrival.key));
         let Some(place) = place.filter(|&place| self.circuits[place].peer.node == greeting.node) else {
             self.refuse_in_clear(now, from, hello.sender, Code::PeerKey, Some(greeting.node));
             return;
@@ -300,7 +300,7 @@ impl Circuits {
         let to = self.circuits[place].peer.node;
         let greeting = self.greeting(clock, to, None).to_bytes();
         let circuit = &mut self.circuits[place];
-        let (seal, key) = (self.seal.as_mut(), circuit.peer.key);
+        let (seal, key) = (self.seal.as_mut(), circuit.newest_key());
         let mut bytes = Vec::new();
         let initiation = frame::encode_hello(&mut bytes, receiver, |out| {
             seal.initiate(&key, &self.prologue, &greeting, out)
@@ -312,7 +312,7 @@ impl Circuits {
             _ => [0; MAC_BYTES],
         };
         bytes.extend_from_slice(&cookie_proof);
-        circuit.knocked(now, Attempt { receiver, initiation, sent_at: now }, &mut self.chance);
+        circuit.knocked(now, Attempt { receiver, key, initiation, sent_at: now }, &mut self.chance);
         let to = circuit.peer.address;
         self.counts.hellos_sent += 1;
         self.transmit(to, bytes);

@@ -7,7 +7,7 @@ use oarlock_circuit::{Class, SendError};
 use oarlock_cluster::membership::{Identity, Output as Part};
 use oarlock_cluster::partition::NodeSet;
 use oarlock_cluster::recovery::{Failover, Gate, Output as Step};
-use oarlock_cluster::registry::{Command, Outcome};
+use oarlock_cluster::registry::{Command, MemberRecord, Outcome};
 use oarlock_cluster::{Membership, Recovery, Registry, lease};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::limit::{LEASE_FROZEN, NODES_MAX, RESTATE_BACKLOG_BYTES};
@@ -91,21 +91,73 @@ impl Node {
             self.circuits.remove_peer(node);
             // A silence that nobody would ever hear the end of.
             self.hearing.handle_heard(now, node);
+            self.next_keys.remove(&node);
             if let Some(member) = self.config.nodes.remove(&node) {
                 self.event(Event::MemberGone { node: member.name });
             }
         }
         for record in registry.members().filter(|member| member.node != me) {
             // The key is the member. Where it listens the configuration may know better: machines move.
-            if self.config.nodes.get(&record.node).is_some_and(|known| known.key == record.key) {
+            if self.follow_keys(record) {
                 continue;
             }
             let member = NodeConfig { name: record.name.clone(), address: record.address, key: record.key };
             self.circuits.add_peer(now, peer(record.node, &member));
+            if let Some(next) = &record.next {
+                self.circuits.set_keys(record.node, record.key, Some(next.key));
+                self.next_keys.insert(record.node, next.key);
+            }
             self.hearing.handle_heard(now, record.node);
             self.config.nodes.insert(record.node, member);
             self.event(Event::MemberNew { node: record.name.clone(), address: record.address });
         }
+    }
+
+    /// Takes over the keys of a member, if it is one that this node knows already.
+    fn follow_keys(&mut self, record: &MemberRecord) -> bool {
+        let node = record.node;
+        let next = record.next.as_ref().map(|next| next.key);
+        let was_next = self.next_keys.get(&node).copied();
+        let Some(known) = self.config.nodes.get_mut(&node) else { return false };
+        // What it has changed to while this node did not run, the configuration does not say.
+        let changed = known.name == record.name && record.made.is_some();
+        if known.key != record.key && was_next != Some(record.key) && !changed {
+            return false;
+        }
+        let (retires, announces) = (known.key != record.key, next.is_some() && next != was_next);
+        if retires || next != was_next {
+            known.key = record.key;
+            match next {
+                Some(next) => _ = self.next_keys.insert(node, next),
+                None => _ = self.next_keys.remove(&node),
+            }
+            self.circuits.set_keys(node, record.key, next);
+            let name = record.name.clone();
+            if retires && was_next.is_some() {
+                self.event(Event::KeyTaken { node: name.clone() });
+            }
+            if announces {
+                self.event(Event::KeyAnnounced { node: name });
+            }
+        }
+        true
+    }
+
+    /// This node proves itself with another key from now on: all circuits agree on new keys, and go on meanwhile.
+    pub fn renew_keys(&mut self, now: Instant) {
+        self.circuits.renew_keys(now);
+    }
+
+    /// Whether this run is, or was, in a view. What it asks to be let in by is of no interest any more then.
+    pub fn has_entered(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.lease().is_some())
+    }
+
+    /// Since when the oldest keys of a circuit are in use over which a peer is heard.
+    pub fn oldest_keys(&self) -> Option<Instant> {
+        let all = self.config.nodes.keys().filter_map(|node| self.circuits.status(*node));
+        let heard = all.filter(|it| it.incarnation.is_some() && it.silent_since.is_none());
+        heard.filter_map(|it| it.keyed_at).min()
     }
 
     /// What came of a command that this node proposed: it has been applied here.

@@ -102,6 +102,16 @@ pub enum Event {
         /// Its name.
         node: String,
     },
+    /// A member is about to change its key; both are good until it has.
+    KeyAnnounced {
+        /// Its name.
+        node: String,
+    },
+    /// A member has changed its key; the one before is good for nothing.
+    KeyTaken {
+        /// Its name.
+        node: String,
+    },
     /// An authenticated member sent what no honest member sends.
     Violation {
         /// Member.
@@ -163,6 +173,12 @@ impl fmt::Display for Event {
             }
             Event::MemberGone { node } => {
                 write!(f, "{node} is no member of the cluster any more; its key is not accepted from now on")
+            }
+            Event::KeyAnnounced { node } => {
+                write!(f, "{node} is about to change its key; it is let in by either until it has")
+            }
+            Event::KeyTaken { node } => {
+                write!(f, "{node} has changed its key; the one before is not accepted from now on")
             }
             Event::Violation { node, what } => write!(f, "{node} misbehaves: {what}"),
             Event::Overwhelmed { node } => write!(

@@ -134,6 +134,8 @@ pub struct Node {
     pub(crate) since: u64,
     /// This node's own public key, whatever the registry says of it.
     pub(crate) key: PublicKey,
+    /// Keys to which members are about to change.
+    pub(crate) next_keys: BTreeMap<NodeId, PublicKey>,
     pub(crate) clock: Watermark,
     pub(crate) circuits: Circuits,
     pub(crate) hearing: Hearing,
@@ -230,6 +232,7 @@ impl Node {
             fencing: Fences::new(Fencing::new(config.me, config.incarnation)),
             since: 0,
             key: config.nodes[&config.me].key,
+            next_keys: BTreeMap::new(),
             config,
             clock: Watermark::new(clock),
             circuits,

@@ -114,6 +114,8 @@ impl Engine {
             }
             Event::MemberNew { .. }
             | Event::MemberGone { .. }
+            | Event::KeyAnnounced { .. }
+            | Event::KeyTaken { .. }
             | Event::View { .. }
             | Event::Serving { .. }
             | Event::Heard { .. }
