@@ -239,6 +239,7 @@ impl World {
                 }
             }
         }
+        self.attend_keys(node);
         self.turn(node);
         if step < behind {
             self.queue.push(now, Happening::Catch { node });
@@ -250,6 +251,7 @@ impl World {
         let now = self.queue.now();
         for node in 0..self.options.nodes {
             self.queue.push(now, Happening::Catch { node });
+            self.attend_keys(node);
         }
         if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
             self.load.leaders_lost += 1;

@@ -15,6 +15,7 @@ use oarlock_shm::Memory;
 use crate::disk::Disk;
 use crate::fencing::ToRegisters;
 use crate::history::Client;
+use crate::keys::Keys;
 use crate::queue::Time;
 use crate::share::Ticking;
 
@@ -57,6 +58,8 @@ pub(crate) struct Host {
     /// What its run was told at its start.
     pub config: Option<Config>,
     pub disk: Disk,
+    /// Its own keys, which lie beside.
+    pub keys: Keys,
     /// Processes connected to this run of the node.
     pub sessions: BTreeMap<Client, usize>,
     pub serving: bool,
@@ -98,6 +101,7 @@ impl Host {
             node: None,
             config: None,
             disk: Disk::default(),
+            keys: Keys::new(index),
             sessions: BTreeMap::new(),
             serving: false,
             stale: false,

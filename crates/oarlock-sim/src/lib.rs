@@ -29,6 +29,7 @@ mod handover;
 mod health;
 pub mod history;
 mod host;
+mod keys;
 pub mod network;
 mod options;
 mod parts;

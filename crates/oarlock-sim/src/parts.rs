@@ -96,6 +96,7 @@ impl World {
             }
             Part::Polite => {
                 self.clocks_must_go();
+                self.keys_must_be_settled();
                 self.mark(Mark::Polite);
                 self.enter(Phase::Polite);
             }

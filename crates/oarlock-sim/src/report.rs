@@ -57,6 +57,10 @@ pub struct Load {
     pub handovers: u64,
     /// How many bytes that were, together.
     pub handover_bytes: u64,
+    /// Keys that nodes began to change.
+    pub keys_changed: u64,
+    /// Of those, changed to the end.
+    pub keys_retired: u64,
 }
 
 impl Load {
@@ -86,6 +90,8 @@ impl Load {
         self.verdicts_judged += other.verdicts_judged;
         self.handovers += other.handovers;
         self.handover_bytes += other.handover_bytes;
+        self.keys_changed += other.keys_changed;
+        self.keys_retired += other.keys_retired;
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! It depends on nothing but the layout and the hash, so that tests of other crates can take this file as it is.
 
+use std::sync::{Arc, Mutex};
+
 use oarlock_layout::seal::{
     Arrival, Initiation, Keys, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Response, Seal, TAG_BYTES,
 };
@@ -17,9 +19,37 @@ const PRIME: u64 = (1 << 61) - 1;
 const GENERATOR: u64 = 37;
 const KEY_BYTES: usize = 32;
 
-/// One node's private key, the cluster secret, and the chance from which its handshakes follow.
+/// Private keys of one node; it proves itself with the first and answers to all. Clones are the same ones.
+#[derive(Clone, Debug)]
+pub struct OwnKeys(Arc<Mutex<Vec<u64>>>);
+
+impl OwnKeys {
+    /// One, which follows from `key`.
+    pub fn new(key: u64) -> OwnKeys {
+        OwnKeys(Arc::new(Mutex::new(vec![exponent(key)])))
+    }
+
+    /// From now on those that follow from these.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn set(&self, keys: Vec<u64>) {
+        assert!(!keys.is_empty(), "a node has a key");
+        *self.0.lock().expect("nobody panics with it") = keys.into_iter().map(exponent).collect();
+    }
+
+    fn first(&self) -> u64 {
+        self.all()[0]
+    }
+
+    fn all(&self) -> Vec<u64> {
+        self.0.lock().expect("nobody panics with it").clone()
+    }
+}
+
+/// One node's private keys, the cluster secret, and the chance from which its handshakes follow.
 pub struct ChecksumSeal {
-    private: u64,
+    own: OwnKeys,
     secret: u64,
     chance: u64,
 }
@@ -28,12 +58,17 @@ impl ChecksumSeal {
     /// The seal of the node whose private key follows from `key`. Equal `secret`s make a cluster; `seed` is
     /// the chance of the handshakes.
     pub fn new(key: u64, secret: u64, seed: u64) -> ChecksumSeal {
-        ChecksumSeal { private: exponent(key), secret, chance: seed }
+        ChecksumSeal::changing(OwnKeys::new(key), secret, seed)
+    }
+
+    /// The seal of the node that has these keys, which may change meanwhile.
+    pub fn changing(own: OwnKeys, secret: u64, seed: u64) -> ChecksumSeal {
+        ChecksumSeal { own, secret, chance: seed }
     }
 
     /// The public key that belongs to it.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(encode(power(GENERATOR, self.private)))
+        PublicKey(encode(power(GENERATOR, self.own.first())))
     }
 
     fn draw(&mut self) -> u64 {
@@ -50,7 +85,7 @@ impl Seal for ChecksumSeal {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) -> Box<dyn Initiation + Send> {
-        let ephemeral = self.draw();
+        let (ephemeral, private) = (self.draw(), self.own.first());
         // A pinned key that is no key leads to a handshake that nobody can read, as it should.
         let theirs = decode(&to.0).unwrap_or(1);
         let mut transcript = Transcript::new(prologue);
@@ -58,26 +93,31 @@ impl Seal for ChecksumSeal {
         out.extend_from_slice(&encode(power(GENERATOR, ephemeral)));
         transcript.mix(&out[start..]);
         transcript.mix(&power(theirs, ephemeral).to_le_bytes());
-        transcript.put(&encode(power(GENERATOR, self.private)), out);
-        transcript.mix(&power(theirs, self.private).to_le_bytes());
+        transcript.put(&encode(power(GENERATOR, private)), out);
+        transcript.mix(&power(theirs, private).to_le_bytes());
         transcript.put(payload, out);
-        Box::new(Waiting { ephemeral, private: self.private, secret: self.secret, transcript })
+        Box::new(Waiting { ephemeral, private, secret: self.secret, transcript })
     }
 
     fn respond(&mut self, prologue: &[u8], message: &[u8]) -> Result<Arrival, NotAuthentic> {
-        let mut transcript = Transcript::new(prologue);
-        let (first, rest) = message.split_at_checked(KEY_BYTES).ok_or(NotAuthentic)?;
-        let ephemeral = decode(first)?;
-        transcript.mix(first);
-        transcript.mix(&power(ephemeral, self.private).to_le_bytes());
-        let (sealed_key, sealed_payload) =
-            rest.split_at_checked(KEY_BYTES + TAG_BYTES).ok_or(NotAuthentic)?;
-        let key = transcript.take(sealed_key)?;
-        let theirs = decode(&key)?;
-        transcript.mix(&power(theirs, self.private).to_le_bytes());
-        let payload = transcript.take(sealed_payload)?;
+        let read = |private: u64| -> Result<_, NotAuthentic> {
+            let mut transcript = Transcript::new(prologue);
+            let (first, rest) = message.split_at_checked(KEY_BYTES).ok_or(NotAuthentic)?;
+            let ephemeral = decode(first)?;
+            transcript.mix(first);
+            transcript.mix(&power(ephemeral, private).to_le_bytes());
+            let (sealed_key, sealed_payload) =
+                rest.split_at_checked(KEY_BYTES + TAG_BYTES).ok_or(NotAuthentic)?;
+            let key = transcript.take(sealed_key)?;
+            let theirs = decode(&key)?;
+            transcript.mix(&power(theirs, private).to_le_bytes());
+            let payload = transcript.take(sealed_payload)?;
+            let key = PublicKey(key.try_into().map_err(|_| NotAuthentic)?);
+            Ok((ephemeral, theirs, key, payload, transcript))
+        };
+        let read = self.own.all().into_iter().find_map(|private| read(private).ok());
+        let (ephemeral, theirs, key, payload, transcript) = read.ok_or(NotAuthentic)?;
         let answer = Answering { ephemeral, theirs, mine: self.draw(), secret: self.secret, transcript };
-        let key = PublicKey(key.try_into().map_err(|_| NotAuthentic)?);
         Ok(Arrival { key, payload, response: Box::new(answer) })
     }
 

@@ -99,6 +99,8 @@ pub(crate) enum Happening {
     RestartAll { clean: bool },
     /// A node is started.
     Start { node: u16 },
+    /// Somebody asks a node to change its key.
+    ChangeKey { node: u16 },
     /// Somebody looks after a node whose disk was set back.
     SetRight { node: u16 },
     /// Some engine is handed over.
@@ -152,7 +154,7 @@ pub(crate) struct World {
 
 /// More than this to come is a run out of control: some hundreds are usual.
 const QUEUE_MAX: usize = 300_000;
-const SECRET: u64 = 0x5eed_0a41_0c4b;
+pub(crate) const SECRET: u64 = 0x5eed_0a41_0c4b;
 /// Makes other streams of the same seed.
 const SEGMENTS: u64 = 0x5e97_e475_0000_0000;
 const AIMS: u64 = 0xa125_0000_0000_0000;
@@ -244,6 +246,7 @@ impl World {
                 self.queue.push(at, Happening::Upheaval { index });
             }
         }
+        self.plan_keys();
         for (at, part) in self.parts() {
             self.queue.push(at, Happening::Part(part));
         }
@@ -345,6 +348,7 @@ impl World {
             Happening::Upheaval { index } => self.upheaval(index),
             Happening::RestartAll { clean } => self.restart_all(clean),
             Happening::Start { node } => self.start(node),
+            Happening::ChangeKey { node } => self.change_key(node),
             Happening::SetRight { node } => self.set_right(node),
             Happening::HandOver => self.hand_over_somebody(),
             Happening::Part(part) => self.part(part),
@@ -378,10 +382,15 @@ impl World {
             address: Host::address(n),
             key: key_of(&self.options, n),
         });
+        let mut nodes = oarlock_node::numbered(nodes);
+        if self.options.crypto.is_none() {
+            // What its configuration says is the key that it had at first.
+            nodes.get_mut(&NodeId(index)).expect("it is a node").key = host.keys.public();
+        }
         let config = Config {
             cluster: "sim".into(),
             me: NodeId(index),
-            nodes: oarlock_node::numbered(nodes),
+            nodes,
             spaces: vec![space("default", Order::Passover), space("strict", Order::Strict)],
             shared: 1,
             incarnation: Incarnation(run),
@@ -399,7 +408,10 @@ impl World {
         };
         let seal = match self.options.crypto {
             Some(make) => make(index, seed).0,
-            None => Box::new(ChecksumSeal::new(u64::from(index) + 1, SECRET, seed)),
+            None => {
+                let own = self.hosts[usize::from(index)].keys.begin();
+                Box::new(ChecksumSeal::changing(own, SECRET, seed))
+            }
         };
         let words = self.words(index, seed_of_run);
         let host = &mut self.hosts[usize::from(index)];
@@ -867,5 +879,10 @@ fn key_of(options: &Options, node: u16) -> PublicKey {
 }
 
 fn seal_key(node: u16) -> PublicKey {
-    ChecksumSeal::new(u64::from(node) + 1, SECRET, 0).public_key()
+    seal_of(u64::from(node) + 1, SECRET).public_key()
+}
+
+/// The seal of whoever has the key that follows from this number.
+pub(crate) fn seal_of(key: u64, secret: u64) -> ChecksumSeal {
+    ChecksumSeal::new(key, secret, 0)
 }

@@ -4,6 +4,9 @@ use oarlock_sim::check::judge;
 use oarlock_sim::history::{Rules, read_lines, write_line};
 use oarlock_sim::{Options, run, run_circuits, run_with_history};
 
+/// Seeds in which keys change.
+const KEYS_CHANGE: [u64; 4] = [902, 911, 930, 962];
+
 fn short() -> Options {
     Options { seconds: 34, ..Options::default() }
 }
@@ -52,6 +55,20 @@ fn a_majority_goes_on_beside_nodes_that_stay_broken() {
         judged += report.load.verdicts_judged;
     }
     assert!(judged > 0, "no verdict beside a sound member");
+}
+
+/// FT27: nodes change their keys in the middle of storms. Nobody is put out for it, everything that is promised holds, and each
+/// change comes to its end.
+#[test]
+fn ft27_nodes_that_change_their_keys_in_storms_keep_the_same_promises() {
+    let (mut changed, mut retired) = (0, 0);
+    for seed in KEYS_CHANGE {
+        let report = run(seed, &short());
+        assert!(report.findings.is_empty(), "{report}");
+        assert!(report.load.keys_changed > 0, "seed {seed} changes no key: {:?}", report.load);
+        (changed, retired) = (changed + report.load.keys_changed, retired + report.load.keys_retired);
+    }
+    assert!(retired > 0, "{retired} of {changed}");
 }
 
 #[test]
