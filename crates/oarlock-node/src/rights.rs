@@ -243,6 +243,10 @@ kinds! {
     Leave needs Operate;
     /// End the membership of a node that is lost
     Remove needs Operate;
+    /// Which keys are pinned, and how far a change of one is?
+    Keys needs Attend;
+    /// Change this node's key
+    RotateKey needs Operate;
 
     // ----- what comes over HTTP -----
     /// `GET /metrics`

@@ -103,7 +103,8 @@ pub fn page(code: Code) -> Page {
         Code::KeyMismatch => page_of(
             "the key is not the one the configuration names",
             "the public key of key_file differs from the public_key of this member",
-            "oarlock key show FILE, and put that public key into every member's configuration",
+            "oarlock key show FILE, and put that public key into every member's configuration; a node that has changed its key \
+             while it ran has it in `rotated.key` of its data directory",
         ),
         Code::DataDir => page_of(
             "the data directory cannot be used",
@@ -414,7 +415,8 @@ pub fn page(code: Code) -> Page {
         Code::PeerKey => page_of(
             "a peer's key is not the pinned one",
             "the peer, or somebody who poses as it, used a key or cluster secret that this configuration does not know",
-            "compare public_key and secret_file on both machines",
+            "oarlock key show on both machines says which keys they know; one that was away while the other changed its key \
+             lets it in within seconds",
         ),
         Code::PeerVersion => page_of(
             "a peer speaks another protocol version",

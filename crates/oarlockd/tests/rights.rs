@@ -277,6 +277,8 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::RevokeToken
         | Kind::Leave
         | Kind::Remove
+        | Kind::Keys
+        | Kind::RotateKey
         | Kind::Metrics
         | Kind::Health
         | Kind::Statement

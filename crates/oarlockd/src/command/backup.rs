@@ -14,6 +14,7 @@ use std::time::Duration;
 use oarlock_cluster::registry::{MemberRecord, Registry, VIEWS_SKIPPED};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, NodeId};
+use oarlock_layout::seal::PublicKey;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cli::{Ask, Output, Restore};
@@ -100,8 +101,8 @@ pub fn restore(args: &Restore) -> Result<()> {
         .because("its members have nothing to put back; etcd has snapshots and a restore of its own")
         .try_next("keep etcd's own members and backups; nodes refuse one that was put back to something older than they have seen (OAR-1206)"));
     }
-    check_files(&config)?;
-    let me = member(&config, &backup.registry).map_err(|why| unusable(why).try_next(
+    let (chain, _) = check_files(&config)?;
+    let me = member(&config, &PublicKey(chain.standing().current), &backup.registry).map_err(|why| unusable(why).try_next(
         "the backup of this cluster, and the configuration and key that the member had; a member that has lost its key \
          leaves the cluster and joins it anew",
     ))?;
@@ -172,14 +173,14 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Which member of the backup this node is.
-fn member(config: &Config, registry: &Registry) -> std::result::Result<NodeId, String> {
-    let (name, key) = (config.name(), config.node.key);
+fn member(config: &Config, key: &PublicKey, registry: &Registry) -> std::result::Result<NodeId, String> {
+    let name = config.name();
     let record = |holds: &dyn Fn(&&MemberRecord) -> bool| registry.members().find(holds);
-    let Some(found) = record(&|m| m.key.0 == key) else {
+    let Some(found) = record(&|m| m.is_known_by(key)) else {
         let cluster = ClusterName(registry);
         return Err(match record(&|m| m.name == name) {
             Some(_) => format!(
-                "in it, {name} has another key: it is of another cluster ({cluster}), or the key is a new one"
+                "in it, {name} has another key: it is of another cluster ({cluster}), or of before this key"
             ),
             None => format!("it is of another cluster ({cluster}): {name} is no member of it"),
         });

@@ -687,14 +687,23 @@ pub enum Key {
         #[command(flatten)]
         format: Format,
     },
-    /// Print the public half of a key file
+    /// Print by which keys members are let in, or the public half of a key file
     Show {
-        /// The key file
+        /// A key file; without it, the node that runs is asked
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// How to print.
+        file: Option<PathBuf>,
+        /// How to ask and print.
         #[command(flatten)]
-        format: Format,
+        ask: Ask,
+    },
+    /// Change this node's key while it runs, with every circuit and lock going on
+    Rotate {
+        /// Say that it has begun, and do not wait; `oarlock key show` tells how far it is
+        #[arg(long)]
+        no_wait: bool,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Make the secret that all members of a cluster share
     Secret {

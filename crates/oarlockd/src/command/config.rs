@@ -8,6 +8,7 @@ use super::cli::{Config as Command, Format, Output};
 use super::output;
 use crate::config::{Config, Given, Rights, fencing};
 use crate::host::key::{Secret, print};
+use crate::host::keychain::Keychain;
 use crate::host::{door, people};
 use crate::problem::{Problem, Result};
 
@@ -24,20 +25,21 @@ pub fn run(command: &Command) -> Result<()> {
 }
 
 /// Checks what the file only names: keys, their permissions, the socket's path.
-pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
+pub fn check_files(config: &Config) -> Result<(Keychain, Secret)> {
     door::check_path(&config.socket)?;
     // Names that this machine does not know are better said now. The group of a socket that is not there yet is another matter.
     Rights::of(config, people::me(), people::my_group())?;
-    let key = Secret::read(&config.key_file)?;
-    let expected = config.node.key;
-    if key.public() != expected {
+    let chain = Keychain::read(&config.data_dir, &config.key_file)?;
+    let (key, expected) = (chain.standing().current, config.node.key);
+    // A key to which the node has changed while it ran, no configuration says.
+    if chain.is_first() && key != expected {
         return Err(Problem::new(
             Code::KeyMismatch,
             format!("{} is not the key of `{}`", config.key_file.display(), config.name()),
         )
         .because(format!(
             "its public half is {}, the configuration says {}",
-            print(&key.public()),
+            print(&key),
             print(&expected)
         )));
     }
@@ -47,7 +49,7 @@ pub fn check_files(config: &Config) -> Result<(Secret, Secret)> {
         _ => p.try_next(format!("copy the cluster's secret to {}, mode 0600", config.secret_file.display())),
     })?;
     fencing::check(&config.fencing)?;
-    Ok((key, secret))
+    Ok((chain, secret))
 }
 
 fn print_check(config: &Config, format: &Format) -> Result<()> {

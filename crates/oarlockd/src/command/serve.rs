@@ -37,6 +37,7 @@ use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
 use crate::host::fence::Programs;
 use crate::host::key::Secret;
+use crate::host::keychain::Keychain;
 use crate::host::notify::Notify;
 use crate::host::poll::Epoll;
 use crate::host::seal::HostSeal;
@@ -66,7 +67,8 @@ pub fn run(args: &Serve) -> Result<()> {
     let keeper = Keeper::at_stdin()?;
     let mut config = Config::load(&args.config)?;
     config.dev = args.dev;
-    let (key, secret) = check_files(&config)?;
+    let (chain, secret) = check_files(&config)?;
+    let chain = Arc::new(chain);
     log_to_stderr(config.log);
     raise_descriptor_limit();
 
@@ -105,9 +107,11 @@ pub fn run(args: &Serve) -> Result<()> {
     let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
     let (knocks, knocking) = tokio::sync::mpsc::channel(KNOCKS);
     let link = Link::new(to_engine, wake.clone());
-    console::start(config.clone(), link, questions, (key.clone(), secret.clone(), knocking), sockets.api)?;
+    let (applied, shown) = tokio::sync::watch::channel(Arc::default());
+    let secrets = (Arc::clone(&chain), secret.clone(), knocking);
+    console::start(config.clone(), link, questions, secrets, shown, sockets.api)?;
     let Kept { words, segments, problems } = Kept::of(&config);
-    let mut node = node(&config, state, &key, &secret, words);
+    let mut node = node(&config, state, &chain, &secret, words);
     if let Some(joined) = &config.joined {
         node.follow_from(joined.revision);
     }
@@ -151,6 +155,7 @@ pub fn run(args: &Serve) -> Result<()> {
         relies_on_etcd: config.etcd.is_some(),
         founder: config.joined.is_none() && config.etcd.is_none(),
         coordinator,
+        applied,
         control: questions_of_people,
         asked,
         knocks,
@@ -302,7 +307,7 @@ fn segment(space: &Space) -> Result<Segment, MapError> {
     Ok(Segment { memory, fd })
 }
 
-fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: AllWords) -> Node {
+fn node(config: &Config, state: State, chain: &Keychain, secret: &Secret, words: AllWords) -> Node {
     let order = |order: Order| match order {
         Order::Passover => oarlock_node::Order::Passover,
         Order::Strict => oarlock_node::Order::Strict,
@@ -333,7 +338,11 @@ fn node(config: &Config, state: State, key: &Secret, secret: &Secret, words: All
         circuits: Default::default(),
         forget_after: FORGET_AFTER,
     };
-    let seal = HostSeal::new(key.bytes(), secret.bytes());
+    let mut node_config = node_config;
+    // The configuration names the key that the node had at first.
+    let me = node_config.nodes.get_mut(&config.me).expect("this node is a member");
+    me.key = PublicKey(chain.standing().current);
+    let seal = HostSeal::changing(chain.own(), secret.bytes());
     Node::new(clock::now(), node_config, Box::new(seal), words)
 }
 

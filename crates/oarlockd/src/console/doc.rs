@@ -6,12 +6,14 @@
 
 mod cluster;
 mod health;
+mod keys;
 
 use oarlock_node::rights::Kind;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::*;
 pub use health::*;
+pub use keys::*;
 
 /// Version of all documents.
 pub const VERSION: u32 = 1;
@@ -99,6 +101,10 @@ pub enum Question {
         /// Name of the member.
         node: String,
     },
+    /// Which keys are pinned, and how far is the change of this node's?
+    Keys,
+    /// Change this node's key.
+    RotateKey,
     /// What happened at this node?
     Events {
         /// Only what has a number above this.
@@ -126,6 +132,8 @@ impl Question {
             Question::RevokeToken { .. } => Kind::RevokeToken,
             Question::Leave => Kind::Leave,
             Question::Remove { .. } => Kind::Remove,
+            Question::Keys => Kind::Keys,
+            Question::RotateKey => Kind::RotateKey,
             Question::Backup { .. } => Kind::Backup,
             Question::Events { .. } => Kind::Events,
         }

@@ -26,6 +26,7 @@ use super::{Console, registry};
 use crate::config::membership;
 use crate::engine::{Control, Snapshot};
 use crate::host::key::Secret;
+use crate::host::keychain::OwnKeys;
 use crate::host::seal::HostSeal;
 use crate::host::{clock, token};
 
@@ -50,16 +51,21 @@ struct Count {
 
 /// The secrets with which questions are read and answered.
 pub(crate) struct Greeter {
-    key: Secret,
+    own: OwnKeys,
     secret: Secret,
     count: Mutex<Count>,
     places: Arc<Semaphore>,
 }
 
 impl Greeter {
-    /// With this node's private key and the cluster's secret.
-    pub(crate) fn new(key: Secret, secret: Secret) -> Greeter {
-        Greeter { key, secret, count: Mutex::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+    /// With this node's private keys and the cluster's secret.
+    pub(crate) fn new(own: OwnKeys, secret: Secret) -> Greeter {
+        Greeter { own, secret, count: Mutex::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// The cluster's secret.
+    pub(super) const fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     fn count(&self) -> MutexGuard<'_, Count> {
@@ -122,7 +128,7 @@ impl Console {
         let Ok(snapshot) = self.snapshot().await else { return };
         let Some(known) = &snapshot.registry else { return };
         greeter.count().registry = Some(Arc::clone(known));
-        let bytes = match read(&greeter.key, known, datagram) {
+        let bytes = match read(&greeter.own, known, datagram) {
             Ok(asked) => {
                 let Asked { sender, hash, request, mut arrival } = asked;
                 let name = request.name.clone();
@@ -224,7 +230,7 @@ fn shown<'a>(registry: &'a Registry, knock: &Knock<'_>) -> Option<(TokenHash, &'
 }
 
 /// Reads a question as far as the registry knows its token.
-fn read(key: &Secret, registry: &Registry, datagram: &[u8]) -> Result<Asked, No> {
+fn read(own: &OwnKeys, registry: &Registry, datagram: &[u8]) -> Result<Asked, No> {
     let knock = match Knock::decode(datagram) {
         Ok(knock) => knock,
         Err(Unreadable::Version { sender, .. }) => return Err(No::Code(sender, Code::PeerVersion)),
@@ -236,11 +242,11 @@ fn read(key: &Secret, registry: &Registry, datagram: &[u8]) -> Result<Asked, No>
         return Err(no(Code::OtherCluster));
     }
     let (hash, name) = shown(registry, &knock).ok_or_else(|| no(Code::TokenUnknown))?;
-    let mut seal = HostSeal::new(key.bytes(), token::shared(&hash));
+    let mut seal = HostSeal::changing(own.clone(), token::shared(&hash));
     if !same_code(&seal.mac(MacKey::Cluster, &[knock.signed]), knock.proof) {
         return Err(no(Code::TokenUnknown));
     }
-    // Made for another key: the member that made the token had this address before.
+    // Made for another key: the member that made the token had this address before, or has changed its key since.
     let arrival = seal.respond(&token::prologue(&cluster), knock.handshake).map_err(|_| no(Code::PeerKey))?;
     let request = Request::from_bytes(&arrival.payload).map_err(|_| No::Silence)?;
     // Whoever read the hash somewhere gets so far. The token itself he does not know.
@@ -318,7 +324,7 @@ mod tests {
         let (member, mine) = (Secret::generate(), Secret::generate());
         let (registry, token) = founded(&member);
         let (bytes, mut waiting) = question(&mine, &token, shared(&token));
-        let mut asked = read(&member, &registry, &bytes).expect("it is let in");
+        let mut asked = read(&OwnKeys::new(member.bytes()), &registry, &bytes).expect("it is let in");
         assert_eq!((asked.arrival.key, asked.hash), (PublicKey(mine.public()), token.hash()));
         assert_eq!((asked.sender, asked.request.name.as_str()), (5, "node-d"));
         let welcome = part(NodeId(3), Incarnation(4), &[1; 5000], 4500);
@@ -340,7 +346,8 @@ mod tests {
     fn whoever_has_not_is_refused() {
         let (member, mine) = (Secret::generate(), Secret::generate());
         let (mut registry, token) = founded(&member);
-        let refusal = |registry: &Registry, bytes: &[u8]| read(&member, registry, bytes).err();
+        let own = OwnKeys::new(member.bytes());
+        let refusal = |registry: &Registry, bytes: &[u8]| read(&own, registry, bytes).err();
         let code = |code| Some(No::Code(5, code));
         let (good, _) = question(&mine, &token, shared(&token));
 
@@ -394,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_questions_is_cut_off_until_the_next_second() {
-        let greeter = Greeter::new(Secret::generate(), Secret::generate());
+        let greeter = Greeter::new(OwnKeys::new(Secret::generate().bytes()), Secret::generate());
         let member = Secret::generate();
         let (registry, token) = founded(&member);
         greeter.count().registry = Some(Arc::new(registry));

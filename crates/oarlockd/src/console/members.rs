@@ -52,7 +52,10 @@ impl Console {
             }
             let cluster = registry.cluster().ok_or_else(not_founded)?;
             let node = &self.config.node;
-            let token = Token::generate(cluster, name, node.address, PublicKey(node.key));
+            // Good beyond a change of this node's key that is under way.
+            let standing = self.chain.standing();
+            let key = standing.next.unwrap_or(standing.current);
+            let token = Token::generate(cluster, name, node.address, PublicKey(key));
             let (serial, wall) = (registry.next_token(), clock::wall_seconds());
             let (hash, expires) = (token.hash(), wall + seconds);
             let command = Command::CreateToken { serial, hash, name: name.into(), wall, expires };

@@ -17,6 +17,7 @@ mod fences;
 mod health;
 mod http;
 mod joining;
+mod keys;
 mod members;
 mod merge;
 mod metrics;
@@ -27,14 +28,14 @@ use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use oarlock_cluster::registry::Need;
+use oarlock_cluster::registry::{Need, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
 use oarlock_node::rights::Permit;
 use oarlock_node::text;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use merge::merge;
 
@@ -42,6 +43,7 @@ use crate::config::Config;
 use crate::engine::{Answer, Asked, Control, Knock, Link, Snapshot};
 use crate::host::clock;
 use crate::host::key::Secret;
+use crate::host::keychain::Keychain;
 use crate::problem::{Problem, Result, did_you_mean};
 use change::Wish;
 use doc::Question;
@@ -66,12 +68,19 @@ pub(crate) struct Console {
     /// What owner and group of each lockspace are called. Looked up once: a directory service may take its time.
     called: OnceLock<Vec<(String, String)>>,
     greeter: Greeter,
+    /// This node's own keys.
+    chain: Arc<Keychain>,
+    rotating: keys::State,
+    asked_to_rotate: Notify,
 }
 
 impl Console {
-    fn new(link: Link, config: Config, greeter: Greeter) -> Console {
+    fn new(link: Link, config: Config, chain: Arc<Keychain>, secret: Secret) -> Console {
         Console {
-            greeter,
+            greeter: Greeter::new(chain.own(), secret),
+            chain,
+            rotating: keys::State::default(),
+            asked_to_rotate: Notify::new(),
             link,
             config,
             looks: Semaphore::new(LOOKS_MAX),
@@ -81,18 +90,22 @@ impl Console {
     }
 }
 
-/// Starts the console's thread. It ends with the process. With the node's private key and the cluster's secret it answers machines
-/// that want to join.
+/// What the console has of keys: this node's own, the cluster's secret, and the questions of machines that want to join, which
+/// are answered with both.
+pub type Secrets = (Arc<Keychain>, Secret, mpsc::Receiver<Knock>);
+
+/// Starts the console's thread. It ends with the process. It follows what is `applied` to the registry.
 pub fn start(
     config: Config,
     link: Link,
     mut asked: mpsc::UnboundedReceiver<Asked>,
-    (key, secret, mut knocks): (Secret, Secret, mpsc::Receiver<Knock>),
+    (chain, secret, mut knocks): Secrets,
+    applied: watch::Receiver<Arc<Registry>>,
     api: Option<TcpListener>,
 ) -> Result<()> {
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the console", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-    let console = Arc::new(Console::new(link, config, Greeter::new(key, secret)));
+    let console = Arc::new(Console::new(link, config, chain, secret));
     std::thread::Builder::new()
         .name("console".into())
         .spawn(move || {
@@ -107,6 +120,8 @@ pub fn start(
                         tokio::spawn(async move { console.knock(from, &datagram).await });
                     }
                 });
+                let keeping = console.clone();
+                tokio::spawn(async move { keeping.keep_keys(applied).await });
                 while let Some(asked) = asked.recv().await {
                     let console = console.clone();
                     tokio::spawn(async move { console.answer(asked).await });
@@ -208,6 +223,8 @@ impl Console {
             Question::RevokeToken { serial } => serde_json::to_string(&self.revoke_token(serial).await?),
             Question::Leave => unreachable!("answered by the engine"),
             Question::Remove { node } => serde_json::to_string(&self.remove(&node).await?),
+            Question::Keys => serde_json::to_string(&self.keys().await?),
+            Question::RotateKey => serde_json::to_string(&self.rotate_key().await?),
             Question::Events { after } => {
                 let (sender, receiver) = oneshot::channel();
                 self.link.send(Control::Events { after, reply: sender });
@@ -387,9 +404,9 @@ mod tests {
                     let mut config = Config::parse(std::path::Path::new("/x.toml"), CONFIG).unwrap();
                     // Whom it hears only a node of `oarlock dev` can be told.
                     config.dev = true;
-                    let greeter = Greeter::new(Secret::generate(), Secret::generate());
+                    let chain = Arc::new(Keychain::held());
                     let link = Link::new(to_engine, Wake::new().unwrap());
-                    let console = Arc::new(Console::new(link, config, greeter));
+                    let console = Arc::new(Console::new(link, config, chain, Secret::generate()));
                     let access = Access { owner: 10, group: 20, mode, nodes: None };
                     let permit = Permit { who: who.clone(), accesses: vec![access].into(), node: NodeId(0) };
                     let asked = Asked {
@@ -437,7 +454,8 @@ mod tests {
         let console = Arc::new(Console::new(
             Link::new(to_engine, Wake::new().unwrap()),
             config,
-            Greeter::new(Secret::generate(), Secret::generate()),
+            Arc::new(Keychain::held()),
+            Secret::generate(),
         ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -474,7 +492,8 @@ mod tests {
         let console = Arc::new(Console::new(
             Link::new(to_engine, Wake::new().unwrap()),
             config,
-            Greeter::new(Secret::generate(), Secret::generate()),
+            Arc::new(Keychain::held()),
+            Secret::generate(),
         ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

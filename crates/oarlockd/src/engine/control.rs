@@ -119,6 +119,10 @@ pub enum Control {
         /// What it hears once the membership has ended.
         document: String,
     },
+    /// Agree on new keys with every peer: this node proves itself with another key of its own from now on.
+    RenewKeys,
+    /// Is the run in the view, and since when are the oldest keys of a circuit in use over which a peer is heard?
+    OldestKeys(tokio::sync::oneshot::Sender<(bool, Option<Instant>)>),
     /// What happened?
     Events {
         /// Only what has a number above this.

@@ -1,5 +1,6 @@
 //! The engine and its coordinator: what is carried between them, and how a run ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_cluster::registry::{Command, Outcome, Registry};
@@ -41,6 +42,7 @@ impl Engine {
                     self.p.node.handle_applied(now, &registry);
                     self.note_fences(&registry);
                     self.keep_outside(now, &registry);
+                    self.p.applied.send_replace(Arc::clone(&registry));
                     self.registry = Some(registry);
                     self.leave_on();
                 }

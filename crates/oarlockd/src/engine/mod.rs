@@ -138,6 +138,8 @@ pub struct Parts {
     pub relies_on_etcd: bool,
     /// This node's coordinator.
     pub coordinator: coordinator::control::Link,
+    /// Takes the registry whenever something was applied to it, and the node has seen that.
+    pub applied: tokio::sync::watch::Sender<Arc<Registry>>,
     /// What the console wants.
     pub control: Receiver<Control>,
     /// Where questions of people go.
@@ -622,6 +624,10 @@ impl Engine {
                 self.events.note(Level::Info, None, text);
                 self.by_hand.push((command.clone(), reply));
                 self.p.coordinator.send(ToControl::Propose(command));
+            }
+            Control::RenewKeys => self.p.node.renew_keys(now),
+            Control::OldestKeys(reply) => {
+                _ = reply.send((self.p.node.has_entered(), self.p.node.oldest_keys()))
             }
             Control::Deafen { from, reply } => {
                 let text = format!("as somebody wishes, {} members are not heard", from.len());

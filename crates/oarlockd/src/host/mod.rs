@@ -9,6 +9,7 @@ pub mod fence;
 pub mod file;
 pub mod guard;
 pub mod key;
+pub mod keychain;
 pub mod notify;
 pub mod pair;
 pub mod people;

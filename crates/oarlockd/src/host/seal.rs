@@ -13,6 +13,8 @@ use oarlock_layout::seal::{
 };
 use snow::{Builder, HandshakeState};
 
+use super::keychain::OwnKeys;
+
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 /// The pre-shared key enters at the end of the second message.
 const PSK_PLACE: u8 = 2;
@@ -38,7 +40,7 @@ const KEY_BYTES: usize = 32;
 /// assert_eq!(payload, b"welcome");
 /// ```
 pub struct HostSeal {
-    private: [u8; KEY_BYTES],
+    own: OwnKeys,
     secret: [u8; KEY_BYTES],
     proof: hmac::Key,
     aes: bool,
@@ -53,15 +55,24 @@ impl HostSeal {
     /// The same, with or without AES whatever the machine has; without it every packet from and to this node
     /// is sealed with ChaCha20-Poly1305.
     pub fn with_aes(private: [u8; KEY_BYTES], secret: [u8; KEY_BYTES], aes: bool) -> HostSeal {
+        HostSeal::of(OwnKeys::new(private), secret, aes)
+    }
+
+    /// Seals for whoever owns one of these keys, which may change meanwhile.
+    pub fn changing(own: OwnKeys, secret: [u8; KEY_BYTES]) -> HostSeal {
+        HostSeal::of(own, secret, machine_has_aes())
+    }
+
+    fn of(own: OwnKeys, secret: [u8; KEY_BYTES], aes: bool) -> HostSeal {
         // Noise uses the secret itself; the proofs get a key of their own that follows from it.
         let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"oarlock datagram proof");
         let proof = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
-        HostSeal { private, secret, proof, aes }
+        HostSeal { own, secret, proof, aes }
     }
 
-    fn builder<'a>(&'a self, prologue: &'a [u8]) -> Builder<'a> {
+    fn builder<'a>(&'a self, private: &'a [u8; KEY_BYTES], prologue: &'a [u8]) -> Builder<'a> {
         Builder::new(PATTERN.parse().expect("a pattern that snow knows"))
-            .local_private_key(&self.private)
+            .local_private_key(private)
             .and_then(|builder| builder.psk(PSK_PLACE, &self.secret))
             .and_then(|builder| builder.prologue(prologue))
             .expect("each is given once")
@@ -86,8 +97,9 @@ impl Seal for HostSeal {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) -> Box<dyn Initiation + Send> {
+        let private = self.own.first();
         let mut state = self
-            .builder(prologue)
+            .builder(&private, prologue)
             .remote_public_key(&to.0)
             .and_then(Builder::build_initiator)
             .expect("a complete initiator");
@@ -96,8 +108,16 @@ impl Seal for HostSeal {
     }
 
     fn respond(&mut self, prologue: &[u8], message: &[u8]) -> Result<Arrival, NotAuthentic> {
-        let mut state = self.builder(prologue).build_responder().expect("a complete responder");
-        let (payload, theirs) = read(&mut state, message)?;
+        let mut state = None;
+        // Made for one of them; whoever asks may not know yet which is the newest.
+        for private in self.own.all() {
+            let mut tried = self.builder(&private, prologue).build_responder().expect("a complete responder");
+            if let Ok(said) = read(&mut tried, message) {
+                state = Some((tried, said));
+                break;
+            }
+        }
+        let (state, (payload, theirs)) = state.ok_or(NotAuthentic)?;
         let key = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(NotAuthentic)?;
         let answer = Answering { state, mine: self.aes, theirs };
         Ok(Arrival { key: PublicKey(key), payload, response: Box::new(answer) })
@@ -257,7 +277,7 @@ mod tests {
         let mut waiting = a.initiate(&to, b"prologue", b"from a", &mut hello);
         let mut arrival = b.respond(b"prologue", &hello)?;
         assert_eq!(arrival.payload, b"from a");
-        assert_eq!(arrival.key, public(a.private));
+        assert_eq!(arrival.key, public(a.own.first()));
         let theirs = arrival.response.accept(b"from b", &mut reply);
         // A forged reply, whole or in part, must not spoil the attempt.
         for at in [0, 31, 32, reply.len() - 1] {
@@ -321,6 +341,30 @@ mod tests {
         assert!(b.respond(b"cluster two", &hello).is_err());
         assert_ne!(a.mac(MacKey::Cluster, &[b"x"]), stranger.mac(MacKey::Cluster, &[b"x"]));
         assert_eq!(a.mac(MacKey::Cluster, &[b"x"]), b.mac(MacKey::Cluster, &[b"x"]));
+    }
+
+    /// While a node changes its key it answers to both, proves itself with the first, and then knows the one before no more.
+    #[test]
+    fn a_node_that_changes_its_key_answers_to_both() {
+        let own = OwnKeys::new([2; KEY_BYTES]);
+        let (mut a, mut b) = (HostSeal::new([1; KEY_BYTES], SECRET), HostSeal::changing(own.clone(), SECRET));
+        let [old, new] = [[2; KEY_BYTES], [3; KEY_BYTES]];
+        let arrives = |b: &mut HostSeal, a: &mut HostSeal| {
+            let mut hello = Vec::new();
+            b.initiate(&public([1; KEY_BYTES]), b"prologue", b"", &mut hello);
+            a.respond(b"prologue", &hello).unwrap().key
+        };
+        for (keys, first, answers) in [
+            (vec![old], old, [true, false]),
+            (vec![old, new], old, [true, true]),
+            (vec![new, old], new, [true, true]),
+            (vec![new], new, [false, true]),
+        ] {
+            own.set(keys);
+            assert_eq!(arrives(&mut b, &mut a), public(first));
+            let heard = [old, new].map(|key| handshake(&mut a, &mut b, public(key)).is_ok());
+            assert_eq!(heard, answers);
+        }
     }
 
     fn host_seals(aes: bool) -> MakeSeal {
