@@ -13,6 +13,7 @@
 //!   a run that is out ──► │  Fencing      whose turn it is to fence│─► Prove, Propose (L4)
 //!                         ├────────────────────────────────────────┤
 //!   pledges, a gasp   ──► │  Pledges      who speaks for a dead run (L5)   │   read by the hall
+//!   told, hung up     ──► │  Stopping, Ward   when a run may be given up (L5)   │   read by engine and keeper
 //!   silent / heard    ──► │  Hearing      who is silent, since when│   read by `status`
 //!   every frame, a view ► │  Watermark    the clock, with ceilings │─► Store, Say, Misdeed; a stamp, once all have agreed
 //!                         └────────────────────────────────────────┘
@@ -32,6 +33,7 @@
 extern crate alloc;
 
 mod clock;
+pub mod farewell;
 pub mod fencing;
 pub mod gasp;
 mod hearing;
@@ -44,6 +46,7 @@ mod watch;
 pub mod watermark;
 
 pub use clock::LogicalClock;
+pub use farewell::{Stopping, Ward};
 pub use fencing::Fencing;
 pub use gasp::Pledges;
 pub use hearing::Hearing;

@@ -135,7 +135,7 @@ impl Engine {
     fn answered(&mut self, now: Instant, command: &Command, outcome: Outcome) {
         let own = self.p.node.surrendered_by();
         if let Some(stopping) = self.stopping.as_mut().filter(|_| *command == own) {
-            stopping.surrendered = Some(true);
+            stopping.run.noted();
         }
         self.left(command, Some(outcome));
         self.p.node.handle_answer(now, command, outcome);
@@ -157,12 +157,12 @@ impl Engine {
     /// carried.
     pub(super) fn give_up(&mut self) -> bool {
         let Some(stopping) = &mut self.stopping else { return false };
-        if !stopping.holders.is_empty() || stopping.surrendered.is_some() || self.down.is_some() {
+        if !stopping.run.may_give_up() || self.down.is_some() {
             return false;
         }
         // False: it was in no view.
         let asked = self.p.node.surrender();
-        stopping.surrendered = Some(!asked);
+        stopping.run.asked(asked);
         stopping.until = clock::now() + if self.leaving.is_some() { LEAVE_MAX } else { SURRENDER_MAX };
         // A run that was in no view has nothing to wait for.
         self.leave_on();
@@ -175,7 +175,7 @@ impl Engine {
             Some(s) => {
                 let out = match &self.leaving {
                     Some(leaving) => leaving.done,
-                    None => s.surrendered == Some(true),
+                    None => s.run.is_given_up(),
                 };
                 out || s.until <= clock::now()
             }
@@ -202,12 +202,12 @@ impl Engine {
             self.p.keeper.again()?;
             return Ok(Ending::Again);
         };
-        if !stopping.holders.is_empty() {
+        if stopping.run.waits_for() > 0 {
             warn!(
                 "stopped, but {} programs did not hang up after losing their locks; others wait for the end of the lease",
-                stopping.holders.len()
+                stopping.run.waits_for()
             );
-        } else if stopping.surrendered == Some(true) {
+        } else if stopping.run.is_given_up() {
             info!("stopped; nobody can still hold a lock of this run");
         } else {
             info!("stopped; the coordinator did not hear of it, so others wait for the end of the lease");

@@ -56,7 +56,7 @@ impl Engine {
     /// Asks for the end of the membership as soon as the run is out of the view.
     pub(super) fn leave_on(&mut self) {
         let (Some(leaving), Some(registry)) = (&mut self.leaving, &self.registry) else { return };
-        let out = self.stopping.as_ref().is_some_and(|it| it.surrendered.is_some());
+        let out = self.stopping.as_ref().is_some_and(|it| it.run.is_asked());
         let me = self.p.node.me();
         let member = registry.members().find(|it| it.node == me);
         let Some(member) = member.filter(|_| out && !leaving.proposed && !leaving.done) else { return };

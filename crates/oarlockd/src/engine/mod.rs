@@ -199,10 +199,8 @@ enum Said {
 struct Stopping {
     /// No longer than this.
     until: Instant,
-    /// Sessions that held locks and have not hung up yet.
-    holders: Vec<SessionId>,
-    /// Has the run given itself up? None: not asked yet.
-    surrendered: Option<bool>,
+    /// Whom it waits for.
+    run: oarlock_cluster::Stopping,
 }
 
 impl Engine {
@@ -425,7 +423,7 @@ impl Engine {
                 }
                 // A node that stops waits for programs with locks to hang up: only then are they known to
                 // have heard.
-                let linger = self.stopping.as_ref().is_some_and(|s| s.holders.contains(&session));
+                let linger = self.stopping.as_ref().is_some_and(|s| s.run.awaits(session));
                 self.sessions.close(&mut *self.p.poll, session, linger);
             }
             // Closing a session that does not read gave the node something new to say.
@@ -549,7 +547,7 @@ impl Engine {
         self.p.node.handle_session_closed(now, session);
         self.sessions.forget(&mut *self.p.poll, session);
         if let Some(stopping) = &mut self.stopping {
-            stopping.holders.retain(|s| *s != session);
+            stopping.run.hung_up(session);
         }
     }
 
@@ -589,11 +587,9 @@ impl Engine {
         // Whoever comes now is told by the kernel that nobody listens, which is true.
         self.door_paused_until = None;
         let _ = self.p.poll.remove(&self.p.door);
-        // A run that has ended by itself knows no holders any more, though what ran under its locks may still run: nobody
-        // can say that it holds nothing, so it does not give itself up.
-        let surrendered = self.p.node.has_ended().then_some(false);
-        let holders = self.p.node.stop(now);
-        self.stopping = Some(Stopping { until: now + STOP_MAX, holders, surrendered });
+        let ended = self.p.node.has_ended();
+        let run = oarlock_cluster::Stopping::new(self.p.node.stop(now), ended);
+        self.stopping = Some(Stopping { until: now + STOP_MAX, run });
     }
 
     // ----- the console ----------------------------------------------------------------------------------

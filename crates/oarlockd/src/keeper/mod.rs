@@ -35,7 +35,8 @@ use tracing::{error, warn};
 
 use line::Heard;
 pub use line::{Keeper, LastWord};
-use wards::{Care, Orphans, Wards};
+use oarlock_cluster::farewell::Care;
+use wards::{Orphans, Wards};
 
 use crate::command::cli::Serve;
 use crate::command::serve::{log_to_stderr, raise_descriptor_limit};
@@ -225,7 +226,7 @@ impl House<'_> {
         let lived = now.saturating_duration_since(engine.started);
         self.hasty = if lived < TOO_SOON { self.hasty + 1 } else { 0 };
         match status.code() {
-            Some(0) if engine.wards.again && !self.stopping => {
+            Some(0) if engine.wards.again() && !self.stopping => {
                 engine.wards.let_go(&mut self.poll);
                 self.start_at = Some(now + self.pause());
                 return Ok(());

@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oarlock_cluster::Ward;
+use oarlock_cluster::farewell::Care;
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
-use oarlock_layout::id::Incarnation;
 use oarlock_layout::limit::{LEASE, LEASE_DRIFT};
 use oarlock_layout::message::session::{Failure, Reply};
 use oarlock_shm::Memory;
@@ -30,10 +31,8 @@ pub(super) struct Wards {
     /// Sessions whose programs have not hung up, by their tokens in the poll.
     sessions: BTreeMap<u64, OwnedFd>,
     gasp: Option<Gasp>,
-    /// Something did not come here. Who knows what is held under it: this run gives nothing up.
-    missing: bool,
-    /// The run has ended by itself, and is followed by another.
-    pub(super) again: bool,
+    /// What follows from all of it.
+    run: Ward,
 }
 
 impl Wards {
@@ -47,23 +46,31 @@ impl Wards {
             Word::Session(fd) => match poll.add_for_end(&fd, *next) {
                 Ok(()) => {
                     self.sessions.insert(*next, fd);
+                    self.run.begun(*next);
                     *next += 1;
                 }
                 Err(e) => self.miss(format_args!("a session: {e}")),
             },
-            Word::Gasp(gasp) => self.gasp = Some(gasp),
-            Word::Again => self.again = true,
+            Word::Gasp(gasp) => {
+                self.run.laid_down(gasp.incarnation);
+                self.gasp = Some(gasp);
+            }
+            Word::Again => self.run.ended_by_itself(),
             Word::Lost => self.miss(format_args!("what came with a word: no descriptor is left")),
         }
     }
 
     fn miss(&mut self, what: std::fmt::Arguments<'_>) {
-        if !self.missing {
+        if self.run.miss() {
             warn!(
                 "the keeper does not have {what}; if the engine dies, others wait for the end of its lease"
             );
         }
-        self.missing = true;
+    }
+
+    /// The run has ended by itself, and is followed by another.
+    pub(super) const fn again(&self) -> bool {
+        self.run.has_ended_by_itself()
     }
 
     /// The program of a session has hung up.
@@ -71,6 +78,7 @@ impl Wards {
         if let Some(fd) = self.sessions.remove(&token) {
             // The engine may have the socket too, and then closing it here would not end the watch.
             let _ = poll.remove(&fd);
+            self.run.hung_up(token);
         }
     }
 
@@ -102,19 +110,6 @@ pub(super) struct Orphans {
     wards: Wards,
 }
 
-/// How it stands with them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Care {
-    /// Programs have not acknowledged yet.
-    Waits,
-    /// All have: the run holds nothing any more, and this was said.
-    GivenUp(Incarnation),
-    /// It was in no view, and has granted nothing.
-    NothingHeld,
-    /// Nothing can be said for it: its lease runs out.
-    LeftToItsLease,
-}
-
 impl Orphans {
     /// The program of a session has hung up: it has heard, and what ran under its locks has ended.
     pub(super) fn hung_up(&mut self, poll: &mut Epoll, token: u64) {
@@ -123,24 +118,19 @@ impl Orphans {
 
     /// Programs that have not.
     pub(super) fn waits_for(&self) -> usize {
-        self.wards.sessions.len()
+        self.wards.run.waits_for()
     }
 
     /// Gives the run up if nobody can act under its locks any more.
     pub(super) fn settle(&mut self, now: Instant) -> Care {
-        let Some(gasp) = &self.wards.gasp else { return Care::NothingHeld };
-        // Of one that had ended by itself the engine has closed the sessions, and no program has acknowledged anything.
-        if self.wards.missing || self.wards.again || self.until <= now {
-            return Care::LeftToItsLease;
+        let care = self.wards.run.settle(self.until <= now);
+        if let (Care::GivenUp(run), Some(gasp)) = (care, &self.wards.gasp) {
+            if let Err(e) = say(gasp) {
+                warn!("cannot tell the others that run {run} has ended: {e}");
+            }
+            info!("run {run} is given up: nobody acts under its locks any more");
         }
-        if !self.wards.sessions.is_empty() {
-            return Care::Waits;
-        }
-        if let Err(e) = say(gasp) {
-            warn!("cannot tell the others that run {} has ended: {e}", gasp.incarnation);
-        }
-        info!("run {} is given up: nobody acts under its locks any more", gasp.incarnation);
-        Care::GivenUp(gasp.incarnation)
+        care
     }
 
     /// The address of the circuits is needed for another run.
@@ -185,7 +175,7 @@ fn elsewhere(socket: &OwnedFd) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::host::pair;
-    use oarlock_layout::id::NodeId;
+    use oarlock_layout::id::{Incarnation, NodeId};
     use oarlock_layout::message::frame::encode_gasp;
 
     struct Bench {
