@@ -27,8 +27,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let mastered =
-            |name: &Name| directory::master(SPACE, name.as_bytes(), NODES.into_iter()) == Some(NODES[1]);
+        let mastered = |name: &Name| directory::master(SPACE, name.as_bytes(), NODES) == Some(NODES[1]);
         let name = (0u32..).map(|i| Name::new(&i.to_le_bytes()).unwrap()).find(mastered).unwrap();
         let members = NODES.map(|node| Member { node, incarnation: Incarnation(1) }).to_vec();
         let spaces = NODES.map(|node| {
@@ -65,13 +64,13 @@ impl Pair {
         for carried in 0.. {
             assert!(carried < 100, "it is asked and refused without end");
             let mut any = false;
-            for me in 0..2 {
+            for (me, node) in NODES.into_iter().enumerate() {
                 while let Some(output) = self.spaces[me].0.poll_output() {
                     match output {
                         Output::Send { to, packet } => {
                             any = true;
                             let (space, words) = &mut self.spaces[usize::from(to.0)];
-                            space.handle_message(NOW, words, NODES[me], packet).expect("honest");
+                            space.handle_message(NOW, words, node, packet).expect("honest");
                         }
                         Output::Granted(it) => answers.push((it.lock.handle(), Ok(it.mode))),
                         Output::Failed { lock, code } => answers.push((lock.handle(), Err(code))),
