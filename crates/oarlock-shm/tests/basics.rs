@@ -632,3 +632,44 @@ fn a_block_that_is_written_all_the_time_is_never_said_to_be_none() {
     });
     assert_eq!(never, 0, "of {all}");
 }
+
+/// L5: the node's side goes on from what it wrote down, while callers go on in the segment and see nothing of it.
+#[test]
+fn a_node_goes_on_from_what_it_wrote_down() {
+    let mut stage = Stage::new();
+    let (x, x_spot) = stage.owned("x", EX);
+    let long = "a name that does not fit into a slot, so that granules are given out for it";
+    let (y, y_spot) = stage.owned(long, PR);
+    let (one, two) = (stage.session(1), stage.session(2));
+    let hold = held(one.acquire(x_spot, EX, &PARTY, true, First::seat(0)));
+    let _shared = held(two.acquire(y_spot, PR, &PARTY, true, First::seat(0)));
+    let ticket = waits(two.acquire(x_spot, EX, &PARTY, true, First::seat(1)));
+    // One of a program that maps no segment: it stands in the node's own table.
+    let kept = LockId::new(SessionId(9), 7);
+    assert!(stage.hub.admit(y, PR, Claim { lock: kept, ..Claim::default() }).is_some());
+    stage.hub.notice(y, EX, None);
+    let written = stage.hub.written();
+    let memory = Arc::clone(stage.hub.memory());
+    // While nobody stands behind the segment.
+    assert!(one.release(hold).is_ok());
+    let mut again = Hub::resume(Arc::clone(&memory), &written).unwrap();
+    assert_eq!(again.written(), written, "what was read is what was written");
+    std::mem::swap(&mut stage.hub, &mut again);
+    assert_eq!(stage.hub.find(&Name::new(b"x").unwrap()), Some(x));
+    assert_eq!(stage.hub.find(&Name::new(long.as_bytes()).unwrap()), Some(y));
+    assert_eq!(stage.counts(y)[PR as usize], 2);
+    assert_eq!(stage.hub.entry(kept).map(|entry| entry.mode), Some(PR));
+    assert_eq!(stage.hub.notice(y, EX, None), [], "all have been told");
+    assert!(stage.admit(x, 2, ticket, EX), "the release came while nobody was there");
+    assert!(stage.hub.drop(kept).is_some());
+    // Places go on being nobody else's.
+    let _third = stage.session(3);
+    stage.hub.end(SessionId(2));
+    assert_eq!(stage.hub.of_session(SessionId(2)).len(), 2);
+    // Half of it, or of another segment.
+    (0..written.len()).step_by(7).for_each(|end| {
+        assert!(Hub::resume(Arc::clone(&memory), &written[..end]).is_err(), "{end}");
+    });
+    let other = Memory::private(Geometry { slots: 100, areas: 70, entries: 64 }, 4);
+    assert!(Hub::resume(other, &written).is_err());
+}
