@@ -187,6 +187,8 @@ codes! {
     OutcomeUnknown = 3202, exit 80;
     /// A change of the cluster was decided against: it does not fit what the cluster is by now.
     ChangeRefused = 3203, exit 1;
+    /// A node is not restarted with its locks kept, and goes on as it was.
+    RestartRefused = 3204, exit 1;
 
     /// A peer's key is not the pinned one.
     PeerKey = 5101, exit 1;

@@ -339,6 +339,11 @@ impl Node {
         }
     }
 
+    /// Where its lockspaces keep held locks, by id: what is to be written down beside the node itself.
+    pub fn words(&self) -> impl Iterator<Item = &(dyn Words + Send)> {
+        self.spaces.iter().map(|space| &*space.words)
+    }
+
     /// Which member it is.
     pub const fn me(&self) -> NodeId {
         self.config.me

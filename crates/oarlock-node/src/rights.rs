@@ -247,6 +247,8 @@ kinds! {
     Keys needs Attend;
     /// Change this node's key
     RotateKey needs Operate;
+    /// Let this node's engine begin anew and keep all locks
+    Restart needs Operate;
 
     // ----- what comes over HTTP -----
     /// `GET /metrics`

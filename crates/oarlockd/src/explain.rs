@@ -411,6 +411,12 @@ pub fn page(code: Code) -> Page {
             "the cluster is not any more as it was when the change was asked for, or the change makes no sense",
             "oarlock coord show; then decide anew",
         ),
+        Code::RestartRefused => page_of(
+            "a node was not restarted, and goes on as it was",
+            "the program at its place cannot take the run over, its configuration has changed in what a run cannot change, or the \
+             node is busy with something that must not be interrupted",
+            "again in a moment; if it says so again: stop the node in order and start it, with which its locks move",
+        ),
 
         Code::PeerKey => page_of(
             "a peer's key is not the pinned one",

@@ -279,6 +279,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Remove
         | Kind::Keys
         | Kind::RotateKey
+        | Kind::Restart
         | Kind::Metrics
         | Kind::Health
         | Kind::Statement

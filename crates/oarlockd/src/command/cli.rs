@@ -40,7 +40,7 @@ pub enum Command {
     Serve(Serve),
     /// What a node does but for its keeper, which starts it
     #[command(hide = true)]
-    Engine(Serve),
+    Engine(EngineArgs),
     /// Make a cluster that begins with this node
     #[command(
         after_help = "The configuration needs [node] with name and listen, and neither [cluster] nor [[member]]. Others join with \
@@ -249,6 +249,20 @@ pub struct Serve {
     /// Be a node of `oarlock dev`, which may be told not to hear others
     #[arg(long, hide = true)]
     pub dev: bool,
+}
+
+/// `oarlock engine`
+#[derive(Args, Debug)]
+pub struct EngineArgs {
+    /// As its keeper got it.
+    #[command(flatten)]
+    pub serve: Serve,
+    /// Go on with the run that the engine before left under this descriptor
+    #[arg(long, value_name = "FD")]
+    pub take_over: Option<i32>,
+    /// Only say whether that can be
+    #[arg(long, requires = "take_over")]
+    pub rehearse: bool,
 }
 
 /// `oarlock init`
@@ -531,6 +545,22 @@ pub enum Node {
         /// Name of the member
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
         name: String,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Start the engine of the node that answers anew, and keep all locks
+    #[command(
+        after_help = "For an upgrade of the program, and for a changed configuration. The program at the place from which the \
+                      node was started takes over the same run: no lock is lost, no session ends, and the others see \
+                      a node that is silent for a moment. It reads everything once before, and if it cannot go on \
+                      from that, nothing happens. The keeper stays the program that it is until the node is \
+                      stopped and started."
+    )]
+    Restart {
+        /// The node that is asked, by its own socket; it is so without this word, too
+        #[arg(long = "self")]
+        itself: bool,
         /// How to ask and print.
         #[command(flatten)]
         ask: Ask,

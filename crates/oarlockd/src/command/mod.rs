@@ -39,11 +39,13 @@ pub mod locks;
 pub mod members;
 pub mod options;
 pub mod output;
+mod restart;
 pub mod serve;
 pub mod session;
 pub mod space;
 pub mod status;
 pub mod story;
+mod takeover;
 mod talk;
 pub mod tree;
 pub mod waiting;
@@ -87,7 +89,7 @@ fn run(command: Command) -> Result<()> {
         Command::Dev(args) => dev::run(&args),
         // The engine has said what there is to say.
         Command::Serve(args) => crate::keeper::run(&args).map(|code| std::process::exit(code.into())),
-        Command::Engine(args) => serve::run(&args),
+        Command::Engine(args) => takeover::run(&args),
         Command::Init(args) => members::init(&args),
         Command::Join(args) => joining::run(&args),
         Command::Leave { sure, ask } => members::leave(&sure, &ask),

@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use oarlock_circuit::Options;
 use oarlock_cluster::fencing::{Fence, LeaseOnly};
 use oarlock_cluster::registry::ClusterId;
+use oarlock_cluster::registry::Need;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::Epoch;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::segment::{Geometry, PlainWords, Words};
 use oarlock_layout::time::Duration;
+use oarlock_node::rights::Access;
 use oarlock_node::{Node, NodeConfig, SpaceConfig};
 use oarlock_shm::{Hub, LeaseNote, MapError, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -27,6 +30,7 @@ use super::cli::Serve;
 use super::config::check_files;
 use super::dev::DEAF;
 use crate::config::membership;
+use super::takeover::next;
 use crate::config::{Config, Etcd, Level, Order, Rights, Space};
 use crate::console;
 use crate::coordinator::control;
@@ -76,11 +80,11 @@ pub fn run(args: &Serve) -> Result<()> {
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     let mut data = DataDir::open_within(LET_GO_MAX[0], &config.data_dir)?;
     data.refuse_left()?;
-    let coordinator = config.data_dir.join(control::FILE);
+    let file = config.data_dir.join(control::FILE);
     config.restoration = data.state().restored;
     match config.etcd {
-        None => control::prepare(&coordinator, data.state() == State::FIRST, config.restoration)?,
-        Some(_) => control::prepare_outside(&coordinator)?,
+        None => control::prepare(&file, data.state() == State::FIRST, config.restoration)?,
+        Some(_) => control::prepare_outside(&file)?,
     }
     // Durable before any socket opens: nobody may ever hear two runs under one number (L3).
     let state = data.begin()?;
@@ -102,66 +106,120 @@ pub fn run(args: &Serve) -> Result<()> {
         info!("shared part {part:04x} is {key}");
     }
 
-    let wake = Wake::new().map_err(|e| Problem::io(Code::Failed, "cannot make a bell", &e))?;
-    let (to_engine, questions_of_people) = mpsc::channel();
-    let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
-    let (knocks, knocking) = tokio::sync::mpsc::channel(KNOCKS);
-    let link = Link::new(to_engine, wake.clone());
-    let (applied, shown) = tokio::sync::watch::channel(Arc::default());
-    let secrets = (Arc::clone(&chain), secret.clone(), knocking);
-    console::start(config.clone(), link, questions, secrets, shown, sockets.api)?;
-    let Kept { words, segments, problems } = Kept::of(&config);
-    let mut node = node(&config, state, &chain, &secret, words);
-    if let Some(joined) = &config.joined {
-        node.follow_from(joined.revision);
-    }
-    node.give(sockets.rights.accesses().to_vec());
-    let fence: Box<dyn Fence> = match config.fencing.is_empty() {
-        true => Box::new(LeaseOnly::default()),
-        false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
-    };
-    node.set_fences(fence.needs());
-    for segment in segments.iter().flatten() {
+    let kept = Kept::of(&config);
+    for segment in kept.segments.iter().flatten() {
         keeper.segment(&segment.fd)?;
     }
     let last_word = last_word(&config, state);
-    node.pledge(&last_word.secret);
-    let kept_by_etcd = data.outside()?.map(u128::to_be_bytes);
-    let coordinator = decide_by(&config, coordinator, kept_by_etcd, state.epoch, wake.clone())?;
-    let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
-    Engine::new(Parts {
-        node,
-        segments,
-        lease: Arc::new(LeaseNote::create().map_err(|errno| {
-            Problem::io(Code::Failed, "cannot make the note of the lease", &errno.into()).because(
-                "it is a file in memory, which programs look at to know until when their locks are theirs",
-            )
-        })?),
-        problems,
-        poll: Box::new(poll),
-        spin: Spin::new(config.spin),
-        datagrams: sockets.datagrams,
-        deaf: deaf(&config),
-        door: sockets.door,
-        rights: sockets.rights,
-        shared,
-        data,
-        signals,
-        keeper,
-        last_word,
-        notify: Notify::from_environment(),
-        wake,
-        fence,
-        relies_on_etcd: config.etcd.is_some(),
-        founder: config.joined.is_none() && config.etcd.is_none(),
-        coordinator,
-        applied,
-        control: questions_of_people,
-        asked,
-        knocks,
-    })?
-    .run()
-    .map(|_| ())
+    let secret_of_the_run = last_word.secret;
+    let lease = LeaseNote::create().map_err(|errno| {
+        Problem::io(Code::Failed, "cannot make the note of the lease", &errno.into()).because(
+            "it is a file in memory, which programs look at to know until when their locks are theirs",
+        )
+    })?;
+    let keys = (Arc::clone(&chain), secret.clone());
+    let run = Run { config, keys, keeper, signals, data, sockets, kept, lease, last_word, goes_on: false };
+    let parts = run.parts(|config, words, accesses, needs| {
+        let mut node = node(config, state, &chain, &secret, words);
+        if let Some(joined) = &config.joined {
+            node.follow_from(joined.revision);
+        }
+        node.give(accesses);
+        node.set_fences(needs);
+        node.pledge(&secret_of_the_run);
+        Ok(node)
+    })?;
+    Engine::new(parts)?.run().map(|_| ())
+}
+
+/// What a run is made of, whether it begins here or goes on.
+pub(super) struct Run {
+    pub(super) config: Config,
+    /// The node's own, and the cluster's secret.
+    pub(super) keys: (Arc<Keychain>, Secret),
+    pub(super) keeper: Keeper,
+    pub(super) signals: Signals,
+    pub(super) data: DataDir,
+    pub(super) sockets: Sockets,
+    pub(super) kept: Kept,
+    pub(super) lease: LeaseNote,
+    pub(super) last_word: LastWord,
+    /// Another program has begun it.
+    pub(super) goes_on: bool,
+}
+
+impl Run {
+    /// Starts what stands around the engine, and makes the node: with its words, to whom lockspaces are given, and what is to be
+    /// proven of whoever is put out.
+    pub(super) fn parts(
+        self,
+        node: impl FnOnce(&Config, AllWords, Vec<Access>, Vec<Need>) -> Result<Node>,
+    ) -> Result<Parts> {
+        let Run { config, keys, keeper, signals, data, sockets, kept, lease, last_word, goes_on } = self;
+        let wake = Wake::new().map_err(|e| Problem::io(Code::Failed, "cannot make a bell", &e))?;
+        let (to_engine, questions_of_people) = mpsc::channel();
+        let (asked, questions) = tokio::sync::mpsc::unbounded_channel();
+        let (knocks, knocking) = tokio::sync::mpsc::channel(KNOCKS);
+        let link = Link::new(to_engine, wake.clone());
+        let next = next(&config)?;
+        // The console listens, and the next program may.
+        let again = |api: &TcpListener| {
+            let fd = api.as_fd().try_clone_to_owned();
+            fd.map_err(|e| Problem::io(Code::Failed, "cannot keep the socket of the API", &e))
+        };
+        let api = match (&sockets.api, config.api) {
+            (Some(listener), Some(at)) => Some((at, again(listener)?)),
+            _ => None,
+        };
+        let (chain, secret) = keys;
+        let secrets = (chain, secret, knocking);
+        let (applied, shown) = tokio::sync::watch::channel(Arc::default());
+        console::start(config.clone(), link, questions, secrets, shown, sockets.api, next.clone())?;
+        let fence: Box<dyn Fence> = match config.fencing.is_empty() {
+            true => Box::new(LeaseOnly::default()),
+            false => Box::new(Programs::new(config.fencing.clone(), &config.cluster, wake.clone())),
+        };
+        let Kept { words, segments, problems } = kept;
+        let node = node(&config, words, sockets.rights.accesses().to_vec(), fence.needs())?;
+        let coordinator = decide_by(
+            &config,
+            config.data_dir.join(control::FILE),
+            data.outside()?.map(u128::to_be_bytes),
+            data.state().epoch,
+            wake.clone(),
+            goes_on,
+        )?;
+        let poll = Epoll::new().map_err(|e| Problem::io(Code::Failed, "cannot make an epoll", &e))?;
+        Ok(Parts {
+            node,
+            segments,
+            lease: Arc::new(lease),
+            problems,
+            poll: Box::new(poll),
+            spin: Spin::new(config.spin),
+            datagrams: sockets.datagrams,
+            deaf: deaf(&config),
+            door: sockets.door,
+            rights: sockets.rights,
+            shared: config.shared(),
+            data,
+            signals,
+            keeper,
+            last_word,
+            notify: Notify::from_environment(),
+            wake,
+            fence,
+            relies_on_etcd: config.etcd.is_some(),
+            founder: config.joined.is_none() && config.etcd.is_none(),
+            coordinator,
+            applied,
+            control: questions_of_people,
+            asked,
+            knocks,
+            api,
+            next,
+        })
+    }
 }
 
 /// What the keeper says to the others when this process has died and nobody acts under its locks any more.
@@ -205,13 +263,15 @@ fn decide_by(
     kept_by_etcd: Option<ClusterId>,
     stored: Epoch,
     wake: Wake,
+    goes_on: bool,
 ) -> Result<control::Link> {
     // Whoever joined takes part in what others founded.
     let founding = config.joined.is_none().then(|| config.founding(stored));
     let Some(Etcd { endpoints, prefix }) = config.etcd.clone() else {
         let tuning = Tuning { listen: listen_before_founding(config), ..Tuning::default() };
         let joined = config.joined.as_ref().map(|it| it.revision);
-        return control::start(control::Parts { me: config.me, file, founding, joined, tuning, wake });
+        let parts = control::Parts { me: config.me, file, founding, joined, tuning, wake };
+        return if goes_on { control::resume(parts) } else { control::start(parts) };
     };
     // Which cluster it must be, the founding says to a founder at its first start, and its directory from then on.
     let cluster = config.joined.as_ref().map(|it| it.cluster).or(kept_by_etcd);
@@ -230,11 +290,11 @@ fn listen_before_founding(config: &Config) -> std::time::Duration {
     }
 }
 
-struct Sockets {
-    datagrams: Datagrams,
-    door: Door,
-    rights: Rights,
-    api: Option<TcpListener>,
+pub(super) struct Sockets {
+    pub(super) datagrams: Datagrams,
+    pub(super) door: Door,
+    pub(super) rights: Rights,
+    pub(super) api: Option<TcpListener>,
 }
 
 impl Sockets {
@@ -271,14 +331,14 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-type AllWords = Vec<Box<dyn Words + Send>>;
+pub(super) type AllWords = Vec<Box<dyn Words + Send>>;
 
 /// Where each lockspace keeps its held locks: in a segment, if there can be one.
 #[derive(Default)]
-struct Kept {
-    words: AllWords,
-    segments: Vec<Option<Arc<Segment>>>,
-    problems: Vec<(Code, String)>,
+pub(super) struct Kept {
+    pub(super) words: AllWords,
+    pub(super) segments: Vec<Option<Arc<Segment>>>,
+    pub(super) problems: Vec<(Code, String)>,
 }
 
 impl Kept {
@@ -308,11 +368,21 @@ fn segment(space: &Space) -> Result<Segment, MapError> {
 }
 
 fn node(config: &Config, state: State, chain: &Keychain, secret: &Secret, words: AllWords) -> Node {
+    Node::new(clock::now(), node_config(config, state, chain), seal(chain, secret), words)
+}
+
+/// What seals the node's packets.
+pub(super) fn seal(chain: &Keychain, secret: &Secret) -> Box<HostSeal> {
+    Box::new(HostSeal::changing(chain.own(), secret.bytes()))
+}
+
+/// What a node is told of its configuration and of what outlived its last run.
+pub(super) fn node_config(config: &Config, state: State, chain: &Keychain) -> oarlock_node::Config {
     let order = |order: Order| match order {
         Order::Passover => oarlock_node::Order::Passover,
         Order::Strict => oarlock_node::Order::Strict,
     };
-    let node_config = oarlock_node::Config {
+    let mut node_config = oarlock_node::Config {
         cluster: config.cluster.clone(),
         me: config.me,
         nodes: config
@@ -338,12 +408,10 @@ fn node(config: &Config, state: State, chain: &Keychain, secret: &Secret, words:
         circuits: Default::default(),
         forget_after: FORGET_AFTER,
     };
-    let mut node_config = node_config;
     // The configuration names the key that the node had at first.
     let me = node_config.nodes.get_mut(&config.me).expect("this node is a member");
     me.key = PublicKey(chain.standing().current);
-    let seal = HostSeal::changing(chain.own(), secret.bytes());
-    Node::new(clock::now(), node_config, Box::new(seal), words)
+    node_config
 }
 
 /// Lines on stderr; OARLOCK_LOG overrides the level of the configuration.

@@ -7,7 +7,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::session::{Session, parse};
-use super::{connect, coord, hand, members, space, waiting};
+use super::{connect, coord, hand, members, restart, space, waiting};
 use crate::console::doc::{Circuit, Coordinator, Counter, Counters, Member, Question, Reason, Status};
 use crate::explain;
 use crate::problem::{Problem, Result, did_you_mean};
@@ -184,6 +184,7 @@ pub fn node(node: &Node) -> Result<()> {
         Node::Fence { name, confirmed: false, sure, ask } => hand::fence(name, sure, ask),
         Node::Drain { name, ask } => hand::drain(name, true, ask),
         Node::Undrain { name, ask } => hand::drain(name, false, ask),
+        Node::Restart { itself: _, ask } => restart::run(ask),
         Node::Remove { name, sure, ask } => members::remove(name, sure, ask),
         Node::Unfence { name, sure, ask } => hand::unfence(name, sure, ask),
         Node::Show { name, ask } => {

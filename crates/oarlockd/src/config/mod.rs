@@ -4,6 +4,7 @@
 //!   beginning.rs which beginning of the cluster this node belongs to, which members must agree on as well
 //!   fencing.rs   what keeps away a node that left
 //!   file.rs      what may stand in the file; unknown keys are refused with a suggestion
+//!   fixed.rs     what of it a run cannot change
 //!   founding.rs  the cluster it describes, as its founders propose it
 //!   membership.rs  what a node keeps of a cluster that it did not get from its configuration
 //!   mod.rs       what it means: defaults filled in, paths made absolute, contradictions named
@@ -16,6 +17,7 @@
 mod beginning;
 pub mod fencing;
 mod file;
+mod fixed;
 mod founding;
 pub mod membership;
 mod rights;

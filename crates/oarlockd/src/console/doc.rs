@@ -105,6 +105,8 @@ pub enum Question {
     Keys,
     /// Change this node's key.
     RotateKey,
+    /// The engine of this node is to begin anew and to keep all locks.
+    Restart,
     /// What happened at this node?
     Events {
         /// Only what has a number above this.
@@ -134,6 +136,7 @@ impl Question {
             Question::Remove { .. } => Kind::Remove,
             Question::Keys => Kind::Keys,
             Question::RotateKey => Kind::RotateKey,
+            Question::Restart => Kind::Restart,
             Question::Backup { .. } => Kind::Backup,
             Question::Events { .. } => Kind::Events,
         }

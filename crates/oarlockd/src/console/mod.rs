@@ -22,6 +22,7 @@ mod members;
 mod merge;
 mod metrics;
 mod registry;
+mod restart;
 pub(crate) mod status;
 
 use std::net::TcpListener;
@@ -35,12 +36,13 @@ use oarlock_layout::message::look::At;
 use oarlock_layout::name::Name;
 use oarlock_node::rights::Permit;
 use oarlock_node::text;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use merge::merge;
+pub(crate) use restart::{CAN, restarted};
 
 use crate::config::Config;
-use crate::engine::{Answer, Asked, Control, Knock, Link, Snapshot};
+use crate::engine::{Answer, Asked, Control, Knock, Link, Next, Snapshot};
 use crate::host::clock;
 use crate::host::key::Secret;
 use crate::host::keychain::Keychain;
@@ -72,15 +74,18 @@ pub(crate) struct Console {
     chain: Arc<Keychain>,
     rotating: keys::State,
     asked_to_rotate: Notify,
+    /// Which program takes this one's place in a restart; who has it rehearses one.
+    next: Mutex<Next>,
 }
 
 impl Console {
-    fn new(link: Link, config: Config, chain: Arc<Keychain>, secret: Secret) -> Console {
+    fn new(link: Link, config: Config, chain: Arc<Keychain>, secret: Secret, next: Next) -> Console {
         Console {
             greeter: Greeter::new(chain.own(), secret),
             chain,
             rotating: keys::State::default(),
             asked_to_rotate: Notify::new(),
+            next: Mutex::new(next),
             link,
             config,
             looks: Semaphore::new(LOOKS_MAX),
@@ -102,10 +107,11 @@ pub fn start(
     (chain, secret, mut knocks): Secrets,
     applied: watch::Receiver<Arc<Registry>>,
     api: Option<TcpListener>,
+    next: Next,
 ) -> Result<()> {
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the console", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-    let console = Arc::new(Console::new(link, config, chain, secret));
+    let console = Arc::new(Console::new(link, config, chain, secret, next));
     std::thread::Builder::new()
         .name("console".into())
         .spawn(move || {
@@ -142,6 +148,13 @@ impl Console {
                     Ok(()) => return,
                     Err(denied) => Err(denied),
                 },
+                Ok(()) if question == Question::Restart => {
+                    match self.restart(asked.session, asked.request).await {
+                        // The engine answers, which is another one if all goes well.
+                        Ok(()) => return,
+                        Err(denied) => Err(denied),
+                    }
+                }
                 Ok(()) => self.document(question, &asked.permit).await,
                 Err(denied) => Err(denied),
             },
@@ -221,7 +234,7 @@ impl Console {
             }
             Question::Tokens => serde_json::to_string(&self.tokens().await?),
             Question::RevokeToken { serial } => serde_json::to_string(&self.revoke_token(serial).await?),
-            Question::Leave => unreachable!("answered by the engine"),
+            Question::Leave | Question::Restart => unreachable!("answered by the engine"),
             Question::Remove { node } => serde_json::to_string(&self.remove(&node).await?),
             Question::Keys => serde_json::to_string(&self.keys().await?),
             Question::RotateKey => serde_json::to_string(&self.rotate_key().await?),
@@ -367,6 +380,7 @@ mod tests {
             Question::Tokens,
             Question::RevokeToken { serial: 1 },
             Question::Leave,
+            Question::Restart,
             Question::Remove { node: node() },
             Question::Events { after: 0 },
         ];
@@ -375,6 +389,11 @@ mod tests {
         let asked: Vec<_> = asked.take_while(|kind| **kind != Kind::Metrics).filter(missing).collect();
         assert!(asked.is_empty(), "no question of these kinds: {asked:?}");
         questions
+    }
+
+    /// No restart is asked for here.
+    fn nobody() -> Next {
+        Next { program: "/nonexistent".into(), config: "/nonexistent".into(), dev: false, fixed: Vec::new() }
     }
 
     /// I22: who may not ask gets a refusal, and the engine hears nothing of it; who may is answered by way of the engine.
@@ -406,7 +425,8 @@ mod tests {
                     config.dev = true;
                     let chain = Arc::new(Keychain::held());
                     let link = Link::new(to_engine, Wake::new().unwrap());
-                    let console = Arc::new(Console::new(link, config, chain, Secret::generate()));
+                    let secret = Secret::generate();
+                    let console = Arc::new(Console::new(link, config, chain, secret, nobody()));
                     let access = Access { owner: 10, group: 20, mode, nodes: None };
                     let permit = Permit { who: who.clone(), accesses: vec![access].into(), node: NodeId(0) };
                     let asked = Asked {
@@ -429,6 +449,7 @@ mod tests {
                                 Control::Snapshot(_)
                                 | Control::Look { .. }
                                 | Control::Events { .. }
+                                | Control::Rehearse(_)
                                 | Control::Deafen { .. },
                             ] => None,
                             _ => panic!("{what}: the engine hears {}", heard.len()),
@@ -456,6 +477,7 @@ mod tests {
             config,
             Arc::new(Keychain::held()),
             Secret::generate(),
+            nobody(),
         ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -494,6 +516,7 @@ mod tests {
             config,
             Arc::new(Keychain::held()),
             Secret::generate(),
+            nobody(),
         ));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

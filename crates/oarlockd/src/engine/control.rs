@@ -123,6 +123,15 @@ pub enum Control {
     RenewKeys,
     /// Is the run in the view, and since when are the oldest keys of a circuit in use over which a peer is heard?
     OldestKeys(tokio::sync::oneshot::Sender<(bool, Option<Instant>)>),
+    /// Write down what the next program would get, for a rehearsal.
+    Rehearse(tokio::sync::oneshot::Sender<super::Rehearsal>),
+    /// Let the next program take the place of this one, with all locks kept. The engine answers, whichever it is by then.
+    Restart {
+        /// Who asked.
+        session: SessionId,
+        /// Its number for the question.
+        request: u32,
+    },
     /// What happened?
     Events {
         /// Only what has a number above this.

@@ -47,6 +47,7 @@ impl Engine {
                     self.leave_on();
                 }
                 FromControl::Answered { command, outcome } => {
+                    self.proposed.retain(|it| *it != command);
                     if !self.decided(&command, Ok(outcome)) {
                         self.answered(now, &command, outcome);
                     }
@@ -60,6 +61,7 @@ impl Engine {
                 // Whoever is still of the same mind proposes it again.
                 FromControl::Failed { command, trouble } => {
                     debug!("{trouble}: {command:?}");
+                    self.proposed.retain(|it| *it != command);
                     self.left(&command, None);
                     self.decided(&command, Err(trouble));
                 }
@@ -101,7 +103,7 @@ impl Engine {
     }
 
     /// What is given to members by name is given to those who have the names now.
-    fn give(&mut self, registry: &Registry) {
+    pub(super) fn give(&mut self, registry: &Registry) {
         let me = self.p.node.me();
         // Not before it is founded; nor by what was before this node joined, when another one may have had its number.
         let member = registry.member(me).filter(|it| Some(it.name.as_str()) == self.p.node.member_name(me));

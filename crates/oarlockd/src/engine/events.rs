@@ -15,7 +15,7 @@ use crate::host::clock;
 pub const EVENTS_MAX: usize = 1024;
 
 /// How much it matters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Level {
     /// The cluster does its work.
     Info,
@@ -37,7 +37,8 @@ impl Level {
 }
 
 /// Something that happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Noted {
     /// Grows by one with each, from 1 on.
     pub number: u64,
@@ -76,6 +77,16 @@ impl Events {
             self.ring.pop_front();
         }
         self.ring.push_back(Noted { number: self.last, wall_ms, level, code, text });
+    }
+
+    /// All that are remembered, and the number of the last.
+    pub(super) fn written(&self) -> (Vec<Noted>, u64) {
+        (self.ring.iter().cloned().collect(), self.last)
+    }
+
+    /// Goes on from there.
+    pub(super) fn resume(&mut self, (ring, last): (Vec<Noted>, u64)) {
+        *self = Events { ring: ring.into(), last };
     }
 
     /// The number of the oldest that is remembered, and those behind `after`.

@@ -23,12 +23,15 @@ mod fencing;
 mod forgotten;
 mod gasp;
 mod leaving;
+pub mod parcel;
+mod restart;
 mod segments;
 mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -54,6 +57,7 @@ use coordinator::control::ToControl;
 use events::Events;
 pub use events::{EVENTS_MAX, Level, Noted};
 use leaving::Leaving;
+pub use restart::{Next, Rehearsal};
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 
@@ -146,6 +150,10 @@ pub struct Parts {
     pub asked: tokio::sync::mpsc::UnboundedSender<Asked>,
     /// Where questions of machines go that are no members yet. What finds no room is lost: whoever asks repeats it.
     pub knocks: tokio::sync::mpsc::Sender<Knock>,
+    /// Where pages are served over HTTP, if anywhere: the console listens there, and the next program may.
+    pub api: Option<(SocketAddr, OwnedFd)>,
+    /// Which program takes the place of this one, if one is to.
+    pub next: Next,
 }
 
 /// What a machine that is no member sent, and from where.
@@ -180,6 +188,11 @@ pub struct Engine {
     registry: Option<Arc<Registry>>,
     /// What people asked for and the coordinator has not answered yet.
     by_hand: Vec<(Command, oneshot::Sender<Proposed>)>,
+    /// The same of what the node itself proposed.
+    proposed: Vec<Command>,
+    /// Questions of sessions that the console has and has not answered.
+    asked: BTreeSet<(SessionId, u32)>,
+    wishes: restart::Wishes,
     events: Events,
     /// How far apart its two clocks are (L9).
     clocks: clock::Apart,
@@ -234,6 +247,9 @@ impl Engine {
             standing: Standing::default(),
             registry: None,
             by_hand: Vec::new(),
+            proposed: Vec::new(),
+            asked: BTreeSet::new(),
+            wishes: restart::Wishes::default(),
             events: Events::default(),
             clocks: clock::Apart::default(),
             down: None,
@@ -246,7 +262,10 @@ impl Engine {
         let mut more_bells = false;
         self.coordinate(clock::now());
         // Not later: whether it serves depends on other members, which the manager may start after this one.
-        self.p.notify.tell("READY=1\nSTATUS=not in a view yet");
+        match self.p.node.recovery().epoch() {
+            oarlock_layout::id::Epoch(0) => self.p.notify.tell("READY=1\nSTATUS=not in a view yet"),
+            _ => self.p.notify.tell("READY=1"),
+        }
         self.tell_alive(clock::now());
         loop {
             self.carry()?;
@@ -255,6 +274,9 @@ impl Engine {
             }
             if self.give_up() {
                 // Nothing else may come that would wake the engine: a node alone has no peers.
+                self.carry()?;
+            }
+            if self.restart() {
                 self.carry()?;
             }
             // After the end of a run nobody answers bells.
@@ -272,7 +294,8 @@ impl Engine {
     fn timeout(&self) -> Option<Duration> {
         let stop = self.stopping.as_ref().map(|s| s.until);
         let orphan = self.orphans.front().map(|(until, _)| *until);
-        let at = [self.p.node.poll_timeout(), self.door_paused_until, self.alive_at, stop, orphan];
+        let restart = self.restart_due();
+        let at = [self.p.node.poll_timeout(), self.door_paused_until, self.alive_at, stop, orphan, restart];
         let at = at.into_iter().flatten().min()?;
         Some(at.since(clock::now()))
     }
@@ -386,7 +409,7 @@ impl Engine {
                     Output::Carried { from, message } => {
                         self.p.coordinator.send(ToControl::Carried { from, message });
                     }
-                    Output::Propose(command) => self.p.coordinator.send(ToControl::Propose(command)),
+                    Output::Propose(command) => self.propose(command),
                     Output::Lease { until } => self.lease(until),
                     Output::StoreCeiling { ceiling } => {
                         let data = &mut self.p.data;
@@ -545,6 +568,9 @@ impl Engine {
             self.sessions.detached(session);
         }
         self.p.node.handle_session_closed(now, session);
+        let of_it = |request| (session, request);
+        let asked: Vec<_> = self.asked.range(of_it(0)..=of_it(u32::MAX)).copied().collect();
+        asked.iter().for_each(|it| _ = self.asked.remove(it));
         self.sessions.forget(&mut *self.p.poll, session);
         if let Some(stopping) = &mut self.stopping {
             stopping.run.hung_up(session);
@@ -604,7 +630,9 @@ impl Engine {
         }
         // It asks, so it is open; if it has been closed since, nobody waits for the answer.
         let Some(permit) = self.p.node.permit(session) else { return };
+        self.asked.insert((session, request));
         if self.p.asked.send(Asked { session, request, question, permit }).is_err() {
+            self.asked.remove(&(session, request));
             let text = "nobody answers questions any more; the node is stopping".into();
             self.deny(session, request, Code::NotServing, text);
         }
@@ -615,6 +643,8 @@ impl Engine {
             // Whoever asked may have left meanwhile.
             Control::Snapshot(reply) => _ = reply.send(self.snapshot(now)),
             Control::Transmit { to, bytes } => self.p.datagrams.send(to, &bytes, None),
+            Control::Rehearse(reply) => self.wish_rehearsal(reply),
+            Control::Restart { session, request } => self.wish_restart(now, session, request),
             Control::Leave { session, request, document } => self.leave(now, session, request, document),
             Control::Propose { command, text, reply } => {
                 self.events.note(Level::Info, None, text);
@@ -640,6 +670,7 @@ impl Engine {
             }
             Control::Answer { session, request, answer } => {
                 self.sessions.answered(session);
+                self.asked.remove(&(session, request));
                 self.answer(session, request, answer);
             }
         }

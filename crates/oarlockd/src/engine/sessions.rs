@@ -1,5 +1,7 @@
 //! The sockets of programs: bytes in, bytes out, bounds. What the bytes mean is the node's affair.
 
+mod written;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -14,6 +16,7 @@ use oarlock_layout::message::session::{self, Failure, Reply};
 use oarlock_shm::LeaseNote;
 use rustix::net::Shutdown;
 
+pub(super) use self::written::Written;
 use super::segments::Segment;
 use crate::host::door::{self, Door, Received};
 use crate::host::poll::Poll;
@@ -38,7 +41,8 @@ pub(super) enum Flow {
 }
 
 /// What was counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Counts {
     pub(super) opened: u64,
     pub(super) overflowed: u64,
@@ -97,13 +101,13 @@ impl Packet {
 }
 
 /// What a packet is; each kind has its own bound.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Kind {
     Reply,
     Answer,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Then {
     Stay,
     /// Close it.
@@ -400,6 +404,11 @@ impl Sessions {
     /// told once.
     pub(super) fn ended(&mut self) -> Vec<SessionId> {
         std::mem::take(&mut self.ended)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Is it still there?

@@ -39,6 +39,16 @@ pub struct Apart {
 }
 
 impl Apart {
+    /// By how much the first was ahead when it was looked for the first time, if it was.
+    pub fn at_first(&self) -> Option<u64> {
+        self.at_first
+    }
+
+    /// Goes on watching from what was seen [`at first`](Apart::at_first) by the program before this one in the same process.
+    pub fn resume(at_first: Option<u64>) -> Apart {
+        Apart { looked: Instant::default(), at_first }
+    }
+
     /// By how much more they are apart than at first, if that is more than the margin of a lease. Counted from here on then.
     pub fn look(&mut self, at: Instant, read: impl Fn() -> (Instant, u64, Instant)) -> Option<Duration> {
         if at.since(self.looked) < LOOK {

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oarlock_layout::code::Code;
 use quinn_udp::{RecvMeta, UdpSocketState};
@@ -67,8 +67,18 @@ impl Datagrams {
         // Best effort: small buffers lose datagrams under load, and the circuits resend them.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        Datagrams::on(socket, offload).map_err(|e| fail(&e))
+    }
+
+    /// The socket of a run that goes on in another program, made with the same `offload`. What came meanwhile waits in it.
+    pub fn resume(socket: OwnedFd, offload: bool) -> Result<Datagrams> {
+        Datagrams::on(socket.into(), offload)
+            .map_err(|e| Problem::io(Code::Failed, "the socket of the circuits is lost", &e))
+    }
+
+    fn on(socket: UdpSocket, offload: bool) -> io::Result<Datagrams> {
         let offload = match offload {
-            true => Some(UdpSocketState::new((&socket).into()).map_err(|e| fail(&e))?),
+            true => Some(UdpSocketState::new((&socket).into())?),
             false => None,
         };
         Ok(Datagrams {

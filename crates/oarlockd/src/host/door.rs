@@ -117,6 +117,24 @@ impl Door {
         Ok(Door { socket, path: path.into(), gid, made_directory, _lock: lock })
     }
 
+    /// What passes into the program that takes this one's place: the socket, and the lock.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.socket.as_fd(), self._lock.as_fd()]
+    }
+
+    /// The door whose [`descriptors`](Door::descriptors) these are. Whoever knocked meanwhile waits before it.
+    pub fn resume(path: &Path, [socket, lock]: [OwnedFd; 2]) -> Result<Door> {
+        let fail =
+            |e: io::Error| Problem::io(Code::Failed, format!("the socket {} is lost", path.display()), &e);
+        let gid = fs::metadata(path).map_err(fail)?.gid();
+        Ok(Door { socket, path: path.into(), gid, made_directory: false, _lock: lock.into() })
+    }
+
+    /// Lets knock whom user and group of the socket's file let, and nobody else.
+    pub fn let_the_group_knock(&self) -> io::Result<()> {
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))
+    }
+
     /// The next caller, if one waits.
     pub fn accept(&self) -> io::Result<Option<(OwnedFd, Caller)>> {
         let socket =

@@ -5,6 +5,7 @@ pub mod child;
 pub mod clock;
 pub mod datagrams;
 pub mod door;
+pub mod exec;
 pub mod fence;
 pub mod file;
 pub mod guard;

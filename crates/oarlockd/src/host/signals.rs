@@ -25,6 +25,18 @@ impl Signals {
         Ok(Signals { pipes })
     }
 
+    /// The same in a program that has taken another's place in this process: these are the pipes of that one, and what it did not
+    /// take out of them any more came. So did what the kernel has held back.
+    pub fn resume(pipes: Vec<(i32, OwnedFd)>) -> io::Result<Signals> {
+        let numbers: Vec<i32> = pipes.iter().map(|(number, _)| *number).collect();
+        let signals = Signals::catch(&numbers)?;
+        for number in (Signals { pipes }).take() {
+            signal_hook::low_level::raise(number)?;
+        }
+        super::exec::hold_back(&numbers, false)?;
+        Ok(signals)
+    }
+
     /// What to watch: (signal, descriptor).
     pub fn watched(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
         self.pipes.iter().map(|(number, fd)| (*number, fd.as_fd()))
@@ -57,6 +69,18 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_between_two_programs_is_not_lost() {
+        use signal_hook::consts::{SIGPROF, SIGVTALRM};
+        let before = Signals::catch(&[SIGVTALRM, SIGPROF]).unwrap();
+        signal_hook::low_level::raise(SIGVTALRM).unwrap();
+        super::super::exec::hold_back(&[SIGVTALRM, SIGPROF], true).unwrap();
+        // To this thread, so that no other one of the test's takes it.
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGPROF).unwrap();
+        let after = Signals::resume(before.pipes).unwrap().take();
+        assert_eq!(after, [SIGVTALRM, SIGPROF]);
+    }
 
     #[test]
     fn a_caught_signal_is_told_once() {

@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -140,6 +141,22 @@ impl DataDir {
             }
             std::thread::sleep(LOOK_EVERY);
         }
+        DataDir::locked(path, lock)
+    }
+
+    /// What passes into the program that takes this one's place.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self._lock.as_fd()
+    }
+
+    /// The directory of the run that goes on, with its [`lock`](DataDir::lock).
+    pub fn resume(path: &Path, lock: OwnedFd) -> Result<DataDir> {
+        DataDir::locked(path, lock.into())
+    }
+
+    fn locked(path: &Path, lock: File) -> Result<DataDir> {
+        let shown = path.display();
+        let fail = |what: &str, e: &io::Error| Problem::io(Code::DataDir, format!("{what} {shown}"), e);
         let state = match fs::read_to_string(path.join(FILE)) {
             Ok(text) => State::parse(&text).ok_or_else(|| {
                 Problem::new(Code::DataDir, format!("{shown}/{FILE} is damaged"))

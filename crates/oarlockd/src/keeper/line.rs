@@ -1,4 +1,5 @@
-//! What engine and keeper say to each other. Both are this program, of one version, so the bytes are nobody else's affair.
+//! What engine and keeper say to each other. Both are this program, so the bytes are nobody else's affair; after a planned restart
+//! the engine may be of a later version, which says the same words ([`WORDS`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,12 @@ const SESSION: u8 = 2;
 const GASP: u8 = 3;
 const AGAIN: u8 = 4;
 const GIVEN_UP: u8 = 5;
+const RESTARTS: u8 = 6;
+const GOES_ON: u8 = 7;
+
+/// Which words engine and keeper know, and what they mean. An engine that takes another's place may be of another version than the
+/// keeper: this is raised with every change.
+pub const WORDS: u32 = 1;
 
 /// What an engine lays down with its keeper.
 #[derive(Debug)]
@@ -30,6 +37,9 @@ pub(super) enum Word {
     Gasp(Gasp),
     /// The run has ended, and the next one is to begin.
     Again,
+    /// Another program takes the engine's place, in the same process and with everything that was laid down; or it has done so, or
+    /// has not and never will, and all is as before. In between no status with which the process ends is an engine's own.
+    Restarts(bool),
     /// A descriptor came with a word, and there was no room for it.
     Lost,
 }
@@ -103,6 +113,12 @@ impl Keeper {
         self.say(&[AGAIN], None)
     }
 
+    /// Another program is about to take this one's place; or it is not so any more, whichever program says it. False: the keeper
+    /// does not listen.
+    pub fn restarts(&self, begins: bool) -> bool {
+        pair::send(&self.fd, &[if begins { RESTARTS } else { GOES_ON }], None, false).unwrap_or(false)
+    }
+
     fn say(&self, packet: &[u8], with: Option<&dyn AsFd>) -> Result<()> {
         loop {
             match pair::send(&self.fd, packet, with, true) {
@@ -167,6 +183,8 @@ pub(super) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> Heard {
         (SESSION, With::Descriptor(fd)) => Word::Session(fd),
         (GASP, With::Descriptor(from)) => Word::Gasp(parse_gasp(&buffer[1..n], from)),
         (AGAIN, _) => Word::Again,
+        (RESTARTS, _) => Word::Restarts(true),
+        (GOES_ON, _) => Word::Restarts(false),
         (SEGMENT | SESSION | GASP, With::Lost | With::Nothing) => Word::Lost,
         (other, _) => unreachable!("an engine of this very program said {other}"),
     })

@@ -24,6 +24,7 @@ mod wards;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{error, warn};
 
 use line::Heard;
-pub use line::{Keeper, LastWord};
+pub use line::{Keeper, LastWord, WORDS};
 use oarlock_cluster::farewell::Care;
 use wards::{Orphans, Wards};
 
@@ -77,6 +78,7 @@ pub fn run(args: &Serve) -> Result<u8> {
     }
     let mut house = House {
         args,
+        program: std::env::current_exe().map_err(failed)?,
         poll,
         next_session: FIRST_SESSION,
         engine: None,
@@ -123,6 +125,8 @@ struct Engine {
 /// A keeper at work.
 struct House<'a> {
     args: &'a Serve,
+    /// Where this program was started from. An upgrade puts another one there, which the next engine is.
+    program: PathBuf,
     poll: Epoll,
     next_session: u64,
     engine: Option<Engine>,
@@ -147,7 +151,7 @@ impl House<'_> {
             orphans.release_address();
         }
         let (line, theirs) = pair::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(&self.program);
         command.arg("engine").arg("--config").arg(&self.args.config).stdin(Stdio::from(theirs));
         if self.args.dev {
             command.arg("--dev");
@@ -225,7 +229,10 @@ impl House<'_> {
         let _ = self.poll.remove(&engine.ended);
         let lived = now.saturating_duration_since(engine.started);
         self.hasty = if lived < TOO_SOON { self.hasty + 1 } else { 0 };
+        // What took its place and did not come to serve has said nothing: whatever its status, the engine has died.
+        let died_on_the_way = engine.wards.restarts;
         match status.code() {
+            _ if died_on_the_way => {}
             Some(0) if engine.wards.again() && !self.stopping => {
                 engine.wards.let_go(&mut self.poll);
                 self.start_at = Some(now + self.pause());
@@ -238,12 +245,17 @@ impl House<'_> {
             }
             _ => {}
         }
-        let how = how(status);
+        let how = match died_on_the_way {
+            true => format!("{}, in the middle of a restart", how(status)),
+            false => how(status),
+        };
         let orphans = engine.wards.orphan(now, &how);
         let waits = orphans.waits_for();
         match status.code() {
             // It has said what is wrong, and another one would find the same.
-            Some(code) if code != PANICKED => self.leaving = Some(code.try_into().unwrap_or(1)),
+            Some(code) if code != PANICKED && !died_on_the_way => {
+                self.leaving = Some(code.try_into().unwrap_or(1))
+            }
             _ if self.stopping => {
                 error!("the engine {how} while it stopped");
                 self.leaving = Some(Code::Failed.exit());

@@ -33,6 +33,8 @@ pub(super) struct Wards {
     gasp: Option<Gasp>,
     /// What follows from all of it.
     run: Ward,
+    /// Another program is taking the engine's place, and has not said that it serves.
+    pub(super) restarts: bool,
 }
 
 impl Wards {
@@ -56,6 +58,7 @@ impl Wards {
                 self.gasp = Some(gasp);
             }
             Word::Again => self.run.ended_by_itself(),
+            Word::Restarts(begins) => self.restarts = begins,
             Word::Lost => self.miss(format_args!("what came with a word: no descriptor is left")),
         }
     }

@@ -330,6 +330,25 @@ pub struct Revoked {
     pub changed: bool,
 }
 
+/// A node whose engine has begun anew and kept all locks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Restarted {
+    /// Version of all documents.
+    pub v: u32,
+    /// Its name.
+    pub node: String,
+    /// Its run, which goes on.
+    pub incarnation: u64,
+    /// The version of the program before.
+    pub before: String,
+    /// The version of the program that serves now.
+    pub now: String,
+    /// For how long nobody served, in microseconds.
+    pub stood_still_us: u64,
+    /// Sessions that went on.
+    pub sessions: u64,
+}
+
 /// A node that has left its cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Left {

@@ -154,6 +154,8 @@ pub struct Link {
     seen: Epoch,
     /// A view below this one is not believed.
     least: Epoch,
+    /// What the engine knows already is not shown to it again, nor anything before that: it goes on with a run in which it was shown.
+    known: Option<u64>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread has let go of its file.
     done: Receiver<()>,
@@ -254,6 +256,18 @@ pub fn start(parts: Parts) -> Result<Link> {
     })
 }
 
+/// Starts the thread of a run that goes on, and does not wait: programs need the engine before it needs a coordinator. What of the
+/// file cannot be used is the coordinator's end.
+///
+/// # Errors
+/// If there is no thread.
+pub fn resume(parts: Parts) -> Result<Link> {
+    let Parts { me, file, founding, joined, mut tuning, wake } = parts;
+    tuning.campaigns = joined.is_none();
+    let open = move |line| async move { Embedded::start(me, &file, line, tuning).await.map(Either::Raft) };
+    Ok(begin_thread(founding, joined.map(|since| (me, since)), wake, open)?.0)
+}
+
 /// The same on whatever `open` opens.
 fn start_with<F, C>(parts: Parts, open: F) -> Result<Link>
 where
@@ -277,6 +291,32 @@ where
     F: FnOnce(Arc<dyn Line>) -> C + Send + 'static,
     C: Future<Output = std::result::Result<Either, String>>,
 {
+    let (mut link, outcome) = begin_thread(founding, joined, wake, open)?;
+    Ok(match outcome.recv() {
+        Ok(Ok(())) => Ok(link),
+        Ok(Err(why)) => {
+            // It lets go of the file before anybody tries again.
+            let _ = link.thread.take().expect("it was begun").join();
+            Err(why)
+        }
+        Err(_) => Err("the thread ended while it began".into()),
+    })
+}
+
+/// What is opened, or why it could not be.
+type Opened = std::result::Result<(), String>;
+
+/// The same without waiting: who drops the receiver hears of a failure as of every other end.
+fn begin_thread<F, C>(
+    founding: Option<Command>,
+    joined: Option<(NodeId, u64)>,
+    wake: Wake,
+    open: F,
+) -> Result<(Link, Receiver<Opened>)>
+where
+    F: FnOnce(Arc<dyn Line>) -> C + Send + 'static,
+    C: Future<Output = std::result::Result<Either, String>>,
+{
     let fail = |e: std::io::Error| Problem::io(Code::Failed, "cannot start the coordinator", &e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
     let (to, wishes) = unbounded_channel();
@@ -295,8 +335,10 @@ where
             let coordinator = match open(line).await {
                 Ok(coordinator) => coordinator,
                 Err(why) => {
-                    // Whoever started the thread waits for this.
-                    let _ = started.send(Err(why));
+                    // Whoever started the thread waits for this, or is told as of every other end.
+                    if let Err(mpsc::SendError(Err(why))) = started.send(Err(why)) {
+                        engine.send(FromControl::Down(unusable(&why)));
+                    }
                     return;
                 }
             };
@@ -310,24 +352,18 @@ where
         runtime.shutdown_timeout(STOP_MAX);
     });
     let thread = thread.map_err(fail)?;
-    Ok(match outcome.recv() {
-        Ok(Ok(())) => Ok(Link {
-            to,
-            from,
-            shown,
-            held: None,
-            seen: Epoch(0),
-            least: Epoch(0),
-            thread: Some(thread),
-            done,
-        }),
-        Ok(Err(why)) => {
-            // It lets go of the file before anybody tries again.
-            let _ = thread.join();
-            Err(why)
-        }
-        Err(_) => Err("the thread ended while it began".into()),
-    })
+    let link = Link {
+        to,
+        from,
+        shown,
+        held: None,
+        seen: Epoch(0),
+        least: Epoch(0),
+        known: None,
+        thread: Some(thread),
+        done,
+    };
+    Ok((link, outcome))
 }
 
 /// Tells the engine if the thread panics.
@@ -362,6 +398,11 @@ impl Link {
         let _ = self.to.send(message);
     }
 
+    /// The engine has been shown this registry, by the program that was in this one's place.
+    pub fn shown(&mut self, registry: &Registry) {
+        (self.known, self.seen) = (Some(registry.revision()), registry.view().epoch);
+    }
+
     /// What the thread has to say, until it is `None`; then wait for the bell.
     pub fn poll(&mut self) -> Option<FromControl> {
         if self.held.is_none() {
@@ -374,6 +415,11 @@ impl Link {
             if registry.cluster().is_some() && registry.view().epoch < self.least {
                 return Some(FromControl::Down(went_back(registry.view().epoch, self.least)));
             }
+        }
+        let known = self.known;
+        let registry = registry.filter(|it| known.is_none_or(|known| it.revision() > known));
+        if let Some(registry) = &registry {
+            self.known = None;
             self.seen = registry.view().epoch;
         }
         registry.map(FromControl::Applied).or_else(|| self.held.take())
