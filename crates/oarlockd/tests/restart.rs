@@ -176,6 +176,10 @@ fn a_cluster_is_upgraded_node_by_node() {
         assert_eq!(counter.load(Relaxed), counted, "increments are lost");
     });
     assert_eq!(NODES.map(|node| status(&dev, node)), runs, "the same runs in the same view");
+    // No engine goes on without a keeper, whichever program it is by then.
+    let engine = dev.engine('c');
+    signal(dev.pid('c'), "KILL");
+    until("it dies with its keeper", || !lives(engine));
 }
 
 /// A node that runs from a file that a test can replace.

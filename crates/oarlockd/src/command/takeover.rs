@@ -9,6 +9,7 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::segment::{Geometry, PlainWords};
 use oarlock_node::Node;
 use oarlock_shm::{Hub, LeaseNote, Memory};
+use rustix::process::Signal;
 use tracing::{info, warn};
 
 use super::cli::EngineArgs;
@@ -23,10 +24,10 @@ use crate::engine::parcel::{Bytes, Parcel, Taken};
 use crate::engine::{Engine, Next, Segment};
 use crate::host::datagrams::Datagrams;
 use crate::host::door::Door;
-use crate::host::exec;
 use crate::host::people;
 use crate::host::signals::Signals;
 use crate::host::state::{DataDir, State};
+use crate::host::{child, exec};
 use crate::keeper::{Keeper, LastWord};
 use crate::problem::{Problem, Result};
 
@@ -115,6 +116,7 @@ fn plain(bytes: &Bytes) -> Result<Box<dyn oarlock_layout::segment::Words + Send>
 /// Goes on with the run.
 fn take_over(args: &EngineArgs, fd: i32) -> Result<()> {
     let parcel = read(&exec::take(fd).map_err(cannot)?)?;
+    child::stay_bound(parcel.parent, Signal::KILL).map_err(|e| cannot(format!("its keeper: {e}")))?;
     let Taken { datagrams, door, data, lease, segments, signals, api } =
         parcel.descriptors.take().map_err(cannot)?;
     let signals = Signals::resume(signals).map_err(cannot)?;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::events::Noted;
 use super::sessions;
-use crate::host::exec;
+use crate::host::{child, exec};
 use crate::keeper;
 
 const MAGIC: [u8; 8] = *b"oarparcl";
@@ -43,6 +43,8 @@ pub struct Parcel {
     segment: u64,
     /// What engine and keeper say to each other; the keeper stays what it is.
     line: u32,
+    /// The keeper, without which no engine goes on.
+    pub parent: i32,
     /// Of the configuration, by key: what must be the same.
     pub fixed: Vec<(String, String)>,
     /// Which beginning of the cluster the data directory is of, if not of the founding.
@@ -116,6 +118,7 @@ impl Parcel {
             version: env!("CARGO_PKG_VERSION").into(),
             segment: SEGMENT,
             line: keeper::WORDS,
+            parent: child::parent(),
             fixed,
             restored,
             descriptors,

@@ -30,6 +30,21 @@ pub fn spawn_bound(command: &mut Command, signal: Signal) -> io::Result<Child> {
     command.spawn()
 }
 
+/// The process that started this one; 0 if it cannot be seen from here.
+pub fn parent() -> i32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
+}
+
+/// Binds this process to its parent anew, which another program has started it under this number: not every kernel keeps that when a
+/// program is executed. An error if that parent has died.
+pub fn stay_bound(parent: i32, signal: Signal) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(signal))?;
+    match self::parent() == parent {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error())),
+    }
+}
+
 /// A descriptor that becomes readable when the process ends.
 pub fn watch(pid: u32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidInput)?;
