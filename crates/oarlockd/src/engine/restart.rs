@@ -147,6 +147,10 @@ impl Engine {
             return May::NotNow("it does not serve, or a change of the view is not complete".into());
         }
         match status.lease_left {
+            // A renewal that is cut off on its way costs time that others need.
+            Some(_) if least == LEFT_FRESH && !self.proposed.is_empty() => {
+                May::NotNow("something that it proposed is not decided".into())
+            }
             Some(left) if left >= least => May::Yes,
             Some(left) => May::NotNow(format!(
                 "its lease is not renewed in time: {} ms of it are left",
