@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oarlock_circuit::Options;
 use oarlock_layout::code::Code;
-use oarlock_layout::seal::{Arrival, Initiation, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Seal};
+use oarlock_layout::seal::{Arrival, Initiation, Keys, MAC_BYTES, MacKey, NotAuthentic, PublicKey, Seal};
 
 mod net;
 use net::seal::ChecksumSeal;
@@ -48,6 +48,10 @@ impl Seal for Changing {
     fn respond(&mut self, prologue: &[u8], message: &[u8]) -> Result<Arrival, NotAuthentic> {
         let mut all = self.0.lock().unwrap();
         all.iter_mut().find_map(|seal| seal.respond(prologue, message).ok()).ok_or(NotAuthentic)
+    }
+
+    fn restore(&self, exported: &[u8]) -> Result<Box<dyn Keys + Send>, NotAuthentic> {
+        self.0.lock().unwrap()[0].restore(exported)
     }
 
     fn mac(&self, key: MacKey<'_>, parts: &[&[u8]]) -> [u8; MAC_BYTES] {

@@ -98,7 +98,8 @@ fn rehearse(args: &EngineArgs) -> Result<()> {
         });
     }
     let state = state_of(&parcel)?;
-    Node::read(node_config(&config, state, &chain), seal(&chain, &secret), words, &parcel.node.0).map_err(cannot)?;
+    Node::read(node_config(&config, state, &chain), seal(&chain, &secret), words, &parcel.node.0)
+        .map_err(cannot)?;
     if let Some(at) = config.api.filter(|at| parcel.api() != Some(*at)) {
         listen(at)?;
     }
