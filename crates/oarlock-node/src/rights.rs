@@ -243,6 +243,8 @@ kinds! {
     Leave needs Operate;
     /// End the membership of a node that is lost
     Remove needs Operate;
+    /// Give stamps of the cluster clock
+    Stamp needs Attend;
     /// Which keys are pinned, and how far a change of one is?
     Keys needs Attend;
     /// Change this node's key

@@ -1,6 +1,6 @@
 //! The cluster clock under load: who issues stamps, and what must hold of them (E5, E8, CK1, CK3).
 //!
-//! Nothing in a node issues stamps yet. So a simulated one issues some with every packet of a program: enough that
+//! Real nodes issue stamps when somebody asks. A simulated one issues some with every packet of a program: enough that
 //! ceilings are raised many times in a run.
 
 use std::collections::BTreeMap;

@@ -277,6 +277,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::RevokeToken
         | Kind::Leave
         | Kind::Remove
+        | Kind::Stamp
         | Kind::Keys
         | Kind::RotateKey
         | Kind::Restart

@@ -691,6 +691,18 @@ pub enum Clock {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Issue stamps: each is above all that anybody saw before, and nobody else has it
+    ///
+    /// Printed as NUMBER.NODE, to be compared by NUMBER and then by NODE. One node's stamps rise. Across nodes they follow what they
+    /// depend on: who takes a lock gets stamps above those of whoever had it before. None comes twice, whatever is restarted.
+    Stamp {
+        /// So many, in order
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+        count: u32,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Print a line whenever something of it is new
     Watch {
         /// Look so often

@@ -7,7 +7,7 @@ use super::args;
 use super::cli::{Ask, Clock as Command, Output};
 use super::output::{self, Rows};
 use super::status::{counted, session};
-use crate::console::doc::{Clock, Question, Status};
+use crate::console::doc::{Clock, Question, Stamps, Status};
 use crate::problem::Result;
 
 /// Runs it.
@@ -20,6 +20,13 @@ pub fn run(command: &Command) -> Result<()> {
                 form @ (Output::Json | Output::Yaml) => output::print_document(form, &clock),
                 Output::Name => output::print_text(&clock.stamp),
                 Output::Table | Output::Wide => output::print_text(&page(&clock, !ask.format.no_headers)),
+            }
+        }
+        Command::Stamp { count, ask } => {
+            let stamps: Stamps = session(&ask.connect)?.document(&Question::Stamp { count: *count })?;
+            match ask.format.output {
+                form @ (Output::Json | Output::Yaml) => output::print_document(form, &stamps),
+                _ => output::print_text(&stamps.stamps.join("\n")),
             }
         }
         Command::Watch { every, during, ask } => {

@@ -101,6 +101,11 @@ pub enum Question {
         /// Name of the member.
         node: String,
     },
+    /// Give me so many stamps of the cluster clock.
+    Stamp {
+        /// How many; at most [`STAMPS_MAX`].
+        count: u32,
+    },
     /// Which keys are pinned, and how far is the change of this node's?
     Keys,
     /// Change this node's key.
@@ -134,6 +139,7 @@ impl Question {
             Question::RevokeToken { .. } => Kind::RevokeToken,
             Question::Leave => Kind::Leave,
             Question::Remove { .. } => Kind::Remove,
+            Question::Stamp { .. } => Kind::Stamp,
             Question::Keys => Kind::Keys,
             Question::RotateKey => Kind::RotateKey,
             Question::Restart => Kind::Restart,
@@ -256,6 +262,23 @@ impl Clock {
             others: Vec::new(),
         })
     }
+}
+
+/// So many stamps may be asked for at once.
+pub const STAMPS_MAX: u32 = 4096;
+
+/// Stamps that nobody else has or will have, each above all that were issued before it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stamps {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the node that issued them.
+    pub node: String,
+    /// Its number, which follows the point in each of them. Two nodes may issue one number; what is ordered by locks or messages never
+    /// has the same.
+    pub id: u16,
+    /// In order: `NUMBER.NODE`.
+    pub stamps: Vec<String>,
 }
 
 /// What another member has said of its clock in this view.

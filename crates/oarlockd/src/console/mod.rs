@@ -54,6 +54,9 @@ use joining::Greeter;
 /// An engine that says nothing for so long is stuck. Members are asked for at most a second.
 const ENGINE_MAX: Duration = Duration::from_secs(5);
 
+/// Whoever wants a stamp waits for it no longer than this: a raise is one round, and a member that is silent for longer is put out.
+const STAMP_PATIENCE: Duration = Duration::from_secs(4);
+
 /// Looks through whole lockspaces that are under way at a time; more wait here. Such a look takes every engine of the
 /// cluster tens of milliseconds, in which it grants nothing.
 const LOOKS_MAX: usize = 4;
@@ -236,6 +239,7 @@ impl Console {
             Question::RevokeToken { serial } => serde_json::to_string(&self.revoke_token(serial).await?),
             Question::Leave | Question::Restart => unreachable!("answered by the engine"),
             Question::Remove { node } => serde_json::to_string(&self.remove(&node).await?),
+            Question::Stamp { count } => serde_json::to_string(&self.stamps(count).await?),
             Question::Keys => serde_json::to_string(&self.keys().await?),
             Question::RotateKey => serde_json::to_string(&self.rotate_key().await?),
             Question::Events { after } => {
@@ -266,6 +270,26 @@ impl Console {
         self.link.send(Control::Deafen { from: addresses, reply: sender });
         wait(receiver).await?;
         Ok(doc::Deafened { v: doc::VERSION, node: self.config.name().into(), from })
+    }
+
+    /// Stamps of the cluster clock, once all members have acknowledged that they may be issued (E5 to E7).
+    async fn stamps(&self, count: u32) -> std::result::Result<doc::Stamps, (Code, String)> {
+        if !(1..=doc::STAMPS_MAX).contains(&count) {
+            let text =
+                format!("{count} stamps at once; at least 1 and at most {} are given", doc::STAMPS_MAX);
+            return Err((Code::Usage, text));
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.link.send(Control::Stamp { count, reply: sender });
+        let issued = tokio::time::timeout(STAMP_PATIENCE, wait(receiver)).await.map_err(|_| {
+            let text =
+                "no stamp may be issued: not all members of the view have acknowledged a higher ceiling";
+            (Code::NotServing, text.into())
+        })?;
+        let stamps = issued?.ok_or((Code::NotServing, "this run issues no stamps any more".into()))?;
+        let id = self.config.me.0;
+        let stamps = stamps.into_iter().map(|stamp| format!("{stamp}.{id}")).collect();
+        Ok(doc::Stamps { v: doc::VERSION, node: self.config.name().into(), id, stamps })
     }
 
     pub(crate) async fn snapshot(&self) -> std::result::Result<Snapshot, (Code, String)> {
@@ -372,6 +396,9 @@ mod tests {
             Question::Backup { here: true },
             Question::Failovers,
             Question::Registry,
+            Question::Stamp { count: 1 },
+            Question::Keys,
+            Question::RotateKey,
             Question::Evict { node: node(), incarnation: 1, epoch: 1 },
             Question::Drain { node: node(), drained: true },
             Question::Drain { node: node(), drained: false },
@@ -450,6 +477,7 @@ mod tests {
                                 | Control::Look { .. }
                                 | Control::Events { .. }
                                 | Control::Rehearse(_)
+                                | Control::Stamp { .. }
                                 | Control::Deafen { .. },
                             ] => None,
                             _ => panic!("{what}: the engine hears {}", heard.len()),

@@ -11,6 +11,7 @@ use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId, SpaceId};
 use oarlock_layout::message::look::{At, Seen};
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
 use oarlock_node::rights::Permit;
@@ -74,6 +75,9 @@ pub enum Answer {
 /// What came of a command, with the registry to which it was applied or a later one.
 pub type Proposed = Result<(Outcome, Arc<Registry>), Trouble>;
 
+/// Stamps, or none: the run has ended, or the clock has come to its end.
+pub(crate) type Issued = Option<Vec<Stamp>>;
+
 /// What the console wants.
 pub enum Control {
     /// How is the node?
@@ -123,6 +127,13 @@ pub enum Control {
     RenewKeys,
     /// Is the run in the view, and since when are the oldest keys of a circuit in use over which a peer is heard?
     OldestKeys(tokio::sync::oneshot::Sender<(bool, Option<Instant>)>),
+    /// Issue so many stamps, in order, once the ceiling permits it.
+    Stamp {
+        /// How many.
+        count: u32,
+        /// Takes them. Whoever does not wait any more has dropped the other half.
+        reply: tokio::sync::oneshot::Sender<Issued>,
+    },
     /// Write down what the next program would get, for a rehearsal.
     Rehearse(tokio::sync::oneshot::Sender<super::Rehearsal>),
     /// Let the next program take the place of this one, with all locks kept. The engine answers, whichever it is by then.

@@ -27,6 +27,7 @@ pub mod parcel;
 mod restart;
 mod segments;
 mod sessions;
+mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -60,6 +61,7 @@ use leaving::Leaving;
 pub use restart::{Next, Rehearsal};
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
+use stamps::Stamping;
 
 use crate::config::{Rights, Shared};
 use crate::coordinator;
@@ -166,6 +168,7 @@ pub struct Engine {
     began: Instant,
     next_ticket: u64,
     looks: BTreeMap<u64, Looked>,
+    stamping: Stamping,
     /// What programs hear of this turn, kept back until the datagrams have left.
     replies: Vec<Said>,
     closes: Vec<SessionId>,
@@ -234,6 +237,7 @@ impl Engine {
             began: clock::now(),
             next_ticket: 1,
             looks: BTreeMap::new(),
+            stamping: Stamping::default(),
             replies: Vec::new(),
             closes: Vec::new(),
             orphans: VecDeque::new(),
@@ -422,6 +426,9 @@ impl Engine {
                         self.log(now, &event);
                     }
                 }
+            }
+            if self.stamping.issue(&mut self.p.node, now) {
+                continue;
             }
             if self.replies.is_empty() && self.closes.is_empty() {
                 return Ok(());
@@ -651,6 +658,7 @@ impl Engine {
                 self.by_hand.push((command.clone(), reply));
                 self.p.coordinator.send(ToControl::Propose(command));
             }
+            Control::Stamp { count, reply } => self.stamping.ask(count, reply),
             Control::RenewKeys => self.p.node.renew_keys(now),
             Control::OldestKeys(reply) => {
                 _ = reply.send((self.p.node.has_entered(), self.p.node.oldest_keys()))
