@@ -39,15 +39,14 @@ impl World {
     /// An engine is handed over. Half of the time that takes no time; sometimes it takes longer than a lease.
     pub(crate) fn hand_over(&mut self, index: u16, length: Time) {
         let now = self.queue.now();
-        if self.hosts[usize::from(index)].node.is_none() {
+        // A machine that stands still replaces nothing.
+        if self.hosts[usize::from(index)].node.is_none() || self.hosts[usize::from(index)].paused {
             return;
         }
         self.cover(FaultKind::HandOver, &[index]);
+        // What it has to say is said before.
+        self.drain(index);
         self.write_and_read(index);
-        if self.hosts[usize::from(index)].paused {
-            // It stands still anyhow, and goes on as the other.
-            return;
-        }
         let length = match self.handover_random.below(100) {
             0..50 => 0,
             50..97 => length.min(S),

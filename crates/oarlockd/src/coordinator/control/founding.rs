@@ -163,7 +163,7 @@ pub(super) async fn follow(engine: &Embedded, registry: &Registry) -> Result<(),
     }
     // Those who are to vote from now on decide this together with those who have until now. If the change had to wait for a
     // majority of them, every other decision would wait with it.
-    let heard = engine.heard(want.voters.iter());
+    let heard = engine.hear(&want.voters).await;
     let heard_enough = 2 * heard.len() > want.voters.len();
     // A leader that votes no more would have to go on without being counted; so another one makes the change.
     if !want.voters.contains(&engine.me()) {

@@ -274,16 +274,27 @@ impl Embedded {
         self.decided(timeout(self.patience, self.raft.change_membership(voters, false)).await).map(|_| ())
     }
 
-    /// Which of these nodes have answered this one a moment ago, itself included? None where it does not lead.
-    pub fn heard<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeSet<NodeId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let Some(answers) = &metrics.heartbeat else { return BTreeSet::new() };
-        let answered = |node: &&NodeId| {
-            let last = answers.get(&node.0.into()).copied().flatten();
-            **node == self.me || last.is_some_and(|last| last.elapsed() < self.silent)
-        };
-        nodes.filter(answered).copied().collect()
+    /// Which of these nodes answer this one from now on, itself included? Waits until that is a majority of them, for as long as one
+    /// that lives takes at most: whoever answered a moment before may have died since. None where it does not lead.
+    pub async fn hear(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let asked = Instant::now();
+        loop {
+            let waited = asked.elapsed();
+            let heard: BTreeSet<NodeId> = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let Some(answers) = &metrics.heartbeat else { return BTreeSet::new() };
+                let answered = |node: &&NodeId| {
+                    let last = answers.get(&node.0.into()).copied().flatten();
+                    **node == self.me || last.is_some_and(|last| last.elapsed() < waited)
+                };
+                nodes.iter().filter(answered).copied().collect()
+            };
+            if 2 * heard.len() > nodes.len() || waited > self.silent {
+                return heard;
+            }
+            tokio::time::sleep(self.silent / 16).await;
+        }
     }
 
     /// Lets nodes go that follow without a vote. Only where this node leads.
