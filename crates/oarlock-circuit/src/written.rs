@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::Incarnation;
 use oarlock_layout::limit::NODES_MAX;
-use oarlock_layout::seal::{MAC_BYTES, Seal};
+use oarlock_layout::seal::{MAC_BYTES, PublicKey, Seal};
 use oarlock_layout::time::Instant;
 use oarlock_layout::written::Contradiction;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,7 @@ pub struct Written<'a> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct OfCircuit<'a> {
     pub(crate) peer: Peer,
+    pub(crate) next_key: Option<PublicKey>,
     pub(crate) previous: Option<OfKeys<'a>>,
     pub(crate) current: Option<OfKeys<'a>>,
     pub(crate) next: Option<OfKeys<'a>>,
@@ -210,6 +211,7 @@ impl Circuit {
             pinned: self.pinned,
             refused_by: self.refused_by,
             refusing: self.refusing,
+            next_key: self.next_key,
             reports: Cow::Borrowed(&self.reports),
             open: self.open.as_ref().map(Cow::Borrowed),
             counters: self.counters,
@@ -227,6 +229,7 @@ impl Circuit {
         circuit.pinned = written.pinned;
         circuit.refused_by = written.refused_by;
         circuit.refusing = written.refusing;
+        circuit.next_key = written.next_key;
         circuit.reports = written.reports.into_owned();
         circuit.open = written.open.map(Cow::into_owned);
         circuit.counters = written.counters;
