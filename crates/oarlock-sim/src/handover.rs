@@ -39,13 +39,17 @@ impl World {
     /// An engine is handed over. Half of the time that takes no time; sometimes it takes longer than a lease.
     pub(crate) fn hand_over(&mut self, index: u16, length: Time) {
         let now = self.queue.now();
-        // A machine that stands still replaces nothing.
-        if self.hosts[usize::from(index)].node.is_none() || self.hosts[usize::from(index)].paused {
+        // A machine that stands still replaces nothing, and a run that is over has nothing to hand over.
+        let host = &self.hosts[usize::from(index)];
+        if host.paused || host.node.as_ref().is_none_or(Node::has_ended) {
             return;
         }
         self.cover(FaultKind::HandOver, &[index]);
         // What it has to say is said before.
         self.drain(index);
+        if self.hosts[usize::from(index)].node.as_ref().is_none_or(Node::has_ended) {
+            return;
+        }
         self.write_and_read(index);
         let length = match self.handover_random.below(100) {
             0..50 => 0,
@@ -101,7 +105,8 @@ impl World {
         }
         let index = (self.load.events / every % u64::from(self.options.nodes)) as u16;
         // A handshake under way would be begun again, which others could tell.
-        if self.hosts[usize::from(index)].node.as_ref().is_some_and(|node| !node.is_greeting()) {
+        let runs = |node: &Node| !node.is_greeting() && !node.has_ended();
+        if self.hosts[usize::from(index)].node.as_ref().is_some_and(runs) {
             self.write_and_read(index);
         }
     }

@@ -110,6 +110,8 @@ impl Engine {
         for reply in std::mem::take(&mut self.wishes.rehearsals) {
             let rehearsal = match self.may_restart(now, Duration::ZERO) {
                 May::Never(why) => Err(why.into()),
+                // It would be forked while descriptors are being passed on.
+                _ if self.wishes.restart.is_some() => Err("a restart is under way".into()),
                 _ => exec::sealed(&self.parcel(now, None).to_bytes()).map_err(|e| e.to_string()),
             };
             // Whoever asked may have left meanwhile.
