@@ -51,7 +51,6 @@ mod stamps;
 pub mod story;
 pub mod swarm;
 mod trace;
-mod versions;
 mod world;
 
 use std::any::Any;
