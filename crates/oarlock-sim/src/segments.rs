@@ -165,15 +165,14 @@ impl World {
         let Some(memory) = host.segments.get(usize::from(space.0)) else { return };
         process.share.attach(usize::from(space.0), memory.clone(), attached, host.ticking(&self.time));
         if !process.share.is_living() {
-            self.hears(index, client);
+            self.forsake(index);
         }
     }
 
     /// A program asks for something, of its segment or of its node.
     pub(crate) fn act(&mut self, index: usize, client: Client, handle: u32, ask: Ask) {
         // What it asked before may have ended its session.
-        let process = &self.processes[index];
-        if process.client != client || !process.alive || process.parting {
+        if self.processes[index].client != client || !self.processes[index].alive {
             return;
         }
         if let Some(token) = self.processes[index].share.token(handle) {
@@ -227,7 +226,7 @@ impl World {
             self.event(What::Told { client, handle, told });
         }
         if out.lost {
-            return self.hears(index, client);
+            return self.forsake(index);
         }
         self.schedule(index);
         if out.gave {
@@ -283,7 +282,7 @@ impl World {
     pub(crate) fn look(&mut self, index: usize, client: Client) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
-        if process.client != client || !process.alive || process.parting {
+        if process.client != client || !process.alive {
             return;
         }
         if now < process.frozen_until {
@@ -345,7 +344,7 @@ impl World {
     }
 
     /// A program finds that nothing it has in a segment can be believed: its session is over.
-    pub(crate) fn forsake(&mut self, index: usize) {
+    fn forsake(&mut self, index: usize) {
         let (client, node) = (self.processes[index].client, self.processes[index].node);
         self.hosts[usize::from(node)].sessions.remove(&client);
         self.put(index, Input::Hangup { client });
@@ -355,9 +354,7 @@ impl World {
 
     /// The process of a session that is over ends a while later: then its places may be used again.
     pub(crate) fn bury(&mut self, index: usize) {
-        let process = &self.processes[index];
-        let host = &self.hosts[usize::from(process.node)];
-        if !process.share.is_attached() || host.starts != process.life {
+        if !self.processes[index].share.is_attached() {
             return;
         }
         let now = self.queue.now();
