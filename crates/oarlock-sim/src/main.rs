@@ -23,7 +23,7 @@ oarlock-sim --rebuild N                                                   what a
   --nodes N     machines (default 5)
   --fences      all seeds with fenced registers (default: as each seed draws)
   --segments    all seeds with segments (--sockets: none; default: as each seed draws)
-  --stay        no engine is handed over (default: as each seed draws)
+  --handovers   engines are handed over now and then (default: none is)
   --rewrite N   after so many events each, a node is written down and read again, which nobody may notice
   --jobs J      threads (default: one per core)
   --liveness    all seeds end with a majority that is whole and the rest broken (--safety: none; default: three in ten)
@@ -70,7 +70,7 @@ fn arguments() -> Result<Arguments, String> {
             "--replay" => arguments.replay = true,
             "--strict" => arguments.strict = true,
             "--segments" => arguments.options.segments = Some(true),
-            "--stay" => arguments.options.handovers = Some(false),
+            "--handovers" => arguments.options.handovers = true,
             "--rewrite" => arguments.options.rewrite = Some(number(value()?)?),
             "--sockets" => arguments.options.segments = Some(false),
             "--fences" => arguments.options.fences = Some(true),
@@ -367,8 +367,10 @@ mod planted {
                 continue;
             }
             let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
-            if bug == Bug::IgnoreFences {
-                options.fences = Some(true);
+            match bug {
+                Bug::IgnoreFences => options.fences = Some(true),
+                Bug::Lose(_) => options.handovers = true,
+                _ => {}
             }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);
             let mut others = BTreeSet::new();
