@@ -369,6 +369,8 @@ mod planted {
             let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
             match bug {
                 Bug::IgnoreFences => options.fences = Some(true),
+                // Whoever asks its node for every lock hears from that when a lease is over.
+                Bug::LongLease => options.segments = Some(true),
                 Bug::Lose(_) => options.handovers = true,
                 _ => {}
             }
