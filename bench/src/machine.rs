@@ -177,6 +177,9 @@ mod tests {
             n = std::hint::black_box(n + 1);
         }
         assert!(tree_seconds(std::process::id()) - before.0 >= 0.04);
-        assert!(process_seconds(std::process::id()).unwrap() - before.1 >= 0.04);
+        // Threads of other tests end meanwhile and take their time out of the sum: we work until ours outweighs it.
+        while process_seconds(std::process::id()).unwrap() - before.1 < 0.04 {
+            assert!(end.elapsed() < Duration::from_secs(10), "this thread's work is not in the sum");
+        }
     }
 }

@@ -32,7 +32,7 @@ use crate::places::Places;
 use crate::replay::ReplayWindow;
 use crate::status::{DoorCounters, PeerCounters};
 
-/// All circuits of a run, as far as they can be written down. See the [module](self).
+/// All circuits of a run, as far as they can be written down (L5).
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Written<'a> {

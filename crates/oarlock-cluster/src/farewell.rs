@@ -175,7 +175,9 @@ mod tests {
         let mut ward = Ward::default();
         assert_eq!(ward.settle(false), Care::NothingHeld);
         ward.laid_down(RUN);
-        [1, 2].map(|session| ward.begun(session));
+        for session in [1, 2] {
+            ward.begun(session);
+        }
         assert_eq!(ward.settle(false), Care::Waits);
         ward.hung_up(1);
         assert_eq!((ward.settle(false), ward.waits_for()), (Care::Waits, 1));
