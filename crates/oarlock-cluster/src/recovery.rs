@@ -129,7 +129,7 @@ pub enum Misdeed {
 impl core::hash::Hash for Recovery {
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
         (self.me, &self.view, self.passed, &self.peers).hash(state);
-        (self.departed, self.stated, self.fences).hash(state);
+        (self.departed, self.told, self.opened, self.stated, self.fences).hash(state);
     }
 }
 
@@ -139,7 +139,7 @@ impl core::hash::Hash for Recovery {
 struct Peer {
     incarnation: Incarnation,
     epoch: Epoch,
-    restated: Option<bool>,
+    restated: bool,
 }
 
 /// The way of one node through the barriers of each view. See the [module](self).
@@ -153,6 +153,10 @@ pub struct Recovery {
     peers: BTreeMap<NodeId, Peer>,
     /// As its lock rooms say: this node knew a run that has left since it was last open.
     departed: bool,
+    /// Another member said so, under this view or one that was overtaken, since masters here were last open.
+    told: bool,
+    /// The last view that was open here.
+    opened: Epoch,
     /// This node has stated everything anew.
     stated: bool,
     /// Something is still to be proven of runs that left.
@@ -173,6 +177,8 @@ impl Recovery {
             passed: 0,
             peers: BTreeMap::new(),
             departed: false,
+            told: false,
+            opened: Epoch(0),
             stated: false,
             fences: false,
             last: None,
@@ -185,8 +191,9 @@ impl Recovery {
     /// `departed`: this node knew a run that has left since it was last open.
     pub fn handle_view(&mut self, now: Instant, view: &View, departed: bool, fences: bool) {
         assert!(view.epoch > self.view.epoch, "views follow each other");
+        let open = self.is_open();
         if let Some(failover) = self.failovers.back_mut() {
-            failover.overtaken = failover.opened().is_none();
+            failover.overtaken = !open;
         }
         let old = core::mem::replace(&mut self.view, view.clone());
         let missing = |of: &View, from: &View| {
@@ -242,7 +249,7 @@ impl Recovery {
             Step::Arrived => {
                 // It comes twice if the circuit came up in between.
                 if known.is_none_or(|peer| peer.epoch < epoch) {
-                    self.peers.insert(from, Peer { incarnation, epoch, restated: None });
+                    self.peers.insert(from, Peer { incarnation, epoch, restated: false });
                 }
             }
             Step::Restated { departed } => {
@@ -251,7 +258,8 @@ impl Recovery {
                 }
                 match known {
                     Some(peer) if peer.epoch == epoch => {
-                        self.peers.insert(from, Peer { restated: Some(departed), ..peer });
+                        self.peers.insert(from, Peer { restated: true, ..peer });
+                        self.told |= departed && epoch > self.opened;
                     }
                     Some(peer) if peer.epoch > epoch => return Ok(()),
                     _ => return Err(Misdeed::NotArrived { epoch }),
@@ -269,6 +277,8 @@ impl Recovery {
     pub fn handle_restated(&mut self, now: Instant) {
         assert!(self.passed == Gate::Stated as usize && !self.stated, "nobody asked for it");
         self.stated = true;
+        // All members are in this view: what they said under those before has been heard.
+        self.departed |= self.told;
         self.say_to_all(Step::Restated { departed: self.departed });
         self.last = None;
         self.settle(now);
@@ -282,7 +292,11 @@ impl Recovery {
 
     /// What is to be done next, until it is `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if matches!(output, Some(Output::Open { .. })) {
+            (self.opened, self.told) = (self.view.epoch, false);
+        }
+        output
     }
 
     /// The view that is valid here; of epoch 0 before the first.
@@ -295,9 +309,9 @@ impl Recovery {
         self.view.epoch
     }
 
-    /// Do masters here grant?
+    /// Do masters here grant? They do when they have been told, not as soon as the last barrier is passed.
     pub fn is_open(&self) -> bool {
-        self.passed == Gate::ALL.len()
+        self.opened == self.view.epoch && self.opened > Epoch(0)
     }
 
     /// May lock messages of the view be said?
@@ -339,7 +353,7 @@ impl Recovery {
             peer.is_some_and(|it| it.incarnation == member.incarnation && it.epoch == self.view.epoch);
         match gate {
             Gate::Arrived => there,
-            Gate::Restated => there && peer.is_some_and(|it| it.restated.is_some()),
+            Gate::Restated => there && peer.is_some_and(|it| it.restated),
             Gate::Stated | Gate::Fenced => true,
         }
     }
@@ -360,12 +374,7 @@ impl Recovery {
             self.outputs.push_back(Output::Passed(gate));
             match gate {
                 Gate::Arrived => self.outputs.push_back(Output::Restate),
-                Gate::Fenced => {
-                    let said = self.others().any(|member| {
-                        self.peers.get(&member.node).is_some_and(|peer| peer.restated == Some(true))
-                    });
-                    self.outputs.push_back(Output::Open { departed: self.departed || said });
-                }
+                Gate::Fenced => self.outputs.push_back(Output::Open { departed: self.departed || self.told }),
                 Gate::Stated | Gate::Restated => {}
             }
         }

@@ -1,7 +1,7 @@
 //! The barriers between a view and the first grant under it: step by step, and in storms of views, deaths and slow messages.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_cluster::recovery::{FAILOVERS_MAX, Gate, Misdeed, Output, Recovery};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
@@ -81,6 +81,49 @@ fn a_view_in_the_middle_begins_at_the_top() {
     assert!(room.failovers().next().unwrap().overtaken);
 }
 
+/// 44, 48: one that was open has done its part towards the dead and says no more of them. Whoever was not has heard of them and
+/// goes on to say so, whether it heard before the next view or after it, and even if only its masters had not been told yet.
+#[test]
+fn what_others_knew_of_the_dead_is_remembered_until_masters_are_open() {
+    let knew = Step::Restated { departed: true };
+    for how in ["before", "late", "untold"] {
+        let mut room = Recovery::new(NodeId(0));
+        room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1)]), false, true);
+        hear(&mut room, 1, 1, 5, Step::Arrived).unwrap();
+        said(&mut room);
+        room.handle_restated(ms(2));
+        if how != "late" {
+            hear(&mut room, 3, 1, 5, knew).unwrap();
+        }
+        said(&mut room);
+        if how == "untold" {
+            // It is decided at the same moment that nothing is left to prove and that another joins.
+            room.handle_fences(ms(4), false);
+        }
+        room.handle_view(ms(4), &view(6, &[(0, 1), (1, 1), (2, 1)]), false, false);
+        assert!(room.failovers().any(|it| it.epoch == Epoch(5) && it.overtaken), "{how}");
+        if how == "late" {
+            hear(&mut room, 5, 1, 5, knew).unwrap();
+        }
+        for from in [1, 2] {
+            hear(&mut room, 6, from, 6, Step::Arrived).unwrap();
+        }
+        said(&mut room);
+        room.handle_restated(ms(7));
+        let says = |output: &Output| matches!(output, Output::Say { barrier, .. } if barrier.step == knew);
+        assert_eq!(said(&mut room).iter().filter(|it| says(it)).count(), 2, "{how}");
+        for from in [1, 2] {
+            hear(&mut room, 8, from, 6, RESTATED).unwrap();
+        }
+        assert!(said(&mut room).contains(&Output::Open { departed: true }), "{how}");
+        // From then on it is settled.
+        room.handle_view(ms(9), &view(7, &[(0, 1)]), false, false);
+        said(&mut room);
+        room.handle_restated(ms(10));
+        assert!(said(&mut room).contains(&Output::Open { departed: false }), "{how}");
+    }
+}
+
 /// A member that is ahead is remembered; one that was replaced by a later run of itself is not taken for it.
 #[test]
 fn what_a_member_said_early_counts_and_what_an_earlier_run_said_does_not() {
@@ -138,6 +181,9 @@ struct Storm {
     runs: u64,
     opened: u32,
     overtaken: u32,
+    /// Who has opened which view.
+    open: BTreeSet<(usize, Member)>,
+    marked: u32,
 }
 
 struct Node {
@@ -146,6 +192,7 @@ struct Node {
     at: Option<usize>,
     /// `Restate` was asked for and is not done.
     restating: bool,
+    departed: bool,
 }
 
 impl Storm {
@@ -158,6 +205,8 @@ impl Storm {
             runs: 0,
             opened: 0,
             overtaken: 0,
+            open: BTreeSet::new(),
+            marked: 0,
         };
         storm.decide();
         storm
@@ -178,8 +227,10 @@ impl Storm {
                 self.runs += 1;
                 let new = member(node, self.runs);
                 members.push(new);
-                self.nodes
-                    .insert(new, Node { room: Recovery::new(NodeId(node)), at: None, restating: false });
+                self.nodes.insert(
+                    new,
+                    Node { room: Recovery::new(NodeId(node)), at: None, restating: false, departed: false },
+                );
             }
         }
         members.sort_by_key(|m| m.node);
@@ -211,10 +262,12 @@ impl Storm {
                 }
                 Output::Restate => node.restating = true,
                 Output::Passed(_) => {}
-                Output::Open { .. } => {
+                Output::Open { departed } => {
                     self.opened += 1;
+                    self.settles(who, departed);
+                    let node = &self.nodes[&who];
                     // The promise: every member is in this very view, or beyond, and has restated under it.
-                    let (at, epoch) = (node.at.unwrap(), view.unwrap().epoch);
+                    let (at, epoch) = (node.at.unwrap(), node.room.epoch());
                     for other in self.views[at].members.clone() {
                         let Some(other) = self.nodes.get(&other) else { continue };
                         let beyond = other.at > Some(at);
@@ -232,6 +285,25 @@ impl Storm {
                 }
             }
         }
+    }
+
+    /// A run that left while it was open somewhere counts until there is a view that all its members have opened; and after
+    /// that no departure does.
+    fn settles(&mut self, who: Member, departed: bool) {
+        let at = self.nodes[&who].at.expect("it is in a view");
+        let left = |n: &usize| {
+            let was_open = |m: &&Member| self.open.iter().any(|(at, it)| at < n && it == *m);
+            let mut old = self.views[n - 1].members.iter().filter(was_open);
+            // If nobody is left who was open before, nothing is left that could be believed too much.
+            let stays = old.clone().any(|m| self.views[at].members.contains(m));
+            stays && old.any(|m| !self.views[*n].members.contains(m))
+        };
+        let whole = |n: &usize| self.views[*n].members.iter().all(|m| self.open.contains(&(*n, *m)));
+        let settled = (0..at).rev().find(whole).unwrap_or(0);
+        let unsettled = (settled + 1..=at).any(|n| left(&n));
+        assert!(departed || !unsettled, "seen from {who:?} nobody left between {settled} and {at}");
+        self.marked += u32::from(departed);
+        self.open.insert((at, who));
     }
 
     fn step(&mut self, views: bool) {
@@ -254,8 +326,14 @@ impl Storm {
                     at
                 };
                 self.overtaken += u32::from(node.at.is_some() && !node.room.is_open());
-                (node.at, node.restating) = (Some(at), false);
-                node.room.handle_view(now, &self.views[at].clone(), false, false);
+                let before = node.at.replace(at);
+                node.restating = false;
+                // As its lock rooms say: whoever left since it was last open.
+                let old = before.map_or(&[][..], |old| &self.views[old].members);
+                let gone = old.iter().any(|m| !self.views[at].members.contains(m));
+                let departed = gone || node.departed && !node.room.is_open();
+                node.departed = departed;
+                node.room.handle_view(now, &self.views[at].clone(), departed, false);
                 self.collect(who);
             }
             6..12 => {
@@ -298,7 +376,7 @@ impl Storm {
 /// to change all open.
 #[test]
 fn in_storms_of_views_nobody_opens_early_and_everybody_in_the_end() {
-    let (mut opened, mut overtaken) = (0, 0);
+    let (mut opened, mut overtaken, mut marked) = (0, 0, 0);
     for seed in 0..300 {
         let mut storm = Storm::new(seed);
         for _ in 0..2_000 {
@@ -307,7 +385,10 @@ fn in_storms_of_views_nobody_opens_early_and_everybody_in_the_end() {
         storm.rest();
         opened += storm.opened;
         overtaken += storm.overtaken;
+        marked += storm.marked;
     }
-    println!("{opened} times a member opened a view, {overtaken} times another came before");
-    assert!(opened > 2_000 && overtaken > 2_000, "{opened} {overtaken}");
+    println!(
+        "{opened} times a member opened a view, {marked} times beside departures, {overtaken} times another came before"
+    );
+    assert!(overtaken > 2_000 && marked > 500 && opened - marked > 500, "{opened} {overtaken} {marked}");
 }
