@@ -560,7 +560,9 @@ impl World {
                     self.trace.record(now, Kind::Event, index.into(), text.as_bytes());
                     match event {
                         oarlock_node::Event::Serving { .. } => {
-                            (host.serving, host.stale) = (true, false);
+                            host.serving = true;
+                            // Let in under a number that some members know of another run, it is never heard by those.
+                            host.stale &= host.disk.run() < host.starts;
                         }
                         // Its number was used before, which it must be told.
                         oarlock_node::Event::NotLetIn { .. } if host.stale => refused = true,
