@@ -337,7 +337,7 @@ impl Node {
         use oarlock_lock::Output as L;
         // To close the sessions of a run that ends frees their locks in the room. But programs may act under them until they
         // have heard of it, so nobody else gets them before the run is surrendered or its lease is over (L5, X10).
-        if self.ended {
+        if self.ended && !self.has_bug(crate::planted::Bug::GiveBackAtEnd) {
             return;
         }
         match output {

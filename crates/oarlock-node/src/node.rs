@@ -482,7 +482,8 @@ impl Node {
     /// Ends this run in order: every session is told that its locks are gone. Returns the sessions that held locks or
     /// waited for some: their programs must have heard before the run may be called clean.
     pub fn stop(&mut self, now: Instant) -> Vec<SessionId> {
-        self.end(now, "the node was stopped")
+        let holders = self.end(now, "the node was stopped");
+        if self.has_bug(crate::planted::Bug::StopUnheard) { Vec::new() } else { holders }
     }
 
     /// Nobody can act under a lock of this run any more: it gives itself up, so that others need not wait for the end of its

@@ -15,6 +15,14 @@ pub enum Bug {
     LongLease,
     /// What is said here is left out of the state that is read (L5).
     Lose(Lost),
+    /// A run that is stopped gives itself up while its programs have only just been told (L5).
+    StopUnheard,
+    /// A run that ends gives the locks of its programs back at once (L5, X10).
+    GiveBackAtEnd,
+    /// A keeper says the last word of a run before its programs have heard that it is over (L5).
+    GaspUnheard,
+    /// Whoever has joined with the id of a member that left is taken for that member.
+    OldMember,
 }
 
 /// What whoever goes on from a written state may have forgotten.
@@ -41,7 +49,15 @@ impl Lost {
 impl Bug {
     /// Every one of them.
     pub fn all() -> impl Iterator<Item = Bug> {
-        let hall = [Bug::OpenEarly, Bug::IgnoreFences, Bug::LongLease];
+        let hall = [
+            Bug::OpenEarly,
+            Bug::IgnoreFences,
+            Bug::LongLease,
+            Bug::StopUnheard,
+            Bug::GiveBackAtEnd,
+            Bug::GaspUnheard,
+            Bug::OldMember,
+        ];
         RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(Lost::ALL.map(Bug::Lose))
     }
 

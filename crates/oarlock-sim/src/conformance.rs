@@ -213,7 +213,7 @@ impl Machines {
                 Arrival::Stored { epoch }
             }
             // Nobody stands on these machines who has a clock.
-            Input::CeilingStored { .. } => return,
+            Input::CeilingStored { .. } | Input::GivenUp { .. } => return,
         };
         self.arrived[usize::from(node)].push_back(arrival);
     }

@@ -12,7 +12,9 @@
 
 use std::collections::VecDeque;
 
-use oarlock_cluster::registry::{Command, FirstSpace, Founder, Order, Outcome, Registry, SpaceSettings};
+use oarlock_cluster::registry::{
+    Command, FirstSpace, Founder, Order, Outcome, Registry, Role, SpaceSettings,
+};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
 
@@ -31,6 +33,8 @@ const ASK_EACH: Time = 100 * MS;
 pub(crate) struct Coordinator {
     /// With all that was decided.
     registry: Registry,
+    /// A bit for each member that votes.
+    voters: u64,
     order: Vec<Command>,
     /// What each node's disk has: how many commands, and the registry after these.
     known: Vec<(usize, Registry)>,
@@ -91,6 +95,7 @@ impl Coordinator {
         assert_eq!(outcome, Outcome::Done);
         Coordinator {
             order: Vec::new(),
+            voters: voters(&registry),
             known: vec![(0, registry.clone()); nodes],
             copies: vec![None; nodes],
             founded: registry.clone(),
@@ -106,6 +111,27 @@ impl Coordinator {
     /// What the disk of a node says.
     pub(crate) fn known(&self, node: u16) -> &Registry {
         &self.known[usize::from(node)].1
+    }
+
+    /// All that has been decided, whoever has heard of it.
+    pub(crate) fn newest(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// How many members vote.
+    pub(crate) fn voters(&self) -> u32 {
+        self.voters.count_ones()
+    }
+
+    /// Does this node know nearly all of it?
+    pub(crate) fn has_caught_up(&self, node: u16) -> bool {
+        self.known[usize::from(node)].0 + 20 >= self.order.len()
+    }
+
+    /// Another machine has the place of a node, with an empty disk, and nobody has copied that.
+    pub(crate) fn begin_anew(&mut self, node: u16) {
+        self.copies[usize::from(node)] = None;
+        self.turn_back(node, true);
     }
 
     /// What has been decided about a node, whoever has heard of it.
@@ -162,9 +188,7 @@ impl World {
     /// A proposal has reached whoever leads, if anybody does.
     pub(crate) fn decide(&mut self, node: u16, run: u64, command: Command) {
         let now = self.queue.now();
-        // A process that gives its run up stays until it hears that it is given up.
-        let leaving = matches!(command, Command::Surrender { .. });
-        if now < self.coordinator.leaderless_until || !self.reaches_majority(node, leaving) {
+        if now < self.coordinator.leaderless_until || !self.reaches_majority(node) {
             return;
         }
         self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
@@ -179,14 +203,18 @@ impl World {
         let it = &mut self.coordinator;
         it.decided += 1;
         let outcome = it.registry.apply(&command);
+        if matches!(command, Command::SetRole { .. } | Command::Leave { .. } | Command::Join { .. }) {
+            it.voters = voters(&it.registry);
+        }
         it.order.push(command.clone());
         if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
             self.fences.checker.surrendered(node.0, incarnation.0);
         }
-        let evicted: Vec<u16> = match &command {
-            Command::Evict { out, .. } if outcome == Outcome::Done => out.iter().map(|o| o.node.0).collect(),
-            _ => Vec::new(),
-        };
+        // A start puts out the run before it, if that was given up.
+        let view =
+            matches!(command, Command::Evict { .. } | Command::Start { .. }) && outcome == Outcome::Done;
+        let change = it.registry.history().last().filter(|_| view);
+        let evicted: Vec<u16> = change.iter().flat_map(|change| &change.out).map(|out| out.node.0).collect();
         it.answers[usize::from(node)].push_back((it.order.len(), run, command, outcome));
         self.load.verdicts += u64::from(!evicted.is_empty());
         self.ambush_all();
@@ -206,7 +234,7 @@ impl World {
         if !host.up
             || host.paused
             || now < self.coordinator.deaf_until[usize::from(node)] && !self.calm
-            || !self.reaches_majority(node, false)
+            || !self.reaches_majority(node)
         {
             return;
         }
@@ -231,16 +259,21 @@ impl World {
         }
         let registry = registry.clone();
         self.wake(node);
+        let mut noted = false;
         if let Some(it) = &mut self.hosts[usize::from(node)].node {
             it.handle_applied(at, &registry);
             for (_, of, command, outcome) in answers {
                 if of == run {
+                    noted |= command == it.surrendered_by();
                     it.handle_answer(at, &command, outcome);
                 }
             }
         }
         self.attend_keys(node);
         self.turn(node);
+        if noted {
+            self.noted(node);
+        }
         if step < behind {
             self.queue.push(now, Happening::Catch { node });
         }
@@ -269,16 +302,25 @@ impl World {
         self.queue.push(now + ASK_EACH, Happening::Attend);
     }
 
-    /// Can this node talk with a majority, itself included, in both directions?
-    pub(crate) fn reaches_majority(&self, node: u16, leaving: bool) -> bool {
+    /// Can this node talk with a majority of those who vote, itself included if it does, in both directions?
+    pub(crate) fn reaches_majority(&self, node: u16) -> bool {
         let now = self.queue.now();
         let works = |n: u16| {
             let host = &self.hosts[usize::from(n)];
-            (host.up && !host.paused) || (n == node && leaving)
+            host.up && !host.paused
         };
+        let voters = self.coordinator.voters;
         let reached = (0..self.options.nodes)
-            .filter(|other| works(*other) && (*other == node || self.network.passes(now, node, *other)))
+            .filter(|other| {
+                voters >> other & 1 == 1
+                    && works(*other)
+                    && (*other == node || self.network.passes(now, node, *other))
+            })
             .count();
-        works(node) && 2 * reached > usize::from(self.options.nodes)
+        works(node) && 2 * reached > voters.count_ones() as usize
     }
+}
+
+fn voters(registry: &Registry) -> u64 {
+    registry.members().filter(|it| it.role == Role::Voter).fold(0, |all, it| all | 1 << it.node.0)
 }

@@ -154,6 +154,7 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
         kind,
         F::Pause
             | F::Crash
+            | F::EngineDies
             | F::Wiped
             | F::OldCopy
             | F::ProgramDies
@@ -179,6 +180,9 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
     if kind == F::ByHand && matches!(stage, Stage::Dead | Stage::Surrendered) {
         return None;
     }
+    if matches!(kind, F::Leaves | F::Joins) && stage == Stage::Founding {
+        return Some("nobody leaves before there was a view");
+    }
     if kind == F::Restarts && stage == Stage::Founding {
         return Some("restarts of all begin three seconds into a run, when the first view is there");
     }
@@ -195,6 +199,10 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::Crash, Stage::Fencing),
     (FaultKind::Crash, Stage::Open),
     (FaultKind::Crash, Stage::Overtaken),
+    (FaultKind::EngineDies, Stage::Arriving),
+    (FaultKind::EngineDies, Stage::Fencing),
+    (FaultKind::EngineDies, Stage::Open),
+    (FaultKind::EngineDies, Stage::Writing),
     (FaultKind::Partition, Stage::Frozen),
     (FaultKind::Crash, Stage::Converting),
     (FaultKind::Crash, Stage::Writing),
@@ -211,6 +219,10 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::OldRuns, Stage::Open),
     (FaultKind::ByHand, Stage::Arriving),
     (FaultKind::ByHand, Stage::Open),
+    (FaultKind::Leaves, Stage::Open),
+    (FaultKind::Leaves, Stage::Holding),
+    (FaultKind::Joins, Stage::Open),
+    (FaultKind::Joins, Stage::Holding),
     (FaultKind::OldCopy, Stage::Open),
     (FaultKind::Wiped, Stage::Open),
     (FaultKind::ProgramDies, Stage::Writing),
@@ -314,7 +326,7 @@ impl World {
             put(Stage::Out, decided.run.is_none());
             return stages;
         };
-        put(Stage::CutOff, !self.reaches_majority(index, false) && !host.paused);
+        put(Stage::CutOff, !self.reaches_majority(index) && !host.paused);
         let recovery = node.recovery();
         // The number of a run that is set back may be in the view, and it is another run all the same.
         let mine = decided.run == Some(host.disk.run()) && !host.stale;

@@ -82,9 +82,11 @@ impl World {
             FaultKind::Pause => return self.pause(now, node, length),
             FaultKind::Crash => return self.crash(now, node),
             FaultKind::HandOver => return self.hand_over(node, length),
+            FaultKind::EngineDies => return self.engine_dies(node),
             FaultKind::Wiped | FaultKind::OldCopy => return self.turn_back(kind, node),
             FaultKind::ByHand => return self.put_out(node),
-            FaultKind::Restarts | FaultKind::ProgramDies | FaultKind::ProgramStands => {
+            FaultKind::Leaves => return self.leave_for_good(node),
+            FaultKind::Joins | FaultKind::Restarts | FaultKind::ProgramDies | FaultKind::ProgramStands => {
                 unreachable!("planned apart")
             }
         };
@@ -188,10 +190,10 @@ impl World {
     fn crash(&mut self, now: Time, node: u16) {
         self.cover(FaultKind::Crash, &[node]);
         let random = &mut self.fault_random;
-        let clean = random.chance(250);
+        let clean = random.chance(400);
         let back = now + random.spread(10 * MS, 6 * S);
         self.queue.push(back, Happening::Start { node });
-        self.end(node, clean);
+        if clean { self.stop(node) } else { self.end(node) }
     }
 
     /// All are restarted, some rounds before the last one was over.

@@ -291,7 +291,7 @@ impl World {
         let What::Told { client, handle, told: Told::Granted { mode, token, .. } } = &event.what else {
             return;
         };
-        let Some(by) = self.run_of(*client).filter(|_| self.fences.on) else { return };
+        let Some(by) = self.fences.on.then(|| self.run_of(*client)).flatten() else { return };
         let (ledger, coordinator) = (self.judge.ledger(), &self.coordinator);
         let is_in = |node, run| coordinator.is_in(node, run);
         let key = (*client, *handle);
@@ -311,8 +311,8 @@ impl World {
 
     /// The run at which a client has its session: sessions end with runs.
     fn run_of(&self, client: Client) -> Option<Run> {
-        let node = self.judge.ledger().node(client)?;
-        Some((node, self.hosts[usize::from(node)].disk.run()))
+        let process = self.processes.iter().find(|process| process.client == client)?;
+        Some((process.node, process.run))
     }
 
     fn written(&mut self, register: usize, write: &Write) {

@@ -87,7 +87,9 @@ impl World {
         if !self.mix.liveness || nodes < 3 {
             return;
         }
-        let count = self.fault_random.between(1, u64::from(nodes - 1) / 2);
+        // A member that is just leaving or coming does not vote.
+        let most = u64::from(self.coordinator.voters().clamp(3, nodes.into()) - 1) / 2;
+        let count = self.fault_random.between(1, most);
         while (self.health.broken.len() as u64) < count {
             let node = self.fault_random.below(nodes.into()) as u16;
             let how = *self.fault_random.pick(&Breakage::ALL);
@@ -104,7 +106,7 @@ impl World {
             let weather = Weather { lost: 1000, ..Weather::FINE };
             let mut links = self.network.all_links();
             match how {
-                Breakage::Dead => self.end(node, false),
+                Breakage::Dead => self.end(node),
                 Breakage::Paused => self.hosts[usize::from(node)].paused = true,
                 Breakage::Cut => links.retain(|(a, b)| *a == node || *b == node),
                 Breakage::Deaf => links.retain(|(_, to)| *to == node),

@@ -6,16 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use oarlock_layout::id::Epoch;
+use oarlock_layout::id::{Epoch, Incarnation};
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_node::{Config, Node};
 use oarlock_shm::Memory;
 
 use crate::disk::Disk;
+use crate::farewell::{Keeper, Leaving};
 use crate::fencing::ToRegisters;
 use crate::history::Client;
 use crate::keys::Keys;
+use crate::members::Identity;
 use crate::queue::Time;
 use crate::share::Ticking;
 
@@ -40,6 +42,10 @@ pub(crate) enum Input {
     /// The process that had this session has ended for certain.
     Gone {
         client: Client,
+    },
+    /// An earlier run of this node was given up by its keeper.
+    GivenUp {
+        incarnation: Incarnation,
     },
     Stored {
         epoch: Epoch,
@@ -84,6 +90,14 @@ pub(crate) struct Host {
     pub asleep: bool,
     /// How this run of the node fences others.
     pub fence: ToRegisters,
+    /// The run has been stopped and waits for its programs.
+    pub stopping: Option<Leaving>,
+    /// What outlives the engine.
+    pub keeper: Keeper,
+    /// It lives.
+    pub kept: bool,
+    /// Who it is to the others.
+    pub identity: Identity,
     /// How often in a row it was woken at the same moment.
     rushes: (Time, u32),
     offset: u64,
@@ -115,6 +129,10 @@ impl Host {
             lease_until: Instant(0),
             asleep: false,
             fence: ToRegisters::default(),
+            stopping: None,
+            keeper: Keeper::default(),
+            kept: false,
+            identity: Identity::founder(index),
             rushes: (0, 0),
             offset,
             drift,
@@ -153,6 +171,7 @@ impl Host {
         (self.serving, self.paused, self.timer_at) = (false, false, Time::MAX);
         (self.asleep, self.lease_until) = (false, Instant(0));
         self.fence = ToRegisters::default();
+        self.stopping = None;
     }
 
     /// Something reached the machine, for this run (of so many starts) or for whichever goes on. Gives it back if the node is to

@@ -28,6 +28,8 @@ const AGAIN: Time = 500 * MS;
 /// A node's keys, as files beside its disk: each is a number from which the private half follows.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
+    /// The first of all, from which those to come follow.
+    first: u64,
     current: u64,
     next: Option<u64>,
     old: Option<u64>,
@@ -42,10 +44,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(index: u16) -> Keys {
-        let current = u64::from(index) + 1;
+    /// Those of a machine that nobody used before.
+    pub(crate) fn new(machine: u16) -> Keys {
+        let current = u64::from(machine) + 1;
         let own = OwnKeys::new(current);
-        Keys { current, next: None, old: None, own, switched: None, asked: 0, count: 0 }
+        Keys { first: current, current, next: None, old: None, own, switched: None, asked: 0, count: 0 }
     }
 
     /// For the seal of a run that begins.
@@ -89,7 +92,7 @@ impl World {
             return;
         }
         host.keys.count += 1;
-        host.keys.next = Some(u64::from(node) + 1 + 1000 * host.keys.count);
+        host.keys.next = Some(host.keys.first + 1000 * host.keys.count);
         host.keys.show();
         self.load.keys_changed += 1;
         self.attend_keys(node);
@@ -111,7 +114,8 @@ impl World {
             let key = it.next.as_ref().expect("it was looked at").key;
             commands.push(Command::KeySeen { node: it.node, key, by: me });
         }
-        let record = registry.member(me).expect("all are members");
+        // Who has left, or has not heard yet that it has joined, changes nothing.
+        let Some(record) = registry.member(me).filter(|it| !it.left) else { return };
         let announced = |key: u64| record.next.as_ref().is_some_and(|next| next.key == public(key));
         let keys = &mut host.keys;
         if keys.old.is_some() && keys.switched.is_none() {

@@ -215,7 +215,7 @@ fn many_seeds(arguments: &Arguments) -> bool {
         "{} seeds, {} failed, {} with too little load, {} run twice: {} simulated s, {:.0} per core-s; \
          {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults; \
          {} reads, {} of them outside of doubt; \
-         {} verdicts, {} of them beside sound members",
+         {} verdicts, {} of them beside sound members; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined",
         t.counted,
         t.failed,
         t.thin,
@@ -232,6 +232,12 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.reads_certain,
         t.load.verdicts,
         t.load.verdicts_judged,
+        t.load.stops,
+        t.load.surrendered,
+        t.load.engines,
+        t.load.gasps,
+        t.load.left,
+        t.load.joined,
     );
     t.failed == 0 && t.counted >= arguments.seeds && covered
 }
@@ -343,6 +349,10 @@ mod planted {
             Bug::Lose(Lost::Unacknowledged),
             &["answers", "assertion", "forming", "honesty", "liveness", "words"],
         ),
+        (Bug::StopUnheard, &["exclusion", "value", "tokens"]),
+        (Bug::GiveBackAtEnd, &["exclusion", "value", "tokens", "fence"]),
+        (Bug::GaspUnheard, &["exclusion", "value", "tokens"]),
+        (Bug::OldMember, &["forming", "members"]),
     ];
 
     /// Bugs that take twice as many seeds as others.

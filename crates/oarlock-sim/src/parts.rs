@@ -83,7 +83,10 @@ impl World {
             }
             Part::Break => self.break_some(),
             Part::MustServe => {
-                let idle = self.hosts.iter().filter(|h| self.is_whole(h.index) && !h.grants());
+                let idle = self
+                    .hosts
+                    .iter()
+                    .filter(|h| self.is_whole(h.index) && !self.is_changing(h.index) && !h.grants());
                 let idle: BTreeSet<u16> = idle.map(|h| h.index).collect();
                 if !idle.is_empty() {
                     let broken = &self.health.broken;
@@ -95,6 +98,7 @@ impl World {
                 }
             }
             Part::Polite => {
+                self.members_must_be_there();
                 self.clocks_must_go();
                 self.keys_must_be_settled();
                 self.mark(Mark::Polite);

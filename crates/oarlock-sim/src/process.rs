@@ -69,6 +69,11 @@ pub(crate) struct Process {
     /// Its number in the history; a new one after each death.
     pub client: Client,
     pub alive: bool,
+    /// Which start of its node its session is of, and which run that was.
+    pub life: u64,
+    pub run: u64,
+    /// It has heard that its session is over, and ends what it does under its locks.
+    pub parting: bool,
     /// An anchor keeps NL on some resources, so that their value blocks live on.
     pub anchor: bool,
     slots: Vec<Slot>,
@@ -102,6 +107,9 @@ impl Process {
             node,
             client: 0,
             alive: false,
+            life: 0,
+            run: 0,
+            parting: false,
             anchor,
             slots: Vec::new(),
             next_handle: 0,
@@ -118,9 +126,10 @@ impl Process {
     }
 
     /// A new life.
-    pub(crate) fn spawn(&mut self, now: Time, client: Client, random: &mut Random) {
+    pub(crate) fn spawn(&mut self, now: Time, client: Client, (life, run): (u64, u64), random: &mut Random) {
         self.client = client;
-        self.alive = true;
+        (self.alive, self.parting) = (true, false);
+        (self.life, self.run) = (life, run);
         self.slots.clear();
         self.next_handle = 0;
         self.next_lock = now + random.below(20 * MS);
@@ -259,7 +268,7 @@ impl Process {
     fn lock(&mut self, cx: &mut Context<'_>) {
         // Together they keep a pace: after a time in which nothing could be had they hurry.
         let behind = cx.load.locks.saturating_sub(cx.load.refused) < cx.now / MS * PACE / 1000;
-        let gap = if behind { LOCK_GAP / 2 } else { LOCK_GAP * 2 };
+        let gap = if behind { LOCK_GAP / 3 } else { LOCK_GAP * 2 };
         self.next_lock = cx.now + cx.random.below(2 * gap);
         let count = cx.names.len() as u64 / 2;
         let rank = if self.anchor {
@@ -354,10 +363,7 @@ impl Process {
             Reply::Failed { handle, why } => Some((handle, Told::Failed { code: why.code })),
             Reply::Released { handle } => Some((handle, Told::Released)),
             Reply::Blocking { handle, wanted } => Some((handle, Told::Blocking { wanted })),
-            Reply::Lost { .. } | Reply::Refused { .. } => {
-                self.alive = false;
-                None
-            }
+            Reply::Lost { .. } | Reply::Refused { .. } => None,
             other => panic!("a simulated program never asks for {other:?}"),
         }
     }

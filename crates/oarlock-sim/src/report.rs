@@ -61,6 +61,18 @@ pub struct Load {
     pub keys_changed: u64,
     /// Of those, changed to the end.
     pub keys_retired: u64,
+    /// Runs that were stopped in order.
+    pub stops: u64,
+    /// Of those, runs that heard that they have given themselves up.
+    pub surrendered: u64,
+    /// Engines that died while their keepers lived.
+    pub engines: u64,
+    /// Last words that keepers said of them.
+    pub gasps: u64,
+    /// Members that left for good.
+    pub left: u64,
+    /// Members that joined in their places.
+    pub joined: u64,
 }
 
 impl Load {
@@ -92,6 +104,12 @@ impl Load {
         self.handover_bytes += other.handover_bytes;
         self.keys_changed += other.keys_changed;
         self.keys_retired += other.keys_retired;
+        self.stops += other.stops;
+        self.surrendered += other.surrendered;
+        self.engines += other.engines;
+        self.gasps += other.gasps;
+        self.left += other.left;
+        self.joined += other.joined;
     }
 }
 

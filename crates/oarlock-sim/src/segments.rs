@@ -165,14 +165,15 @@ impl World {
         let Some(memory) = host.segments.get(usize::from(space.0)) else { return };
         process.share.attach(usize::from(space.0), memory.clone(), attached, host.ticking(&self.time));
         if !process.share.is_living() {
-            self.forsake(index);
+            self.hears(index, client);
         }
     }
 
     /// A program asks for something, of its segment or of its node.
     pub(crate) fn act(&mut self, index: usize, client: Client, handle: u32, ask: Ask) {
         // What it asked before may have ended its session.
-        if self.processes[index].client != client || !self.processes[index].alive {
+        let process = &self.processes[index];
+        if process.client != client || !process.alive || process.parting {
             return;
         }
         if let Some(token) = self.processes[index].share.token(handle) {
@@ -226,7 +227,7 @@ impl World {
             self.event(What::Told { client, handle, told });
         }
         if out.lost {
-            return self.forsake(index);
+            return self.hears(index, client);
         }
         self.schedule(index);
         if out.gave {
@@ -282,7 +283,7 @@ impl World {
     pub(crate) fn look(&mut self, index: usize, client: Client) {
         let now = self.queue.now();
         let process = &mut self.processes[index];
-        if process.client != client || !process.alive {
+        if process.client != client || !process.alive || process.parting {
             return;
         }
         if now < process.frozen_until {
@@ -344,7 +345,7 @@ impl World {
     }
 
     /// A program finds that nothing it has in a segment can be believed: its session is over.
-    fn forsake(&mut self, index: usize) {
+    pub(crate) fn forsake(&mut self, index: usize) {
         let (client, node) = (self.processes[index].client, self.processes[index].node);
         self.hosts[usize::from(node)].sessions.remove(&client);
         self.put(index, Input::Hangup { client });
@@ -354,7 +355,9 @@ impl World {
 
     /// The process of a session that is over ends a while later: then its places may be used again.
     pub(crate) fn bury(&mut self, index: usize) {
-        if !self.processes[index].share.is_attached() {
+        let process = &self.processes[index];
+        let host = &self.hosts[usize::from(process.node)];
+        if !process.share.is_attached() || host.starts != process.life {
             return;
         }
         let now = self.queue.now();

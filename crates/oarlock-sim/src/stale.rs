@@ -17,8 +17,11 @@ impl World {
     /// A node dies and comes back with an old disk, or an empty one.
     pub(crate) fn turn_back(&mut self, kind: FaultKind, node: u16) {
         let now = self.queue.now();
+        if self.is_away(node) {
+            return;
+        }
         self.cover(kind, &[node]);
-        self.end(node, false);
+        self.end(node);
         let wiped = kind == FaultKind::Wiped;
         self.hosts[usize::from(node)].turn_back(wiped);
         self.coordinator.turn_back(node, wiped);
@@ -39,7 +42,7 @@ impl World {
     /// Whoever cares for a node counts its runs up to where they were.
     pub(crate) fn set_right(&mut self, node: u16) {
         if self.hosts[usize::from(node)].stale {
-            self.end(node, false);
+            self.end(node);
             let host = &mut self.hosts[usize::from(node)];
             host.disk.raise_run(host.starts);
             host.stale = false;
@@ -51,7 +54,7 @@ impl World {
     pub(crate) fn put_out(&mut self, node: u16) {
         let now = self.queue.now();
         let nodes = self.options.nodes;
-        let by = (0..nodes).find(|n| self.reaches_majority(*n, false));
+        let by = (0..nodes).find(|n| self.reaches_majority(*n));
         let (Some(by), Some(incarnation)) = (by, self.coordinator.decided(node).incarnation()) else {
             return;
         };

@@ -126,7 +126,8 @@ impl Theatre {
         world.next_client += 1;
         let client = world.next_client;
         let process = &mut world.processes[program];
-        process.spawn(now, client, &mut world.load_random);
+        let host = &world.hosts[usize::from(process.node)];
+        process.spawn(now, client, (host.starts, host.disk.run()), &mut world.load_random);
         self.flows[program].1 = true;
         let node = process.node;
         world.hosts[usize::from(node)].sessions.insert(client, program);
@@ -253,7 +254,7 @@ impl Theatre {
         if !self.world.hosts[usize::from(node.0)].up {
             return Err(format!("{node} is dead already"));
         }
-        self.world.end(node.0, false);
+        self.world.end(node.0);
         self.weather_changed();
         Ok(())
     }

@@ -42,6 +42,8 @@ pub enum FaultKind {
     Slow,
     /// A node dies and comes back (FT1).
     Crash,
+    /// The engine of a node dies, and its keeper lives (FT1).
+    EngineDies,
     /// All nodes are restarted, some of them again before they serve (FT15).
     Restarts,
     /// Many ways are cut at once and heal one by one, in any order (FT8).
@@ -52,6 +54,10 @@ pub enum FaultKind {
     OldRuns,
     /// A person puts a node out of the view, in the middle of whatever goes on (FT27).
     ByHand,
+    /// A member leaves for good, or is removed because its machine is lost (FT27).
+    Leaves,
+    /// Another machine joins in its place (FT27).
+    Joins,
     /// A node comes back with nothing of its disk left (FT16).
     Wiped,
     /// A node comes back with its disk as it was some runs ago (FT16).
@@ -66,7 +72,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All, in the order of weights.
-    pub const ALL: [FaultKind; 22] = [
+    pub const ALL: [FaultKind; 25] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -79,11 +85,14 @@ impl FaultKind {
         FaultKind::Pause,
         FaultKind::Slow,
         FaultKind::Crash,
+        FaultKind::EngineDies,
         FaultKind::Restarts,
         FaultKind::Swizzle,
         FaultKind::Bridge,
         FaultKind::OldRuns,
         FaultKind::ByHand,
+        FaultKind::Leaves,
+        FaultKind::Joins,
         FaultKind::Wiped,
         FaultKind::OldCopy,
         FaultKind::ProgramDies,
@@ -92,7 +101,7 @@ impl FaultKind {
     ];
 
     /// The kinds that a storm draws; the others have their own times.
-    const DRAWN: [FaultKind; 18] = [
+    const DRAWN: [FaultKind; 20] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -105,10 +114,12 @@ impl FaultKind {
         FaultKind::Pause,
         FaultKind::Slow,
         FaultKind::Crash,
+        FaultKind::EngineDies,
         FaultKind::Swizzle,
         FaultKind::Bridge,
         FaultKind::OldRuns,
         FaultKind::ByHand,
+        FaultKind::Leaves,
         FaultKind::Wiped,
         FaultKind::OldCopy,
     ];
@@ -128,11 +139,14 @@ impl FaultKind {
             FaultKind::Pause => "pause",
             FaultKind::Slow => "slow",
             FaultKind::Crash => "crash",
+            FaultKind::EngineDies => "engine",
             FaultKind::Restarts => "restart",
             FaultKind::Swizzle => "swizzle",
             FaultKind::Bridge => "bridge",
             FaultKind::OldRuns => "oldruns",
             FaultKind::ByHand => "byhand",
+            FaultKind::Leaves => "leaves",
+            FaultKind::Joins => "joins",
             FaultKind::Wiped => "wiped",
             FaultKind::OldCopy => "oldcopy",
             FaultKind::ProgramDies => "p-dies",
@@ -214,7 +228,8 @@ impl Mix {
             // A third of the kinds is missing from each run. What costs a node its service for long is rare.
             let most = match kind {
                 FaultKind::Wiped | FaultKind::OldCopy | FaultKind::ByHand => 1,
-                FaultKind::OldRuns | FaultKind::Swizzle | FaultKind::Bridge => 4,
+                FaultKind::Leaves => 2,
+                FaultKind::OldRuns | FaultKind::Swizzle | FaultKind::Bridge | FaultKind::EngineDies => 4,
                 _ => 8,
             };
             faults[kind as usize] = if random.chance(667) { random.between(1, most) } else { 0 };

@@ -22,16 +22,18 @@ use oarlock_layout::name::Name;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Duration;
 use oarlock_node::rights::Who;
-use oarlock_node::{Config, Node, NodeConfig, Order, Output, SpaceConfig};
+use oarlock_node::{Config, Node, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
 use crate::coordinator::Coordinator;
 use crate::coverage::{Coverage, KINDS};
 use crate::disk;
+use crate::farewell::{self, Farewell};
 use crate::fencing::{Fences, Fencing};
 use crate::health::{Breakage, Health};
 use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
+use crate::members::Changes;
 use crate::network::Network;
 use crate::options::Options;
 use crate::parts::{Part, Plan};
@@ -75,6 +77,10 @@ pub(crate) enum Happening {
     Again { node: u16, run: u64 },
     /// A node has nothing to do.
     Sleep { node: u16 },
+    /// A session, a run or an engine comes to its end.
+    Farewell(Farewell),
+    /// Whoever changes the members looks how far that is.
+    Members,
     /// Something about registers and fences.
     Fencing(Fencing),
     /// A program has something to do.
@@ -138,6 +144,8 @@ pub(crate) struct World {
     local_random: Random,
     pub(crate) segment_random: Random,
     pub(crate) handover_random: Random,
+    pub(crate) farewells: Random,
+    pub(crate) changes: Changes,
     pub(crate) next_client: Client,
     pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
@@ -183,7 +191,7 @@ impl World {
             .collect();
         // Even ranks are in the first lockspace, odd ones in the second.
         let names = (0..mix.resources * 2).map(|n| Name::new(format!("r{}", n / 2).as_bytes()));
-        let founders = (0..options.nodes).map(|n| (name_of(n), key_of(&options, n))).collect();
+        let founders = (0..options.nodes).map(|n| (name_of(n), key_of(&options, n, 0))).collect();
         let rules = Rules::simulated(options.nodes, vec![false, true]);
         World {
             seed,
@@ -206,6 +214,8 @@ impl World {
             local_random: random.fork(),
             segment_random,
             handover_random,
+            farewells: farewell::stream(seed),
+            changes: Changes::default(),
             time: Rc::default(),
             audited: 0,
             gates: BTreeSet::new(),
@@ -276,6 +286,7 @@ impl World {
         let reads = self.judge.reads();
         (self.load.reads, self.load.reads_certain) = (reads.all, reads.certain);
         self.load.verdicts_judged = self.health.verdicts;
+        (self.load.left, self.load.joined) = (self.changes.left, self.changes.joined);
         let mut findings = self.others.into_vec();
         findings.extend(self.judge.finish());
         findings.sort_by_key(|f| f.at);
@@ -337,6 +348,8 @@ impl World {
             Happening::Attend => self.attend(),
             Happening::Again { node, run } => self.again(node, run),
             Happening::Sleep { node } => self.sleep(node),
+            Happening::Farewell(what) => self.farewell(what),
+            Happening::Members => self.change_members(),
             Happening::Fencing(what) => self.fencing(what),
             Happening::Spawn { process } => self.spawn(process),
             Happening::Kill => self.kill_somebody(),
@@ -360,8 +373,13 @@ impl World {
 
     pub(crate) fn start(&mut self, index: u16) {
         let now = self.queue.now();
+        let (away, mut nodes) = (self.is_away(index), self.members_of(index));
         let host = &mut self.hosts[usize::from(index)];
-        if host.up || self.health.broken.get(&index) == Some(&Breakage::Dead) {
+        if host.stopping.is_some() {
+            // As a service manager would: after the end of the run before.
+            return self.queue.push(now + 20 * MS, Happening::Start { node: index });
+        }
+        if host.up || away || self.health.broken.get(&index) == Some(&Breakage::Dead) {
             return;
         }
         host.begin();
@@ -377,12 +395,6 @@ impl World {
             retain: self.mix.retain,
             resources_max: self.mix.resources_max,
         };
-        let nodes = (0..self.options.nodes).map(|n| NodeConfig {
-            name: name_of(n),
-            address: Host::address(n),
-            key: key_of(&self.options, n),
-        });
-        let mut nodes = oarlock_node::numbered(nodes);
         if self.options.crypto.is_none() {
             // What its configuration says is the key that it had at first.
             nodes.get_mut(&NodeId(index)).expect("it is a node").key = host.keys.public();
@@ -406,8 +418,9 @@ impl World {
             #[cfg(feature = "planted")]
             bug: self.options.bug,
         };
+        let generation = self.hosts[usize::from(index)].identity.generation;
         let seal = match self.options.crypto {
-            Some(make) => make(index, seed).0,
+            Some(make) => make(machine(index, generation), seed).0,
             None => {
                 let own = self.hosts[usize::from(index)].keys.begin();
                 Box::new(ChecksumSeal::changing(own, SECRET, seed))
@@ -418,6 +431,10 @@ impl World {
         let at = host.clock(now);
         host.config = Some(config.clone());
         let mut node = Node::new(at, config, seal, words);
+        if let Some((revision, _)) = &self.hosts[usize::from(index)].identity.joined {
+            node.follow_from(*revision);
+        }
+        self.meet_keeper(index, &mut node, seed_of_run);
         node.set_fences(self.fences.needs());
         node.handle_applied(at, self.coordinator.known(index));
         self.hosts[usize::from(index)].node = Some(node);
@@ -425,36 +442,12 @@ impl World {
         self.turn(index);
     }
 
-    /// The node's run ends; with `clean`, it ends in order and says so.
-    pub(crate) fn end(&mut self, index: u16, clean: bool) {
-        let now = self.queue.now();
-        self.health.touch(index, now);
+    /// Somebody may keep a copy of a node's disk, to put it back some day.
+    pub(crate) fn keep_a_copy(&mut self, index: u16) {
         if self.local_random.chance(300) {
-            // Somebody keeps a copy of its disk, to put it back some day.
             self.hosts[usize::from(index)].copy();
             self.coordinator.copy(index);
         }
-        self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
-        let host = &mut self.hosts[usize::from(index)];
-        let at = host.clock(now);
-        if clean && let Some(node) = &mut host.node {
-            node.stop(at);
-            // All programs are told below, before anything else happens.
-            node.surrender();
-            self.drain(index);
-        }
-        let host = &mut self.hosts[usize::from(index)];
-        self.load.views += host.node.iter().flat_map(Node::failovers).count() as u64;
-        self.load.overtaken +=
-            host.node.iter().flat_map(Node::failovers).filter(|f| f.overtaken).count() as u64;
-        host.end();
-        // The other end of every socket is gone, which programs see at once.
-        for (client, process) in std::mem::take(&mut host.sessions) {
-            if self.processes[process].client == client && self.processes[process].alive {
-                self.lost(process);
-            }
-        }
-        self.ambush(index);
     }
 
     fn input(&mut self, index: u16, run: Option<u64>, input: Input) {
@@ -482,7 +475,11 @@ impl World {
                 node.handle_session_packet(at, SessionId(client), &bytes);
                 self.issue(index);
             }
-            Input::Hangup { client } => node.handle_session_closed(at, SessionId(client)),
+            Input::Hangup { client } => {
+                node.handle_session_closed(at, SessionId(client));
+                self.hung_up(index, client);
+            }
+            Input::GivenUp { incarnation } => node.handle_given_up(at, incarnation),
             Input::Gone { client } => node.handle_opener_ended(SessionId(client)),
             Input::Stored { epoch } => host.disk.store(epoch),
             Input::CeilingStored { ceiling } => {
@@ -542,6 +539,7 @@ impl World {
                     self.queue.push(at, happening);
                 }
                 Output::Store { epoch } => {
+                    host.keeper.lay_down(run);
                     self.trace.record(now, Kind::Store, index.into(), &epoch.0.to_le_bytes());
                     let done = now + disk::write_time(&mut self.local_random);
                     let input = Input::Stored { epoch };
@@ -623,7 +621,7 @@ impl World {
             self.lease(index, until);
         }
         self.carry_charges(index, run);
-        if ended {
+        if ended && self.hosts[usize::from(index)].stopping.is_none() {
             self.queue.push(now, Happening::Again { node: index, run });
         } else if refused {
             self.not_let_in(index);
@@ -664,7 +662,7 @@ impl World {
             self.hosts[usize::from(node)].disk.misremember(memory, node == 0);
             // A clean stop of all but one is no clean stop.
             let this = clean && self.fault_random.chance(950);
-            self.end(node, this);
+            if this { self.stop(node) } else { self.end(node) }
         }
         for node in 0..self.options.nodes {
             let at = self.queue.now() + self.fault_random.below(S);
@@ -679,10 +677,10 @@ impl World {
     /// A run has ended by itself.
     fn again(&mut self, node: u16, run: u64) {
         let host = &self.hosts[usize::from(node)];
-        if !host.up || host.disk.run() != run {
+        if !host.up || host.disk.run() != run || host.stopping.is_some() {
             return;
         }
-        self.end(node, false);
+        self.end(node);
         let at = self.queue.now() + self.local_delay();
         self.queue.push(at, Happening::Start { node });
     }
@@ -702,15 +700,16 @@ impl World {
             return;
         }
         let host = &mut self.hosts[usize::from(process.node)];
-        if !host.up {
+        if !host.up || host.stopping.is_some() {
             let at = now + 50 * MS;
             return self.queue.push(at, Happening::Spawn { process: index });
         }
         self.next_client += 1;
         let (client, node) = (self.next_client, process.node);
-        process.spawn(now, client, &mut self.load_random);
+        process.spawn(now, client, (host.starts, host.disk.run()), &mut self.load_random);
         host.sessions.insert(client, index);
         self.event(What::Opened { client, node });
+        self.lay_session(node, client);
         self.put(index, Input::Open { client, pid: process::pid(client) });
         let hello = Request::Hello { version: VERSION, label: format!("p{index}") };
         self.put(index, Input::Packet { client, bytes: hello.to_bytes() });
@@ -720,6 +719,9 @@ impl World {
 
     /// Puts something into the socket of a program.
     pub(crate) fn put(&mut self, index: usize, input: Input) {
+        if self.goes_to_nobody(index, &input) {
+            return;
+        }
         let now = self.queue.now();
         let process = &mut self.processes[index];
         let at = process.socket.reaches_node(now, &mut self.local_random);
@@ -742,7 +744,7 @@ impl World {
         let now = self.queue.now();
         let process = &mut self.processes[index];
         // Another thought may have come to its mind since.
-        if process.client != client || !process.alive || process.thinks_at != now {
+        if process.client != client || !process.alive || process.thinks_at != now || process.parting {
             return;
         }
         process.thinks_at = Time::MAX;
@@ -797,6 +799,9 @@ impl World {
     fn hear(&mut self, index: usize, bytes: &[u8]) {
         let process = &mut self.processes[index];
         let client = process.client;
+        if process.parting {
+            return;
+        }
         let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
         if matches!(reply, Reply::Welcome { .. } | Reply::Denied { .. }) {
             return;
@@ -805,11 +810,7 @@ impl World {
         if !process.share.hear(&reply, &mut out) {
             match process.hear(reply) {
                 Some(told) => out.told.push(told),
-                None => {
-                    self.hosts[usize::from(self.processes[index].node)].sessions.remove(&client);
-                    self.bury(index);
-                    return self.lost(index);
-                }
+                None => return self.hears(index, client),
             }
         }
         self.carry_out(index, out);
@@ -872,19 +873,22 @@ impl World {
     }
 }
 
-fn name_of(node: u16) -> String {
+pub(crate) fn name_of(node: u16) -> String {
     format!("node-{}", char::from(b'a' + (node % 26) as u8))
 }
 
-fn key_of(options: &Options, node: u16) -> PublicKey {
-    options.crypto.map_or_else(|| seal_key(node), |make| make(node, 0).1)
-}
-
-fn seal_key(node: u16) -> PublicKey {
-    seal_of(u64::from(node) + 1, SECRET).public_key()
+/// The key of the machine that has a node's place for the so-manieth time.
+pub(crate) fn key_of(options: &Options, node: u16, generation: u64) -> PublicKey {
+    let machine = machine(node, generation);
+    let made = options.crypto.map(|make| make(machine, 0).1);
+    made.unwrap_or_else(|| ChecksumSeal::new(u64::from(machine) + 1, SECRET, 0).public_key())
 }
 
 /// The seal of whoever has the key that follows from this number.
 pub(crate) fn seal_of(key: u64, secret: u64) -> ChecksumSeal {
     ChecksumSeal::new(key, secret, 0)
+}
+
+pub(crate) const fn machine(node: u16, generation: u64) -> u16 {
+    node | (generation as u16) << 6
 }
