@@ -328,7 +328,7 @@ impl Circuit {
             bytes.resize(start + SEALED_HEADER_BYTES, 0);
             let limit = start + full - TAG_BYTES;
             if count == 0 {
-                open.pack_signs(now, &mut bytes, limit, &mut self.counters);
+                open.pack_signs(now, &mut bytes, limit, &mut self.counters, self.options.strange);
             }
             for class in Class::ALL {
                 let patience = patience(&self.options);
@@ -436,9 +436,19 @@ impl Open {
     }
 
     /// Acknowledgements, keepalive and answer, ahead of all messages.
-    fn pack_signs(&mut self, now: Instant, bytes: &mut Vec<u8>, limit: usize, counters: &mut PeerCounters) {
+    fn pack_signs(
+        &mut self,
+        now: Instant,
+        bytes: &mut Vec<u8>,
+        limit: usize,
+        counters: &mut PeerCounters,
+        strange: Option<u8>,
+    ) {
         if let Some((number, deaf)) = self.hearing.take_keepalive(now) {
             frame::encode_keepalive(bytes, number, deaf);
+            if let Some(kind) = strange {
+                frame::encode_other(bytes, kind, &number.to_le_bytes());
+            }
             counters.keepalive_sent += 1;
         }
         if let Some((number, deaf)) = self.hearing.take_alive() {

@@ -78,6 +78,9 @@ pub struct Options {
     /// Bytes one circuit keeps that are not acknowledged. The hall refuses work at its edge long before, by
     /// [`Circuits::backlog`](crate::Circuits::backlog); this bound is the wall behind that.
     pub backlog_max: usize,
+    /// A chunk of this kind, which no version up to this one has, goes with every keepalive. Peers skip it and count it: so it is
+    /// seen that a later version may say more on the same wire. None: it does not.
+    pub strange: Option<u8>,
 }
 
 impl Default for Options {
@@ -97,6 +100,7 @@ impl Default for Options {
             hello_max: Duration::from_secs(1),
             hellos_per_second: 50,
             backlog_max: 64 << 20,
+            strange: None,
         }
     }
 }

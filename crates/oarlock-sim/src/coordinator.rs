@@ -191,6 +191,7 @@ impl World {
         if now < self.coordinator.leaderless_until || !self.reaches_majority(node) {
             return;
         }
+        let Some(command) = self.written_by(node, command) else { return };
         self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
         if let Command::Evict { epoch, out, .. } = &command
             && *epoch == self.coordinator.registry.view().epoch
@@ -310,10 +311,13 @@ impl World {
             host.up && !host.paused
         };
         let voters = self.coordinator.voters;
+        let release = self.hosts[usize::from(node)].release;
+        let fits = |n: u16| self.hosts[usize::from(n)].release.fits(release);
         let reached = (0..self.options.nodes)
             .filter(|other| {
                 voters >> other & 1 == 1
                     && works(*other)
+                    && fits(*other)
                     && (*other == node || self.network.passes(now, node, *other))
             })
             .count();

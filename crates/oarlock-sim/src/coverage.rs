@@ -155,6 +155,7 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
         F::Pause
             | F::Crash
             | F::EngineDies
+            | F::Upgrade
             | F::Wiped
             | F::OldCopy
             | F::ProgramDies
@@ -200,7 +201,6 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::Crash, Stage::Open),
     (FaultKind::Crash, Stage::Overtaken),
     (FaultKind::EngineDies, Stage::Arriving),
-    (FaultKind::EngineDies, Stage::Fencing),
     (FaultKind::EngineDies, Stage::Open),
     (FaultKind::EngineDies, Stage::Writing),
     (FaultKind::Partition, Stage::Frozen),
@@ -221,6 +221,8 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::ByHand, Stage::Open),
     (FaultKind::Leaves, Stage::Open),
     (FaultKind::Leaves, Stage::Holding),
+    (FaultKind::Upgrade, Stage::Open),
+    (FaultKind::Upgrade, Stage::Holding),
     (FaultKind::Joins, Stage::Open),
     (FaultKind::Joins, Stage::Holding),
     (FaultKind::OldCopy, Stage::Open),

@@ -232,6 +232,7 @@ impl World {
         let now = self.queue.now();
         self.health.touch(index, now);
         self.keep_a_copy(index);
+        self.count_skipped(index);
         self.trace.record(now, Kind::End, index.into(), &[u8::from(clean)]);
         let host = &mut self.hosts[usize::from(index)];
         self.load.views += host.node.iter().flat_map(oarlock_node::Node::failovers).count() as u64;

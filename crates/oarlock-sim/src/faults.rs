@@ -85,6 +85,7 @@ impl World {
             FaultKind::EngineDies => return self.engine_dies(node),
             FaultKind::Wiped | FaultKind::OldCopy => return self.turn_back(kind, node),
             FaultKind::ByHand => return self.put_out(node),
+            FaultKind::Upgrade => return self.upgrade(node),
             FaultKind::Leaves => return self.leave_for_good(node),
             FaultKind::Joins | FaultKind::Restarts | FaultKind::ProgramDies | FaultKind::ProgramStands => {
                 unreachable!("planned apart")

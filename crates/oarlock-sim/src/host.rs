@@ -20,6 +20,7 @@ use crate::keys::Keys;
 use crate::members::Identity;
 use crate::queue::Time;
 use crate::share::Ticking;
+use crate::versions::Release;
 
 /// What comes to a node from outside.
 #[derive(Debug)]
@@ -98,6 +99,8 @@ pub(crate) struct Host {
     pub kept: bool,
     /// Who it is to the others.
     pub identity: Identity,
+    /// What it runs.
+    pub release: Release,
     /// How often in a row it was woken at the same moment.
     rushes: (Time, u32),
     offset: u64,
@@ -133,6 +136,7 @@ impl Host {
             keeper: Keeper::default(),
             kept: false,
             identity: Identity::founder(index),
+            release: Release::This,
             rushes: (0, 0),
             offset,
             drift,

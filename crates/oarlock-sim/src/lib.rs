@@ -51,6 +51,7 @@ mod stamps;
 pub mod story;
 pub mod swarm;
 mod trace;
+mod versions;
 mod world;
 
 use std::any::Any;

@@ -215,7 +215,8 @@ fn many_seeds(arguments: &Arguments) -> bool {
         "{} seeds, {} failed, {} with too little load, {} run twice: {} simulated s, {:.0} per core-s; \
          {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults; \
          {} reads, {} of them outside of doubt; \
-         {} verdicts, {} of them beside sound members; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined",
+         {} verdicts, {} of them beside sound members; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined; \
+         {} upgrades: {} chunks and fields skipped, {} commands not understood, {} versions refused",
         t.counted,
         t.failed,
         t.thin,
@@ -238,6 +239,10 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.gasps,
         t.load.left,
         t.load.joined,
+        t.load.upgrades,
+        t.load.skipped,
+        t.load.unread,
+        t.load.refused_versions,
     );
     t.failed == 0 && t.counted >= arguments.seeds && covered
 }

@@ -75,6 +75,7 @@ impl World {
                 }
                 for node in 0..self.options.nodes {
                     if self.is_whole(node) {
+                        self.downgrade(node);
                         self.resume(node);
                         self.set_right(node);
                         self.start(node);
@@ -109,6 +110,7 @@ impl World {
             Part::Settled => self.note_gates(),
             Part::Drained => {
                 self.mark(Mark::Drained);
+                (0..self.options.nodes).for_each(|node| self.count_skipped(node));
                 self.audit(true);
             }
         }

@@ -69,6 +69,14 @@ pub struct Load {
     pub engines: u64,
     /// Last words that keepers said of them.
     pub gasps: u64,
+    /// Nodes that came back as a later version.
+    pub upgrades: u64,
+    /// Chunks and fields of later versions that were skipped.
+    pub skipped: u64,
+    /// Commands with fields that must be understood, refused by their number.
+    pub unread: u64,
+    /// Times that a node was told of another version, or told one.
+    pub refused_versions: u64,
     /// Members that left for good.
     pub left: u64,
     /// Members that joined in their places.
@@ -108,6 +116,10 @@ impl Load {
         self.surrendered += other.surrendered;
         self.engines += other.engines;
         self.gasps += other.gasps;
+        self.upgrades += other.upgrades;
+        self.skipped += other.skipped;
+        self.unread += other.unread;
+        self.refused_versions += other.refused_versions;
         self.left += other.left;
         self.joined += other.joined;
     }

@@ -58,6 +58,8 @@ pub enum FaultKind {
     Leaves,
     /// Another machine joins in its place (FT27).
     Joins,
+    /// Some nodes come back as a later version, which speaks the same wire or another (FT26).
+    Upgrade,
     /// A node comes back with nothing of its disk left (FT16).
     Wiped,
     /// A node comes back with its disk as it was some runs ago (FT16).
@@ -72,7 +74,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All, in the order of weights.
-    pub const ALL: [FaultKind; 25] = [
+    pub const ALL: [FaultKind; 26] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -93,6 +95,7 @@ impl FaultKind {
         FaultKind::ByHand,
         FaultKind::Leaves,
         FaultKind::Joins,
+        FaultKind::Upgrade,
         FaultKind::Wiped,
         FaultKind::OldCopy,
         FaultKind::ProgramDies,
@@ -101,7 +104,7 @@ impl FaultKind {
     ];
 
     /// The kinds that a storm draws; the others have their own times.
-    const DRAWN: [FaultKind; 20] = [
+    const DRAWN: [FaultKind; 21] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -120,6 +123,7 @@ impl FaultKind {
         FaultKind::OldRuns,
         FaultKind::ByHand,
         FaultKind::Leaves,
+        FaultKind::Upgrade,
         FaultKind::Wiped,
         FaultKind::OldCopy,
     ];
@@ -147,6 +151,7 @@ impl FaultKind {
             FaultKind::ByHand => "byhand",
             FaultKind::Leaves => "leaves",
             FaultKind::Joins => "joins",
+            FaultKind::Upgrade => "upgrade",
             FaultKind::Wiped => "wiped",
             FaultKind::OldCopy => "oldcopy",
             FaultKind::ProgramDies => "p-dies",
@@ -228,7 +233,7 @@ impl Mix {
             // A third of the kinds is missing from each run. What costs a node its service for long is rare.
             let most = match kind {
                 FaultKind::Wiped | FaultKind::OldCopy | FaultKind::ByHand => 1,
-                FaultKind::Leaves => 2,
+                FaultKind::Leaves | FaultKind::Upgrade => 2,
                 FaultKind::OldRuns | FaultKind::Swizzle | FaultKind::Bridge | FaultKind::EngineDies => 4,
                 _ => 8,
             };

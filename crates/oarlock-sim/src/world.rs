@@ -79,6 +79,8 @@ pub(crate) enum Happening {
     Sleep { node: u16 },
     /// A session, a run or an engine comes to its end.
     Farewell(Farewell),
+    /// A node of another wire goes back to this version.
+    Downgrade { node: u16 },
     /// Whoever changes the members looks how far that is.
     Members,
     /// Something about registers and fences.
@@ -349,6 +351,7 @@ impl World {
             Happening::Again { node, run } => self.again(node, run),
             Happening::Sleep { node } => self.sleep(node),
             Happening::Farewell(what) => self.farewell(what),
+            Happening::Downgrade { node } => self.downgrade(node),
             Happening::Members => self.change_members(),
             Happening::Fencing(what) => self.fencing(what),
             Happening::Spawn { process } => self.spawn(process),
@@ -383,6 +386,7 @@ impl World {
             return;
         }
         host.begin();
+        let release = host.release;
         self.health.touch(index, now);
         self.network.begin(index, now);
         let run = host.disk.run();
@@ -412,6 +416,7 @@ impl World {
             circuits: oarlock_circuit::Options {
                 rekey_after: Duration::from_nanos(self.mix.rekey.0),
                 rekey_packets: self.mix.rekey.1,
+                strange: release.strange_chunk(),
                 ..oarlock_circuit::Options::default()
             },
             forget_after: Duration::from_nanos(self.mix.forget_after),
@@ -464,6 +469,7 @@ impl World {
         let Some(node) = &mut host.node else { return };
         match input {
             Input::Datagram { from, mut bytes } => {
+                host.release.mark(&mut bytes);
                 self.trace.record(now, Kind::Arrival, index.into(), &bytes);
                 node.handle_datagram(at, Host::address(from), &mut bytes);
             }
@@ -513,13 +519,15 @@ impl World {
     pub(crate) fn drain(&mut self, index: u16) {
         let now = self.queue.now();
         let host = &mut self.hosts[usize::from(index)];
-        let (at, run, starts) = (host.clock(now), host.disk.run(), host.starts);
+        let (at, run, starts, release) = (host.clock(now), host.disk.run(), host.starts, host.release);
         let Some(node) = &mut host.node else { return };
+        let mut events = Vec::new();
         let (mut looks, mut proposals, mut lease, mut refused) = (Vec::new(), Vec::new(), None, false);
         while let Some(output) = node.poll_output(at) {
             match output {
-                Output::Transmit(transmit) => {
+                Output::Transmit(mut transmit) => {
                     let to = Host::at_address(transmit.to).expect("an address of this cluster");
+                    release.mark_all(&mut transmit);
                     for datagram in transmit.datagrams() {
                         self.load.datagrams += 1;
                         self.trace.record(now, Kind::Datagram, index.into(), datagram);
@@ -570,6 +578,9 @@ impl World {
                             let text = format!("node {index}: {text}");
                             self.others.add("honesty", now, text);
                         }
+                        event @ (oarlock_node::Event::Up { .. }
+                        | oarlock_node::Event::Refused { .. }
+                        | oarlock_node::Event::RefusedBy { .. }) => events.push(event),
                         _ => {}
                     }
                 }
@@ -613,6 +624,9 @@ impl World {
                 host.timer_at = when;
                 self.queue.push(when, Happening::Timer { node: index, run });
             }
+        }
+        for event in events {
+            self.look_at_versions(index, &event);
         }
         for command in proposals {
             self.propose(index, run, command);

@@ -646,6 +646,18 @@ pub fn encode_alive(out: &mut Vec<u8>, number: u32, deaf: bool) {
     question(out, ALIVE, number, deaf);
 }
 
+/// Appends a chunk of a kind that this version does not know, as a later one might.
+///
+/// # Panics
+/// If it knows the kind, or the chunk is longer than any datagram.
+pub fn encode_other(out: &mut Vec<u8>, kind: u8, chunk: &[u8]) {
+    assert!(kind > ALIVE, "kind {kind} has a meaning");
+    let length = u16::try_from(chunk.len()).expect("a chunk fits a datagram");
+    out.push(kind);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(chunk);
+}
+
 fn question(out: &mut Vec<u8>, kind: u8, number: u32, deaf: bool) {
     out.extend_from_slice(&[kind, KEEPALIVE_BYTES as u8, 0]);
     out.extend_from_slice(&number.to_le_bytes());
