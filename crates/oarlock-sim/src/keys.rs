@@ -14,11 +14,12 @@ use oarlock_layout::id::NodeId;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Instant;
 
+use crate::options::Options;
 use crate::queue::Time;
 use crate::random::Random;
-use crate::seal::OwnKeys;
+use crate::seal::{ChecksumSeal, OwnKeys};
 use crate::swarm::{MS, S};
-use crate::world::{Happening, SECRET, World, seal_of};
+use crate::world::{Happening, SECRET, World};
 
 /// Makes another stream of the same seed.
 const CHANGES: u64 = 0x6e15_0000_0000_0000;
@@ -68,7 +69,7 @@ impl Keys {
 }
 
 fn public(key: u64) -> PublicKey {
-    seal_of(key, SECRET).public_key()
+    ChecksumSeal::new(key, SECRET, 0).public_key()
 }
 
 impl World {
@@ -174,4 +175,16 @@ impl World {
             self.others.add("keys", self.queue.now(), text);
         }
     }
+}
+
+/// The first key of a machine: the one that had a node's place after `generation` others.
+pub(crate) fn key_of(options: &Options, node: u16, generation: u64) -> PublicKey {
+    let machine = machine(node, generation);
+    let made = options.crypto.map(|make| make(machine, 0).1);
+    made.unwrap_or_else(|| public(u64::from(machine) + 1))
+}
+
+/// A number of its own for each machine that has had a node's place.
+pub(crate) const fn machine(node: u16, generation: u64) -> u16 {
+    node | (generation as u16) << 6
 }

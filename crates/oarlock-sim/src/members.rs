@@ -19,10 +19,10 @@ use oarlock_node::{NodeConfig, numbered};
 use crate::disk::Disk;
 use crate::health::TRACES;
 use crate::host::Host;
-use crate::keys::Keys;
+use crate::keys::{Keys, key_of, machine};
 use crate::queue::Time;
 use crate::swarm::{FaultKind, MS, S};
-use crate::world::{Happening, World, key_of, machine, name_of};
+use crate::world::{Happening, World, name_of};
 
 /// How often whoever changes the members looks, and how long he waits before he repeats what seems lost.
 const LOOK_EACH: Time = 40 * MS;

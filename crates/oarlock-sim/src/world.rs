@@ -19,7 +19,6 @@ use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
-use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Duration;
 use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, Order, Output, SpaceConfig};
@@ -33,6 +32,7 @@ use crate::fencing::{Fences, Fencing};
 use crate::health::{Breakage, Health};
 use crate::history::{Client, End, Event, Mark, Rules, What};
 use crate::host::{Host, Input};
+use crate::keys::{key_of, machine};
 use crate::members::Changes;
 use crate::network::Network;
 use crate::options::Options;
@@ -889,20 +889,4 @@ impl World {
 
 pub(crate) fn name_of(node: u16) -> String {
     format!("node-{}", char::from(b'a' + (node % 26) as u8))
-}
-
-/// The key of the machine that has a node's place for the so-manieth time.
-pub(crate) fn key_of(options: &Options, node: u16, generation: u64) -> PublicKey {
-    let machine = machine(node, generation);
-    let made = options.crypto.map(|make| make(machine, 0).1);
-    made.unwrap_or_else(|| ChecksumSeal::new(u64::from(machine) + 1, SECRET, 0).public_key())
-}
-
-/// The seal of whoever has the key that follows from this number.
-pub(crate) fn seal_of(key: u64, secret: u64) -> ChecksumSeal {
-    ChecksumSeal::new(key, secret, 0)
-}
-
-pub(crate) const fn machine(node: u16, generation: u64) -> u16 {
-    node | (generation as u16) << 6
 }
