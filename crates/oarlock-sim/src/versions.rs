@@ -138,7 +138,7 @@ impl World {
                 self.others.add("versions", now, text);
             }
         }
-        if self.farewells.chance(50) {
+        if !self.calm && self.farewells.chance(50) {
             // It uses what only the later version has. Whoever leads refuses it, and says which field that is.
             match Command::from_bytes(&with_more(&command, STRANGE_FIELD)) {
                 Err(why) if why.to_string().contains(&STRANGE_FIELD.to_string()) => {
