@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::context::{Context, Failure, Volume, run, watch};
+use crate::context::{Context, Failure, Volume, heard, run, watch};
 use crate::watchdog::Watchdog;
 use crate::{fuzz, purity, runs, testing, tidy};
 
@@ -158,6 +158,7 @@ pub(crate) fn all(context: &Context) -> bool {
 
     let mut rows: Vec<(&Part, Duration, Option<Outcome>)> = Vec::new();
     let mut shut = false;
+    let mut faults: Vec<(&str, Vec<String>)> = Vec::new();
     for part in PARTS {
         if shut {
             rows.push((part, Duration::ZERO, None));
@@ -167,13 +168,22 @@ pub(crate) fn all(context: &Context) -> bool {
         let limit = part.limit(context.volume, begin.elapsed());
         let begin = Instant::now();
         let dog = Watchdog::start(limit);
+        heard();
         let mut outcome = (part.run)(context);
         if dog.call_off() {
             outcome.failed = outcome.failed.max(1);
             outcome.note = format!("ended after {}; {}", minutes(limit), outcome.note);
         }
         shut = part.gate && outcome.failed > 0;
+        if outcome.failed > 0 {
+            faults.push((part.name, heard()));
+        }
         rows.push((part, begin.elapsed(), Some(outcome)));
+    }
+    // At the end once more, because nobody reads the middle of so long a text.
+    for (part, said) in &faults {
+        println!("\n=== what {part} said ===");
+        said.iter().for_each(|line| println!("{line}"));
     }
     report(context.volume, begin.elapsed(), &rows)
 }

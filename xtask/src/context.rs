@@ -1,10 +1,12 @@
 //! Where the tasks work and how they run programs.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 
@@ -88,9 +90,64 @@ impl Context {
     }
 }
 
-/// Runs a command with its output on ours.
+/// Lines of a part that say what went wrong, and its last ones.
+#[derive(Default)]
+struct Said {
+    faults: Vec<String>,
+    last: VecDeque<String>,
+}
+
+const FAULTS_MAX: usize = 200;
+const LAST_MAX: usize = 12;
+/// What a line that tells of a fault contains; those after it belong to it.
+const TELLING: &[&str] =
+    &["error", "FAILED", "panicked at", " findings, first", "not caught", " is empty", "OAR-", "differ"];
+
+static SAID: Mutex<Said> = Mutex::new(Said { faults: Vec::new(), last: VecDeque::new() });
+
+fn said() -> MutexGuard<'static, Said> {
+    SAID.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A line that belongs to a fault, for the end.
+pub(crate) fn hear(line: &str) {
+    let mut said = said();
+    if said.faults.len() < FAULTS_MAX {
+        said.faults.push(line.into());
+    }
+}
+
+/// A line of which nobody knows whether it matters.
+fn overhear(line: &str) {
+    if TELLING.iter().any(|word| line.contains(word)) {
+        return hear(line);
+    }
+    let mut said = said();
+    said.last.push_back(line.into());
+    if said.last.len() > LAST_MAX {
+        said.last.pop_front();
+    }
+}
+
+/// What was said of faults since the last time, and at the end.
+pub(crate) fn heard() -> Vec<String> {
+    let Said { mut faults, last } = std::mem::take(&mut *said());
+    faults.extend(last);
+    faults
+}
+
+/// Runs a command with its output on ours; what it says of errors is heard.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    let status = command.status().map_err(|e| format!("{}: {e}", shown(command)))?;
+    let named = |command: &Command, e: std::io::Error| format!("{}: {e}", shown(command));
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|e| named(command, e))?;
+    let output = child.stderr.take().expect("piped above");
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.map_err(|e| named(command, e))?;
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        overhear(&line);
+    }
+    let status = child.wait().map_err(|e| named(command, e))?;
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
 }
 
@@ -103,6 +160,7 @@ pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<
         let line = line.map_err(|e| format!("{}: {e}", shown(command)))?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
+        overhear(&line);
         see(&line);
     }
     let status = child.wait().map_err(|e| format!("{}: {e}", shown(command)))?;

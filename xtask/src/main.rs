@@ -16,6 +16,7 @@ mod context;
 mod fronts;
 mod fuzz;
 mod layout;
+mod programs;
 mod purity;
 mod runs;
 mod testing;

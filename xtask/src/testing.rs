@@ -4,12 +4,13 @@ use std::process::Command;
 
 use crate::ci::Outcome;
 use crate::context::{Context, Failure, Volume, watch};
+use crate::programs;
 
 /// All tests of the workspace, documentation examples included.
 pub(crate) fn workspace(context: &Context) -> Outcome {
-    let mut command = context.cargo();
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
-    let mut outcomes = vec![counted(&mut command)];
+    let mut examples = context.cargo();
+    examples.args(["test", "--locked", "--workspace", "--no-fail-fast", "--doc"]);
+    let mut outcomes = vec![side_by_side(context), counted(&mut examples)];
     if context.volume == Volume::Night {
         // Five daemons in network namespaces, for minutes.
         let mut command = context.cargo();
@@ -18,6 +19,19 @@ pub(crate) fn workspace(context: &Context) -> Outcome {
         outcomes.push(counted(&mut command));
     }
     sum(outcomes)
+}
+
+/// All test programs, several at once.
+fn side_by_side(context: &Context) -> Outcome {
+    let programs = match programs::built(context) {
+        Ok(programs) => programs,
+        Err(why) => return Outcome::of(Err(why)),
+    };
+    let mut count = Count::default();
+    let (result, slowest) = programs::run(context, programs, |line| count.see(line));
+    let mut outcome = count.outcome(result.err());
+    outcome.note = format!("{}; slowest {slowest}", outcome.note);
+    outcome
 }
 
 /// The lock room explored in full, and the bugs planted in it that the explorer must notice.
