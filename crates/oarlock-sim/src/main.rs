@@ -23,7 +23,7 @@ oarlock-sim --rebuild N                                                   what a
   --nodes N     machines (default 5)
   --fences      all seeds with fenced registers (default: as each seed draws)
   --segments    all seeds with segments (--sockets: none; default: as each seed draws)
-  --handovers   engines are handed over now and then (default: none is)
+  --stay        no engine is handed over (default: as each seed draws)
   --rewrite N   after so many events each, a node is written down and read again, which nobody may notice
   --jobs J      threads (default: one per core)
   --liveness    all seeds end with a majority that is whole and the rest broken (--safety: none; default: three in ten)
@@ -70,7 +70,7 @@ fn arguments() -> Result<Arguments, String> {
             "--replay" => arguments.replay = true,
             "--strict" => arguments.strict = true,
             "--segments" => arguments.options.segments = Some(true),
-            "--handovers" => arguments.options.handovers = true,
+            "--stay" => arguments.options.handovers = Some(false),
             "--rewrite" => arguments.options.rewrite = Some(number(value()?)?),
             "--sockets" => arguments.options.segments = Some(false),
             "--fences" => arguments.options.fences = Some(true),
@@ -386,7 +386,6 @@ mod planted {
                 Bug::IgnoreFences => options.fences = Some(true),
                 // Whoever asks its node for every lock hears from that when a lease is over.
                 Bug::LongLease => options.segments = Some(true),
-                Bug::Lose(_) => options.handovers = true,
                 _ => {}
             }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);

@@ -24,8 +24,8 @@ pub struct Options {
     pub fences: Option<bool>,
     /// The storm ends for a majority only, and the others stay broken; drawn by the seed if it is not given.
     pub liveness: Option<bool>,
-    /// Engines are handed over now and then.
-    pub handovers: bool,
+    /// Engines are handed over now and then; as the seed draws if it is not given.
+    pub handovers: Option<bool>,
     /// After so many events each, one node after the other is written down and read again between two of its steps. Nobody may
     /// be able to tell.
     pub rewrite: Option<u64>,
@@ -71,7 +71,7 @@ impl Default for Options {
             segments: None,
             fences: None,
             liveness: None,
-            handovers: false,
+            handovers: None,
             rewrite: None,
             keep_history: false,
             stop_at_first: true,

@@ -180,7 +180,7 @@ impl World {
         let mut segment_random = Random::new(seed ^ SEGMENTS);
         mix.draw_segments(&mut segment_random, options.segments);
         let mut handover_random = Random::new(seed ^ HANDOVERS);
-        if options.handovers {
+        if options.handovers != Some(false) {
             mix.draw_handovers(&mut handover_random, storm_end);
         }
         let network = Network::new(options.nodes, mix.weather, random.fork());

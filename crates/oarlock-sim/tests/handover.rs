@@ -10,7 +10,7 @@ use oarlock_sim::{Options, run, run_with_history};
 fn engines_are_handed_over_in_storms() {
     let (mut handovers, mut met) = (0, [0; 5]);
     for seed in 940..946 {
-        let report = run(seed, &Options { seconds: 34, handovers: true, ..Options::default() });
+        let report = run(seed, &Options { seconds: 34, handovers: Some(true), ..Options::default() });
         assert!(report.findings.is_empty(), "{report}");
         handovers += report.load.handovers;
         let stages = [Stage::Open, Stage::Holding, Stage::Queued, Stage::Converting, Stage::Writing];
@@ -26,8 +26,13 @@ fn engines_are_handed_over_in_storms() {
 #[test]
 fn who_goes_on_from_the_written_state_does_the_same_byte_for_byte() {
     for (seed, segments) in [(950, false), (951, true), (952, true)] {
-        let plain =
-            Options { seconds: 16, segments: Some(segments), keep_history: true, ..Options::default() };
+        let plain = Options {
+            seconds: 16,
+            handovers: Some(false),
+            segments: Some(segments),
+            keep_history: true,
+            ..Options::default()
+        };
         let often = Options { rewrite: Some(37), ..plain.clone() };
         let (before, told) = run_with_history(seed, &plain);
         let (mut after, told_after) = run_with_history(seed, &often);
