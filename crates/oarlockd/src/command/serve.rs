@@ -75,6 +75,13 @@ pub fn run(args: &Serve) -> Result<()> {
     let chain = Arc::new(chain);
     log_to_stderr(config.log);
     raise_descriptor_limit();
+    if chain.passes_over() {
+        warn!(
+            "{} holds a key that is not used: this node has changed to the one in its data directory; remove the file, or \
+             have the node join anew for a key of your own",
+            config.key_file.display()
+        );
+    }
 
     let signals = Signals::catch(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;

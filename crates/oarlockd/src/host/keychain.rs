@@ -127,6 +127,18 @@ impl Keychain {
         !self.data_dir.join(ROTATED).exists()
     }
 
+    /// The file that the configuration names holds a key, and this node has changed to another one.
+    pub fn passes_over(&self) -> bool {
+        let inner = self.inner();
+        let known = |key: &Secret| {
+            [Some(&inner.current), inner.old.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|it| it.bytes() == key.bytes())
+        };
+        !self.is_first() && Secret::read(&self.key_file).is_ok_and(|key| !known(&key))
+    }
+
     /// For a seal that is to follow.
     pub fn own(&self) -> OwnKeys {
         self.own.clone()
@@ -158,7 +170,12 @@ impl Keychain {
         self.put(OLD, &inner.current)?;
         // The other way round a crash could leave the one before nowhere.
         let (from, to) = (self.data_dir.join(NEXT), self.data_dir.join(ROTATED));
-        fs::rename(&from, &to).and_then(|()| self.sync()).map_err(|e| self.failed(&to, &e))?;
+        let renamed = match fs::rename(&from, &to) {
+            // It was renamed before, and only then something failed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && holds(&to, &next) => Ok(()),
+            other => other,
+        };
+        renamed.and_then(|()| self.sync()).map_err(|e| self.failed(&to, &e))?;
         inner.old = Some(std::mem::replace(&mut inner.current, next));
         inner.next = None;
         self.show(&inner);
@@ -170,10 +187,13 @@ impl Keychain {
         let mut inner = self.inner();
         let Some(old) = &inner.old else { return Ok(false) };
         // First, because nothing says afterwards that there is something left to do. It may be on a disk that is not ours.
-        let first = Secret::read(&self.key_file).is_ok_and(|key| key.bytes() == old.bytes());
-        let left = first && fs::remove_file(&self.key_file).is_err();
+        let left = holds(&self.key_file, old) && fs::remove_file(&self.key_file).is_err();
         let path = self.data_dir.join(OLD);
-        fs::remove_file(&path).and_then(|()| self.sync()).map_err(|e| self.failed(&path, &e))?;
+        let removed = match fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        removed.and_then(|()| self.sync()).map_err(|e| self.failed(&path, &e))?;
         inner.old = None;
         self.show(&inner);
         Ok(left)
@@ -203,6 +223,10 @@ impl Keychain {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn holds(path: &Path, key: &Secret) -> bool {
+    Secret::read(path).is_ok_and(|it| it.bytes() == key.bytes())
 }
 
 #[cfg(test)]
@@ -272,6 +296,28 @@ mod tests {
         assert_eq!(place.read().standing(), Standing { current: next, next: None, old: None });
     }
 
+    /// A file was moved, and then the directory could not be forced: whoever tries again finds the work done.
+    #[test]
+    fn a_step_that_failed_after_it_was_made_can_be_made_again() {
+        let place = Place::new();
+        let chain = place.read();
+        let (first, next) = (chain.standing().current, chain.make_next().unwrap());
+        chain.put(OLD, &chain.inner().current).unwrap();
+        let data = place.0.path().join("data");
+        fs::rename(data.join(NEXT), data.join(ROTATED)).unwrap();
+        chain.switch().unwrap();
+        assert_eq!(chain.standing(), Standing { current: next, next: None, old: Some(first) });
+        assert_eq!(place.read().standing(), chain.standing());
+        fs::remove_file(data.join(OLD)).unwrap();
+        assert!(!chain.finish().unwrap());
+        assert_eq!(chain.standing(), Standing { current: next, next: None, old: None });
+        // But one of which nothing is left is not taken for made.
+        chain.make_next().unwrap();
+        fs::remove_file(data.join(NEXT)).unwrap();
+        assert!(chain.switch().is_err());
+        assert_eq!(chain.standing().current, next);
+    }
+
     #[test]
     fn a_key_file_of_another_key_is_left_alone() {
         let place = Place::new();
@@ -280,7 +326,11 @@ mod tests {
         fs::remove_file(place.key()).unwrap();
         let other = Secret::generate();
         other.write_new(&place.key()).unwrap();
+        assert!(place.read().passes_over(), "whoever put it there is to be told that it is not used");
         assert!(!place.read().finish().unwrap());
         assert_eq!(Secret::read(&place.key()).unwrap().bytes(), other.bytes());
+        assert!(place.read().passes_over());
+        fs::remove_file(place.key()).unwrap();
+        assert!(!place.read().passes_over());
     }
 }
