@@ -10,10 +10,14 @@ use super::status::session;
 use crate::console::doc::{Keys, MemberKey, Question, Rotation};
 use crate::host::clock;
 use crate::host::key::{Secret, print};
-use crate::problem::Result;
+use crate::problem::{Problem, Result};
+use oarlock_layout::code::Code;
 
 /// How often a change under way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The phase of a node whose key the cluster does not know.
+const LOST: &str = "lost";
 
 /// Runs one of them.
 pub fn run(command: &Key) -> Result<()> {
@@ -71,6 +75,13 @@ fn rotate(no_wait: bool, ask: &Ask) -> Result<()> {
     if !no_wait {
         seen = wait(&mut session, seen, before.rotation)?;
     }
+    if seen.rotation.is_none() {
+        let known = |it: &MemberKey| it.node == seen.node && it.public_key == seen.public_key;
+        if !seen.members.iter().any(known) {
+            return Err(Problem::new(Code::ChangeRefused, format!("{} is no member any more", seen.node))
+                .because("it was removed while it changed its key, and nobody knows the next one"));
+        }
+    }
     match (&seen.rotation, ask.format.output) {
         (None, Output::Table | Output::Wide) => {
             output::say(format_args!(
@@ -87,6 +98,11 @@ fn rotate(no_wait: bool, ask: &Ask) -> Result<()> {
 /// Says how far it is whenever that is something else, until it is done. Whoever interrupts this interrupts nothing.
 fn wait(session: &mut Session, mut seen: Keys, mut told: Option<Rotation>) -> Result<Keys> {
     while let Some(rotation) = &seen.rotation {
+        if rotation.phase == LOST {
+            let why = rotation.problem.clone().unwrap_or_else(|| "nobody has looked at it yet".into());
+            return Err(Problem::new(Code::ChangeRefused, format!("{} cannot change its key", seen.node))
+                .because(why));
+        }
         if told.as_ref() != Some(rotation) {
             tell(rotation);
             told = Some(rotation.clone());
@@ -101,6 +117,7 @@ fn tell(rotation: &Rotation) {
     let said = match rotation.phase.as_str() {
         "made" => "the next key is made",
         "announced" => "the next key is announced, and good beside the one in use",
+        LOST => "the cluster does not know this node's key",
         "used" => "the next key is in use, and the one before still good",
         _ => "the key before is retired",
     };

@@ -18,7 +18,7 @@ use oarlock_layout::id::NodeId;
 use oarlock_layout::seal::PublicKey;
 use oarlock_layout::time::Instant;
 use tokio::sync::{oneshot, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::change::{Answer, decidable};
 use super::joining::registry_of;
@@ -34,6 +34,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_SELDOM: Duration = Duration::from_secs(60);
 /// After a command came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What to do about [`Step::Lost`].
+const LOST: &str = "the cluster does not know the key of this node: it was restored from a backup of before that key; \
+    restore it from a later one, or have this node join anew (`oarlock node remove` and `oarlock token create` at a member, \
+    `oarlock join` here with an empty data directory)";
 
 /// What is known of the change of this node's key beside files and registry.
 #[derive(Default)]
@@ -55,7 +60,7 @@ enum Step {
     Switch,
     Take,
     Finish,
-    /// The cluster knows neither of the two keys any more.
+    /// The cluster knows no key of this node's any more.
     Lost,
 }
 
@@ -75,6 +80,7 @@ fn step(
             false => Step::Wait(format!("until {} know it, in the view or not", names(&unaware))),
         },
         (Some(_), _) => Step::Lost,
+        (None, _) if record.key.0 != st.current && !announced(&st.current) => Step::Lost,
         (None, Some(next)) if announced(next) => {
             unaware.retain(|node| registry.run(*node).is_some());
             match unaware.is_empty() {
@@ -177,9 +183,10 @@ impl Console {
                 info!("this node has changed its key; the one before is gone");
             }
             Step::Lost => {
-                let text =
-                    "the cluster knows neither key of this node: was it restored from a backup of before?";
-                return Err((Code::ChangeRefused, text.into()));
+                if self.rotating().problem.is_none() {
+                    error!("{LOST}");
+                }
+                return Err((Code::ChangeRefused, LOST.into()));
             }
         }
         self.rotating().problem = None;
@@ -283,7 +290,7 @@ impl Console {
                 ("used", self.unready().await?.unwrap_or("until the cluster has decided it").into())
             }
             Step::Finish => ("taken", String::new()),
-            Step::Lost => ("used", "for somebody who looks at it".into()),
+            Step::Lost => ("lost", "for somebody who looks at it".into()),
         };
         let key = standing.next.filter(|_| standing.old.is_none()).unwrap_or(standing.current);
         let problem = self.rotating().problem.clone();
@@ -346,6 +353,10 @@ mod tests {
         assert_eq!(next_step(&before, &registry), Step::Rest);
         assert_eq!(next_step(&made, &registry), Step::Announce);
         assert_eq!(next_step(&used, &registry), Step::Lost);
+        // Of a backup from before a change that was finished.
+        assert_eq!(next_step(&after, &registry), Step::Lost);
+        let again = Standing { next: Some(KEYS[1]), ..after };
+        assert_eq!(next_step(&again, &registry), Step::Lost);
         let (node, key) = (NodeId(0), PublicKey(new));
         let seen = registry.member(node).unwrap().revision;
         assert_eq!(registry.apply(&Command::NextKey { node, seen, key, made: 5 }), Outcome::Done);
