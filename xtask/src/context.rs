@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
+use std::thread;
 
 use serde_json::Value;
 
@@ -138,24 +139,19 @@ pub(crate) fn heard() -> Vec<String> {
 
 /// Runs a command with its output on ours; what it says of errors is heard.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    let named = |command: &Command, e: std::io::Error| format!("{}: {e}", shown(command));
-    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|e| named(command, e))?;
-    let output = child.stderr.take().expect("piped above");
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.map_err(|e| named(command, e))?;
-        let line = String::from_utf8_lossy(&line);
-        eprintln!("{line}");
-        overhear(&line);
-    }
-    let status = child.wait().map_err(|e| named(command, e))?;
-    if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|e| format!("{}: {e}", shown(command)))?;
+    pass_on(child.stderr.take().expect("piped above"));
+    ended(command, &mut child)
 }
 
 /// Runs a command, prints each line of its standard output and shows it to `see` as well. The result says
 /// whether the command succeeded.
 pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<(), Failure> {
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("{}: {e}", shown(command)))?;
-    let output = child.stdout.take().expect("piped above");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("{}: {e}", shown(command)))?;
+    let (output, errors) =
+        (child.stdout.take().expect("piped above"), child.stderr.take().expect("piped above"));
+    let errors = thread::spawn(move || pass_on(errors));
     for line in BufReader::new(output).split(b'\n') {
         let line = line.map_err(|e| format!("{}: {e}", shown(command)))?;
         let line = String::from_utf8_lossy(&line);
@@ -163,6 +159,21 @@ pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<
         overhear(&line);
         see(&line);
     }
+    let ended = ended(command, &mut child);
+    errors.join().map_err(|_| format!("{}: its errors were not read", shown(command)))?;
+    ended
+}
+
+/// Standard error of a child, on ours.
+fn pass_on(errors: ChildStderr) {
+    for line in BufReader::new(errors).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        overhear(&line);
+    }
+}
+
+fn ended(command: &Command, child: &mut Child) -> Result<(), Failure> {
     let status = child.wait().map_err(|e| format!("{}: {e}", shown(command)))?;
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
 }

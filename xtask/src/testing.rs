@@ -40,7 +40,8 @@ pub(crate) fn explorer(context: &Context) -> Outcome {
     let tests: [(&str, &[&str]); 2] = [("explore", explore), ("planted", &["--nocapture"])];
     sum(tests.map(|(test, args)| {
         let mut command = context.cargo();
-        command.args(["test", "--locked", "--quiet", "--release", "--package", "oarlock-lock"]);
+        // As the planted bugs of the simulator are built, so that nothing is built twice.
+        command.args(["test", "--locked", "--quiet", "--profile", "sim", "--package", "oarlock-lock"]);
         command.args(["--features", "planted", "--test", test, "--"]).args(args);
         counted(&mut command)
     }))
