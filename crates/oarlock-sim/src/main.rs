@@ -361,7 +361,7 @@ mod planted {
     ];
 
     /// Bugs that take twice as many seeds as others.
-    const PATIENT: &[&str] = &["LongLease", "no-lease"];
+    const PATIENT: &[&str] = &["LongLease", "GaspUnheard", "no-lease"];
 
     fn seeds_for(name: &str, arguments: &super::Arguments) -> std::ops::Range<u64> {
         let times = if PATIENT.contains(&name) { 2 } else { 1 };
