@@ -108,6 +108,8 @@ pub struct Membership {
     view: View,
     /// Of the registry: where the stamps of the view begin, and how far they may go for now.
     stamps: (Stamp, Stamp),
+    /// Of the registry: by whose attempt the last run of this node was let in.
+    nonce: Option<u64>,
     /// Whom this node's circuits do not hear any more.
     silent: BTreeSet<NodeId>,
     /// The last run of each node that this one has ever heard.
@@ -130,6 +132,7 @@ impl Membership {
             watch: Watch::new(now, me.node, me.incarnation, registry),
             view: View::default(),
             stamps: (Stamp(0), Stamp(0)),
+            nonce: None,
             silent: BTreeSet::new(),
             heard: BTreeMap::new(),
             reported: None,
@@ -152,23 +155,19 @@ impl Membership {
             self.outputs.push_back(Output::View(self.view.clone()));
         }
         let mine = registry.run(self.me.node) == Some(self.me.incarnation);
-        match &mut self.part {
-            Part::Waiting { sent, .. } if mine => {
-                let nonce = registry.member(self.me.node).and_then(|member| member.nonce);
-                let attempt = nonce.map(|nonce| nonce.wrapping_sub(self.me.nonce) as usize);
-                match attempt.and_then(|attempt| sent.get(attempt)) {
-                    Some(sent) => {
-                        self.part = Part::In(Lease::new(now, *sent));
-                        self.outputs.push_back(Output::Entered(self.view.epoch));
-                    }
-                    None => self.refuse(Refusal::OldRun {
-                        node: self.me.node,
-                        incarnation: self.me.incarnation,
-                        entered: self.me.incarnation,
-                    }),
-                }
+        self.nonce = registry.member(self.me.node).and_then(|member| member.nonce);
+        let let_in = self.was_let_in();
+        match (&mut self.part, let_in) {
+            (Part::Waiting { .. }, Some(sent)) if mine => {
+                self.part = Part::In(Lease::new(now, sent));
+                self.outputs.push_back(Output::Entered(self.view.epoch));
             }
-            Part::In(lease) if !mine => lease.handle_evicted(now),
+            (Part::Waiting { .. }, None) if mine => self.refuse(Refusal::OldRun {
+                node: self.me.node,
+                incarnation: self.me.incarnation,
+                entered: self.me.incarnation,
+            }),
+            (Part::In(lease), _) if !mine => lease.handle_evicted(now),
             _ => {}
         }
         self.settle(now);
@@ -177,6 +176,7 @@ impl Membership {
     /// What came of a command that this node proposed: it has been applied here.
     pub fn handle_answer(&mut self, now: Instant, command: &Command, outcome: Outcome) {
         self.watch.handle_answered(now);
+        let let_in = self.was_let_in().is_some();
         match (command, outcome, &mut self.part) {
             (
                 Command::Renew { node, incarnation, number },
@@ -198,6 +198,7 @@ impl Membership {
                 Part::Waiting { .. },
             ) if *node == self.me.node
                 && entered == self.me.incarnation
+                && let_in
                 && self.view.member(*node).is_none_or(|m| m.incarnation != entered) =>
             {
                 self.part = Part::Out;
@@ -313,6 +314,12 @@ impl Membership {
     }
 
     // ----- what follows ---------------------------------------------------------------------------------------
+
+    /// When the attempt was sent by which the last run of this node was let in, if that was one of this run.
+    fn was_let_in(&self) -> Option<Instant> {
+        let Part::Waiting { sent, .. } = &self.part else { return None };
+        sent.get(self.nonce?.wrapping_sub(self.me.nonce) as usize).copied()
+    }
 
     /// Only a member is believed.
     fn reports(&self) -> bool {

@@ -6,7 +6,7 @@ use founding::{joined, key};
 use oarlock_cluster::lease::{Output as Step, Standing};
 use oarlock_cluster::membership::{Identity, Output};
 use oarlock_cluster::partition::NodeSet;
-use oarlock_cluster::registry::{Basis, Command, Need, Outcome, Refusal, Registry};
+use oarlock_cluster::registry::{Basis, Command, Need, Out, Outcome, Refusal, Registry};
 use oarlock_cluster::{Lease, Membership};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::limit::{LEASE, LEASE_DRIFT, RENEW, SILENT};
@@ -109,6 +109,27 @@ fn a_clone_is_in_and_this_one_is_not() {
     assert!(node.membership.lease().is_none());
     node.membership.handle_timeout(at(60_000));
     assert_eq!(proposals(&mut node.membership), [], "it asks no more");
+}
+
+/// FT16: a run of a directory that was lost has the number that the one before had, and is not the run that was put out.
+#[test]
+fn who_has_the_number_of_a_run_that_was_put_out_is_told_so() {
+    for mine in [true, false] {
+        let mut node = Node::new(at(0), identity(0, 1, if mine { 100 } else { 9_000 }), &joined(1));
+        let mut other = Node::new(at(0), identity(0, 1, 100), &joined(1));
+        let [start] = proposals(&mut node.membership).try_into().unwrap();
+        let [first] = proposals(&mut other.membership).try_into().unwrap();
+        // It hears of all at once: let in, and put out.
+        let out = Out { node: NodeId(0), incarnation: Incarnation(1), basis: Basis::ByHand, fences: vec![] };
+        let evict = Command::Evict { epoch: Epoch(1), out: vec![out], note: None };
+        assert_eq!(node.registry.apply(&first), Outcome::Done);
+        assert_eq!(node.registry.apply(&evict), Outcome::Done);
+        assert!(matches!(node.answer(at(5), &start), Outcome::Refused(_)));
+        let said = outputs(&mut node.membership);
+        let lost = said.contains(&Output::Lease(Step::Lost));
+        let refused = said.iter().any(|it| matches!(it, Output::Refused(Refusal::OldRun { .. })));
+        assert_eq!((lost, refused), (mine, !mine), "{said:?}");
+    }
 }
 
 /// L7: whoever does not hear all members waits until it does.

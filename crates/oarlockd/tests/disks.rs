@@ -159,3 +159,24 @@ fn a_new_directory_of_a_member_that_has_run_is_refused_until_somebody_sees_to_it
     until("all are well", well);
     drop(nodes);
 }
+
+/// The same when nobody is left who has heard of an earlier run: the registry remembers that there was one, by whose attempt it was
+/// let in, and that this is not it, although it has the same number.
+#[test]
+fn a_new_directory_is_refused_as_well_if_all_others_have_begun_anew() {
+    let mut dev = Dev::start_with(&["--keep"]);
+    let pids = ['a', 'b', 'c'].map(|node| dev.pid(node));
+    signal(dev.child.id() as i32, "KILL");
+    dev.child.wait().unwrap();
+    pids.into_iter().for_each(|pid| until("its nodes end with it", || !support::lives(pid)));
+    let data = dev.cluster().join("node-c/data");
+    fs::remove_dir_all(&data).unwrap();
+    let nodes = ['a', 'b'].map(|node| support::Held(serve(&dev, node, None)));
+    for _ in 0..2 {
+        end(serve(&dev, 'c', None)).expect(78, &["OAR-1213", "node-c/data is new", "run 1"]);
+    }
+    let state = fs::read_to_string(data.join("state")).unwrap();
+    assert!(state.contains("incarnation 1\n"), "it climbs no higher: {state}");
+    dev.run('a', &["lock", "-w", "20s", "x", "--", "true"]).expect(0, &[]);
+    drop(nodes);
+}

@@ -80,7 +80,8 @@ impl Engine {
 pub(super) fn not_let_in(node: &Node, data: &DataDir, registry: Option<&Registry>, why: &str) -> Problem {
     let me = node.status(clock::now()).me;
     let entered = registry.and_then(|registry| registry.member(me)).map(|member| member.entered);
-    if data.state().incarnation == FIRST && entered > Some(FIRST) {
+    // A first run that was in itself is not refused, so it was another one of that number, or later.
+    if data.state().incarnation == FIRST && entered >= Some(FIRST) {
         return disown(data, &format!("{why}, and this is the first run in this data directory"));
     }
     Problem::new(Code::Refused, "this node is not let into the cluster").because(why)
