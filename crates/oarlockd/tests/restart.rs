@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oarlock::blocking::{Client, Space};
 use oarlock::{Mode, Token};
@@ -195,8 +195,20 @@ struct Replaceable {
 
 impl Replaceable {
     fn start() -> Replaceable {
+        Replaceable::start_as(false)
+    }
+
+    fn start_by_link() -> Replaceable {
+        Replaceable::start_as(true)
+    }
+
+    fn start_as(by_link: bool) -> Replaceable {
         let mut solo = Solo::new("");
         let program = solo.path("oarlock");
+        let named = if by_link { solo.path("link") } else { program.clone() };
+        if by_link {
+            std::os::unix::fs::symlink(&program, &named).unwrap();
+        }
         put(&program, |at| _ = fs::copy(env!("CARGO_BIN_EXE_oarlock"), at).unwrap());
         let mut command = oarlock();
         // `env` runs it, as it does the usual one.
@@ -208,7 +220,7 @@ impl Replaceable {
                 None => run.env_remove(name),
             };
         }
-        run.args(words).arg(&program).args(["serve", "--config"]).arg(solo.config());
+        run.args(words).arg(&named).args(["serve", "--config"]).arg(solo.config());
         command = run;
         solo.start_as(command);
         Replaceable { solo, program }
@@ -275,6 +287,14 @@ fn a_restart_that_cannot_be_leaves_everything_as_it_was() {
     node.script("exit 0");
     node.restart().expect(1, &["OAR-3204", "did not say that it can"]);
     as_it_was("another program altogether");
+    node.script("head -c 300000 /dev/zero | tr '\\0' x; head -c 300000 /dev/zero | tr '\\0' y >&2; exit 3");
+    node.restart().expect(1, &["OAR-3204", "yyyy"]);
+    as_it_was("a program that says a lot");
+    let since = Instant::now();
+    node.script("sleep 30 & echo no >&2; exit 3");
+    node.restart().expect(1, &["OAR-3204", "no"]);
+    assert!(since.elapsed() < Duration::from_secs(20), "it waited for what was left behind");
+    as_it_was("a program that leaves another behind");
     node.real();
     fs::set_permissions(&node.program, fs::Permissions::from_mode(0o644)).unwrap();
     node.restart().expect(1, &["OAR-3204", "cannot be run"]);
@@ -329,4 +349,23 @@ fn an_engine_that_dies_in_a_restart_has_died() {
         node.real();
         node.restart().expect(0, &["goes on as run 2"]);
     }
+}
+
+/// An upgrade may be a link that leads elsewhere from then on.
+#[test]
+fn a_program_that_was_named_by_a_link_is_looked_up_anew() {
+    let node = Replaceable::start_by_link();
+    let (run, leads) = (node.run_number(), |it: &Replaceable| {
+        fs::read_link(format!("/proc/{}/exe", it.solo.engine())).unwrap()
+    });
+    let first = leads(&node);
+    let next = node.solo.path("oarlock-of-tomorrow");
+    fs::copy(env!("CARGO_BIN_EXE_oarlock"), &next).unwrap();
+    let link = node.solo.path("link.new");
+    std::os::unix::fs::symlink(&next, &link).unwrap();
+    fs::rename(link, node.solo.path("link")).unwrap();
+    let engine = node.solo.engine();
+    node.restart().expect(0, &[]);
+    assert_eq!((node.solo.engine(), node.run_number()), (engine, run));
+    assert_eq!((first, leads(&node)), (node.program.clone(), next));
 }

@@ -133,7 +133,10 @@ impl Engine {
             | Event::Thawed => (Level::Info, None),
             Event::Overwhelmed { .. } => (Level::Error, None),
             Event::LeaseLost | Event::Suspended { .. } => (Level::Error, Some(Code::Lost)),
-            Event::NotLetIn { .. } => (Level::Error, Some(Code::Refused)),
+            Event::NotLetIn { why } => {
+                self.refused_entry(now, why);
+                (Level::Error, Some(Code::Refused))
+            }
             Event::Frozen => (Level::Warn, Some(Code::NotServing)),
             Event::Silent { .. } => (Level::Warn, Some(Code::MemberSilent)),
             Event::Replaced { .. } | Event::GivenUp { .. } => (Level::Warn, None),

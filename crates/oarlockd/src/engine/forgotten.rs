@@ -67,6 +67,14 @@ impl Engine {
         }
     }
 
+    /// This run is not let in. If another one of its number or later was, its directory is not the one in which that ran.
+    pub(super) fn refused_entry(&mut self, now: Instant, why: &str) {
+        let again = is_another_first(&self.p.node, &self.p.data, self.registry.as_deref());
+        if again && self.stopping.is_none() {
+            self.disown(now, &of_first(why));
+        }
+    }
+
     fn disown(&mut self, now: Instant, why: &str) {
         let data = &self.p.data;
         let problem = self.sessions.with_spare(|| disown(data, why));
@@ -78,13 +86,22 @@ impl Engine {
 
 /// Why a run that has ended was not let in.
 pub(super) fn not_let_in(node: &Node, data: &DataDir, registry: Option<&Registry>, why: &str) -> Problem {
-    let me = node.status(clock::now()).me;
-    let entered = registry.and_then(|registry| registry.member(me)).map(|member| member.entered);
-    // A first run that was in itself is not refused, so it was another one of that number, or later.
-    if data.state().incarnation == FIRST && entered >= Some(FIRST) {
-        return disown(data, &format!("{why}, and this is the first run in this data directory"));
+    if is_another_first(node, data, registry) {
+        return disown(data, &of_first(why));
     }
     Problem::new(Code::Refused, "this node is not let into the cluster").because(why)
+}
+
+/// This is the first run of a directory, and was refused, although the registry knows that a run of this node was in. A first run that was
+/// in itself is not refused, so it was another one of that number, or a later one.
+fn is_another_first(node: &Node, data: &DataDir, registry: Option<&Registry>) -> bool {
+    let me = node.status(clock::now()).me;
+    let entered = registry.and_then(|registry| registry.member(me)).map(|member| member.entered);
+    data.state().incarnation == FIRST && entered >= Some(FIRST)
+}
+
+fn of_first(why: &str) -> String {
+    format!("{why}, and this is the first run in this data directory")
 }
 
 fn disown(data: &DataDir, why: &str) -> Problem {

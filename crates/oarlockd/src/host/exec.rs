@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
@@ -17,6 +17,20 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 /// Nobody changes it any more, whoever has it.
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
+
+/// Where this program is, as it was named: if that is a link to the program of the day, whoever asks for the next one follows it
+/// anew. The kernel knows only where it led when this process began.
+pub fn this_program() -> io::Result<PathBuf> {
+    let resolved = std::env::current_exe()?;
+    let named = std::env::args_os().next().map(PathBuf::from).filter(|named| named.is_absolute());
+    let is_it = |named: &PathBuf| named.canonicalize().is_ok_and(|it| it == resolved);
+    Ok(named.filter(is_it).unwrap_or(resolved))
+}
+
+/// A file in memory for what another program says. It never fills, and ends where the program has stopped writing.
+pub fn notepad() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create("oarlock-said", MemfdFlags::CLOEXEC)?)
+}
 
 /// A file in memory with these bytes, which nobody else may open and nobody can change.
 pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
