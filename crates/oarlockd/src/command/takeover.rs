@@ -42,7 +42,7 @@ pub(super) fn run(args: &EngineArgs) -> Result<()> {
 
 /// The program that takes this one's place in a restart: whatever is there by then.
 pub(super) fn next(config: &Config) -> Result<Next> {
-    let program = std::env::current_exe()
+    let program = exec::this_program()
         .map_err(|e| Problem::io(Code::Failed, "cannot find out where this program is", &e))?;
     Ok(Next { program, config: config.path.clone(), dev: config.dev, fixed: config.fixed() })
 }
@@ -63,8 +63,10 @@ fn config(args: &EngineArgs, parcel: &Parcel) -> Result<Config> {
     config.restoration = parcel.restored;
     let differs = |(was, is): (&(String, String), &(String, String))| (was != is).then(|| is.0.clone());
     let now = config.fixed();
-    let differing: Vec<String> = parcel.fixed.iter().zip(&now).filter_map(differs).collect();
-    if differing.is_empty() && parcel.fixed.len() == now.len() {
+    let mut differing: Vec<String> = parcel.fixed.iter().zip(&now).filter_map(differs).collect();
+    let more = parcel.fixed.iter().skip(now.len()).chain(now.iter().skip(parcel.fixed.len()));
+    differing.extend(more.map(|(name, _)| name.clone()));
+    if differing.is_empty() {
         return Ok(config);
     }
     Err(cannot(format!("{} has changed: {}", config.path.display(), differing.join(", ")))

@@ -3,7 +3,8 @@
 //! The program that is to take the engine's place runs once as a child and reads what it would get. One of another version, with a
 //! configuration that a run cannot change to, or one that is no Oarlock at all is found here.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{Console, doc, wait};
 use crate::engine::{Control, Next};
-use crate::host::child;
+use crate::host::{child, exec};
 
 /// What the program says that can take over, before its version.
 pub(crate) const CAN: &str = "can take over: oarlock ";
@@ -61,27 +62,30 @@ fn rehearse(next: &Next, parcel: OwnedFd) -> Result<(), String> {
         command.arg("--dev");
     }
     command.args(["--take-over", "0", "--rehearse"]);
-    command.stdin(Stdio::from(parcel)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // No pipes: a program that says much would wait for a reader, and one that leaves another behind would not come to an end.
+    let pad = || exec::notepad().map_err(|e| format!("nothing to write on: {e}"));
+    let (out, err) = (pad()?, pad()?);
+    let copy = |pad: &OwnedFd| pad.try_clone().map(Stdio::from).map_err(|e| e.to_string());
+    command.stdin(Stdio::from(parcel)).stdout(copy(&out)?).stderr(copy(&err)?);
     let mut child =
         child::spawn_bound(&mut command, Signal::KILL).map_err(|e| format!("it cannot be run: {e}"))?;
     let ended = ended(&mut child);
-    let said = |from: Option<&mut dyn Read>| {
-        let mut text = Vec::new();
-        if let Some(from) = from {
-            let _ = from.take(SAID_BYTES_MAX).read_to_end(&mut text);
-        }
+    let said = |pad: OwnedFd| {
+        let (mut file, mut text) = (File::from(pad), Vec::new());
+        // The child wrote by the same position.
+        let _ = file.rewind().and_then(|()| file.take(SAID_BYTES_MAX).read_to_end(&mut text));
         String::from_utf8_lossy(&text).trim().to_owned()
     };
     match ended {
         Err(e) => Err(format!("it cannot be waited for: {e}")),
-        Ok(false) => Err(format!("it has said nothing for {} s", REHEARSAL_MAX.as_secs())),
+        Ok(false) => Err(format!("it has not come to an end for {} s", REHEARSAL_MAX.as_secs())),
         Ok(true) => {
             let status = child.wait().map_err(|e| e.to_string())?;
-            let out = said(child.stdout.as_mut().map(|it| it as &mut dyn Read));
+            let out = said(out);
             if status.success() && out.starts_with(CAN) {
                 return Ok(());
             }
-            let err = said(child.stderr.as_mut().map(|it| it as &mut dyn Read));
+            let err = said(err);
             match err.is_empty() {
                 true => Err(format!("it ended with {status} and did not say that it can")),
                 false => Err(err),

@@ -42,10 +42,10 @@ use wards::{Orphans, Wards};
 use crate::command::cli::Serve;
 use crate::command::serve::{log_to_stderr, raise_descriptor_limit};
 use crate::config::Config;
-use crate::host::child;
 use crate::host::pair::{self, PACKET_BYTES_MAX};
 use crate::host::poll::{Epoll, Poll, Ready};
 use crate::host::signals::Signals;
+use crate::host::{child, exec};
 use crate::problem::{Problem, Result};
 
 /// What is watched besides sessions, whose tokens begin behind these.
@@ -78,7 +78,7 @@ pub fn run(args: &Serve) -> Result<u8> {
     }
     let mut house = House {
         args,
-        program: std::env::current_exe().map_err(failed)?,
+        program: exec::this_program().map_err(failed)?,
         poll,
         next_session: FIRST_SESSION,
         engine: None,
