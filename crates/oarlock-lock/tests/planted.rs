@@ -48,6 +48,9 @@ fn menus() -> Vec<Menu> {
         )),
         sets::blocks("blocks: writer and master die, one comes back", 4, 3)
             .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
+        sets::blocks("blocks: writer and master die, one is left", 3, 3).through(
+            Plan::of(&[0, 1, 2], 2).then(&[1, 2], &[], 0).then(&[], &[1], 1).briskly().with_fences(),
+        ),
         sets::forgotten("blocks: forgotten, then a node joins", 3)
             .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).briskly()),
         sets::forgotten("blocks: forgotten, then two join", 4)
@@ -107,7 +110,7 @@ const SEEN: &[(Bug, &str, &str)] = &[
     (Bug::HalfBuilt, "a shadow's node dies", "it was granted None"),
     (Bug::HeirForgets, "blocks: writer and master die, one comes back", "the next to read is shown"),
     (Bug::LateHandover, "blocks: forgotten, then two join", "the next to read is shown"),
-    (Bug::DepartedOnce, "blocks: writer and master die, one comes back", "the next to read is shown"),
+    (Bug::DepartedOnce, "blocks: writer and master die, one is left", "the next to read is shown"),
     (Bug::NlUnstated, "a shadow's node dies", "owns NL, its master believes None"),
     (Bug::MarkAlways, "a shadow's node dies", "the next to read is shown"),
     (Bug::OldTombstone, "blocks: forgotten, then a node joins", "owns NL, its master believes None"),

@@ -115,6 +115,9 @@ pub(crate) fn views(more: u8) -> Vec<Menu> {
             .through(three().then(&[1], &[], 2).then(&[], &[3], 2).briskly()),
         blocks("blocks: writer and master die, one comes back", 4, 3 + more)
             .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
+        blocks("blocks: writer and master die, one is left", 3, 3 + more).through(
+            Plan::of(&[0, 1, 2], 2).then(&[1, 2], &[], 0).then(&[], &[1], 1).briskly().with_fences(),
+        ),
         blocks("blocks: the heir dies", 3, 3 + more).through(joins().then(&[2], &[], 1).briskly()),
         blocks("blocks: the heir comes back", 3, 3 + more).through(joins().then(&[2], &[2], 2).briskly()),
         blocks("blocks: callers write, a node joins", 3, 3 + more)
