@@ -113,10 +113,14 @@ impl Engine {
         }
     }
 
-    /// Remembers which cluster etcd decides about: the one that the next run must find there.
+    /// Remembers which cluster etcd decides about: the one that the next run must find there. Not before it has let this run in: what is
+    /// there may be somebody else's.
     fn keep_outside(&mut self, now: Instant, registry: &Registry) {
-        let known = self.registry.as_ref().is_some_and(|it| it.cluster().is_some());
-        let Some(cluster) = registry.cluster().filter(|_| self.p.relies_on_etcd && !known) else { return };
+        let status = self.p.node.status(now);
+        let is_in = |it: &Registry| it.run(status.me) == Some(status.incarnation);
+        let known = self.registry.as_ref().is_some_and(|it| is_in(it));
+        let due = self.p.relies_on_etcd && !known && is_in(registry);
+        let Some(cluster) = registry.cluster().filter(|_| due) else { return };
         let data = &self.p.data;
         if let Err(problem) = self.sessions.with_spare(|| data.keep_outside(u128::from_be_bytes(cluster))) {
             self.down = Some(problem);
