@@ -3,22 +3,25 @@
 //! Elsewhere the simulator seals with a keyed checksum, which is a thousand times cheaper. Here every handshake is
 //! Noise and every packet is sealed by the real cipher, while datagrams are lost, flipped, cut and replayed.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock};
 
 use oarlock_layout::seal::{PublicKey, Seal};
 use oarlock_sim::{Options, run};
 use oarlockd::host::key::Secret;
 use oarlockd::host::seal::HostSeal;
 
-/// The cluster secret, then a key for each node.
-fn keys() -> &'static [Secret] {
-    static KEYS: OnceLock<Vec<Secret>> = OnceLock::new();
-    KEYS.get_or_init(|| (0..17).map(|_| Secret::generate()).collect())
+/// The cluster secret, and a key for each machine that ever has a node's place.
+fn keys(machine: u16) -> (Secret, Secret) {
+    static CLUSTER: OnceLock<Secret> = OnceLock::new();
+    static MACHINES: Mutex<BTreeMap<u16, Secret>> = Mutex::new(BTreeMap::new());
+    let mine = MACHINES.lock().unwrap().entry(machine).or_insert_with(Secret::generate).clone();
+    (CLUSTER.get_or_init(Secret::generate).clone(), mine)
 }
 
 /// Every third node has no AES in hardware.
 fn seal(node: u16, _seed: u64) -> (Box<dyn Seal + Send>, PublicKey) {
-    let (cluster, mine) = (&keys()[0], &keys()[usize::from(node) + 1]);
+    let (cluster, mine) = keys(node);
     let seal = HostSeal::with_aes(mine.bytes(), cluster.bytes(), !node.is_multiple_of(3));
     (Box::new(seal), PublicKey(mine.public()))
 }
