@@ -224,7 +224,9 @@ fn a_loss_that_is_noticed_only_after_the_command_ended_still_counts() {
     let child = solo.at().args(["lock", "late", "-c", &script]).stderr(Stdio::piped()).spawn().unwrap();
     let shell = pid_in(&file);
     signal(child.id() as i32, "STOP");
+    let engine = solo.engine();
     solo.end("KILL");
+    until("nothing of the node is left", || !lives(engine));
     fs::write(&go, "").unwrap();
     until("the command has ended", || !lives(shell));
     signal(child.id() as i32, "CONT");
