@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::context::{Context, Failure, hear};
 
 /// So many at once. More, and what is slow then is no fault of anybody.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 
 /// What runs alone, because it watches what others do to the machine.
 const ALONE: &[&str] = &["oarlock-bench", "namespaces"];
