@@ -39,9 +39,12 @@ impl Engine {
                 FromControl::Carry { to, message } => _ = self.p.node.carry(now, to, &message),
                 FromControl::Applied(registry) => {
                     self.give(&registry);
+                    let was_in = self.p.node.has_entered();
                     self.p.node.handle_applied(now, &registry);
                     self.note_fences(&registry);
-                    self.keep_outside(now, &registry);
+                    if !was_in && self.p.node.has_entered() {
+                        self.keep_outside(now, &registry);
+                    }
                     self.p.applied.send_replace(Arc::clone(&registry));
                     self.registry = Some(registry);
                     self.leave_on();
@@ -116,11 +119,7 @@ impl Engine {
     /// Remembers which cluster etcd decides about: the one that the next run must find there. Not before it has let this run in: what is
     /// there may be somebody else's.
     fn keep_outside(&mut self, now: Instant, registry: &Registry) {
-        let status = self.p.node.status(now);
-        let is_in = |it: &Registry| it.run(status.me) == Some(status.incarnation);
-        let known = self.registry.as_ref().is_some_and(|it| is_in(it));
-        let due = self.p.relies_on_etcd && !known && is_in(registry);
-        let Some(cluster) = registry.cluster().filter(|_| due) else { return };
+        let Some(cluster) = registry.cluster().filter(|_| self.p.relies_on_etcd) else { return };
         let data = &self.p.data;
         if let Err(problem) = self.sessions.with_spare(|| data.keep_outside(u128::from_be_bytes(cluster))) {
             self.down = Some(problem);
