@@ -9,22 +9,27 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Kills every process below this one once the time is over, and whatever is started after that, until it is called
-/// off.
+/// Kills every process below one, but not that one, once the time is over, and whatever is started there after that,
+/// until it is called off.
 pub(crate) struct Watchdog {
     call_off: Sender<()>,
     thread: JoinHandle<bool>,
 }
 
 impl Watchdog {
-    /// From now on so long.
+    /// From now on so long, over what this process starts.
     pub(crate) fn start(limit: Duration) -> Watchdog {
+        Watchdog::over(process::id(), limit)
+    }
+
+    /// Over what another process starts.
+    fn over(root: u32, limit: Duration) -> Watchdog {
         let (call_off, called_off) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut wait = limit;
             let mut bitten = false;
             while called_off.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                kill(&below(process::id()));
+                kill(&below(root));
                 bitten = true;
                 wait = Duration::from_millis(200);
             }
@@ -78,20 +83,25 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// One test, because a watchdog bites every process below this one.
+    /// Over a process of the test's own: below this one are also the children of other tests.
     #[test]
     fn what_hangs_is_ended_with_its_children_and_what_ends_in_time_is_left_alone() {
-        let dog = Watchdog::start(Duration::from_secs(60));
-        assert!(Command::new("true").status().expect("it starts").success());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "true; echo $?"]).stdout(Stdio::piped());
+        let child = shell.spawn().expect("it starts");
+        let dog = Watchdog::over(child.id(), Duration::from_secs(60));
+        assert_eq!(child.wait_with_output().expect("it ends").stdout, b"0\n");
         assert!(!dog.call_off());
 
         let begin = Instant::now();
-        let dog = Watchdog::start(Duration::from_millis(100));
         let mut shell = Command::new("sh");
-        shell.args(["-c", "sleep 600 & sleep 600"]).stdout(Stdio::piped());
-        // Output ends only when the last process that has the pipe is gone.
-        let output = shell.output().expect("it starts");
-        assert!(!output.status.success());
+        shell.args(["-c", "sh -c 'sleep 600 & sleep 600'; echo $?"]).stdout(Stdio::piped());
+        let child = shell.spawn().expect("it starts");
+        let dog = Watchdog::over(child.id(), Duration::from_millis(100));
+        // Output ends only when the last process that has the pipe is gone; the outer shell is not killed and tells.
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        assert_eq!(output.stdout, b"137\n", "the inner shell is killed");
         assert!(dog.call_off());
         assert!(begin.elapsed() < Duration::from_secs(300));
     }
