@@ -297,6 +297,10 @@ mod planted {
 #[cfg(feature = "planted")]
 mod planted {
     use std::collections::BTreeSet;
+    use std::process::{Command, Stdio};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
     use oarlock_node::Bug::{self, Room};
     use oarlock_node::{Lost, RoomBug};
@@ -363,14 +367,73 @@ mod planted {
     /// Bugs that take twice as many seeds as others.
     const PATIENT: &[&str] = &["LongLease", "GaspUnheard", "no-lease"];
 
-    fn seeds_for(name: &str, arguments: &super::Arguments) -> std::ops::Range<u64> {
-        let times = if PATIENT.contains(&name) { 2 } else { 1 };
-        arguments.from..arguments.from + times * arguments.seeds
+    /// A bug that need not be noticed here is looked for in this part of the seeds.
+    const RARE: u64 = 4;
+
+    fn seeds_for(name: &str, sure: bool, arguments: &super::Arguments) -> std::ops::Range<u64> {
+        let count = match (sure, PATIENT.contains(&name)) {
+            (true, true) => 2 * arguments.seeds,
+            (true, false) => arguments.seeds,
+            (false, _) => arguments.seeds.div_ceil(RARE),
+        };
+        arguments.from..arguments.from + count
     }
 
-    /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails.
+    /// All that can be planted.
+    fn names() -> Vec<String> {
+        let nodes = Bug::all().into_iter().map(Bug::name);
+        let registers = RegisterBug::ALL.iter().map(|bug| format!("{bug:?}"));
+        let segments = oarlock_shm::planted::Bug::NAMED.iter().map(|(name, _)| (*name).to_string());
+        nodes.chain(registers).chain(segments).collect()
+    }
+
+    /// Plants each bug and runs seeds until a checker notices. A bug that nobody notices fails. Each row is a process of
+    /// its own, because a bug of the segment is planted in the whole process.
     pub(crate) fn table(arguments: &super::Arguments) -> bool {
+        if let Some(wanted) = &arguments.bug {
+            if !names().contains(wanted) {
+                eprintln!("no bug {wanted:?}; there are {}", names().join(", "));
+                return false;
+            }
+            return nodes(arguments) & registers(arguments) & segments(arguments);
+        }
         println!("{:<20} {:>6}  {:<30} first finding", "planted", "seeds", "caught by");
+        let queue = Mutex::new(names().into_iter());
+        let next = || queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+        let good = AtomicBool::new(true);
+        thread::scope(|scope| {
+            for _ in 0..arguments.jobs {
+                scope.spawn(|| {
+                    while let Some(name) = next() {
+                        match row(&name) {
+                            // In one piece: the others print too.
+                            Ok((text, true)) => print!("{text}"),
+                            Ok((text, false)) => {
+                                print!("{text}");
+                                good.store(false, Ordering::Relaxed);
+                            }
+                            Err(why) => {
+                                println!("{name}: {why}");
+                                good.store(false, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        good.into_inner()
+    }
+
+    /// What this program says when it is asked for one bug alone, and whether that is as it should be.
+    fn row(name: &str) -> std::io::Result<(String, bool)> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).args(["--bug", name]).stderr(Stdio::inherit());
+        let output = command.output()?;
+        Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success()))
+    }
+
+    /// The rows of bugs of nodes.
+    fn nodes(arguments: &super::Arguments) -> bool {
         let mut all = true;
         for bug in Bug::all() {
             let name = bug.name();
@@ -389,8 +452,9 @@ mod planted {
                 _ => {}
             }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);
+            let seeds = seeds_for(&name, sure.is_some(), arguments);
             let mut others = BTreeSet::new();
-            let caught = seeds_for(&name, arguments).find_map(|seed| {
+            let caught = seeds.clone().find_map(|seed| {
                 let first = run(seed, &options).findings.into_iter().next()?;
                 if sure.is_none_or(|by| by.contains(&first.checker)) {
                     return Some((seed, first));
@@ -399,12 +463,12 @@ mod planted {
                 None
             });
             let Some((seed, first)) = caught else {
+                let seeds = seeds.count();
                 let Some(by) = sure else {
-                    println!("{name:<20}      -  the explorer: too rare for {} seeds", arguments.seeds);
+                    println!("{name:<20}      -  the explorer: too rare for {seeds} seeds");
                     continue;
                 };
                 all = false;
-                let seeds = seeds_for(&name, arguments).count();
                 println!("{name:<20} {seeds:>6}  by {others:?}, which should be by {by:?}: not caught");
                 continue;
             };
@@ -419,7 +483,7 @@ mod planted {
             let text: String = first.text.chars().take(120).collect();
             println!("{name:<20} {:>6}  {by:<30} {}: {text}", seed + 1 - arguments.from, first.checker);
         }
-        all & registers(arguments) & segments(arguments)
+        all
     }
 
     /// The same for bugs of fenced registers. Each must be noticed here.
@@ -456,7 +520,7 @@ mod planted {
         ("no-freeze", &["frozen"]),
     ];
 
-    /// The same for bugs of the segment. They are planted in the whole process, so runs come one after the other.
+    /// The same for bugs of the segment, which are planted in the whole process.
     fn segments(arguments: &super::Arguments) -> bool {
         let options = Options { segments: Some(true), ..arguments.options.clone() };
         let mut all = true;
@@ -466,7 +530,8 @@ mod planted {
             }
             oarlock_shm::planted::plant(Some(bug));
             let sure = SURE_IN_SEGMENTS.iter().find(|(sure, _)| *sure == name).map(|(_, by)| *by);
-            let caught = seeds_for(name, arguments).find_map(|seed| {
+            let seeds = seeds_for(name, sure.is_some(), arguments);
+            let caught = seeds.clone().find_map(|seed| {
                 let first = run(seed, &options).findings.into_iter().next()?;
                 sure.is_none_or(|by| by.contains(&first.checker)).then_some((seed, first))
             });
@@ -479,10 +544,10 @@ mod planted {
                 }
                 None if sure.is_some() => {
                     all = false;
-                    println!("{name:<20} {:>6}  not caught", seeds_for(name, arguments).count());
+                    println!("{name:<20} {:>6}  not caught", seeds.count());
                 }
                 None => {
-                    println!("{name:<20}      -  the stepper: not between calls in {} seeds", arguments.seeds)
+                    println!("{name:<20}      -  the stepper: not between calls in {} seeds", seeds.count())
                 }
             }
         }
