@@ -7,7 +7,8 @@
 //! ```
 //!
 //! To be told is not to have heard: a program may stand still, or have to end what runs under its locks. It says that it has done so
-//! by hanging up, and only then its locks may be somebody else's.
+//! by hanging up, and only then its locks may be somebody else's. `oarlock lock` hangs up when its command is dead, and the library
+//! when the last guard of the session is gone.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;

@@ -48,6 +48,10 @@ impl Opened {
                 if knock {
                     self.wish.space.knock();
                 }
+                if !segment.guard(hold.entry) {
+                    segment.too_late(hold);
+                    return None;
+                }
                 Some(Here { space: &self.wish.space, segment, hold, token: OnceLock::new() })
             }
             Err(missed) => {
@@ -111,9 +115,18 @@ impl Here<'_> {
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.segment.is_over()
-            || self.segment.caller.living().is_err()
-            || !self.segment.caller.holds(self.hold)
+        let gone = match self.segment.caller.living() {
+            Err(loss) => Some(Some(loss)),
+            Ok(()) => (!self.segment.caller.holds(self.hold)).then_some(None),
+        };
+        if let Some(loss) = gone
+            && !self.segment.is_over()
+            && self.segment.is_mine()
+        {
+            // What is known here the session is to know: it hangs up when its guards have gone.
+            self.space.session.lose(loss);
+        }
+        gone.is_some() || self.segment.is_over()
     }
 
     pub(crate) fn blocks(&self) -> Option<Mode> {
@@ -131,8 +144,12 @@ impl Drop for Here<'_> {
         if !self.segment.is_mine() {
             return;
         }
+        self.segment.unguard(self.hold.entry);
         if let Ok(true) = self.segment.caller.release_apart(self.hold) {
             self.space.knock();
+        }
+        if self.segment.is_over() {
+            self.space.session.acknowledge();
         }
     }
 }

@@ -383,6 +383,8 @@ impl Held {
             return Ok(());
         };
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever asks so has no guard any more, and the answer lets the entry go.
+        self.space.place().unguard(shared.hold.entry);
         if let Some(asked) = shared.asked {
             let staged = shared.staged();
             if self.session().look_into(|table| table.leave_to_answer(handle, awaited, staged)) {
@@ -422,6 +424,9 @@ impl Held {
             return false;
         }
         shared.release(&self.space);
+        if segment.is_over() {
+            self.space.session.acknowledge();
+        }
         true
     }
 
@@ -429,13 +434,16 @@ impl Held {
     #[inline(never)]
     fn leave(&mut self) {
         // In a fork of the process that took it, the lock is not ours to give back.
-        if self.handle == 0 || self.session().check_process(String::new).is_err() {
+        if self.session().check_process(String::new).is_err() {
             return;
         }
-        if let Ok(false) = self.release_here() {
+        if self.handle != 0
+            && let Ok(false) = self.release_here()
+        {
             // A session that is over needs no word of it.
             let _ = self.unlock_by_message(false);
         }
+        self.session().acknowledge();
     }
 }
 
@@ -443,6 +451,7 @@ impl Shared {
     /// Gives it back; false if it was gone.
     #[inline(always)]
     pub(crate) fn release(&self, space: &SpaceRef) -> bool {
+        space.place().unguard(self.hold.entry);
         match space.place().caller.release(self.hold) {
             Ok(false) => true,
             Ok(true) => {

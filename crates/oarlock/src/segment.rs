@@ -12,7 +12,7 @@
 
 use std::cell::Cell as Local;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,11 +22,12 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::SharedHandle;
 use oarlock_layout::message::session::Attached;
 use oarlock_layout::mode::Mode;
-use oarlock_layout::segment::geometry::SEATS;
+use oarlock_layout::segment::geometry::{HOT_ENTRIES, SEATS};
 use oarlock_layout::time::Instant;
 use oarlock_layout::token::Token;
 use oarlock_layout::value::Value;
 use oarlock_shm::{Answer, Birthmark, Caller, Clock, First, Hold, Loss, Memory, Taken, Ticket};
+use rustix::thread::{MembarrierCommand, membarrier};
 
 /// Where a lockspace's segment will be once the node has answered; none in it: there is none to be had.
 pub(crate) type Cell = OnceLock<Option<Arc<Segment>>>;
@@ -48,6 +49,45 @@ pub(crate) struct Segment {
     birthmark: Birthmark,
     /// How many looks are worth it before sleeping: what lately was enough, more or less.
     spins: AtomicU32,
+    guards: Guards,
+}
+
+/// In which entries a guard of this program lies, be its lock lost or not. What stands in the entries themselves does not say
+/// so: the node takes them back as soon as the session is over.
+struct Guards {
+    /// Those of the hot entries, each on a line of its own.
+    hot: [Line; HOT_ENTRIES as usize],
+    others: Box<[AtomicBool]>,
+    /// The session is over, and in none before this one is a guard, nor will be.
+    first: AtomicU32,
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Line(AtomicBool);
+
+impl Guards {
+    fn new(entries: u32) -> Guards {
+        let others = (HOT_ENTRIES..entries).map(|_| AtomicBool::new(false)).collect();
+        Guards { hot: Default::default(), others, first: AtomicU32::new(0) }
+    }
+
+    #[inline(always)]
+    fn at(&self, entry: u32) -> &AtomicBool {
+        match self.hot.get(entry as usize) {
+            Some(line) => &line.0,
+            None => &self.others[(entry - HOT_ENTRIES) as usize],
+        }
+    }
+}
+
+/// Whatever any thread of this program has done before is seen by what this one does next, and the other way round. So those
+/// who take and give locks need no barrier of their own. False if the kernel cannot do that.
+pub(crate) fn barrier() -> bool {
+    // Registered once in a process, again does no harm; the global one is slower by far, and older.
+    let expedited = membarrier(MembarrierCommand::RegisterPrivateExpedited)
+        .and_then(|()| membarrier(MembarrierCommand::PrivateExpedited));
+    expedited.or_else(|_| membarrier(MembarrierCommand::Global)).is_ok()
 }
 
 /// CLOCK_MONOTONIC_COARSE: read from a page that the kernel shares, without calling it.
@@ -88,10 +128,11 @@ impl Segment {
         if attached.place.area >= memory.geometry().areas || attached.segment >= SharedHandle::SEGMENTS_MAX {
             return None;
         }
+        let guards = Guards::new(memory.geometry().entries);
         let caller = Caller::new(memory, attached.place, Coarse);
         let (birthmark, spins) = (Birthmark::new().ok()?, AtomicU32::new(SPINS_MAX / 4));
         let over = AtomicBool::new(false);
-        Some(Arc::new(Segment { caller, number: attached.segment, over, birthmark, spins }))
+        Some(Arc::new(Segment { caller, number: attached.segment, over, birthmark, spins, guards }))
     }
 
     /// Nothing more is granted here.
@@ -103,6 +144,43 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// A guard of a lock in this entry comes to be. False: too late, the session is over, and nobody waits for it.
+    #[inline(always)]
+    pub(crate) fn guard(&self, entry: u32) -> bool {
+        self.guards.at(entry).store(true, Ordering::Relaxed);
+        // In this order for this thread; whoever ends the session makes it so for all ([`barrier`]).
+        compiler_fence(Ordering::SeqCst);
+        if self.is_over() {
+            self.unguard(entry);
+            return false;
+        }
+        true
+    }
+
+    /// The session ended while the lock was taken.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn too_late(&self, hold: Hold) {
+        // The node has taken it back already, or will.
+        let _ = self.caller.release_apart(hold);
+    }
+
+    /// The guard goes. Before the entry is let go of: then it may be another's.
+    #[inline(always)]
+    pub(crate) fn unguard(&self, entry: u32) {
+        self.guards.at(entry).store(false, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Is there a guard of a session that is over?
+    pub(crate) fn is_guarded(&self) -> bool {
+        let entries = HOT_ENTRIES + self.guards.others.len() as u32;
+        let first = self.guards.first.load(Ordering::Relaxed);
+        let found = (first..entries).find(|entry| self.guards.at(*entry).load(Ordering::Relaxed));
+        self.guards.first.store(found.unwrap_or(entries), Ordering::Relaxed);
+        found.is_some()
     }
 
     /// Is this the process that attached it, and no fork?

@@ -57,6 +57,8 @@ pub(crate) struct Session {
     birthmark: Birthmark,
     /// Shows until when the node's lease lasts, whatever becomes of the node.
     lease: Option<LeaseSight>,
+    /// The session is over, and every thread of this program sees that.
+    over: AtomicBool,
     /// Those who wait for a loss have been told that the lease is at risk.
     at_risk: AtomicBool,
     /// Locks may be granted in this process (the default).
@@ -128,6 +130,7 @@ impl Session {
             pid: std::process::id(),
             birthmark,
             lease,
+            over: AtomicBool::new(false),
             at_risk: AtomicBool::new(false),
             sharing,
             look_due: AtomicU64::new(0),
@@ -239,11 +242,15 @@ impl Session {
         // first, the number be given to somebody else, and the cancel withdraw what that one asked for.
         let cancels = effects.send.extract_if(.., |request| matches!(request, Request::Cancel { .. }));
         let failed = cancels.filter_map(|cancel| self.post(&cancel).err()).last();
+        let over = state.table.ended().is_some();
         drop(state);
         if let Some(errno) = failed {
             self.cannot_send(errno);
         }
         self.carry_out(effects);
+        if over {
+            self.acknowledge();
+        }
         value
     }
 
@@ -279,7 +286,27 @@ impl Session {
 
     fn end(self: &Arc<Self>, code: Code, text: String) {
         self.change(|table, effects| table.end(Ended { code, text }, effects));
-        self.socket.shut_down();
+        self.settle();
+    }
+
+    /// The table says that the session is over.
+    fn settle(self: &Arc<Self>) {
+        // Without a barrier one could take a guard that lives for one that has gone: then the lease says when it is over.
+        if segment::barrier() {
+            self.over.store(true, Ordering::Release);
+            self.acknowledge();
+        }
+    }
+
+    /// Hangs up, if the session is over and no guard of it is left: that tells the node that nobody here acts under its locks
+    /// any more, and others need not wait for the end of its lease (L5). To hear of the end is not enough: another
+    /// thread may be at work under a guard.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn acknowledge(&self) {
+        if self.over.load(Ordering::Acquire) && !self.look_into(Table::is_guarded) {
+            self.socket.shut_down();
+        }
     }
 
     /// The segment of a lockspace: there, or asked for, or not to be had.
@@ -382,7 +409,7 @@ impl Session {
                     match taken {
                         Ok(true) => return Some(true),
                         Ok(false) => {
-                            self.socket.shut_down();
+                            self.settle();
                             return Some(false);
                         }
                         Err(Misdeed(misdeed)) => (Code::SessionMalformed, misdeed),

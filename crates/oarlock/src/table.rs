@@ -174,6 +174,8 @@ pub(crate) struct Table {
     attaching: BTreeMap<u32, (SpaceId, u64)>,
     calls: Calls,
     ended: Option<Ended>,
+    /// The session is over, and before this entry there is no guard.
+    guards: usize,
 }
 
 // ---- locks, the program's side ----------------------------------------------------------------------
@@ -442,6 +444,14 @@ impl Table {
         self.ended.as_ref()
     }
 
+    /// Is there a guard still, in a session that is over, and can grant nothing any more?
+    pub(crate) fn is_guarded(&mut self) -> bool {
+        let rest = self.entries.get(self.guards..).unwrap_or_default();
+        let guarded = |entry: &Option<Entry>| entry.as_ref().is_some_and(Entry::is_guarded);
+        self.guards += rest.iter().position(guarded).unwrap_or(rest.len());
+        self.guards < self.entries.len() || self.segments().any(|segment| segment.is_guarded())
+    }
+
     fn living(&self) -> Result<(), Failure> {
         match &self.ended {
             None => Ok(()),
@@ -505,6 +515,11 @@ impl Entry {
             wakers: Wakers::default(),
             shared,
         }
+    }
+
+    /// Does somebody hold it, or is about to be told so?
+    fn is_guarded(&self) -> bool {
+        self.guard && matches!(self.stage, Stage::Held | Stage::Converting(_))
     }
 
     /// Gives back what is held in an entry, without the node.

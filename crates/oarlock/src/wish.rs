@@ -12,7 +12,7 @@ use oarlock_layout::message::session::{Failure, LockRequest, Request};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::{Escaped, Name};
 use oarlock_layout::segment::MANNER;
-use oarlock_shm::{Answer as Found, Loss, Party, Taken, Ticket};
+use oarlock_shm::{Answer as Found, Hold, Loss, Party, Taken, Ticket};
 use smallvec::SmallVec;
 
 use crate::calls::Answer;
@@ -221,6 +221,10 @@ impl Wish {
                 if knock {
                     self.space.knock();
                 }
+                if !segment.guard(hold.entry) {
+                    segment.too_late(hold);
+                    return None;
+                }
                 Some(Shared::new(hold, flags))
             }
             Err(missed) => {
@@ -340,6 +344,10 @@ impl Wish {
                     if knock {
                         self.space.session.request(&Request::Knock);
                     }
+                    if !segment.guard(hold.entry) {
+                        segment.too_late(hold);
+                        return Sharing::Lost(Loss::Session);
+                    }
                     let mut shared = Shared::new(hold, flags);
                     if flags.contains(Flags::VALBLK) {
                         let Some(value) = caller.value(hold) else {
@@ -458,6 +466,9 @@ impl PendingLock {
                 }
                 let held = self.held.take().expect("taken only here");
                 session.change(|table, effects| table.end_shared(held.handle, effects));
+                if !segment.guard(hold.entry) {
+                    return Err(came_too_late(held, &segment, hold));
+                }
                 let mut shared = Shared::new(hold, held.flags);
                 if held.flags.contains(Flags::VALBLK) {
                     shared.block_mut().value = segment.caller.value(hold);
@@ -487,6 +498,9 @@ impl PendingLock {
                 let session = Arc::clone(held.session());
                 session.change(|table, effects| table.end_shared(held.handle, effects));
                 if let Found::Held(hold) = found {
+                    if !segment.guard(hold.entry) {
+                        return Err(came_too_late(held, segment, hold));
+                    }
                     let mut shared = Shared::new(hold, held.flags);
                     shared.token = Some(grant.token);
                     if grant.value.is_some() {
@@ -503,6 +517,16 @@ impl PendingLock {
         held.forget();
         Err(Error::from_failure(what, failure))
     }
+}
+
+/// The lock was granted, and the session ended before there was a guard for it.
+#[cold]
+fn came_too_late(held: Held, segment: &Segment, hold: Hold) -> Error {
+    segment.too_late(hold);
+    let what = format!("the lock on {} is lost", held.subject());
+    let ended = held.session().look(|table| table.ended().cloned());
+    held.forget();
+    Error::new(Code::Lost, what, ended.map_or_else(|| segment::say(None).into(), |ended| ended.text))
 }
 
 /// The block was written too often to be read here: the node shows it, as on a change to the same mode.
