@@ -14,7 +14,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -310,14 +310,16 @@ impl Held {
         if let Some((_, session)) = self.session.identity() {
             command.env("OARLOCK_LKID", LockId::new(session, HANDLE).to_string());
         }
+        let guard = Guard::over(self.lapse.sight()).map_err(failed)?;
         if !foreground {
             // A group of its own, so that all of it can be stopped. At a terminal it must stay in the
             // terminal's foreground group, or it could not read from it.
-            command.process_group(0);
+            guard.bind(&mut command);
         }
         let mut child = match child::spawn_bound(&mut command, Signal::KILL) {
             Ok(child) => child,
             Err(e) => {
+                guard.dismiss();
                 self.release();
                 let status = if e.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
                 let problem = Problem::io(
@@ -333,10 +335,8 @@ impl Held {
         };
         drop(lost_read);
         let family = Family::new(child.id(), !foreground);
-        // At a terminal the command shares our group, which is not the guard's to kill.
-        let guarded = Guard::over((!foreground).then_some(child.id()), self.lapse.sight());
-        let (guard, ended) = match guarded.and_then(|guard| Ok((guard, child::watch(child.id())?))) {
-            Ok(both) => both,
+        let ended = match child::watch(child.id()) {
+            Ok(ended) => ended,
             Err(e) => {
                 // It runs already, and must not go on without the lock.
                 family.kill_all();

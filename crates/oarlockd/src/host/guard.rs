@@ -8,11 +8,12 @@
 //! ```text
 //!   oarlock lock ──┬── command (a group of its own) ── whatever it starts
 //!        │  pipe   │
-//!        └─────────┴── guard:  end of file ─► kill the group;  one byte ─► go in peace
+//!        └─────────┴── guard:  end of file ─► kill the group;  "d" ─► go in peace
 //!                              lease − 5 % ─► kill all that `oarlock lock` has started, and say so
 //! ```
 //!
-//! At a terminal the command shares our group, which is not the guard's to kill: then it is the descendants alone.
+//! The guard stands before the command begins, which names its group to it before it is executed ("g"): there is no moment in which it
+//! works unguarded. At a terminal the command shares our group, which is not the guard's to kill: then it is the descendants alone.
 //!
 //! The copy also keeps the session's socket open. That is wanted: the node hears the hang-up, and gives the
 //! lock to somebody else, only after the group is dead.
@@ -21,6 +22,8 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use oarlock_layout::limit::LEASE_KILLING;
 use oarlock_shm::LeaseSight;
@@ -28,6 +31,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::process::{Pid, Signal};
 
+/// Said to the guard: here is a group, its number behind it.
+const GROUP: u8 = b'g';
+/// Said to the guard: nobody is to be killed.
+const DISMISSED: u8 = b'd';
 /// How long the guard waits for killed processes to be gone before it lets go of the socket.
 const GONE_MAX_MS: u32 = 1000;
 /// How often it is looked for descendants that were started while others were killed.
@@ -43,11 +50,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Sets a guard over the command that leads the process group `group`, or that shares ours if it is none, and over all else that this
-    /// process starts; `lease` is the lease that they work under.
-    pub fn over(group: Option<u32>, lease: &LeaseSight) -> io::Result<Guard> {
-        let group = group.map(|leader| Pid::from_raw(leader as i32).ok_or(io::ErrorKind::InvalidInput));
-        let group = group.transpose()?;
+    /// Sets a guard over all that this process starts from now on; `lease` is the lease that they work under.
+    pub fn over(lease: &LeaseSight) -> io::Result<Guard> {
         let parent = rustix::process::getpid();
         let (its, ours) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
@@ -63,15 +67,36 @@ impl Guard {
         // and never returns, so no destructor of this process runs twice.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => stand(its_end, our_end, group, parent, lease),
+            0 => stand(its_end, our_end, parent, lease),
             _ => Ok(Guard { pipe: ours }),
         }
+    }
+
+    /// The command, when it is started, leads a group of its own, and names it to the guard before it is executed.
+    pub fn bind(&self, command: &mut Command) {
+        let pipe = self.pipe.as_raw_fd();
+        let tell = move || {
+            let pid = rustix::process::getpid().as_raw_nonzero().get().to_le_bytes();
+            let said = [GROUP, pid[0], pid[1], pid[2], pid[3]];
+            // SAFETY: the child has a copy of every descriptor of its parent until it executes, and the parent, which is in
+            // `spawn` meanwhile, keeps this one: `self` outlives the command's start.
+            let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
+            match rustix::net::send(pipe, &said, rustix::net::SendFlags::NOSIGNAL)? {
+                5 => Ok(()),
+                _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())),
+            }
+        };
+        command.process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe work is allowed. The closure makes two system calls (getpid,
+        // send) through rustix, which issues them directly: no allocation, no lock, no shared state. Its capture is an
+        // integer, and its errors are built from numbers.
+        unsafe { command.pre_exec(tell) };
     }
 
     /// The command has ended by itself: nothing is to be killed.
     pub fn dismiss(self) {
         // If the guard is gone there is nobody to tell.
-        let _ = rustix::io::write(&self.pipe, b"d");
+        let _ = rustix::io::write(&self.pipe, &[DISMISSED]);
     }
 
     /// Whether the guard has ended the command, because nobody else did when the lease was about to be over.
@@ -83,7 +108,8 @@ impl Guard {
 }
 
 /// The life of the guard.
-fn stand(its_end: RawFd, our_end: RawFd, group: Option<Pid>, parent: Pid, lease: &LeaseSight) -> ! {
+fn stand(its_end: RawFd, our_end: RawFd, parent: Pid, lease: &LeaseSight) -> ! {
+    let mut group = None;
     // A group of its own: whoever kills or stops ours must not do it to the guard.
     let _ = rustix::process::setpgid(None, None);
     // Somebody may wait for the end of our output, or for the pipe's.
@@ -95,6 +121,7 @@ fn stand(its_end: RawFd, our_end: RawFd, group: Option<Pid>, parent: Pid, lease:
     // SAFETY: `its_end` is open in this process and stays so until `_exit`.
     let pipe = unsafe { BorrowedFd::borrow_raw(its_end) };
     let mut byte = [0u8; 1];
+    let mut number = [0u8; 4];
     loop {
         let mut left = LOOK_MAX;
         if let Some(until) = lease.until() {
@@ -117,6 +144,11 @@ fn stand(its_end: RawFd, our_end: RawFd, group: Option<Pid>, parent: Pid, lease:
         match rustix::io::read(pipe, &mut byte) {
             Ok(0) => break,
             Err(rustix::io::Errno::INTR) => {}
+            // In one piece: it was sent so.
+            Ok(_) if byte == [GROUP] => match rustix::io::read(pipe, &mut number) {
+                Ok(4) => group = Pid::from_raw(i32::from_le_bytes(number)),
+                _ => break,
+            },
             // Dismissed, or nothing to read from: nobody is to be killed for that.
             Ok(_) | Err(_) => leave(),
         }
@@ -271,8 +303,7 @@ fn leave() -> ! {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-    use std::os::unix::process::{CommandExt, ExitStatusExt};
-    use std::process::Command;
+    use std::os::unix::process::ExitStatusExt;
     use std::time::{Duration, Instant};
 
     use oarlock_shm::LeaseNote;
@@ -287,23 +318,59 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    fn family() -> std::process::Child {
-        Command::new("sh").args(["-c", "sleep 61; true"]).process_group(0).spawn().unwrap()
+    fn family() -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 61; true"]);
+        command
+    }
+
+    /// One at a time: a guard is a copy of this process, and would keep the pipe of another test's guard open.
+    fn alone() -> std::sync::MutexGuard<'static, ()> {
+        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        ALONE.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn guarded(lease: &LeaseSight) -> (Guard, std::process::Child) {
+        let guard = Guard::over(lease).unwrap();
+        let mut command = family();
+        guard.bind(&mut command);
+        let child = command.spawn().unwrap();
+        (guard, child)
     }
 
     #[test]
     fn a_guard_kills_the_group_when_its_pipe_closes() {
-        let mut shell = family();
-        let guard = Guard::over(Some(shell.id()), &lease(LONG).1).unwrap();
+        let _alone = alone();
+        let (guard, mut shell) = guarded(&lease(LONG).1);
         assert!(shell.try_wait().unwrap().is_none());
         drop(guard);
         assert_eq!(shell.wait().unwrap().signal(), Some(9));
     }
 
+    /// Whoever is killed as soon as the command runs is not too early for the guard: the group is named before that.
+    #[test]
+    fn a_command_never_works_unguarded() {
+        let _alone = alone();
+        for _ in 0..20 {
+            let guard = Guard::over(&lease(LONG).1).unwrap();
+            let mut command = Command::new("sh");
+            // A child of its own, which no bond of the kernel reaches; the end of its output is the end of it.
+            command.args(["-c", "sleep 61 & echo; wait"]).stdout(std::process::Stdio::piped());
+            guard.bind(&mut command);
+            let mut shell = command.spawn().unwrap();
+            drop(guard);
+            let mut output = shell.stdout.take().unwrap();
+            let begin = Instant::now();
+            std::io::Read::read_to_end(&mut output, &mut Vec::new()).unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(30), "it lives on");
+            assert_eq!(shell.wait().unwrap().signal(), Some(9));
+        }
+    }
+
     /// The shell is killed and nobody reaps it: the group still takes signals, and is over all the same.
     #[test]
     fn what_only_waits_to_be_reaped_has_ended() {
-        let mut shell = family();
+        let mut shell = family().process_group(0).spawn().unwrap();
         let group = Pid::from_child(&shell);
         assert_eq!(all_ended(group), Some(false));
         rustix::process::kill_process_group(group, Signal::KILL).unwrap();
@@ -335,11 +402,11 @@ mod tests {
     /// L6: at the last moment of the lease the guard ends the command by itself, and says that it was it.
     #[test]
     fn a_guard_kills_the_group_when_the_lease_is_about_to_be_over() {
-        let mut shell = family();
+        let _alone = alone();
         let left = Duration::from_secs(1);
         let (note, sight) = lease(left);
         let until = super::super::clock::now() + left;
-        let guard = Guard::over(Some(shell.id()), &sight).unwrap();
+        let (guard, mut shell) = guarded(&sight);
         let renewed = until + left;
         note.write(renewed).unwrap();
         assert_eq!(shell.wait().unwrap().signal(), Some(9));
@@ -350,8 +417,9 @@ mod tests {
 
     #[test]
     fn a_dismissed_guard_kills_nobody() {
-        let mut shell = family();
-        Guard::over(Some(shell.id()), &lease(LONG).1).unwrap().dismiss();
+        let _alone = alone();
+        let (guard, mut shell) = guarded(&lease(LONG).1);
+        guard.dismiss();
         let end = Instant::now() + Duration::from_millis(100);
         while Instant::now() < end {
             assert!(shell.try_wait().unwrap().is_none());
