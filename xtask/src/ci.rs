@@ -96,7 +96,10 @@ const PARTS: &[Part] = &[
     },
     Part { night: "20,000 seeds of the date instead of the same 600", ..part("seeds", 180, runs::seeds) },
     part("planted bugs", 85, runs::planted),
-    Part { night: "10 minutes of load instead of 2", ..part("chaos", 240, runs::chaos) },
+    Part {
+        night: "10 minutes of load instead of 2, on daemons as released",
+        ..part("chaos", 240, runs::chaos)
+    },
     Part { night: "10 minutes a target instead of 4 s", ..part("fuzz", 130, fuzz::part) },
 ];
 

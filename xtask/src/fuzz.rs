@@ -10,6 +10,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
 
 use crate::ci::Outcome;
 use crate::context::{Context, Failure, Volume, run};
@@ -48,18 +50,30 @@ pub(crate) fn part(context: &Context) -> Outcome {
     match targets(context).and_then(|all| Ok((build(context, false)?, all))) {
         Err(why) => return Outcome::of(Err(why)),
         Ok((programs, all)) => {
-            for target in &all {
-                match fuzz(context, &programs, target, &options) {
-                    Ok(said) => {
-                        println!("{target}: {said}");
-                        outcome.passed += 1;
-                    }
-                    Err(why) => {
-                        println!("{why}");
-                        outcome.failed += 1;
+            let queue = Mutex::new(all.into_iter());
+            let next = || queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let counts = Mutex::new(&mut outcome);
+            let work = || {
+                while let Some(target) = next() {
+                    let found = fuzz(context, &programs, &target, &options);
+                    let mut outcome = counts.lock().unwrap_or_else(|e| e.into_inner());
+                    match found {
+                        Ok(said) => {
+                            println!("{target}: {said}");
+                            outcome.passed += 1;
+                        }
+                        Err(why) => {
+                            println!("{why}");
+                            outcome.failed += 1;
+                        }
                     }
                 }
-            }
+            };
+            thread::scope(|scope| {
+                for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+                    scope.spawn(work);
+                }
+            });
         }
     }
     match found {
@@ -142,7 +156,8 @@ fn build(context: &Context, planted: bool) -> Result<PathBuf, Failure> {
     ]);
     command.arg(&host).arg("--target-dir").arg(&dir).env("RUSTFLAGS", COVERAGE);
     if planted {
-        command.args(["--features", "planted", "--bin", PLANTED.0]);
+        // The decoders are enough: everything else would be built twice.
+        command.args(["--no-default-features", "--features", "planted", "--bin", PLANTED.0]);
     }
     run(&mut command)?;
     Ok(dir.join(host).join("release"))
