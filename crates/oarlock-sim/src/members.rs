@@ -71,6 +71,8 @@ pub(crate) struct Change {
     step: Step,
     /// Its machine is lost, rather than asked to leave.
     lost: bool,
+    /// Nobody comes in its place before somebody says so.
+    waits: bool,
     /// What was asked for last, and when.
     asked: Option<(Time, Discriminant<Command>)>,
     /// Who comes in its place.
@@ -102,8 +104,30 @@ impl World {
         let name = if random.chance(600) { name_of(node) } else { format!("{}-{generation}", name_of(node)) };
         let lost = random.chance(400);
         let next = Identity { generation, name, joined: None };
-        self.changes.under_way = Some(Change { node, step: Step::Retire, lost, asked: None, next });
+        self.changes.under_way =
+            Some(Change { node, step: Step::Retire, lost, waits: false, asked: None, next });
         self.queue.push(self.queue.now(), Happening::Members);
+    }
+
+    /// A member is asked to leave in order, and its place stays free until [`take_the_place`](World::take_the_place). False if
+    /// another one is changed.
+    pub(crate) fn leave_in_order(&mut self, node: u16) -> bool {
+        if self.changes.under_way.is_some() {
+            return false;
+        }
+        let generation = self.hosts[usize::from(node)].identity.generation + 1;
+        let next = Identity { generation, name: name_of(node), joined: None };
+        self.changes.under_way =
+            Some(Change { node, step: Step::Retire, lost: false, waits: true, asked: None, next });
+        self.queue.push(self.queue.now(), Happening::Members);
+        true
+    }
+
+    /// Another machine comes in the place of a member that has left. False if none has.
+    pub(crate) fn take_the_place(&mut self, node: u16) -> bool {
+        let change = self.changes.under_way.as_mut();
+        let left = change.filter(|change| change.node == node && change.step == Step::Token && change.waits);
+        left.map(|change| change.waits = false).is_some()
     }
 
     /// Is this machine none of a member's now?
@@ -164,6 +188,7 @@ impl World {
                 self.end(change.node);
                 change.step = Step::Token;
             }
+            (Step::Token, None) if change.waits => {}
             (Step::Token, None) => {
                 let (serial, hash) = (registry.next_token(), token(change));
                 if registry.tokens().any(|token| token.hash == hash) {

@@ -9,7 +9,7 @@
 //! [`play`] plays one storyboard with one seed. The pieces that turn actions into requests and answers into news
 //! serve a stage of real nodes as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oarlock_layout::codec::Wire;
@@ -67,7 +67,12 @@ pub struct Theatre {
     actors: Vec<Option<usize>>,
     /// For each program its flow, and whether it was alive when looked at last.
     flows: Vec<(usize, bool)>,
+    /// What each program calls itself.
+    names: Vec<String>,
     cuts: BTreeMap<Link, u64>,
+    /// Programs that want another session as soon as their node serves, and those to which it owes a welcome.
+    attaching: BTreeSet<usize>,
+    unwelcome: BTreeSet<usize>,
     news: Vec<News>,
 }
 
@@ -89,8 +94,16 @@ impl Theatre {
         world.network = Network::new(nodes, Weather::FINE, Random::new(seed ^ WEATHER));
         (world.mix.retain, world.mix.resources_max) = (true, 1 << 16);
         (world.mix.forget_after, world.mix.rekey) = (10 * S, (120 * S, 1 << 32));
-        let mut theatre =
-            Theatre { world, actors: Vec::new(), flows: Vec::new(), cuts: BTreeMap::new(), news: Vec::new() };
+        let mut theatre = Theatre {
+            world,
+            actors: Vec::new(),
+            flows: Vec::new(),
+            names: Vec::new(),
+            cuts: BTreeMap::new(),
+            attaching: BTreeSet::new(),
+            unwelcome: BTreeSet::new(),
+            news: Vec::new(),
+        };
         theatre.world.processes.clear();
         for (index, flow) in story.flows.iter().enumerate() {
             let program = flow.node.map(|node| {
@@ -111,7 +124,8 @@ impl Theatre {
         theatre.run(BEGIN);
         for program in 0..theatre.flows.len() {
             let flow = theatre.flows[program].0;
-            theatre.attach(program, &story.flows[flow].name);
+            theatre.names.push(story.flows[flow].name.clone());
+            theatre.attach(program);
         }
         // Long enough for everybody to be welcome.
         theatre.run(BEGIN + 100 * MS);
@@ -120,7 +134,7 @@ impl Theatre {
         theatre
     }
 
-    fn attach(&mut self, program: usize, label: &str) {
+    fn attach(&mut self, program: usize) {
         let world = &mut self.world;
         let now = world.queue.now();
         world.next_client += 1;
@@ -133,7 +147,7 @@ impl Theatre {
         world.hosts[usize::from(node)].sessions.insert(client, program);
         world.event(What::Opened { client, node });
         world.put(program, Input::Open { client, pid: pid(client) });
-        let hello = Request::Hello { version: VERSION, label: label.into() };
+        let hello = Request::Hello { version: VERSION, label: self.names[program].clone() };
         world.put(program, Input::Packet { client, bytes: hello.to_bytes() });
     }
 
@@ -164,18 +178,31 @@ impl Theatre {
             let (flow, alive) = self.flows[program];
             if alive && !self.world.processes[program].alive {
                 self.flows[program].1 = false;
+                self.unwelcome.remove(&program);
                 self.news.push(News { flow, what: oarlock_story::Told::Lost });
             }
+        }
+        let hosts = &self.world.hosts;
+        let processes = &self.world.processes;
+        let host = |program: usize| &hosts[usize::from(processes[program].node)];
+        let serves = |program: &usize| host(*program).serving && host(*program).stopping.is_none();
+        if let Some(program) = self.attaching.iter().copied().find(serves) {
+            self.attaching.remove(&program);
+            self.unwelcome.insert(program);
+            self.attach(program);
         }
     }
 
     fn hear(&mut self, program: usize, bytes: &[u8]) {
         let reply = Reply::from_bytes(bytes).expect("a node sends what it can read");
         if matches!(reply, Reply::Welcome { .. }) {
+            if self.unwelcome.remove(&program) {
+                self.news.push(News { flow: self.flows[program].0, what: oarlock_story::Told::Attached });
+            }
             return;
         }
         let world = &mut self.world;
-        let (client, node) = (world.processes[program].client, world.processes[program].node);
+        let client = world.processes[program].client;
         match told(reply) {
             Some((handle, told)) => {
                 if let Some(what) = news(handle, &told) {
@@ -183,11 +210,8 @@ impl Theatre {
                 }
                 world.event(What::Told { client, handle, told });
             }
-            None => {
-                // `Lost` or `Refused`: the node hangs up.
-                world.hosts[usize::from(node)].sessions.remove(&client);
-                world.lost(program);
-            }
+            // `Lost` or `Refused`: the program acknowledges it by hanging up, for which the run may wait (L5).
+            None => world.hears(program, client),
         }
     }
 
@@ -202,6 +226,7 @@ impl Theatre {
     /// The program is killed: its node sees the end of the socket, and nothing else.
     fn kill(&mut self, flow: usize) {
         let Some(program) = self.actors[flow] else { return };
+        self.attaching.remove(&program);
         let process = &mut self.world.processes[program];
         if !std::mem::take(&mut process.alive) {
             return;
@@ -259,6 +284,42 @@ impl Theatre {
         Ok(())
     }
 
+    /// The engine dies, and its keeper starts another one.
+    fn kill_engine(&mut self, node: Place) -> Result<(), String> {
+        let host = &self.world.hosts[usize::from(node.0)];
+        if !host.up || host.paused || host.stopping.is_some() {
+            return Err(format!("{node} has no engine that runs"));
+        }
+        self.world.engine_dies(node.0);
+        self.weather_changed();
+        Ok(())
+    }
+
+    fn stop_node(&mut self, node: Place) -> Result<(), String> {
+        let host = &self.world.hosts[usize::from(node.0)];
+        if !host.up || host.stopping.is_some() {
+            return Err(format!("{node} {}", if host.up { "is being stopped" } else { "is dead already" }));
+        }
+        self.world.stop(node.0);
+        self.world.mark(Mark::Storm);
+        Ok(())
+    }
+
+    fn leave_node(&mut self, node: Place) -> Result<(), String> {
+        if !self.world.hosts[usize::from(node.0)].up {
+            return Err(format!("{node} is dead, it cannot leave in order"));
+        }
+        if !self.world.leave_in_order(node.0) {
+            return Err("one member is changed at a time".into());
+        }
+        self.world.mark(Mark::Storm);
+        Ok(())
+    }
+
+    fn join_node(&mut self, node: Place) -> Result<(), String> {
+        if self.world.take_the_place(node.0) { Ok(()) } else { Err(format!("{node} has not left")) }
+    }
+
     fn start_node(&mut self, node: Place) -> Result<(), String> {
         if self.world.hosts[usize::from(node.0)].up {
             return Err(format!("{node} runs already"));
@@ -291,7 +352,12 @@ impl Stage for Theatre {
             Action::Pause(node) => return self.pause(node, true),
             Action::Continue(node) => return self.pause(node, false),
             Action::KillNode(node) => return self.kill_node(node),
+            Action::KillEngine(node) => return self.kill_engine(node),
+            Action::StopNode(node) => return self.stop_node(node),
             Action::StartNode(node) => return self.start_node(node),
+            Action::LeaveNode(node) => return self.leave_node(node),
+            Action::JoinNode(node) => return self.join_node(node),
+            Action::Attach { flow } => self.attaching.extend(self.actors[flow]),
             Action::Cut(link) => return self.cut(link),
             Action::Heal(link) => return self.heal(link),
             action => {

@@ -108,7 +108,7 @@ impl Book {
         let number = match told {
             Told::Granted { handle, .. } | Told::Released { handle } => *handle,
             Told::Failed { handle, .. } | Told::Blocking { handle, .. } => *handle,
-            Told::Lost => return None,
+            Told::Lost | Told::Attached => return None,
         };
         let (name, lock) = self.locks.iter_mut().find(|(_, lock)| lock.number == number)?;
         lock.hear(told);
@@ -152,7 +152,7 @@ impl Lock {
                 self.told = Some(self.told.map_or(*wanted, |mode| mode.join(*wanted)));
                 self.told_unseen = true;
             }
-            Told::Lost => {}
+            Told::Lost | Told::Attached => {}
         }
     }
 

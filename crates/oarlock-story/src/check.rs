@@ -165,6 +165,9 @@ impl Check<'_> {
             | On::Answered(handle)
             | On::Released(handle)
             | On::Blocking(handle) => self.handle(flow, row.line, handle),
+            On::Attached if !flow.rows.iter().any(|row| row.commands.contains(&Command::Attach)) => {
+                self.unknown(row.line, format!("flow {} never does `attach`", flow.name));
+            }
             On::Lost if flow.node.is_none() => self.fault(Code::StoryMalformed, row.line, no_node(flow)),
             _ => {}
         }
@@ -172,7 +175,7 @@ impl Check<'_> {
 
     fn command(&mut self, flow: &Flow, line: u32, command: &Command) {
         match command {
-            Command::Lock { .. } if flow.node.is_none() => {
+            Command::Lock { .. } | Command::Attach if flow.node.is_none() => {
                 self.fault(Code::StoryMalformed, line, no_node(flow));
             }
             Command::Convert { handle, .. }

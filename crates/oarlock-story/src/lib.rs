@@ -45,7 +45,7 @@
 //!
 //! ```text
 //!   flow      heading `flow NAME` or `flow NAME at node-a`, below it one table: state | on | do | next
-//!   on        - | EVENT | meet BARRIER | after TIME | lost | granted L | WHY L | failed L | answered L
+//!   on        - | EVENT | meet BARRIER | after TIME | lost | attached | granted L | WHY L | failed L | answered L
 //!             | released L | blocking L
 //!   do        commands separated by `;` or `<br>`; `-` or nothing for none
 //!   command   lock [strict:]NAME MODE [FLAG…] [within TIME] [as L]
@@ -53,7 +53,8 @@
 //!             unlock L [value "…"] [invalidate]     cancel L     wait L     wait TIME
 //!             raise EVENT     let X = SUM     say "…"     kill FLOW
 //!             pause NODE     continue NODE     cut NODE [->] NODE     heal NODE [->] NODE
-//!             kill node NODE     start node NODE     expect COND     expect history PROMISE
+//!             kill node NODE     kill engine NODE     stop node NODE     start node NODE     attach
+//!             leave node NODE     join node NODE     expect COND     expect history PROMISE
 //!   next      STATE | STATE if COND else next          `done` is the end
 //!   COND      [not] granted L [MODE] | waiting L | WHY L | failed L | released L | blocking L | lost [FLOW]
 //!             | value L "…"|invalid|never-written|not-read | raised EVENT | SUM ==|!=|<|<=|>|>= SUM

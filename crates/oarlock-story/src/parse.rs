@@ -202,6 +202,7 @@ fn on(cell: &str) -> Result<On, Wrong> {
                 ("released", _) => On::Released(words.handle()?),
                 ("blocking", _) => On::Blocking(words.handle()?),
                 ("lost", _) => On::Lost,
+                ("attached", _) => On::Attached,
                 ("after", _) => On::After(words.duration()?),
                 ("meet", _) => On::Meet(words.name("a barrier")?),
                 (event, _) => On::Event(name(event, "an event")?),
@@ -263,7 +264,21 @@ fn command(words: &mut Words<'_>) -> Result<Command, Wrong> {
         }
         "say" => Command::Say(words.text()?),
         "kill" if words.take("node") => Command::KillNode(words.node()?),
+        "kill" if words.take("engine") => Command::KillEngine(words.node()?),
         "kill" => Command::Kill(words.name("a flow")?),
+        "attach" => Command::Attach,
+        "stop" => {
+            words.expect("node")?;
+            Command::StopNode(words.node()?)
+        }
+        "leave" => {
+            words.expect("node")?;
+            Command::LeaveNode(words.node()?)
+        }
+        "join" => {
+            words.expect("node")?;
+            Command::JoinNode(words.node()?)
+        }
         "start" => {
             words.expect("node")?;
             Command::StartNode(words.node()?)
@@ -283,8 +298,8 @@ fn command(words: &mut Words<'_>) -> Result<Command, Wrong> {
         "expect" => Command::Expect(condition(words)?),
         other => {
             return Err(format!(
-                "`{other}` is no command; there are lock, convert, read, unlock, cancel, wait, raise, let, say, kill, \
-                 start, pause, continue, cut, heal and expect"
+                "`{other}` is no command; there are lock, convert, read, unlock, cancel, wait, raise, let, say, \
+                 attach, kill, stop, start, leave, join, pause, continue, cut, heal and expect"
             ));
         }
     })

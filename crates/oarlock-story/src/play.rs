@@ -60,6 +60,9 @@ pub(crate) struct Cursor {
     seen: BTreeMap<String, u32>,
     pub(crate) lost: bool,
     lost_unseen: bool,
+    /// It has asked for another session.
+    attaching: bool,
+    attached_unseen: bool,
     chance: Option<Chance>,
 }
 
@@ -112,6 +115,8 @@ impl<'a> Play<'a> {
             seen: BTreeMap::new(),
             lost: false,
             lost_unseen: false,
+            attaching: false,
+            attached_unseen: false,
             chance: seed.map(|seed| Chance::new(seed, &flow.name)),
         });
         Play {
@@ -224,6 +229,7 @@ impl<'a> Play<'a> {
             On::Released(h) => answer(h) == Some(Answer::Released),
             On::Blocking(h) => flow.book.get(h).is_some_and(|lock| lock.told_unseen),
             On::Lost => flow.lost_unseen,
+            On::Attached => flow.attached_unseen,
             On::After(time) => now >= flow.entered + *time,
             On::Meet(barrier) => self.barriers.get(barrier.as_str()).is_some_and(|b| b.open.contains(&index)),
             On::Event(event) => {
@@ -248,6 +254,7 @@ impl<'a> Play<'a> {
                 }
             }
             On::Lost => flow.lost_unseen = false,
+            On::Attached => flow.attached_unseen = false,
             On::Meet(barrier) => {
                 if let Some(barrier) = self.barriers.get_mut(barrier.as_str()) {
                     barrier.open.remove(&index);
@@ -366,7 +373,20 @@ impl<'a> Play<'a> {
             Command::Continue(node) => return stage.act(Action::Continue(*node)),
             Command::Cut(link) => return stage.act(Action::Cut(*link)),
             Command::Heal(link) => return stage.act(Action::Heal(*link)),
+            Command::Attach => {
+                let flow = &mut self.flows[index];
+                if !flow.lost || flow.attaching {
+                    let why = if flow.lost { "it has asked for another already" } else { "it is not lost" };
+                    return Err(format!("no other session can be opened: {why}"));
+                }
+                flow.attaching = true;
+                return stage.act(Action::Attach { flow: index });
+            }
             Command::KillNode(node) => return stage.act(Action::KillNode(*node)),
+            Command::KillEngine(node) => return stage.act(Action::KillEngine(*node)),
+            Command::StopNode(node) => return stage.act(Action::StopNode(*node)),
+            Command::LeaveNode(node) => return stage.act(Action::LeaveNode(*node)),
+            Command::JoinNode(node) => return stage.act(Action::JoinNode(*node)),
             Command::StartNode(node) => return stage.act(Action::StartNode(*node)),
             Command::Expect(condition) => {
                 self.expectations += 1;
@@ -476,13 +496,22 @@ impl<'a> Play<'a> {
         if flow.way == Way::Killed {
             return;
         }
-        let words = if news.what == Told::Lost {
-            flow.book.end();
-            (flow.lost, flow.lost_unseen) = (true, true);
-            "told: the session is lost".to_string()
-        } else {
-            let name = flow.book.hear(&news.what).unwrap_or("a lock that is over").to_string();
-            format!("told: {}", told_words(&name, &news.what))
+        let words = match &news.what {
+            Told::Lost => {
+                flow.book.end();
+                (flow.lost, flow.lost_unseen) = (true, true);
+                (flow.attaching, flow.attached_unseen) = (false, false);
+                "told: the session is lost".to_string()
+            }
+            Told::Attached => {
+                (flow.lost, flow.lost_unseen) = (false, false);
+                (flow.attaching, flow.attached_unseen) = (false, true);
+                "told: another session has begun".to_string()
+            }
+            what => {
+                let name = flow.book.hear(what).unwrap_or("a lock that is over").to_string();
+                format!("told: {}", told_words(&name, what))
+            }
         };
         self.write(now, news.flow, &words);
     }
@@ -525,7 +554,8 @@ impl<'a> Play<'a> {
                         | On::Answered(h)
                         | On::Released(h) => asked(h),
                         On::Blocking(h) => open(h),
-                        On::Lost => !flow.lost,
+                        On::Lost => !flow.lost || flow.attaching,
+                        On::Attached => flow.attaching,
                         _ => false,
                     }
                 }),

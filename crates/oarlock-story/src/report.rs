@@ -131,5 +131,6 @@ pub(crate) fn told_words(name: &str, told: &Told) -> String {
         Told::Failed { code, .. } => format!("failed {name} with {code}"),
         Told::Blocking { wanted, .. } => format!("blocking {name}, somebody wants {wanted}"),
         Told::Lost => "lost".into(),
+        Told::Attached => "attached".into(),
     }
 }

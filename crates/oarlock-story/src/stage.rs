@@ -102,6 +102,11 @@ pub enum Action {
         /// Which lock.
         handle: u32,
     },
+    /// The program of a flow, whose session was lost, opens another one as soon as its node serves.
+    Attach {
+        /// Who.
+        flow: usize,
+    },
     /// The program of a flow dies.
     Kill {
         /// Who.
@@ -117,8 +122,16 @@ pub enum Action {
     Heal(Link),
     /// A node dies.
     KillNode(Place),
+    /// The engine of a node dies, and its keeper does not.
+    KillEngine(Place),
+    /// A node is stopped in order.
+    StopNode(Place),
     /// It is started again.
     StartNode(Place),
+    /// The member at a node leaves for good.
+    LeaveNode(Place),
+    /// Another machine joins in its place.
+    JoinNode(Place),
 }
 
 /// What a program was told.
@@ -165,4 +178,6 @@ pub enum Told {
     },
     /// The session is over.
     Lost,
+    /// Another one has begun.
+    Attached,
 }

@@ -82,6 +82,8 @@ pub enum On {
     Blocking(String),
     /// The program's session is over, and all its locks with it.
     Lost,
+    /// Another session of the program has begun.
+    Attached,
     /// So long after the state was entered.
     After(Duration),
     /// All flows that name this barrier have come to it.
@@ -152,10 +154,20 @@ pub enum Command {
     Cut(Link),
     /// Takes such a cut away.
     Heal(Link),
+    /// Opens another session, after the one before was lost.
+    Attach,
     /// Kills a node.
     KillNode(Place),
-    /// Starts a node that was killed.
+    /// Kills the engine of a node. Its keeper lives.
+    KillEngine(Place),
+    /// Stops a node in order.
+    StopNode(Place),
+    /// Starts a node that was killed or stopped.
     StartNode(Place),
+    /// The member at a node leaves the cluster in order and for good.
+    LeaveNode(Place),
+    /// Another machine joins in the place of a member that left.
+    JoinNode(Place),
     /// This must be so now.
     Expect(Condition),
     /// The checker of this promise must have found nothing so far.
@@ -435,6 +447,7 @@ impl fmt::Display for On {
             On::Released(h) => write!(f, "released {h}"),
             On::Blocking(h) => write!(f, "blocking {h}"),
             On::Lost => f.write_str("lost"),
+            On::Attached => f.write_str("attached"),
             On::After(time) => write!(f, "after {}", Span(*time)),
             On::Meet(barrier) => write!(f, "meet {barrier}"),
             On::Event(event) => f.write_str(event),
@@ -486,7 +499,12 @@ impl fmt::Display for Command {
             Command::Continue(node) => write!(f, "continue {node}"),
             Command::Cut(link) => write!(f, "cut {link}"),
             Command::Heal(link) => write!(f, "heal {link}"),
+            Command::Attach => f.write_str("attach"),
             Command::KillNode(node) => write!(f, "kill node {node}"),
+            Command::KillEngine(node) => write!(f, "kill engine {node}"),
+            Command::StopNode(node) => write!(f, "stop node {node}"),
+            Command::LeaveNode(node) => write!(f, "leave node {node}"),
+            Command::JoinNode(node) => write!(f, "join node {node}"),
             Command::StartNode(node) => write!(f, "start node {node}"),
             Command::Expect(condition) => write!(f, "expect {condition}"),
             Command::History(promise) => write!(f, "expect history {}", promise.name()),
@@ -563,7 +581,9 @@ impl Command {
         };
         match self {
             Command::Pause(node) | Command::Continue(node) => [*node].into(),
-            Command::KillNode(node) | Command::StartNode(node) => [*node].into(),
+            Command::KillNode(node) | Command::KillEngine(node) => [*node].into(),
+            Command::StopNode(node) | Command::StartNode(node) => [*node].into(),
+            Command::LeaveNode(node) | Command::JoinNode(node) => [*node].into(),
             Command::Cut(link) | Command::Heal(link) => [link.from, link.to].into(),
             Command::Let(_, sum) => counted(sum).into_iter().collect(),
             Command::Expect(Condition { fact: Fact::Compare(a, _, b), .. }) => {

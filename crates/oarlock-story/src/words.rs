@@ -21,6 +21,7 @@ const RESERVED: &[&str] = &[
     "blocking",
     "waiting",
     "lost",
+    "attached",
     "after",
     "meet",
     "raised",
@@ -35,6 +36,7 @@ const RESERVED: &[&str] = &[
     "at",
     "within",
     "node",
+    "engine",
     "invalidate",
 ];
 

@@ -185,9 +185,27 @@ impl Harm {
         Ok(())
     }
 
+    /// Kills the engine of a node. Its keeper starts another one.
+    pub(crate) fn kill_engine(&mut self, nodes: &mut Nodes<'_>, node: usize) -> Result<()> {
+        if nodes.kill_engine(node) {
+            return Ok(());
+        }
+        Err(refused(format!("{} has no engine that runs", nodes.name(node))))
+    }
+
+    /// Stops a node in order; it ends when its programs have heard.
+    pub(crate) fn stop(&mut self, nodes: &mut Nodes<'_>, node: usize) -> Result<()> {
+        if nodes.has_ended(node) {
+            return Err(refused(format!("{} is down already", nodes.name(node))));
+        }
+        nodes.stop_one(node);
+        Ok(())
+    }
+
     /// Starts a node that is down.
     pub(crate) fn start(&mut self, nodes: &mut Nodes<'_>, node: usize) -> Result<()> {
         let name = nodes.name(node).to_owned();
+        nodes.has_ended(node);
         if nodes.is_up(node) {
             return Err(refused(format!("{name} runs already")));
         }

@@ -14,6 +14,7 @@
 
 mod etcd;
 mod harm;
+mod moving;
 mod nodes;
 mod place;
 

@@ -190,6 +190,37 @@ impl<'a> Nodes<'a> {
         node.ended = None;
     }
 
+    /// Asks a node to stop in order.
+    pub(super) fn stop_one(&self, node: usize) {
+        if let Some(keeper) = self.keeper(node) {
+            let _ = rustix::process::kill_process(keeper, Signal::TERM);
+        }
+    }
+
+    /// Whether a node has ended by now, whoever looks first.
+    pub(super) fn has_ended(&mut self, node: usize) -> bool {
+        let node = &mut self.nodes[node];
+        if let Ok(Some(status)) = node.child.try_wait() {
+            node.status = Some(status);
+            node.ended = None;
+        }
+        node.status.is_some()
+    }
+
+    /// Kills the engine that a node's keeper has started. False if there is none.
+    pub(super) fn kill_engine(&mut self, node: usize) -> bool {
+        let Some(keeper) = self.keeper(node) else { return false };
+        let keeper = keeper.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+        let first = children.ok().and_then(|pids| pids.split_whitespace().next()?.parse().ok());
+        let engine = first.and_then(rustix::process::Pid::from_raw);
+        engine.is_some_and(|engine| rustix::process::kill_process(engine, Signal::KILL).is_ok())
+    }
+
+    fn keeper(&self, node: usize) -> Option<rustix::process::Pid> {
+        rustix::process::Pid::from_raw(self.nodes[node].child.id() as i32)
+    }
+
     /// Sends a signal to all processes of a node.
     pub(super) fn signal_one(&self, node: usize, signal: Signal) {
         let node = &self.nodes[node];

@@ -1,7 +1,8 @@
 //! Real nodes as a stage for storyboards. Each flow with a node has a session of its own there, opened by a process of
 //! its own; what it asks and hears is judged by the simulator's checkers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Instant as Wall;
 
 use oarlock_layout::id::SpaceId;
@@ -10,20 +11,24 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_sim::check::Judge;
 use oarlock_sim::history::{Ask, End, Event, Mark, Rules, What};
 use oarlock_sim::story::{asked, is_about, news, refusal, request, told};
-use oarlock_story::table::{Command, Link, Place, Promise};
+use oarlock_story::table::{Command, Flow, Link, Place, Promise};
 use oarlock_story::{Action, Fault, News, Stage, Story, Told};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::super::dev::{Cluster, Harm, Nodes};
-use super::super::session::{Session, timespec};
+use super::super::session::{Session, parse, timespec};
 use super::program::Program;
-use crate::console::doc::{Counters, Question};
+use crate::console::doc::{Counters, Question, Status};
 use crate::problem::Result;
 
 /// So long may nothing be heard: far longer than a lease, on however busy a machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is under way at the end arrives in that time.
 const SETTLING: Duration = Duration::from_millis(500);
+/// Between two looks at a node that is to serve.
+const ATTACH_EACH: Duration = Duration::from_millis(50);
+/// A node that does not answer in this time is asked again.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// A release whose answer has not come then is lost: longer than the judge allows it to be under way.
 const RELEASING: Duration = Duration::from_secs(2);
 
@@ -33,6 +38,11 @@ pub(super) struct Real<'a, 'b> {
     began: Wall,
     /// By flow; none if it has no node or its session is over.
     actors: Vec<Option<Actor>>,
+    /// For each flow its node, and what it calls itself.
+    roles: Vec<Option<(Place, String)>>,
+    /// Flows that want another session as soon as their node serves.
+    attaching: BTreeMap<usize, Option<Looking>>,
+    clients: u32,
     judge: Judge,
     /// Names of all counters.
     counts: BTreeSet<String>,
@@ -48,6 +58,38 @@ struct Actor {
     session: Session,
     client: u32,
     strict: SpaceId,
+}
+
+/// A question whether a node serves, and until when it may be answered: nobody else waits for that.
+struct Looking(Session, Wall);
+
+impl Looking {
+    fn serves(looking: &mut Option<Looking>, socket: &Path) -> bool {
+        let Some(Looking(session, until)) = looking else {
+            let asked = Session::open(socket, "oarlock story")
+                .and_then(|mut session| session.ask_later(&Question::Status).map(|_| session));
+            *looking = asked.ok().map(|session| Looking(session, Wall::now() + LOOK_MAX));
+            return false;
+        };
+        let status: Option<Status> = match session.try_receive() {
+            Ok(None) if Wall::now() < *until => return false,
+            Ok(Some(Reply::Answer { bytes, more: false, .. })) => {
+                parse(&String::from_utf8_lossy(&bytes)).ok()
+            }
+            _ => None,
+        };
+        *looking = None;
+        status.is_some_and(|status| status.serving)
+    }
+}
+
+impl Actor {
+    fn begin(socket: &Path, name: &str, client: u32) -> Result<Actor> {
+        let (program, fd) = Program::start(socket)?;
+        let mut session = Session::begin(fd, socket, name)?;
+        let strict = session.space("strict")?;
+        Ok(Actor { program, session, client, strict })
+    }
 }
 
 /// What real nodes cannot do, whichever they are.
@@ -67,19 +109,18 @@ impl<'a, 'b> Real<'a, 'b> {
         let mut see = |what| judge.see(&Event { at: began.elapsed().as_nanos() as u64, what });
         see(What::Mark(Mark::Storm));
         see(What::Mark(Mark::Calm));
-        let mut actors = Vec::new();
-        for (index, flow) in story.flows.iter().enumerate() {
-            let Some(node) = flow.node else {
+        let role = |flow: &Flow| flow.node.map(|node| (node, flow.name.clone()));
+        let roles: Vec<Option<(Place, String)>> = story.flows.iter().map(role).collect();
+        let (mut actors, mut clients) = (Vec::new(), 0);
+        for role in &roles {
+            let Some((node, name)) = role else {
                 actors.push(None);
                 continue;
             };
-            let socket = &cluster.sockets[usize::from(node.0)];
-            let (program, fd) = Program::start(socket)?;
-            let mut session = Session::begin(fd, socket, &flow.name)?;
-            let strict = session.space("strict")?;
-            let client = index as u32 + 1;
-            see(What::Opened { client, node: node.0 });
-            actors.push(Some(Actor { program, session, client, strict }));
+            clients += 1;
+            let actor = Actor::begin(&cluster.sockets[usize::from(node.0)], name, clients)?;
+            see(What::Opened { client: clients, node: node.0 });
+            actors.push(Some(actor));
         }
         let counters: Counters =
             Session::open(&cluster.sockets[0], "oarlock story")?.document(&Question::Counters)?;
@@ -88,6 +129,9 @@ impl<'a, 'b> Real<'a, 'b> {
             cluster,
             began,
             actors,
+            roles,
+            attaching: BTreeMap::new(),
+            clients,
             judge,
             counts,
             paused: BTreeSet::new(),
@@ -140,8 +184,31 @@ impl<'a, 'b> Real<'a, 'b> {
         all
     }
 
+    /// Opens the sessions that flows wait for, at nodes that serve by now.
+    fn attach(&mut self) -> Vec<News> {
+        let mut all = Vec::new();
+        for flow in self.attaching.keys().copied().collect::<Vec<_>>() {
+            let Some((node, name)) = &self.roles[flow] else { continue };
+            let socket = &self.cluster.sockets[usize::from(node.0)];
+            let looking = self.attaching.entry(flow).or_default();
+            if !Looking::serves(looking, socket) {
+                continue;
+            }
+            // Its node may die at this moment; then it is tried again.
+            let Ok(actor) = Actor::begin(socket, name, self.clients + 1) else { continue };
+            let node = node.0;
+            self.clients += 1;
+            self.attaching.remove(&flow);
+            self.actors[flow] = Some(actor);
+            self.see(What::Opened { client: self.clients, node });
+            all.push(News { flow, what: Told::Attached });
+        }
+        all
+    }
+
     /// The process is killed, and nobody closes its socket.
     fn kill(&mut self, flow: usize) {
+        self.attaching.remove(&flow);
         if let Some(Actor { program, session, client, .. }) = self.actors[flow].take() {
             self.see(What::Ended { client, how: End::Died });
             drop(program);
@@ -229,6 +296,32 @@ impl Stage for Real<'_, '_> {
                 self.dead.insert(node);
                 self.weather_changed();
             }
+            Action::KillEngine(node) => {
+                self.harm(|harm, nodes| harm.kill_engine(nodes, usize::from(node.0)))?;
+                self.see(What::Mark(Mark::NodeGone(Some(node.0))));
+                // It comes back by itself, and nobody says when.
+                self.dead.insert(node);
+                self.weather_changed();
+                self.dead.remove(&node);
+            }
+            Action::StopNode(node) => {
+                self.harm(|harm, nodes| harm.stop(nodes, usize::from(node.0)))?;
+                self.see(What::Mark(Mark::NodeGone(Some(node.0))));
+                self.dead.insert(node);
+                self.weather_changed();
+            }
+            Action::LeaveNode(node) => {
+                self.harm(|_, nodes| nodes.leave(usize::from(node.0)))?;
+                self.see(What::Mark(Mark::NodeGone(Some(node.0))));
+                self.dead.insert(node);
+                self.weather_changed();
+            }
+            Action::JoinNode(node) => {
+                self.harm(|_, nodes| nodes.join(usize::from(node.0)))?;
+                self.dead.remove(&node);
+                self.weather_changed();
+            }
+            Action::Attach { flow } => drop(self.attaching.insert(flow, None)),
             Action::StartNode(node) => {
                 self.harm(|harm, nodes| harm.start(nodes, usize::from(node.0)))?;
                 self.dead.remove(&node);
@@ -258,8 +351,10 @@ impl Stage for Real<'_, '_> {
 
     fn pass(&mut self, until: Instant) -> Vec<News> {
         loop {
-            let all = self.hear();
+            let mut all = self.hear();
+            all.extend(self.attach());
             let left = until.since(self.now());
+            let left = if self.attaching.is_empty() { left } else { left.min(ATTACH_EACH) };
             if !all.is_empty() || left.is_zero() || self.interrupted() {
                 return all;
             }
