@@ -270,6 +270,31 @@ fn a_machine_that_is_lost_is_replaced_while_the_others_run() {
     until("three are in", || standing(&a.run(&["status", "-o", "json"])) == (3, 3));
 }
 
+/// A founder whose membership has ended is a stranger, and calls if its machine comes back. That nobody joined what they founded
+/// makes no other founder believe that its own directory is lost (OAR-1213).
+#[test]
+fn a_founder_that_was_removed_and_comes_back_stops_no_other() {
+    let dev = Dev::start_with(&["--nodes", "4", "--keep"]);
+    signal(dev.pid('d'), "KILL");
+    let remove = ["node", "remove", "node-d", "--yes"];
+    until("it is removed", || dev.run('a', &remove).status == Some(0));
+    let all_well =
+        || ['a', 'b', 'c'].iter().all(|node| standing(&dev.run(*node, &["status", "-o", "json"])) == (3, 3));
+    until("three are left, and serve", all_well);
+    let mut back = oarlock();
+    back.args(["serve", "--dev", "--config"]).arg(dev.cluster().join("node-d/node.toml"));
+    let mut back = back.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let refused = |node: char| dev.run(node, &["events"]).out.contains("OAR-5101");
+    until("it has called and was refused", || ['a', 'b', 'c'].into_iter().all(refused));
+    assert!(all_well(), "{}", dev.said());
+    for node in ['a', 'b', 'c'] {
+        let said = dev.run(node, &["status", "-o", "json"]).expect(0, &[]);
+        assert_eq!(said.json()["incarnation"], 1, "node-{node} began anew");
+    }
+    let _ = back.kill();
+    let _ = back.wait();
+}
+
 /// A cluster that began anew from a backup tells whoever joins which beginning it is of: circuits compare that.
 #[test]
 fn a_cluster_that_was_restored_lets_others_join() {

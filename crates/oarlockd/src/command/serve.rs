@@ -217,7 +217,7 @@ impl Run {
             wake,
             fence,
             relies_on_etcd: config.etcd.is_some(),
-            founder: config.joined.is_none() && config.etcd.is_none(),
+            founders: if config.joined.is_none() && config.etcd.is_none() { config.members.len() } else { 0 },
             coordinator,
             applied,
             control: questions_of_people,
