@@ -328,6 +328,17 @@ mod tests {
         assert_eq!(faults(apart), []);
     }
 
+    #[test]
+    fn who_waits_for_another_session_must_ask_for_it_and_have_a_node() {
+        let rows = "| s | - | lock r EX | w |\n| w | lost | - | v |\n| v | attached | - | done |";
+        finds(rows, Code::StoryUnknownName, 11, "attach");
+        let rows = "| s | - | lock r EX | w |\n| w | lost | attach | v |\n| v | attached | - | done |";
+        assert_eq!(faults(rows), []);
+        let text = "# t\n## flow g\n| state | on | do | next |\n|-|-|-|-|\n| s | - | attach; expect 1 == 1 | done |\n";
+        let found = check(&parse(text).unwrap());
+        assert!(found.iter().any(|fault| (fault.code, fault.line) == (Code::StoryMalformed, 5)), "{found:?}");
+    }
+
     /// S3
     #[test]
     fn a_next_state_that_is_not_there_is_an_error_that_names_the_row() {

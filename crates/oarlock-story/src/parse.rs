@@ -443,6 +443,10 @@ mod tests {
         refused("| s | - | lock r EX as | done |", "missing");
         refused("| s | - | lock r EX HURRY | done |", "no meaning here");
         refused("| s | - | cut node-a node-a | done |", "itself");
+        refused("| s | - | stop node-a | done |", "`node` is missing");
+        refused("| s | - | kill engine anna | done |", "no node");
+        refused("| s | - | attach node-a | done |", "no meaning here");
+        refused("| engine | - | - | done |", "meaning of its own");
         refused("| s | - | cut node-1 node-a | done |", "no node");
         refused("| s | - | expect history truth | done |", "no promise");
         refused("| s | - | expect x ~ 3 | done |", "compares nothing");

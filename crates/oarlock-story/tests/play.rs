@@ -80,6 +80,12 @@ impl Stage for Toy {
                 let locks: Vec<_> = self.names.keys().copied().filter(|(f, _)| f == flow).collect();
                 locks.into_iter().for_each(|key| self.leave(key));
             }
+            // It takes all sessions with it, and another one can be had at once.
+            Action::KillNode(_) => {
+                self.queues.clear();
+                self.tell(0, Told::Lost);
+            }
+            Action::Attach { flow } => self.tell(*flow, Told::Attached),
             _ => {}
         }
         self.acted.push(action);
@@ -377,4 +383,30 @@ fn who_is_killed_does_nothing_more_and_its_locks_go() {
         ],
     );
     kept(&text);
+}
+
+/// A session that is lost takes its locks with it; after `attach` the flow has another one, and none of them.
+#[test]
+fn a_flow_whose_session_was_lost_attaches_again_and_begins_without_locks() {
+    let hand = flow("hand", "", &["| s | in | kill node node-a | done |"]);
+    let rows = |last: &str| {
+        [
+            "| s | - | lock r EX; wait r; raise in | holds |".to_string(),
+            "| holds | lost | expect lost; expect not granted r; attach | away |".to_string(),
+            format!("| away | attached | {last} | done |"),
+        ]
+    };
+    let text = |last: &str| {
+        let rows = rows(last);
+        flow("anna", "node-a", &rows.iter().map(String::as_str).collect::<Vec<_>>()) + &hand
+    };
+    let report = play(&text("expect not lost; lock r EX; wait r; expect granted r; unlock r"), 1);
+    assert!(report.is_kept(), "{:?}", report.outcome);
+    assert!(report.transcript.iter().any(|line| line.contains("another session has begun")));
+    // What it had before is over, and who has a session needs no other.
+    for (last, why) in [("unlock r", "r is over"), ("attach", "it is not lost")] {
+        let report = play(&text(last), 1);
+        let Outcome::Failed(failure) = &report.outcome else { panic!("{:?}", report.outcome) };
+        assert!(failure.what.contains(why), "{failure}");
+    }
 }

@@ -84,6 +84,14 @@ fn storyboards_come_true_on_real_nodes() {
         "silence-loses-nothing",
         "the-block-of-a-dead-node-is-marked",
         "who-comes-back-disturbs-nobody",
+        "dead-readers-change-nothing",
+        "a-new-master-takes-the-newest-block-of-the-survivors",
+        "pr-and-cw-cross-a-dead-master",
+        "a-rebuilt-queue-of-conversions-is-granted-without-order",
+        "a-dead-engine-is-given-up-by-its-keeper",
+        "a-node-is-drained-and-others-go-on-at-once",
+        "who-leaves-and-who-joins-disturbs-nobody",
+        "a-restart-storm-loses-no-token",
     ] {
         run(["story", "run", "--dev", &named(name)]).expect(0, &["came true", "on real nodes"]);
     }
