@@ -369,3 +369,21 @@ fn a_program_that_was_named_by_a_link_is_looked_up_anew() {
     assert_eq!((node.solo.engine(), node.run_number()), (engine, run));
     assert_eq!((first, leads(&node)), (node.program.clone(), next));
 }
+
+/// A limit for files is one for files in memory as well, and ends a process that does not know of it.
+#[test]
+fn a_limit_of_files_costs_the_segment_and_nothing_else() {
+    let mut solo = Solo::new("");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 20000; exec \"$@\"", "sh", "env", "--default-signal"]);
+    command.arg(env!("CARGO_BIN_EXE_oarlock")).args(["serve", "--config"]).arg(solo.config());
+    solo.start_as(command);
+    solo.run(&["status"]).expect(0, &["OAR-2206"]);
+    let client = Client::connect(solo.socket()).unwrap();
+    let space = client.space("default").unwrap();
+    let guard = space.lock("held").acquire().unwrap();
+    for _ in 0..3 {
+        solo.run(&["node", "restart"]).expect(0, &["goes on as run 1"]);
+    }
+    assert!(guard.lost_now().is_none());
+}

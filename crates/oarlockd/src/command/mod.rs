@@ -57,6 +57,7 @@ use std::process::ExitCode;
 use clap::{FromArgMatches, Parser};
 use oarlock_layout::code::Code;
 
+use crate::host::signals::outlive_file_limits;
 use crate::problem::{Problem, Result};
 use cli::{Cli, Command, Output};
 
@@ -85,6 +86,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    outlive_file_limits().map_err(|e| Problem::io(Code::Failed, "cannot catch signals", &e))?;
     match command {
         Command::Dev(args) => dev::run(&args),
         // The engine has said what there is to say.

@@ -2,9 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::low_level::pipe;
+
+/// From now on a file that may not grow any more (`ulimit -f`) is an error for whoever writes to it, as a full disk is. By itself the
+/// kernel ends the process, also for a file in memory. Programs that this one starts have the signal as it was at first.
+pub fn outlive_file_limits() -> io::Result<()> {
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(|_| ())
+}
 
 /// A pipe per signal, so that no signal hides another.
 pub struct Signals {
