@@ -370,6 +370,31 @@ fn a_program_that_was_named_by_a_link_is_looked_up_anew() {
     assert_eq!((first, leads(&node)), (node.program.clone(), next));
 }
 
+/// Who only looks asks again, and sees nothing of a restart.
+#[test]
+fn whoever_looks_on_does_not_notice() {
+    let mut solo = Solo::new("");
+    solo.start();
+    let watch = |words: &[&str]| {
+        let mut command = solo.at();
+        command.args(words).stdout(Stdio::null()).stderr(Stdio::piped());
+        Held(command.spawn().unwrap())
+    };
+    let mut watching: Vec<Held> = (0..4).map(|_| watch(&["locks", "watch", "--every", "10ms"])).collect();
+    watching.push(watch(&["events", "-f"]));
+    thread::sleep(Duration::from_millis(300));
+    for _ in 0..30 {
+        solo.run(&["node", "restart"]).expect(0, &[]);
+    }
+    for mut it in watching {
+        if it.0.try_wait().unwrap().is_some() {
+            let mut said = String::new();
+            std::io::Read::read_to_string(it.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+            panic!("it has ended: {said}");
+        }
+    }
+}
+
 /// A limit for files is one for files in memory as well, and ends a process that does not know of it.
 #[test]
 fn a_limit_of_files_costs_the_segment_and_nothing_else() {

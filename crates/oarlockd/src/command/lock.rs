@@ -244,6 +244,11 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
                 }
                 continue;
             }
+            // The node was restarted before it had answered.
+            Some(Reply::Denied { why, .. }) if why.code == Code::OutcomeUnknown => {
+                (tell_at, asked) = (Some(Instant::now()), None);
+                continue;
+            }
             Some(Reply::Denied { why, .. }) => {
                 output::say(format_args!("oarlock: waiting for {} {}: {}", plan.name, plan.mode, why.text));
                 asked = None;

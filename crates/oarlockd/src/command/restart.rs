@@ -34,9 +34,14 @@ pub(super) fn run(ask: &Ask) -> Result<()> {
                 }
             }
             Some(Reply::Denied { request: r, why }) if r == request => {
-                return Err(
-                    Problem::from_failure(&why).because("nothing has changed: all locks are as they were")
-                );
+                let problem = Problem::from_failure(&why);
+                return Err(match why.code {
+                    Code::RestartRefused => {
+                        problem.because("nothing has changed: all locks are as they were")
+                    }
+                    // By somebody else's restart, for instance.
+                    _ => problem,
+                });
             }
             Some(Reply::Lost { why }) => return Err(lost(&why.text)),
             Some(_) => {}

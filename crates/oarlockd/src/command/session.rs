@@ -175,9 +175,10 @@ impl Session {
         Ok(request)
     }
 
-    /// Asks, waits, and returns the document as text.
+    /// Asks, waits, and returns the document as text. A question that changes nothing is asked again if the node was restarted before
+    /// it had answered.
     pub fn ask(&mut self, question: &Question) -> Result<String> {
-        let request = self.ask_later(question)?;
+        let mut request = self.ask_later(question)?;
         let end = Instant::now() + ANSWER_MAX;
         let mut text = Vec::new();
         loop {
@@ -192,6 +193,12 @@ impl Session {
                     if !more {
                         break;
                     }
+                }
+                Some(Reply::Denied { request: r, why })
+                    if r == request && why.code == Code::OutcomeUnknown && question.only_looks() =>
+                {
+                    text.clear();
+                    request = self.ask_later(question)?;
                 }
                 Some(Reply::Denied { request: r, why }) if r == request => {
                     return Err(Problem::from_failure(&why));

@@ -147,6 +147,33 @@ impl Question {
             Question::Events { .. } => Kind::Events,
         }
     }
+
+    /// Whether nothing comes of it but the answer: then whoever does not know what became of the question may ask again.
+    pub const fn only_looks(&self) -> bool {
+        match self {
+            Question::Status
+            | Question::Counters
+            | Question::Locks { .. }
+            | Question::Health { .. }
+            | Question::Failovers
+            | Question::Registry
+            | Question::Backup { .. }
+            | Question::Tokens
+            | Question::Keys
+            | Question::Events { .. } => true,
+            Question::Deafen { .. }
+            | Question::Evict { .. }
+            | Question::Drain { .. }
+            | Question::Unfence { .. }
+            | Question::CreateToken { .. }
+            | Question::RevokeToken { .. }
+            | Question::Leave
+            | Question::Remove { .. }
+            | Question::Stamp { .. }
+            | Question::RotateKey
+            | Question::Restart => false,
+        }
+    }
 }
 
 /// How a node is.
