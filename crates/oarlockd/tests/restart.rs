@@ -370,6 +370,31 @@ fn a_program_that_was_named_by_a_link_is_looked_up_anew() {
     assert_eq!((first, leads(&node)), (node.program.clone(), next));
 }
 
+/// What was tried is what is executed: with files that were written since, the locks would be gone.
+#[test]
+fn a_configuration_that_is_written_after_the_rehearsal_is_not_taken() {
+    let node = Replaceable::start();
+    let (engine, run, right) = (node.solo.engine(), node.run_number(), node.solo.read());
+    let client = Client::connect(node.solo.socket()).unwrap();
+    let guard = client.space("default").unwrap().lock("held").acquire().unwrap();
+    let secret = node.solo.path("secret");
+    for spoils in [node.solo.config(), secret.clone()] {
+        let before = fs::read(&spoils).unwrap();
+        let file = spoils.display();
+        node.script(&format!(
+            "case \"$*\" in *--rehearse*) \"$real\" \"$@\"; echo 'what is this' > '{file}'; exit 0;; esac\nexec \"$real\" \"$@\""
+        ));
+        node.restart().expect(1, &["OAR-3204", "were written since", "nothing has changed"]);
+        assert_eq!((node.solo.engine(), node.run_number()), (engine, run));
+        fs::write(&spoils, before).unwrap();
+    }
+    assert!(guard.lost_now().is_none());
+    node.real();
+    node.solo.write(&right);
+    node.restart().expect(0, &["goes on as run 1"]);
+    assert!(guard.lost_now().is_none());
+}
+
 /// Who only looks asks again, and sees nothing of a restart.
 #[test]
 fn whoever_looks_on_does_not_notice() {

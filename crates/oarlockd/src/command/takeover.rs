@@ -44,7 +44,8 @@ pub(super) fn run(args: &EngineArgs) -> Result<()> {
 pub(super) fn next(config: &Config) -> Result<Next> {
     let program = exec::this_program()
         .map_err(|e| Problem::io(Code::Failed, "cannot find out where this program is", &e))?;
-    Ok(Next { program, config: config.path.clone(), dev: config.dev, fixed: config.fixed() })
+    let secrets = [config.key_file.clone(), config.secret_file.clone()];
+    Ok(Next { program, config: config.path.clone(), dev: config.dev, fixed: config.fixed(), secrets })
 }
 
 fn cannot(why: impl std::fmt::Display) -> Problem {

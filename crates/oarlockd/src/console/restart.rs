@@ -36,7 +36,7 @@ impl Console {
         self.link.send(Control::Rehearse(sender));
         let parcel = wait(receiver).await?.map_err(|why| refused(format!("not now: {why}")))?;
         let (sender, receiver) = oneshot::channel();
-        let this = next.clone();
+        let (this, sight) = (next.clone(), next.look());
         let begun = std::thread::Builder::new().name("rehearsal".into()).spawn(move || {
             // Whoever asked may have left meanwhile.
             let _ = sender.send(rehearse(&this, parcel));
@@ -44,7 +44,7 @@ impl Console {
         begun.map_err(|e| refused(format!("no thread: {e}")))?;
         let rehearsed = receiver.await.unwrap_or_else(|_| Err("its rehearsal was cut short".into()));
         rehearsed.map_err(|why| refused(format!("{} cannot take over: {why}", next.program.display())))?;
-        self.link.send(Control::Restart { session, request });
+        self.link.send(Control::Restart { asked_by: (session, request), sight });
         Ok(())
     }
 }

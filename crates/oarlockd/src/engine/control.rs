@@ -138,10 +138,10 @@ pub enum Control {
     Rehearse(tokio::sync::oneshot::Sender<super::Rehearsal>),
     /// Let the next program take the place of this one, with all locks kept. The engine answers, whichever it is by then.
     Restart {
-        /// Who asked.
-        session: SessionId,
-        /// Its number for the question.
-        request: u32,
+        /// Who asked, and its number for the question.
+        asked_by: (SessionId, u32),
+        /// What the next program has tried: it is to find the same.
+        sight: super::Sight,
     },
     /// What happened?
     Events {

@@ -58,7 +58,7 @@ use coordinator::control::ToControl;
 use events::Events;
 pub use events::{EVENTS_MAX, Level, Noted};
 use leaving::Leaving;
-pub use restart::{Next, Rehearsal};
+pub use restart::{Next, Rehearsal, Sight};
 pub use segments::Segment;
 use sessions::{Flow, Sessions};
 use stamps::Stamping;
@@ -651,7 +651,7 @@ impl Engine {
             Control::Snapshot(reply) => _ = reply.send(self.snapshot(now)),
             Control::Transmit { to, bytes } => self.p.datagrams.send(to, &bytes, None),
             Control::Rehearse(reply) => self.wish_rehearsal(reply),
-            Control::Restart { session, request } => self.wish_restart(now, session, request),
+            Control::Restart { asked_by, sight } => self.wish_restart(now, asked_by, sight),
             Control::Leave { session, request, document } => self.leave(now, session, request, document),
             Control::Propose { command, text, reply } => {
                 self.events.note(Level::Info, None, text);

@@ -32,7 +32,7 @@ use super::parcel::{Bytes, Descriptors, Memory, Parcel};
 use super::{Answer, Engine, Level, Parts};
 use crate::console::{self, doc};
 use crate::coordinator::control::ToControl;
-use crate::host::{clock, exec};
+use crate::host::{clock, exec, file};
 use crate::problem::{Problem, Result};
 
 /// A lease with so much left was renewed a moment ago: the next renewal is half a second away, the freeze of grants one and a half.
@@ -53,6 +53,20 @@ pub struct Next {
     pub dev: bool,
     /// What of the configuration must be the same ([`Config::fixed`](crate::config::Config::fixed)).
     pub fixed: Vec<(String, String)>,
+    /// What it reads besides: the first key of the node, and the secret of the cluster.
+    pub secrets: [PathBuf; 2],
+}
+
+/// What the next program reads, as it was when it was looked at: which files, and when they were written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sight([Option<file::Look>; 3]);
+
+impl Next {
+    /// Looks at them.
+    pub fn look(&self) -> Sight {
+        let [key, secret] = &self.secrets;
+        Sight([&self.config, key, secret].map(|path| file::look(path)))
+    }
 }
 
 /// The answer to a rehearsal: what the next program would get, or why there can be no restart now.
@@ -68,6 +82,8 @@ pub(super) struct Wishes {
 struct Restart {
     session: SessionId,
     request: u32,
+    /// What was rehearsed with.
+    sight: Sight,
     since: Instant,
 }
 
@@ -83,13 +99,13 @@ impl Engine {
         self.wishes.rehearsals.push(reply);
     }
 
-    pub(super) fn wish_restart(&mut self, now: Instant, session: SessionId, request: u32) {
+    pub(super) fn wish_restart(&mut self, now: Instant, (session, request): (SessionId, u32), sight: Sight) {
         if self.wishes.restart.is_some() {
             self.asked.remove(&(session, request));
             self.sessions.answered(session);
             return self.deny(session, request, Code::RestartRefused, "a restart is under way".into());
         }
-        self.wishes.restart = Some(Restart { session, request, since: now });
+        self.wishes.restart = Some(Restart { session, request, sight, since: now });
     }
 
     /// When it is looked again at the latest whether a restart may begin.
@@ -121,6 +137,9 @@ impl Engine {
         let waited = now.since(restart.since);
         let left = if waited < WAIT[0] { LEFT_FRESH } else { LEFT_LEAST };
         let why = match self.may_restart(now, left) {
+            May::Yes if self.p.next.look() != restart.sight => {
+                "its configuration or its keys were written since the next program has tried them".into()
+            }
             May::Yes => self.replace(now, (restart.session, restart.request)).to_string(),
             May::NotNow(_) if waited < WAIT[1] => return false,
             May::NotNow(why) => why,

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Replaces a file as a whole and makes it durable: write beside it, sync, rename, sync the directory. After
@@ -35,6 +35,15 @@ pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
+/// By what a file that was written, replaced or made readable for others since is told from what it was.
+pub type Look = [u64; 5];
+
+/// Looks at what is at a path, if anything is.
+pub fn look(path: &Path) -> Option<Look> {
+    let seen = std::fs::metadata(path).ok()?;
+    Some([seen.dev(), seen.ino(), seen.size(), seen.ctime() as u64, seen.ctime_nsec() as u64])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +58,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing left beside it");
+    }
+
+    #[test]
+    fn a_file_that_was_touched_looks_another_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert_eq!(look(&path), None);
+        std::fs::write(&path, b"one").unwrap();
+        let before = look(&path);
+        assert!(before.is_some() && look(&path) == before);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(&path, b"two").unwrap();
+        assert_ne!(look(&path), before);
     }
 
     #[test]
