@@ -291,6 +291,12 @@ impl Membership {
         &self.view
     }
 
+    /// Which other member of the view has waited longest for a renewal of its lease, as far as this node has applied them, and since
+    /// when.
+    pub fn longest_unrenewed(&self) -> Option<(NodeId, Instant)> {
+        self.watch.longest_unrenewed()
+    }
+
     /// No stamp of an earlier view is above this, and none of this view is below ([`Registry::floor`]).
     pub const fn floor(&self) -> Stamp {
         self.stamps.0

@@ -233,6 +233,12 @@ impl Watch {
         self.outputs.pop_front()
     }
 
+    /// Which other member of the view has waited longest for a renewal that was applied here, and since when.
+    pub fn longest_unrenewed(&self) -> Option<(NodeId, Instant)> {
+        let others = self.members.iter().filter(|(node, _)| **node != self.me);
+        others.map(|(node, watched)| (*node, watched.applied)).min_by_key(|(_, applied)| *applied)
+    }
+
     /// When to call [`handle_timeout`](Watch::handle_timeout).
     pub const fn poll_timeout(&self) -> Option<Instant> {
         self.wake

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use oarlock_cluster::membership::Membership;
 use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
 use oarlock_layout::directory;
@@ -112,6 +113,11 @@ impl Node {
     /// Masters here grant: all have restated, nothing of departed runs is left to prove, and the lease is not at risk.
     pub fn grants(&self) -> bool {
         self.recovery.is_open() && !self.frozen && !self.ended
+    }
+
+    /// Which other member of the view has waited longest for a renewal of its lease, and since when.
+    pub fn longest_unrenewed(&self) -> Option<(NodeId, Instant)> {
+        self.membership.as_ref().and_then(Membership::longest_unrenewed)
     }
 
     /// How far this run's lease is from its end; none before it has one.

@@ -420,6 +420,27 @@ fn whoever_looks_on_does_not_notice() {
     }
 }
 
+/// L5: whose lease was not renewed lately may have lost a renewal to the restart of another: it is to have the next one first.
+#[test]
+fn no_member_loses_its_lease_by_the_restarts_of_others() {
+    let dev = Dev::start();
+    until("all is well", || dev.all_well());
+    let third = space(&dev, 'c');
+    let guard = third.lock("held").acquire().unwrap();
+    let engine = dev.engine('c');
+    signal(engine, "STOP");
+    thread::sleep(Duration::from_millis(1_200));
+    let mut restart = dev.at('a');
+    restart.args(["node", "restart"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut restart = Held(restart.spawn().unwrap());
+    thread::sleep(Duration::from_millis(400));
+    let waited = restart.0.try_wait().unwrap().is_none();
+    signal(engine, "CONT");
+    assert!(waited, "it did not wait for the renewal of another");
+    assert!(restart.0.wait().unwrap().success());
+    assert!(guard.lost_now().is_none());
+}
+
 /// A limit for files is one for files in memory as well, and ends a process that does not know of it.
 #[test]
 fn a_limit_of_files_costs_the_segment_and_nothing_else() {

@@ -39,6 +39,9 @@ use crate::problem::{Problem, Result};
 const LEFT_FRESH: Duration = Duration::from_millis(2_650);
 /// Where renewals take long, less must do; a second before grants freeze there is still.
 const LEFT_LEAST: Duration = Duration::from_millis(2_200);
+/// A member that has not renewed its lease for so long may have lost a renewal to the restart of another. The next one, three quarters
+/// of a second after the first, is to find nobody away: whoever leads the coordinator, and a majority.
+const UNRENEWED_MAX: Duration = Duration::from_millis(1_000);
 /// For how long the first is waited for, and then the second. Renewals come every 750 ms.
 const WAIT: [Duration; 2] = [Duration::from_millis(1_600), Duration::from_millis(3_200)];
 
@@ -166,6 +169,15 @@ impl Engine {
         }
         if self.p.node.recovery().waits().is_some() || !status.can_serve() {
             return May::NotNow("it does not serve, or a change of the view is not complete".into());
+        }
+        if let Some((node, since)) = self.p.node.longest_unrenewed()
+            && now.since(since) > UNRENEWED_MAX
+        {
+            let name = self.p.node.member_name(node).unwrap_or("a member");
+            let (name, ms) = (name.to_owned(), now.since(since).as_millis());
+            return May::NotNow(format!(
+                "{name} has not renewed its lease for {ms} ms, and this would delay it"
+            ));
         }
         match status.lease_left {
             // A renewal that is cut off on its way costs time that others need.
