@@ -225,7 +225,9 @@ fn a_key_that_cannot_be_kept_is_not_announced() {
     let dev = Dev::start();
     let beside = place(&dev, 'a', "data/rotated.key.next.new");
     fs::create_dir(&beside).unwrap();
-    dev.run('a', &["key", "rotate"]).expect(78, &["OAR-1206", "rotated.key.next"]);
+    let said =
+        dev.run('a', &["key", "rotate"]).expect(78, &["OAR-1206", "rotated.key.next", "Is a directory"]);
+    assert_eq!(said.err.matches("OAR-1206").count(), 1, "{}", said.err);
     assert_eq!(phase(&dev, 'a'), None);
     assert_eq!(known(&dev, 'b', 'a').1, None);
     fs::remove_dir(&beside).unwrap();

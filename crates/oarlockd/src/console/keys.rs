@@ -27,6 +27,7 @@ use crate::engine::Control;
 use crate::host::clock;
 use crate::host::key::{KEY_BYTES, fingerprint, print, print_hex};
 use crate::host::keychain::Standing;
+use crate::problem::Problem;
 
 /// How often a change under way is looked at, beside whenever the registry changes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -91,6 +92,11 @@ fn step(
         (None, Some(_)) => Step::Announce,
         (None, None) => Step::Rest,
     }
+}
+
+/// A problem of the files, for whoever prefixes its code.
+fn told(problem: Problem) -> (Code, String) {
+    (problem.code, format!("{}: {}", problem.what, problem.why))
 }
 
 /// Tells one secret from another.
@@ -163,7 +169,7 @@ impl Console {
                 self.command(command, &text).await?;
             }
             Step::Switch => {
-                self.chain.switch().map_err(|problem| (problem.code, problem.to_string()))?;
+                self.chain.switch().map_err(told)?;
                 info!("this node proves itself with its next key; its circuits agree on new keys, and go on");
             }
             Step::Take if self.unready().await?.is_some() => {}
@@ -174,7 +180,7 @@ impl Console {
                 self.command(Command::TakeKey { node: me, key }, text).await?;
             }
             Step::Finish => {
-                if self.chain.finish().map_err(|problem| (problem.code, problem.to_string()))? {
+                if self.chain.finish().map_err(told)? {
                     warn!(
                         "{} holds the key before, which opens nothing: remove it",
                         self.config.key_file.display()
@@ -236,7 +242,7 @@ impl Console {
             return Err((Code::NotServing, format!("{} is not in the view", self.config.name())));
         }
         if self.chain.standing().old.is_none() {
-            self.chain.make_next().map_err(|problem| (problem.code, problem.to_string()))?;
+            self.chain.make_next().map_err(told)?;
             self.asked_to_rotate.notify_one();
         }
         self.keys().await

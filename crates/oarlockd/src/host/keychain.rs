@@ -211,7 +211,7 @@ impl Keychain {
 
     fn failed(&self, path: &Path, e: &io::Error) -> Problem {
         Problem::io(Code::DataDir, format!("cannot write {}", path.display()), e)
-            .because("a node's new key is kept in its data directory")
+            .because(format!("{e}; a node's new key is kept in its data directory"))
     }
 
     /// What is changed here is so for the seal as well.
