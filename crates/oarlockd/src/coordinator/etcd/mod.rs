@@ -185,6 +185,10 @@ impl External {
     /// Waits until that is not as `last` any more.
     pub async fn outside_after(&self, last: Option<&Outside>) -> Outside {
         let mut answers = self.shared.answers.subscribe();
+        if last.is_none() {
+            // That nothing was asked yet is no silence.
+            let _ = timeout(self.shared.tuning.sweep, answers.wait_for(|answers| *answers)).await;
+        }
         loop {
             answers.borrow_and_update();
             let now = self.outside();
