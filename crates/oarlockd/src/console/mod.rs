@@ -420,7 +420,9 @@ mod tests {
 
     /// No restart is asked for here.
     fn nobody() -> Next {
-        Next { program: "/nonexistent".into(), config: "/nonexistent".into(), dev: false, fixed: Vec::new() }
+        let nowhere = std::path::PathBuf::from("/nonexistent");
+        let secrets = [nowhere.clone(), nowhere.clone()];
+        Next { program: nowhere.clone(), config: nowhere, dev: false, fixed: Vec::new(), secrets }
     }
 
     /// I22: who may not ask gets a refusal, and the engine hears nothing of it; who may is answered by way of the engine.
