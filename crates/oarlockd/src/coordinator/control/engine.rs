@@ -77,11 +77,6 @@ impl Either {
         }
     }
 
-    /// Whether it may show much that is long over, on its way to the end of the order.
-    pub(super) const fn replays(&self) -> bool {
-        matches!(self, Either::Etcd(_))
-    }
-
     /// Waits until what is applied here is no older than what was decided when this was called, where it may be much older:
     /// etcd's order is read from its beginning.
     pub(super) async fn caught_up(&self) {

@@ -484,12 +484,13 @@ impl Control {
         }
     }
 
-    /// Only if `view` is the newest, if there is one: a node that is behind may hear everybody in an old view, and not those
-    /// who are in now (L7).
+    /// Only if `view` is the newest, if there is one: a node that is behind, because it was away or reads the order from its
+    /// beginning, may hear everybody in an old view, and not those who are in now (L7). Who comes in between this look and the start
+    /// itself, a round of the coordinator later, is not seen: if they do not hear each other, a verdict puts one out again.
     fn propose(&self, command: Command, view: Option<Epoch>) {
         let (coordinator, engine) = (self.coordinator.clone(), self.engine.clone());
         tokio::spawn(async move {
-            let newest = match view.filter(|_| coordinator.replays()) {
+            let newest = match view {
                 None => Ok(true),
                 Some(view) => coordinator.confirmed().await.map(|it| it.view().epoch == view),
             };

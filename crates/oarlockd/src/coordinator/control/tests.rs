@@ -209,7 +209,7 @@ impl Cluster {
             self.until("an answer", |c| !c.engines[node].heard.is_empty());
             match self.engines[node].heard.pop().unwrap() {
                 (of, Ok(outcome)) if of == *command => return outcome,
-                (_, Err(Trouble::NoQuorum | Trouble::Unknown)) if begin.elapsed() < LONG => {}
+                (_, Err(Trouble::NoQuorum | Trouble::Unknown | Trouble::Behind)) if begin.elapsed() < LONG => {}
                 other => panic!("{command:?}: {other:?}"),
             }
         }
@@ -299,6 +299,28 @@ fn what_was_decided_outlives_each_and_all() {
     cluster.until("agreement", Cluster::agree);
     assert_eq!(cluster.engines[0].registry.snapshot(), before.snapshot());
     assert_eq!(cluster.decide(1, &renew(0, number)), Outcome::Already);
+}
+
+/// L7: a node that was away shows its engine what it had on its disk. Whoever it hears of that view is not who is in now, so a
+/// start that rests on it comes to nothing, and the next one, which rests on the newest view, counts.
+#[test]
+fn a_start_that_rests_on_an_old_view_comes_to_nothing() {
+    let mut cluster = Cluster::founded(0, Duration::ZERO);
+    cluster.done(0, &begin(0));
+    cluster.until("agreement", Cluster::agree);
+    cluster.alone = Some(2);
+    cluster.done(1, &begin(1));
+    cluster.engines[2].heard.clear();
+    let old = cluster.engines[2].registry.view().clone();
+    assert!(old.member(NodeId(1)).is_none());
+    cluster.propose(2, &begin(2));
+    cluster.alone = None;
+    cluster.until("an answer", |c| !c.engines[2].heard.is_empty());
+    let (_, heard) = cluster.engines[2].heard.remove(0);
+    assert!(matches!(heard, Err(Trouble::Behind | Trouble::NoQuorum)), "{heard:?}");
+    assert!(cluster.engines[0].registry.run(NodeId(2)).is_none());
+    cluster.until("agreement", Cluster::agree);
+    cluster.done(2, &begin(2));
 }
 
 /// A renewal does not wait behind proposals that nothing comes of, and each is answered by itself.
