@@ -32,7 +32,7 @@ use oarlock_layout::view::View;
 
 use crate::lease::{Lease, Output as LeaseOutput, Standing};
 use crate::partition::NodeSet;
-use crate::registry::{Command, FENCES_PER_NODE_MAX, Fence, Need, Outcome, Refusal, Registry};
+use crate::registry::{CUT_OFF_MAX, Command, FENCES_PER_NODE_MAX, Fence, Need, Outcome, Refusal, Registry};
 use crate::watch::Watch;
 
 /// Reports are repeated this often: what was said a silent time ago says nothing any more.
@@ -40,6 +40,16 @@ const REPORT_EVERY: Duration = SILENT.checked_div(2).expect("not zero");
 
 /// For how long the registry is told that a run has ended. After that its lease is over by itself.
 const GIVEN_UP_MAX: Duration = LEASE.saturating_mul(2);
+
+/// For how long a node must hear all members before its next run asks to be let in, if it was put out `times` in a row because
+/// somebody did not hear it: a silent time, and twice as long with each further verdict. Each of them stops all new grants until
+/// a lease is over, so a link that comes and goes must not bring one about again and again.
+pub fn hold_of(times: u32) -> Duration {
+    match times.min(CUT_OFF_MAX) {
+        0 => Duration::ZERO,
+        times => SILENT.saturating_mul(1 << (times - 1)),
+    }
+}
 
 /// Who this run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -114,6 +124,12 @@ pub struct Membership {
     silent: BTreeSet<NodeId>,
     /// The last run of each node that this one has ever heard.
     heard: BTreeMap<NodeId, Incarnation>,
+    /// Since when it hears every member of the view.
+    #[serde(default)]
+    whole_since: Option<Instant>,
+    /// Of the registry: how often in a row this node was put out because it was not heard.
+    #[serde(default)]
+    cut_off: u32,
     reported: Option<(NodeSet, Instant)>,
     /// Runs that have certainly ended, of which the registry does not know it yet, and how it is told.
     given_up: BTreeMap<(NodeId, Incarnation), Telling>,
@@ -135,6 +151,8 @@ impl Membership {
             nonce: None,
             silent: BTreeSet::new(),
             heard: BTreeMap::new(),
+            whole_since: None,
+            cut_off: 0,
             reported: None,
             given_up: BTreeMap::new(),
             fences: Vec::new(),
@@ -155,7 +173,9 @@ impl Membership {
             self.outputs.push_back(Output::View(self.view.clone()));
         }
         let mine = registry.run(self.me.node) == Some(self.me.incarnation);
-        self.nonce = registry.member(self.me.node).and_then(|member| member.nonce);
+        let record = registry.member(self.me.node);
+        self.nonce = record.and_then(|member| member.nonce);
+        self.cut_off = record.and_then(|member| member.cut_off).unwrap_or(0);
         let let_in = self.was_let_in();
         match (&mut self.part, let_in) {
             (Part::Waiting { .. }, Some(sent)) if mine => {
@@ -268,8 +288,11 @@ impl Membership {
     /// When to call [`handle_timeout`](Membership::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mine = match &self.part {
-            Part::Waiting { next, .. } if self.unheard().next().is_none() => Some(*next),
-            Part::Waiting { probe, .. } => Some(*probe),
+            Part::Waiting { next, probe, .. } => Some(match self.ready_at() {
+                Some(at) if at <= *next => *next,
+                Some(at) => at.min(*probe),
+                None => *probe,
+            }),
             Part::In(lease) => lease.poll_timeout(),
             Part::Out => None,
         };
@@ -332,7 +355,17 @@ impl Membership {
         matches!(&self.part, Part::In(lease) if lease.standing() != Standing::Lost)
     }
 
+    /// From when on it may ask to be let in, if it hears every member of the view.
+    fn ready_at(&self) -> Option<Instant> {
+        let hold = hold_of(self.cut_off);
+        // An empty view has nobody whom a bad link would trouble.
+        let hold = if self.view.members.is_empty() { hold.min(SILENT.saturating_mul(2)) } else { hold };
+        self.whole_since.map(|since| since + hold)
+    }
+
     fn settle(&mut self, now: Instant) {
+        let whole = self.unheard().next().is_none();
+        self.whole_since = whole.then(|| self.whole_since.unwrap_or(now));
         self.ask(now);
         if let Part::In(lease) = &mut self.part {
             lease.handle_timeout(now);
@@ -361,9 +394,9 @@ impl Membership {
         }
     }
 
-    /// Asks to be let in, as soon as it hears all members, and again as often as members renew.
+    /// Asks to be let in, as soon as it hears all members for long enough ([`hold_of`]), and again as often as members renew.
     fn ask(&mut self, now: Instant) {
-        let all = self.unheard().next().is_none();
+        let all = self.ready_at().is_some_and(|at| at <= now);
         let Part::Waiting { sent, next, probe } = &mut self.part else { return };
         let Identity { node, incarnation, .. } = self.me;
         if !all {

@@ -2,11 +2,11 @@
 
 mod founding;
 
-use founding::{joined, key};
+use founding::{cluster, joined, key, renew, start};
 use oarlock_cluster::lease::{Output as Step, Standing};
-use oarlock_cluster::membership::{Identity, Output};
+use oarlock_cluster::membership::{Identity, Output, hold_of};
 use oarlock_cluster::partition::NodeSet;
-use oarlock_cluster::registry::{Basis, Command, Need, Out, Outcome, Refusal, Registry};
+use oarlock_cluster::registry::{Basis, CUT_OFF_FORGOTTEN, Command, Need, Out, Outcome, Refusal, Registry};
 use oarlock_cluster::{Lease, Membership};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::limit::{LEASE, LEASE_DRIFT, RENEW, SILENT};
@@ -365,4 +365,96 @@ fn what_nobody_answers_is_not_told_for_ever() {
         told += surrenders;
     }
     assert_eq!(told, 8, "each 750 ms of 6 s");
+}
+
+/// L7: each further verdict about silence makes the node wait twice as long, up to a bound; and a word that is missed begins that anew.
+#[test]
+fn whoever_was_not_heard_again_and_again_waits_longer_each_time() {
+    let mut first = first_in(at(0));
+    let mut now = 10;
+    for (times, incarnation) in (0u32..12).zip(1..) {
+        let mut second = Node::new(at(now), identity(1, incarnation, 200), &first.registry);
+        second.hears(at(now), 0, 1);
+        let hold = hold_of(times).as_millis() as u64;
+        assert_eq!(hold, if times == 0 { 0 } else { 1_000 << (times.min(9) - 1) });
+        if hold > 0 {
+            now += hold - 1;
+            second.membership.handle_timeout(at(now));
+            second.membership.handle_silent(at(now), NodeId(0));
+            second.hears(at(now), 0, 1);
+        }
+        let begin = now;
+        let start = loop {
+            let asked = proposals(&mut second.membership);
+            if let Some(start) = asked.into_iter().find(|it| matches!(it, Command::Start { .. })) {
+                break start;
+            }
+            let due = second.membership.poll_timeout().expect("it waits for something");
+            assert!(due > at(now), "a timeout that leads nowhere");
+            now = due.since(at(0)).as_millis() as u64;
+            second.membership.handle_timeout(due);
+        };
+        assert_eq!(now, begin + hold, "after {times} verdicts");
+        assert_eq!(first.apply(at(now), &start), Outcome::Done);
+        let basis = Basis::Partition { kept: 1 };
+        let out = Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
+        let epoch = first.registry.view().epoch;
+        assert_eq!(first.apply(at(now), &Command::Evict { epoch, out: vec![out], note: None }), Outcome::Done);
+        let (node, incarnation) = (NodeId(1), Incarnation(incarnation));
+        assert_eq!(first.apply(at(now), &Command::Surrender { node, incarnation }), Outcome::Done);
+    }
+}
+
+/// Five minutes of renewals, and what was before is forgotten, whatever ends the run.
+#[test]
+fn a_time_of_health_is_forgiven() {
+    for (number, left) in [(CUT_OFF_FORGOTTEN - 1, Some(1)), (CUT_OFF_FORGOTTEN, None)] {
+        let mut registry = cluster(2);
+        let mut apply = |command: &Command| assert_eq!(registry.apply(command), Outcome::Done, "{command:?}");
+        let evict = |epoch, incarnation, basis| {
+            let out = Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
+            Command::Evict { epoch: Epoch(epoch), out: vec![out], note: None }
+        };
+        apply(&evict(2, 1, Basis::Partition { kept: 1 }));
+        apply(&start(NodeId(1), 2));
+        apply(&renew(NodeId(1), 2, number));
+        apply(&evict(4, 2, Basis::LeaseOver { renewal: number }));
+        assert_eq!(registry.member(NodeId(1)).unwrap().cut_off, left);
+        let copy = Registry::restore(&registry.snapshot()).unwrap();
+        assert_eq!(copy, registry);
+    }
+}
+
+/// A link that works for eleven seconds and is gone for two, for ten minutes: without the longer waits that were 46 verdicts, each of
+/// which keeps everybody from new grants until a lease is over.
+#[test]
+fn a_link_that_comes_and_goes_costs_few_verdicts() {
+    let mut first = first_in(at(0));
+    let (mut verdicts, mut incarnation) = (0, 1);
+    let mut second = Node::new(at(0), identity(1, 1, 200), &first.registry);
+    for ms in (0..600_000).step_by(50) {
+        match ms % 13_000 {
+            0 => second.hears(at(ms), 0, 1),
+            12_000 => second.membership.handle_silent(at(ms), NodeId(0)),
+            12_900 if first.registry.run(NodeId(1)).is_some() => {
+                let basis = Basis::Partition { kept: 1 };
+                let out = Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
+                let epoch = first.registry.view().epoch;
+                let evict = Command::Evict { epoch, out: vec![out], note: None };
+                assert_eq!(first.apply(at(ms), &evict), Outcome::Done);
+                let (node, run) = (NodeId(1), Incarnation(incarnation));
+                first.apply(at(ms), &Command::Surrender { node, incarnation: run });
+                (verdicts, incarnation) = (verdicts + 1, incarnation + 1);
+                second = Node::new(at(ms), identity(1, incarnation, 200), &first.registry);
+            }
+            _ => {}
+        }
+        second.membership.handle_timeout(at(ms));
+        for start in proposals(&mut second.membership).into_iter().filter(|it| matches!(it, Command::Start { .. })) {
+            second.registry = first.registry.clone();
+            first.apply(at(ms), &start);
+            second.answer(at(ms), &start);
+        }
+    }
+    assert_eq!(verdicts, 5, "waits of 1, 2, 4 and 8 s, and 16 s it is never heard");
 }

@@ -53,6 +53,7 @@ impl Registry {
         for member in anew.members.values_mut() {
             member.entered = Incarnation(member.entered.0.saturating_add(RUNS_SKIPPED));
             (member.nonce, member.renewal, member.surrendered) = (None, 0, false);
+            member.cut_off = None;
         }
         let members = anew.members().map(|m| Member { node: m.node, incarnation: m.entered }).collect();
         anew.view = View { epoch, members };

@@ -238,5 +238,6 @@ fn member(
         revision,
         next: None,
         made: None,
+        cut_off: None,
     }
 }

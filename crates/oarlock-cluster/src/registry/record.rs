@@ -20,6 +20,10 @@ pub const TOKEN_SECONDS_MAX: u64 = 15 * 60;
 pub const HISTORY_MAX: usize = 8;
 /// Runs of one node that wait for their fences. A node whose runs pile up is not let in again before some are proven.
 pub const FENCES_PER_NODE_MAX: usize = 4;
+/// Verdicts about silence in a row that are counted of one node.
+pub const CUT_OFF_MAX: u32 = 9;
+/// A run that has renewed its lease so often, for five minutes, has shown that its links are good: what was before is forgotten.
+pub const CUT_OFF_FORGOTTEN: u64 = 400;
 /// Proofs that are remembered after the fence is gone, oldest first.
 pub const PROOFS_MAX: usize = 16;
 
@@ -84,10 +88,20 @@ record! {
         14 => next: Option<NextKey>,
         /// When `key` was made, if it was not the member's first, in seconds since 1970.
         15 | MAY_SKIP => made: Option<u64>,
+        /// How often in a row it was put out because it was not heard; none if it was not since its links were good for
+        /// [`CUT_OFF_FORGOTTEN`] renewals. Whoever waits to be let in goes by it; no command's outcome rests on it.
+        16 | MAY_SKIP => cut_off: Option<u32>,
     }
 }
 
 impl MemberRecord {
+    /// Notes that its run is put out.
+    pub(super) fn put_out(&mut self, basis: Basis) {
+        let before = self.cut_off.filter(|_| self.renewal < CUT_OFF_FORGOTTEN).unwrap_or(0);
+        let more = u32::from(matches!(basis, Basis::Partition { .. }));
+        self.cut_off = Some((before + more).min(CUT_OFF_MAX)).filter(|times| *times > 0);
+    }
+
     /// Whoever owns the other half of this key is the member.
     pub fn is_known_by(&self, key: &PublicKey) -> bool {
         self.key == *key || self.next.as_ref().is_some_and(|next| next.key == *key)

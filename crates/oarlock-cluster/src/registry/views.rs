@@ -167,6 +167,7 @@ impl Registry {
         self.watermark = Stamp((self.floor.0 + STAMPS_PER_VIEW).min(Stamp::MAX.0));
         for run in &out {
             self.raise_fence(run, epoch);
+            self.present_mut(run.node).put_out(run.basis);
         }
         let entered = entered.into_iter().collect();
         self.history.push(Change { view: self.view.clone(), out, entered, note });
