@@ -72,6 +72,8 @@ pub enum Output {
     Propose(Command),
     /// Tell all members of the view to whom this node's circuits are silent.
     Report(NodeSet),
+    /// This run waits to be let in: tell all nodes to whom of them its circuits are silent.
+    Waits(NodeSet),
     /// This view is valid now.
     View(View),
     /// This run is in, from this view on.
@@ -130,6 +132,9 @@ pub struct Membership {
     /// Of the registry: how often in a row this node was put out because it was not heard.
     #[serde(default)]
     cut_off: u32,
+    /// Of the registry: all members but this one.
+    #[serde(default)]
+    others: NodeSet,
     reported: Option<(NodeSet, Instant)>,
     /// Runs that have certainly ended, of which the registry does not know it yet, and how it is told.
     given_up: BTreeMap<(NodeId, Incarnation), Telling>,
@@ -153,6 +158,7 @@ impl Membership {
             heard: BTreeMap::new(),
             whole_since: None,
             cut_off: 0,
+            others: NodeSet::EMPTY,
             reported: None,
             given_up: BTreeMap::new(),
             fences: Vec::new(),
@@ -173,6 +179,7 @@ impl Membership {
             self.outputs.push_back(Output::View(self.view.clone()));
         }
         let mine = registry.run(self.me.node) == Some(self.me.incarnation);
+        self.others = registry.members().map(|m| m.node).filter(|node| *node != self.me.node).collect();
         let record = registry.member(self.me.node);
         self.nonce = record.and_then(|member| member.nonce);
         self.cut_off = record.and_then(|member| member.cut_off).unwrap_or(0);
@@ -180,6 +187,7 @@ impl Membership {
         match (&mut self.part, let_in) {
             (Part::Waiting { .. }, Some(sent)) if mine => {
                 self.part = Part::In(Lease::new(now, sent));
+                self.reported = None;
                 self.outputs.push_back(Output::Entered(self.view.epoch));
             }
             (Part::Waiting { .. }, None) if mine => self.refuse(Refusal::OldRun {
@@ -250,6 +258,12 @@ impl Membership {
     /// A member says to whom its circuits are silent.
     pub fn handle_report(&mut self, now: Instant, from: NodeId, silent: NodeSet) {
         self.watch.handle_report(now, from, silent);
+        self.settle(now);
+    }
+
+    /// A run that is not in the view says to whom of all nodes its circuits are silent.
+    pub fn handle_waiting(&mut self, now: Instant, from: NodeId, silent: NodeSet) {
+        self.watch.handle_waiting(now, from, silent);
         self.settle(now);
     }
 
@@ -350,9 +364,19 @@ impl Membership {
         sent.get(self.nonce?.wrapping_sub(self.me.nonce) as usize).copied()
     }
 
-    /// Only a member is believed.
+    /// Only a member is believed about members, and only who waits about itself.
     fn reports(&self) -> bool {
-        matches!(&self.part, Part::In(lease) if lease.standing() != Standing::Lost)
+        match &self.part {
+            Part::In(lease) => lease.standing() != Standing::Lost,
+            Part::Waiting { .. } => !self.others.is_empty(),
+            Part::Out => false,
+        }
+    }
+
+    /// All whom this run does not hear, in the view or not.
+    fn deaf_to(&self) -> NodeSet {
+        let unheard = |node: &NodeId| self.silent.contains(node) || !self.heard.contains_key(node);
+        self.others.iter().filter(unheard).chain(self.unheard()).collect()
     }
 
     /// From when on it may ask to be let in, if it hears every member of the view.
@@ -428,11 +452,16 @@ impl Membership {
         if !self.reports() {
             return;
         }
-        let silent: NodeSet = self.unheard().collect();
+        let waits = matches!(self.part, Part::Waiting { .. });
+        let silent: NodeSet = if waits { self.deaf_to() } else { self.unheard().collect() };
         if self.reported.is_some_and(|(said, at)| said == silent && now < at + REPORT_EVERY) {
             return;
         }
         self.reported = Some((silent, now));
+        if waits {
+            self.watch.handle_waiting(now, self.me.node, silent);
+            return self.outputs.push_back(Output::Waits(silent));
+        }
         self.watch.handle_report(now, self.me.node, silent);
         self.outputs.push_back(Output::Report(silent));
     }

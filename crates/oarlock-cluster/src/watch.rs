@@ -33,7 +33,7 @@ const REPORT_LIFE: Duration = SILENT;
 /// *Inputs* are the `handle_` methods; after each, drain [`poll_output`](Watch::poll_output), then sleep until
 /// [`poll_timeout`](Watch::poll_timeout). Time is CLOCK_BOOTTIME of this node (L9).
 ///
-/// Three verdicts are proposed:
+/// Four verdicts are proposed:
 ///
 /// * **A lease is over** (L2): lease and drift have passed here since the member's last renewal was *applied* here, and
 ///   the registry has answered this node all that time. If it was away, everybody gets a whole lease from its return:
@@ -43,6 +43,9 @@ const REPORT_LIFE: Duration = SILENT;
 ///   time after that. All that are not in the [`largest`] set that hears each other go in one view; then such
 ///   verdicts wait for [`VERDICT_HOLD`]. A member that died is silent too, but renews no more: it is left to its lease.
 ///   One that was paused is heard again as soon as it renews.
+/// * **Outvoted** (L7, I20): by a run that waits to be let in. It and others that wait, with those of the view whom they hear, are a
+///   set that hears each other and is larger than what the view could come to as it is, and have been for lease and drift, while the
+///   members in their way have renewed. Those go, so that the larger set comes in; then such verdicts wait as after a partition.
 ///
 /// And one proof: if a run was put out whose lease might go on, that lease and drift have passed since its last renewal was
 /// applied here. That needs no answers of the registry: whoever has applied the eviction has applied every renewal
@@ -57,6 +60,15 @@ pub struct Watch {
     /// Begin of the time without gaps in which the registry answered, and the last answer.
     answered: Option<(Instant, Instant)>,
     reports: BTreeMap<NodeId, Report>,
+    /// Of runs that wait to be let in, this one included.
+    #[serde(default)]
+    waiting: BTreeMap<NodeId, Report>,
+    /// Who of the view is in the way of a larger set that waits, and since when.
+    #[serde(default)]
+    outvoted: Option<(NodeSet, Instant)>,
+    /// All members that vote, in the view or not.
+    #[serde(default)]
+    voters: NodeSet,
     /// Silent pairs, lower id first.
     pairs: BTreeMap<(NodeId, NodeId), Pair>,
     volumes: BTreeMap<NodeId, u32>,
@@ -121,6 +133,9 @@ impl Watch {
             members: BTreeMap::new(),
             answered: None,
             reports: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            outvoted: None,
+            voters: NodeSet::EMPTY,
             pairs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             ending: BTreeMap::new(),
@@ -139,7 +154,7 @@ impl Watch {
         if registry.view().epoch != self.view.epoch {
             let news = registry.history().iter().filter(|c| c.view.epoch > self.view.epoch);
             let mut out = news.flat_map(|change| &change.out);
-            if out.any(|run| matches!(run.basis, Basis::Partition { .. })) {
+            if out.any(|run| matches!(run.basis, Basis::Partition { .. } | Basis::Outvoted { .. })) {
                 self.held_until = now + VERDICT_HOLD;
             }
             self.view = registry.view().clone();
@@ -171,6 +186,7 @@ impl Watch {
             };
             self.members.insert(member.node, watched);
         }
+        self.voters = registry.members().filter(|m| m.role == Role::Voter).map(|m| m.node).collect();
         self.note_endings(now, registry, &before);
         self.evaluate(now);
     }
@@ -217,6 +233,13 @@ impl Watch {
         }
     }
 
+    /// A run of `from` that is not in the view says to whom of all members its circuits are silent; our own say counts like any
+    /// other. It counts as long as no run of that node is in the view.
+    pub fn handle_waiting(&mut self, now: Instant, from: NodeId, silent: NodeSet) {
+        self.waiting.insert(from, Report { silent, at: now });
+        self.evaluate(now);
+    }
+
     /// How many volumes a member serves; decides where sets are equal otherwise.
     pub fn handle_volumes(&mut self, node: NodeId, volumes: u32) {
         self.volumes.insert(node, volumes);
@@ -251,6 +274,7 @@ impl Watch {
         if let Some(since) = self.answered_since(now) {
             self.add_ended_leases(now, since, &mut out);
             self.add_partitioned(now, &mut out);
+            self.add_outvoted(now, &mut out);
         }
         out.sort_unstable_by_key(|run| run.node);
         self.propose(now, out);
@@ -272,6 +296,47 @@ impl Watch {
                 self.outputs.push_back(command);
             }
             self.wake = Some(self.wake.map_or(ending.say, |wake| wake.min(ending.say)));
+        }
+    }
+
+    /// Only a run that waits itself, and is in the larger set, says so: it knows of all in it.
+    fn add_outvoted(&mut self, now: Instant, out: &mut Vec<Out>) {
+        let noted = self.outvoted.take();
+        self.waiting.retain(|_, report| now < report.at + REPORT_LIFE);
+        if self.members.contains_key(&self.me) || !self.waiting.contains_key(&self.me) {
+            return;
+        }
+        let inside: NodeSet =
+            self.members.keys().copied().filter(|n| !out.iter().any(|o| o.node == *n)).collect();
+        let newcomers = || self.waiting.iter().filter(|(node, _)| !self.members.contains_key(node));
+        let weight = |node: NodeId| {
+            let volumes = self.volumes.get(&node).copied().unwrap_or(0);
+            (node, Weight { voter: self.voters.contains(node), volumes })
+        };
+        let mut silent: BTreeMap<NodeId, NodeSet> = BTreeMap::new();
+        for (a, b) in self.pairs.keys() {
+            silent.entry(*a).or_default().insert(*b);
+        }
+        silent.extend(newcomers().map(|(node, report)| (*node, report.silent)));
+        let all = inside.iter().chain(newcomers().map(|(node, _)| *node)).map(weight).collect();
+        let kept = largest(&all, &silent);
+        // Whoever hears all who are in comes in without this.
+        let fits = newcomers().filter(|(_, report)| report.silent.and(inside).is_empty());
+        let fits = largest(&fits.map(|(node, _)| weight(*node)).collect(), &silent);
+        let gone: NodeSet = inside.iter().filter(|node| !kept.contains(*node)).collect();
+        if !kept.contains(self.me) || kept.len() <= inside.len() + fits.len() {
+            return;
+        }
+        let since = noted.filter(|(before, _)| *before == gone).map_or(now, |(_, since)| since);
+        self.outvoted = Some((gone, since));
+        let due = (since + LEASE + LEASE_DRIFT).max(self.held_until);
+        if now < due {
+            return self.wake_at(due);
+        }
+        // Who has died is left to its lease.
+        if gone.iter().all(|node| self.members[&node].applied > since) {
+            let basis = Basis::Outvoted { kept: kept.len() as u16 };
+            out.extend(gone.iter().map(|node| run(node, &self.members[&node], basis)));
         }
     }
 

@@ -234,7 +234,7 @@ impl World {
                 Output::Lease(Step::Thawed) => self.seen.thawed += 1,
                 Output::Refused(why) => panic!("node {id} is not let in: {why}"),
                 Output::Report(silent) => assert_eq!(silent, NodeSet::EMPTY, "all hear each other"),
-                Output::View(_) | Output::Entered(_) | Output::Lease(_) => {}
+                Output::Waits(_) | Output::View(_) | Output::Entered(_) | Output::Lease(_) => {}
             }
         }
         for command in proposals {

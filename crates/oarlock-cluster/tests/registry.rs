@@ -618,7 +618,9 @@ impl Ledger {
                         assert_eq!(renewal, last, "a renewal came in between (L2)");
                     }
                     Basis::Surrendered => panic!("{run:?} never surrendered"),
-                    Basis::Partition { .. } | Basis::ByHand => _ = self.running.insert(*run),
+                    Basis::Partition { .. } | Basis::Outvoted { .. } | Basis::ByHand => {
+                        self.running.insert(*run);
+                    }
                 }
             }
         }

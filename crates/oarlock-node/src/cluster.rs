@@ -262,10 +262,12 @@ impl Node {
     pub(crate) fn report(&mut self, now: Instant, from: NodeId, report: Report) {
         let nodes = || (0..NODES_MAX as u16).map(NodeId).filter(|node| report.silent >> node.0 & 1 == 1);
         let silent: NodeSet = nodes().collect();
-        // Only of a run that is in the view it counts as evidence.
+        // Of a run that is in the view it counts as evidence about members, of another one about what it waits for.
         let (Some(membership), Some(run)) = (&mut self.membership, self.runs.get(&from)) else { return };
         if membership.view().member(from).map(|member| member.incarnation) == Some(*run) {
             membership.handle_report(now, from, silent);
+        } else {
+            membership.handle_waiting(now, from, silent);
         }
     }
 
@@ -341,10 +343,14 @@ impl Node {
                     self.outputs.push_back(Output::Propose(Command::RaiseWatermark { to }));
                 }
             }
-            Part::Report(silent) => {
-                let mut report = Report { silent: 0 };
-                silent.iter().for_each(|node| report.silent |= 1 << node.0);
-                self.tell_members(now, &PeerMessage::Report(report));
+            Part::Report(silent) => self.tell_members(now, &report_of(silent)),
+            Part::Waits(silent) => {
+                let heard = |node: &NodeId| self.hearing.silent_since(*node).is_none();
+                let others: Vec<NodeId> = self.runs.keys().copied().filter(heard).collect();
+                for node in others {
+                    // It is said again soon.
+                    let _ = self.send(now, node, Class::Lock, &report_of(silent));
+                }
             }
             Part::View(view) => self.view(now, &view),
             Part::Entered(_) => {
@@ -467,4 +473,9 @@ impl Node {
         self.event(Event::Overwhelmed { node });
         self.end(now, "a member was silent for too long");
     }
+}
+
+fn report_of(nodes: NodeSet) -> PeerMessage {
+    let silent = nodes.iter().fold(0, |bits, node| bits | 1 << node.0);
+    PeerMessage::Report(Report { silent })
 }

@@ -73,8 +73,7 @@ impl Health {
     pub(crate) fn wronged(&mut self, out: &[Out], now: Time) -> Vec<u16> {
         let nodes = 0..self.troubled.len() as u16;
         self.verdicts += u64::from(nodes.into_iter().any(|node| self.is_sound(node, now)));
-        let judged =
-            out.iter().filter(|run| matches!(run.basis, Basis::LeaseOver { .. } | Basis::Partition { .. }));
+        let judged = out.iter().filter(|run| !matches!(run.basis, Basis::Surrendered | Basis::ByHand));
         judged.map(|run| run.node.0).filter(|node| self.is_sound(*node, now)).collect()
     }
 }

@@ -98,7 +98,7 @@ impl MemberRecord {
     /// Notes that its run is put out.
     pub(super) fn put_out(&mut self, basis: Basis) {
         let before = self.cut_off.filter(|_| self.renewal < CUT_OFF_FORGOTTEN).unwrap_or(0);
-        let more = u32::from(matches!(basis, Basis::Partition { .. }));
+        let more = u32::from(matches!(basis, Basis::Partition { .. } | Basis::Outvoted { .. }));
         self.cut_off = Some((before + more).min(CUT_OFF_MAX)).filter(|times| *times > 0);
     }
 
@@ -187,6 +187,11 @@ choice! {
         },
         /// Somebody said so. Its lease may go on.
         4 => ByHand,
+        /// It is in the way of a larger set of runs that hear each other, of which some wait to be let in (L7). Its lease may go on.
+        5 => Outvoted {
+            /// How many the proposer found in that set.
+            1 => kept: u16,
+        },
     }
 }
 

@@ -52,6 +52,10 @@ pub(super) fn basis(basis: Basis) -> (&'static str, String) {
         Basis::Partition { kept } => {
             ("partition", format!("it was cut off from some of the {kept} that hear each other"))
         }
+        Basis::Outvoted { kept } => (
+            "outvoted",
+            format!("it was cut off from some of {kept} that hear each other, of which some waited to be let in"),
+        ),
         Basis::ByHand => ("by_hand", "somebody put it out by hand".into()),
     }
 }
