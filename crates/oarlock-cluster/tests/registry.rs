@@ -705,3 +705,22 @@ proptest! {
         }
     }
 }
+
+/// A member's clock that was put back does not make a token good again whose time is over: before the token was made there was
+/// none. A clock that is a little late does no harm.
+#[test]
+fn a_clock_that_was_put_back_revives_no_token() {
+    let years = 10 * 365 * 24 * 3_600;
+    for (back, outcome) in [
+        (years, Outcome::Refused(Refusal::TokenEarly { seconds: years - 5 - 840 })),
+        (3_600, Outcome::Refused(Refusal::TokenEarly { seconds: 3_600 - 5 - 840 })),
+        (20, Outcome::Joined { node: NodeId(1), above: Incarnation(0), already: false }),
+    ] {
+        let mut registry = joined(1);
+        assert_eq!(registry.apply(&token(1, 1)), Outcome::Done);
+        let mut late = join(1, 1);
+        let Command::Join { wall, .. } = &mut late else { unreachable!() };
+        *wall -= back;
+        assert_eq!(registry.apply(&late), outcome, "{back} s back");
+    }
+}

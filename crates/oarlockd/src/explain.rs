@@ -216,7 +216,7 @@ pub fn page(code: Code) -> Page {
         ),
         Code::TokenExpired => page_of(
             "the time of a join token is over",
-            "tokens live for 15 minutes at most, by the clock of the member that is asked",
+            "tokens live for 15 minutes at most, by the clock of the member that is asked; or that clock was put back since",
             "oarlock token create NAME, and join at once; if that fails too, compare the clocks of the machines",
         ),
         Code::NameTaken => page_of(

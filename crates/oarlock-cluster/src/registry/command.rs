@@ -328,6 +328,14 @@ pub enum Refusal {
         /// By the proposer's wall clock.
         seconds: u64,
     },
+    /// The token was made after the time that it is: the clock by which it is judged was put back, or was ahead before.
+    #[error(
+        "by the clock of this member the join token is made only in {seconds} s: a clock is wrong; set it, and make another token"
+    )]
+    TokenEarly {
+        /// By the proposer's wall clock, at least.
+        seconds: u64,
+    },
     /// A token may not live that long, or is over before it begins.
     #[error("a join token lives for 1 to {TOKEN_SECONDS_MAX} s, not for {seconds}")]
     TokenLife {

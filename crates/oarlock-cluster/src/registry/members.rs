@@ -8,7 +8,7 @@ use oarlock_layout::seal::PublicKey;
 
 use super::command::{Outcome, Refusal};
 use super::record::{
-    ClusterId, FirstSpace, Founder, MemberRecord, Need, Role, Space, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
+    ClusterId, FirstSpace, Founder, MemberRecord, Need, Role, Space, TOKEN_CLOCKS_APART, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
     TokenHash,
 };
 use super::{Registry, check_name, fits, spaces, unchanged};
@@ -99,6 +99,11 @@ impl Registry {
         }
         if token.expires <= wall {
             return Err(Refusal::TokenExpired { seconds: wall - token.expires });
+        }
+        // Nobody has made it yet, by this clock: so the clock is wrong, and says nothing of whether the token's time is over.
+        let made = token.expires.saturating_sub(TOKEN_SECONDS_MAX);
+        if wall.saturating_add(TOKEN_CLOCKS_APART) < made {
+            return Err(Refusal::TokenEarly { seconds: made - wall });
         }
         if let Some(other) = self.members().find(|m| m.is_known_by(&key)) {
             return Err(Refusal::KeyTaken(other.node));

@@ -16,6 +16,8 @@ use super::fields::{MAY_SKIP, choice, record};
 pub const TOKENS_MAX: usize = 64;
 /// Longest life of a join token in seconds.
 pub const TOKEN_SECONDS_MAX: u64 = 15 * 60;
+/// A member by whose clock a token was made later than this from now on has a wrong clock.
+pub const TOKEN_CLOCKS_APART: u64 = 60;
 /// Views that are remembered with what made them, the current one included.
 pub const HISTORY_MAX: usize = 8;
 /// Runs of one node that wait for their fences. A node whose runs pile up is not let in again before some are proven.

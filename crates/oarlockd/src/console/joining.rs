@@ -215,7 +215,7 @@ fn code_of(why: &Refusal) -> Code {
     match why {
         Refusal::NoSuchToken => Code::TokenUnknown,
         Refusal::TokenForOther => Code::TokenForOther,
-        Refusal::TokenExpired { .. } => Code::TokenExpired,
+        Refusal::TokenExpired { .. } | Refusal::TokenEarly { .. } => Code::TokenExpired,
         Refusal::NameTaken => Code::NameTaken,
         Refusal::OtherCluster => Code::OtherCluster,
         _ => Code::ChangeRefused,
