@@ -399,7 +399,10 @@ fn whoever_was_not_heard_again_and_again_waits_longer_each_time() {
         let basis = Basis::Partition { kept: 1 };
         let out = Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
         let epoch = first.registry.view().epoch;
-        assert_eq!(first.apply(at(now), &Command::Evict { epoch, out: vec![out], note: None }), Outcome::Done);
+        assert_eq!(
+            first.apply(at(now), &Command::Evict { epoch, out: vec![out], note: None }),
+            Outcome::Done
+        );
         let (node, incarnation) = (NodeId(1), Incarnation(incarnation));
         assert_eq!(first.apply(at(now), &Command::Surrender { node, incarnation }), Outcome::Done);
     }
@@ -438,7 +441,8 @@ fn a_link_that_comes_and_goes_costs_few_verdicts() {
             12_000 => second.membership.handle_silent(at(ms), NodeId(0)),
             12_900 if first.registry.run(NodeId(1)).is_some() => {
                 let basis = Basis::Partition { kept: 1 };
-                let out = Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
+                let out =
+                    Out { node: NodeId(1), incarnation: Incarnation(incarnation), basis, fences: vec![] };
                 let epoch = first.registry.view().epoch;
                 let evict = Command::Evict { epoch, out: vec![out], note: None };
                 assert_eq!(first.apply(at(ms), &evict), Outcome::Done);
@@ -450,7 +454,9 @@ fn a_link_that_comes_and_goes_costs_few_verdicts() {
             _ => {}
         }
         second.membership.handle_timeout(at(ms));
-        for start in proposals(&mut second.membership).into_iter().filter(|it| matches!(it, Command::Start { .. })) {
+        for start in
+            proposals(&mut second.membership).into_iter().filter(|it| matches!(it, Command::Start { .. }))
+        {
             second.registry = first.registry.clone();
             first.apply(at(ms), &start);
             second.answer(at(ms), &start);

@@ -246,7 +246,9 @@ fn majority(world: &World) -> usize {
         (0..nodes).all(|a| !has(a) || (0..nodes).all(|b| a == b || !has(b) || world.linked(a, b)))
     };
     let alive: u32 = (0..nodes)
-        .filter(|n| world.runs[usize::from(*n)].membership.is_some() || world.runs[usize::from(*n)].again.is_some())
+        .filter(|n| {
+            world.runs[usize::from(*n)].membership.is_some() || world.runs[usize::from(*n)].again.is_some()
+        })
         .map(|n| 1 << n)
         .sum();
     let sets = (0u32..1 << nodes).filter(|set| set & !alive == 0 && whole(*set));

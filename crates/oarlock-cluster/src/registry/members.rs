@@ -8,8 +8,8 @@ use oarlock_layout::seal::PublicKey;
 
 use super::command::{Outcome, Refusal};
 use super::record::{
-    ClusterId, FirstSpace, Founder, MemberRecord, Need, Role, Space, TOKEN_CLOCKS_APART, TOKEN_SECONDS_MAX, TOKENS_MAX, Token,
-    TokenHash,
+    ClusterId, FirstSpace, Founder, MemberRecord, Need, Role, Space, TOKEN_CLOCKS_APART, TOKEN_SECONDS_MAX,
+    TOKENS_MAX, Token, TokenHash,
 };
 use super::{Registry, check_name, fits, spaces, unchanged};
 

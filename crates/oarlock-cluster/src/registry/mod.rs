@@ -87,9 +87,9 @@ mod views;
 pub use anew::{RUNS_SKIPPED, VIEWS_SKIPPED};
 pub use command::{COMMAND_BYTES_MAX, Command, Outcome, Refusal};
 pub use record::{
-    Basis, CUT_OFF_FORGOTTEN, CUT_OFF_MAX, Change, ClusterId, FENCES_PER_NODE_MAX, Failed, Fence, FirstSpace, Founder, HISTORY_MAX,
-    MemberRecord, Need, NextKey, Order, Out, PROOFS_MAX, Proof, Role, Space, SpaceSettings,
-    TOKEN_CLOCKS_APART, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
+    Basis, CUT_OFF_FORGOTTEN, CUT_OFF_MAX, Change, ClusterId, FENCES_PER_NODE_MAX, Failed, Fence, FirstSpace,
+    Founder, HISTORY_MAX, MemberRecord, Need, NextKey, Order, Out, PROOFS_MAX, Proof, Role, Space,
+    SpaceSettings, TOKEN_CLOCKS_APART, TOKEN_SECONDS_MAX, TOKENS_MAX, Token, TokenHash,
 };
 pub use snapshot::{RestoreError, SNAPSHOT_BYTES_MAX};
 

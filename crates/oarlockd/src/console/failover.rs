@@ -54,7 +54,9 @@ pub(super) fn basis(basis: Basis) -> (&'static str, String) {
         }
         Basis::Outvoted { kept } => (
             "outvoted",
-            format!("it was cut off from some of {kept} that hear each other, of which some waited to be let in"),
+            format!(
+                "it was cut off from some of {kept} that hear each other, of which some waited to be let in"
+            ),
         ),
         Basis::ByHand => ("by_hand", "somebody put it out by hand".into()),
     }

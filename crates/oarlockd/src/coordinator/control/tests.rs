@@ -209,7 +209,8 @@ impl Cluster {
             self.until("an answer", |c| !c.engines[node].heard.is_empty());
             match self.engines[node].heard.pop().unwrap() {
                 (of, Ok(outcome)) if of == *command => return outcome,
-                (_, Err(Trouble::NoQuorum | Trouble::Unknown | Trouble::Behind)) if begin.elapsed() < LONG => {}
+                (_, Err(Trouble::NoQuorum | Trouble::Unknown | Trouble::Behind))
+                    if begin.elapsed() < LONG => {}
                 other => panic!("{command:?}: {other:?}"),
             }
         }
