@@ -5,7 +5,10 @@
 //! claims about both; this module is the door through which it reaches the stand-ins. They are the very ones on
 //! which simulated nodes stand, here with nobody on top: what arrives is kept until it is asked for.
 //!
-//! Nobody needs this to simulate anything.
+//! Nobody needs this to simulate anything. Beside it stand the [scenes] that every coordinator plays, the simulated one
+//! like those of the daemon.
+
+pub mod scenes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

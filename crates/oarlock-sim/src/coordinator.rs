@@ -9,6 +9,11 @@
 //! How a majority agrees is not simulated here: that is the engines' own affair, and each has its tests. What a node can
 //! see of it is: nothing is decided without a majority or while there is no leader; what was decided stays; each node
 //! hears of it in order, late, or not at all as long as it is cut off. A proposer may never hear what came of it.
+//!
+//! That this is what a node sees of the engines too is checked by [scenes](crate::conformance::scenes) that they all play.
+
+#[cfg(test)]
+mod stage;
 
 use std::collections::VecDeque;
 
@@ -48,7 +53,19 @@ pub(crate) struct Coordinator {
     /// Nobody leads until then.
     leaderless_until: Time,
     random: Random,
+    /// Which answers get lost; a stream of its own.
+    losses: Random,
     pub(crate) decided: u64,
+}
+
+/// What a node hears at once.
+pub(crate) struct Heard {
+    /// All that it knows now.
+    pub registry: Registry,
+    /// What came of proposals of its runs: of which run, of which command.
+    pub answers: Vec<(u64, Command, Outcome)>,
+    /// There is more to hear.
+    pub more: bool,
 }
 
 /// What has been decided about a node.
@@ -93,6 +110,11 @@ impl Coordinator {
         let mut registry = Registry::new();
         let outcome = registry.apply(&Command::Init { cluster: [7; 16], members, spaces, above: Epoch(0) });
         assert_eq!(outcome, Outcome::Done);
+        Coordinator::of(registry, nodes, random)
+    }
+
+    /// So many nodes that all know this. Those of its members vote that do so by it.
+    fn of(registry: Registry, nodes: usize, random: Random) -> Coordinator {
         Coordinator {
             order: Vec::new(),
             voters: voters(&registry),
@@ -103,6 +125,7 @@ impl Coordinator {
             answers: vec![VecDeque::new(); nodes],
             deaf_until: vec![0; nodes],
             leaderless_until: 0,
+            losses: random.clone().fork(),
             random,
             decided: 0,
         }
@@ -166,21 +189,105 @@ impl Coordinator {
     pub(crate) fn is_in(&self, node: u16, run: u64) -> bool {
         self.registry.run(NodeId(node)) == Some(Incarnation(run))
     }
+
+    // ----- from a proposal to its answer ------------------------------------------------------------------
+
+    /// How long each copy of a proposal is on its way to whoever leads; none if it gets lost.
+    fn ways(&mut self, calm: bool) -> Vec<Time> {
+        let random = &mut self.random;
+        if !calm && random.chance(20) {
+            return Vec::new();
+        }
+        let copies = if !calm && random.chance(20) { 2 } else { 1 };
+        let way = |_| {
+            let late = !calm && random.chance(20);
+            if late { random.spread(50 * MS, 5 * S) } else { random.spread(200_000, 15 * MS) }
+        };
+        (0..copies).map(way).collect()
+    }
+
+    /// Does whoever leads agree with a majority of those who vote, if it works with those whom the proposer reaches?
+    fn decides(&self, now: Time, reached: impl Fn(u16) -> bool) -> bool {
+        !self.is_leaderless(now) && self.is_majority(reached)
+    }
+
+    /// Are these more than half of those who vote?
+    fn is_majority(&self, reached: impl Fn(u16) -> bool) -> bool {
+        let voters = (0..u64::BITS as u16).filter(|node| self.voters >> node & 1 == 1);
+        2 * voters.filter(|node| reached(*node)).count() > self.voters() as usize
+    }
+
+    /// A proposal takes its place in the order.
+    fn decide(&mut self, node: u16, run: u64, command: Command) -> Outcome {
+        self.decided += 1;
+        let outcome = self.registry.apply(&command);
+        if matches!(command, Command::SetRole { .. } | Command::Leave { .. } | Command::Join { .. }) {
+            self.voters = voters(&self.registry);
+        }
+        self.order.push(command.clone());
+        self.answers[usize::from(node)].push_back((self.order.len(), run, command, outcome));
+        outcome
+    }
+
+    /// How long it takes until a node looks for what was just decided.
+    fn news(&mut self) -> Time {
+        self.random.spread(200_000, 30 * MS)
+    }
+
+    /// Does nothing that is decided reach this node, though all its circuits work?
+    fn is_deaf(&self, now: Time, node: u16) -> bool {
+        now < self.deaf_until[usize::from(node)]
+    }
+
+    /// A node hears what it does not know yet: the next command, or all of them; none if it knows all. If it loses
+    /// answers, some of them: its daemon has lost patience before they came.
+    fn hear(&mut self, loses: bool, node: u16) -> Option<Heard> {
+        let (known, registry) = &mut self.known[usize::from(node)];
+        let behind = self.order.len() - *known;
+        if behind == 0 {
+            return None;
+        }
+        // One after the other, or all at once.
+        let step = if self.random.chance(500) { 1 } else { behind };
+        for command in &self.order[*known..*known + step] {
+            registry.apply(command);
+        }
+        *known += step;
+        let mut answers = Vec::new();
+        let waiting = &mut self.answers[usize::from(node)];
+        while waiting.front().is_some_and(|(index, ..)| *index <= *known) {
+            let (_, run, command, outcome) = waiting.pop_front().expect("it was looked at");
+            if !(loses && self.losses.chance(20)) {
+                answers.push((run, command, outcome));
+            }
+        }
+        Some(Heard { registry: registry.clone(), answers, more: step < behind })
+    }
+
+    /// Sometimes whoever leads is lost. Until when nobody leads, if that happens now.
+    fn lose_leader(&mut self, now: Time) -> Option<Time> {
+        self.random.chance(15).then(|| {
+            let until = now + self.random.between(100 * MS, 600 * MS);
+            self.leaderless_until = until;
+            until
+        })
+    }
+
+    /// Sometimes a node becomes deaf. Which, and until when, if that happens now.
+    fn deafen(&mut self, now: Time) -> Option<(u16, Time)> {
+        self.random.chance(15).then(|| {
+            let node = self.random.below(self.known.len() as u64) as usize;
+            self.deaf_until[node] = now + self.random.spread(50 * MS, 4 * S);
+            (node as u16, self.deaf_until[node])
+        })
+    }
 }
 
 impl World {
     /// A node proposes something.
     pub(crate) fn propose(&mut self, node: u16, run: u64, command: Command) {
         let now = self.queue.now();
-        let random = &mut self.coordinator.random;
-        if !self.calm && random.chance(20) {
-            // Lost on its way.
-            return;
-        }
-        let copies = if !self.calm && random.chance(20) { 2 } else { 1 };
-        for _ in 0..copies {
-            let late = !self.calm && random.chance(20);
-            let way = if late { random.spread(50 * MS, 5 * S) } else { random.spread(200_000, 15 * MS) };
+        for way in self.coordinator.ways(self.calm) {
             self.queue.push(now + way, Happening::Decide { node, run, command: command.clone() });
         }
     }
@@ -188,7 +295,7 @@ impl World {
     /// A proposal has reached whoever leads, if anybody does.
     pub(crate) fn decide(&mut self, node: u16, run: u64, command: Command) {
         let now = self.queue.now();
-        if now < self.coordinator.leaderless_until || !self.reaches_majority(node) {
+        if !self.coordinator.decides(now, |other| self.talks_with(node, other)) {
             return;
         }
         let Some(command) = self.written_by(node, command) else { return };
@@ -201,29 +308,22 @@ impl World {
                 self.others.add("removal", now, text);
             }
         }
-        let it = &mut self.coordinator;
-        it.decided += 1;
-        let outcome = it.registry.apply(&command);
-        if matches!(command, Command::SetRole { .. } | Command::Leave { .. } | Command::Join { .. }) {
-            it.voters = voters(&it.registry);
-        }
-        it.order.push(command.clone());
+        let outcome = self.coordinator.decide(node, run, command.clone());
         if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
             self.fences.checker.surrendered(node.0, incarnation.0);
         }
         // A start puts out the run before it, if that was given up.
         let view =
             matches!(command, Command::Evict { .. } | Command::Start { .. }) && outcome == Outcome::Done;
-        let change = it.registry.history().last().filter(|_| view);
+        let change = self.coordinator.registry.history().last().filter(|_| view);
         let evicted: Vec<u16> = change.iter().flat_map(|change| &change.out).map(|out| out.node.0).collect();
-        it.answers[usize::from(node)].push_back((it.order.len(), run, command, outcome));
         self.load.verdicts += u64::from(!evicted.is_empty());
         self.ambush_all();
         for node in evicted {
             self.mark(Mark::NodeGone(Some(node)));
         }
         for node in 0..self.options.nodes {
-            let way = self.coordinator.random.spread(200_000, 30 * MS);
+            let way = self.coordinator.news();
             self.queue.push(now + way, Happening::Catch { node });
         }
     }
@@ -232,38 +332,17 @@ impl World {
     pub(crate) fn catch(&mut self, node: u16) {
         let now = self.queue.now();
         let host = &self.hosts[usize::from(node)];
-        if !host.up
-            || host.paused
-            || now < self.coordinator.deaf_until[usize::from(node)] && !self.calm
-            || !self.reaches_majority(node)
-        {
+        let deaf = self.coordinator.is_deaf(now, node) && !self.calm;
+        if !host.up || host.paused || deaf || !self.reaches_majority(node) {
             return;
         }
         let (run, at) = (host.disk.run(), host.clock(now));
-        let it = &mut self.coordinator;
-        let (known, registry) = &mut it.known[usize::from(node)];
-        let behind = it.order.len() - *known;
-        if behind == 0 {
-            return;
-        }
-        // One after the other, or all at once.
-        let step = if it.random.chance(500) { 1 } else { behind };
-        for command in &it.order[*known..*known + step] {
-            registry.apply(command);
-        }
-        *known += step;
-        let mut answers = Vec::new();
-        while let Some((index, ..)) = it.answers[usize::from(node)].front()
-            && *index <= *known
-        {
-            answers.extend(it.answers[usize::from(node)].pop_front());
-        }
-        let registry = registry.clone();
+        let Some(heard) = self.coordinator.hear(false, node) else { return };
         self.wake(node);
         let mut noted = false;
         if let Some(it) = &mut self.hosts[usize::from(node)].node {
-            it.handle_applied(at, &registry);
-            for (_, of, command, outcome) in answers {
+            it.handle_applied(at, &heard.registry);
+            for (of, command, outcome) in heard.answers {
                 if of == run {
                     noted |= command == it.surrendered_by();
                     it.handle_answer(at, &command, outcome);
@@ -275,7 +354,7 @@ impl World {
         if noted {
             self.noted(node);
         }
-        if step < behind {
+        if heard.more {
             self.queue.push(now, Happening::Catch { node });
         }
     }
@@ -287,17 +366,13 @@ impl World {
             self.queue.push(now, Happening::Catch { node });
             self.attend_keys(node);
         }
-        if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
+        let faults = !self.calm && self.options.faults;
+        if faults && let Some(until) = self.coordinator.lose_leader(now) {
             self.load.leaders_lost += 1;
-            let away = self.coordinator.random.between(100 * MS, 600 * MS);
-            self.coordinator.leaderless_until = now + away;
-            (0..self.options.nodes).for_each(|node| self.health.touch(node, now + away));
+            (0..self.options.nodes).for_each(|node| self.health.touch(node, until));
         }
-        if !self.calm && self.options.faults && self.coordinator.random.chance(15) {
-            let node = self.coordinator.random.below(self.options.nodes.into()) as usize;
-            let away = self.coordinator.random.spread(50 * MS, 4 * S);
-            self.coordinator.deaf_until[node] = now + away;
-            self.health.touch(node as u16, now + away);
+        if faults && let Some((node, until)) = self.coordinator.deafen(now) {
+            self.health.touch(node, until);
         }
         self.ambush_all();
         self.queue.push(now + ASK_EACH, Happening::Attend);
@@ -305,23 +380,23 @@ impl World {
 
     /// Can this node talk with a majority of those who vote, itself included if it does, in both directions?
     pub(crate) fn reaches_majority(&self, node: u16) -> bool {
-        let now = self.queue.now();
+        self.coordinator.is_majority(|other| self.talks_with(node, other))
+    }
+
+    /// Do these two, or this one by itself, work and hear each other?
+    fn talks_with(&self, node: u16, other: u16) -> bool {
         let works = |n: u16| {
             let host = &self.hosts[usize::from(n)];
             host.up && !host.paused
         };
-        let voters = self.coordinator.voters;
-        let release = self.hosts[usize::from(node)].release;
-        let fits = |n: u16| self.hosts[usize::from(n)].release.fits(release);
-        let reached = (0..self.options.nodes)
-            .filter(|other| {
-                voters >> other & 1 == 1
-                    && works(*other)
-                    && fits(*other)
-                    && (*other == node || self.network.passes(now, node, *other))
-            })
-            .count();
-        works(node) && 2 * reached > voters.count_ones() as usize
+        let release = |n: u16| self.hosts[usize::from(n)].release;
+        let passes = || other == node || self.network.passes(self.queue.now(), node, other);
+        // A voter that has never been a machine of this run is nobody's.
+        other < self.options.nodes
+            && works(node)
+            && works(other)
+            && release(other).fits(release(node))
+            && passes()
     }
 }
 
