@@ -28,7 +28,7 @@ use tonic_prost::ProstCodec;
 use super::client::{Ask, Client};
 use super::wire::{Answer, DeleteRangeRequest, Header, PutRequest, RangeRequest};
 use super::{External, Settings, Tuning};
-use crate::coordinator::conformance::Cast;
+use crate::coordinator::conformance::Nodes;
 
 pub(super) const MEMBERS: usize = 3;
 
@@ -114,6 +114,8 @@ struct Cuts {
     apart: Option<(usize, usize)>,
     /// A node that is heard by a member and does not hear it.
     answers: Option<(usize, usize)>,
+    /// A node that is heard by all members and hears none.
+    deaf: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -140,7 +142,8 @@ enum Way {
 impl Wires {
     fn passes(&self, cuts: &Cuts, caller: &Caller, to: usize, way: Way) -> bool {
         let of = |pair| matches!((caller, pair), (Caller::Node(from), Some(pair)) if pair == (*from, to));
-        if of(cuts.apart) || way == Way::Back && of(cuts.answers) {
+        let deaf = matches!(caller, Caller::Node(from) if cuts.deaf == Some(*from));
+        if of(cuts.apart) || way == Way::Back && (of(cuts.answers) || deaf) {
             return false;
         }
         let Some(set) = &cuts.together else { return true };
@@ -476,7 +479,7 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Cast for Stage {
+impl Nodes for Stage {
     type Engine = External;
 
     fn at(&self, node: usize) -> External {
@@ -503,6 +506,10 @@ impl Cast for Stage {
 
     fn cut(&self, together: &[usize]) {
         self.wires.cuts.send_replace(Cuts { together: Some(together.to_vec()), ..Cuts::default() });
+    }
+
+    fn deafen(&self, node: usize) {
+        self.wires.cuts.send_replace(Cuts { deaf: Some(node), ..Cuts::default() });
     }
 
     fn heal(&self) {

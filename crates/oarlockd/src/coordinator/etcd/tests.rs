@@ -10,7 +10,7 @@ use oarlock_layout::seal::PublicKey;
 use super::record::{Entry, Ticket};
 use super::stage::{LONG, MEMBERS, Stage, TUNING, play};
 use super::{External, Settings, Tuning};
-use crate::coordinator::conformance::{self, Cast};
+use crate::coordinator::conformance::{self, Nodes};
 use crate::coordinator::{Coordinator, Trouble};
 
 const CLUSTER: [u8; 16] = [7; 16];

@@ -18,7 +18,7 @@ use super::store::Store;
 use super::types::Types;
 use super::{Embedded, Line, Tuning};
 use crate::coordinator::Coordinator;
-use crate::coordinator::conformance::{self, Cast};
+use crate::coordinator::conformance::{self, Nodes};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -41,12 +41,15 @@ struct Net {
     nodes: Mutex<Vec<Option<Embedded>>>,
     /// Those who hear each other; none: all.
     together: Mutex<Option<Vec<usize>>>,
+    /// A node that hears nobody.
+    deaf: Mutex<Option<usize>>,
 }
 
 impl Net {
-    fn connected(&self, a: usize, b: usize) -> bool {
+    fn passes(&self, from: usize, to: usize) -> bool {
         let together = self.together.lock().unwrap();
-        together.as_ref().is_none_or(|set| set.contains(&a) && set.contains(&b))
+        let deaf = *self.deaf.lock().unwrap() == Some(to);
+        !deaf && together.as_ref().is_none_or(|set| set.contains(&from) && set.contains(&to))
     }
 
     fn node(&self, node: usize) -> Option<Embedded> {
@@ -72,13 +75,13 @@ impl Line for From {
                 // What arrives is bytes.
                 let call = Call::from_bytes(&call.to_bytes()).expect("we read what we write");
                 tokio::task::yield_now().await;
-                if !net.connected(me, to) {
+                if !net.passes(me, to) {
                     return std::future::pending().await;
                 }
                 let Some(node) = net.node(to) else { return std::future::pending().await };
                 let from = NodeId(me as u16);
                 let answer = node.handle(from, call).await.expect("an honest node");
-                if !net.connected(me, to) {
+                if !net.passes(to, me) {
                     return std::future::pending().await;
                 }
                 Answer::from_bytes(&answer.to_bytes()).expect("we read what we write")
@@ -109,11 +112,12 @@ impl Three {
 
     fn of(nodes: usize) -> Three {
         let nodes = Mutex::new((0..nodes).map(|_| None).collect());
-        Three(Arc::new(Net { directory: TempDir::new().unwrap(), nodes, together: Mutex::new(None) }))
+        let directory = TempDir::new().unwrap();
+        Three(Arc::new(Net { directory, nodes, together: Mutex::new(None), deaf: Mutex::new(None) }))
     }
 }
 
-impl Cast for Three {
+impl Nodes for Three {
     type Engine = Embedded;
 
     fn at(&self, node: usize) -> Embedded {
@@ -140,8 +144,13 @@ impl Cast for Three {
         *self.0.together.lock().unwrap() = Some(together.to_vec());
     }
 
+    fn deafen(&self, node: usize) {
+        *self.0.deaf.lock().unwrap() = Some(node);
+    }
+
     fn heal(&self) {
         *self.0.together.lock().unwrap() = None;
+        *self.0.deaf.lock().unwrap() = None;
     }
 
     async fn kill(&self, node: usize) {
