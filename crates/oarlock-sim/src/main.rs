@@ -381,7 +381,7 @@ mod planted {
 
     /// All that can be planted.
     fn names() -> Vec<String> {
-        let nodes = Bug::all().into_iter().map(Bug::name);
+        let nodes = Bug::all().map(Bug::name);
         let registers = RegisterBug::ALL.iter().map(|bug| format!("{bug:?}"));
         let segments = oarlock_shm::planted::Bug::NAMED.iter().map(|(name, _)| (*name).to_string());
         nodes.chain(registers).chain(segments).collect()
