@@ -124,6 +124,8 @@ fn clippy(context: &Context) -> Outcome {
             "oarlock-node",
             "--package",
             "oarlock-lock",
+            "--package",
+            "oarlock-cluster",
             "--all-targets",
             "--features",
             "oarlock-sim/planted",

@@ -84,8 +84,9 @@ pub(crate) fn planted(context: &Context) -> Outcome {
     if result.is_err() || passed == 0 {
         failed = failed.max(1);
     }
-    let stories = testing::planted_stories(context);
-    (passed, failed) = (passed + stories.passed, failed + stories.failed);
+    for others in [testing::planted_stories(context), testing::planted_in_cluster(context)] {
+        (passed, failed) = (passed + others.passed, failed + others.failed);
+    }
     Outcome { passed, failed, note: format!("planted bugs, {SEEDS_PER_BUG} seeds at most for each") }
 }
 

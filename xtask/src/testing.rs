@@ -56,6 +56,19 @@ pub(crate) fn planted_stories(context: &Context) -> Outcome {
     counted(&mut command)
 }
 
+/// Tests of the cluster room that must see a rule left out, each with a word of its name: the storms in which a whole
+/// clock is never wrong, with each of its tempting shortcuts. Built as the table of planted bugs is.
+const PLANTED_IN_CLUSTER: [(&str, &str); 1] = [("watermark", "shortcut")];
+
+pub(crate) fn planted_in_cluster(context: &Context) -> Outcome {
+    sum(PLANTED_IN_CLUSTER.map(|(test, name)| {
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--quiet", "--profile", "sim", "--package", "oarlock-cluster"]);
+        command.args(["--features", "planted", "--test", test, name]);
+        counted(&mut command)
+    }))
+}
+
 /// A program has 84,000 stops, and something happens at each of them 747,000 times in all: a millisecond each. In so many
 /// parts at night, and one out of so many for a commit.
 const STEPPER_PARTS: u32 = 8;
