@@ -56,9 +56,9 @@ pub(crate) fn planted_stories(context: &Context) -> Outcome {
     counted(&mut command)
 }
 
-/// Tests of the cluster room that must see a rule left out, each with a word of its name: the storms in which a whole
-/// clock is never wrong, with each of its tempting shortcuts. Built as the table of planted bugs is.
-const PLANTED_IN_CLUSTER: [(&str, &str); 1] = [("watermark", "shortcut")];
+/// Tests of the cluster room that must see a rule left out, each with a word of its name: the storms that whole clocks and
+/// leases come through. Built as the table of planted bugs is.
+const PLANTED_IN_CLUSTER: [(&str, &str); 2] = [("watermark", "shortcut"), ("leases", "left_out")];
 
 pub(crate) fn planted_in_cluster(context: &Context) -> Outcome {
     sum(PLANTED_IN_CLUSTER.map(|(test, name)| {

@@ -17,6 +17,8 @@ use alloc::collections::VecDeque;
 use oarlock_layout::limit::{LEASE, LEASE_FROZEN, LEASE_MARGIN, RENEW};
 use oarlock_layout::time::{Duration, Instant};
 
+use crate::planted::{Bug, Left};
+
 /// How far a lease is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Standing {
@@ -63,6 +65,8 @@ pub struct Lease {
     next_renewal: Instant,
     #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
+    #[serde(skip)]
+    left: Left,
 }
 
 impl Lease {
@@ -77,9 +81,14 @@ impl Lease {
             last_number: 0,
             next_renewal: now,
             outputs: VecDeque::new(),
+            left: Left::default(),
         };
         lease.handle_timeout(now);
         lease
+    }
+
+    pub(crate) const fn leave(&mut self, left: Left) {
+        self.left = left;
     }
 
     /// Until when anything may be believed that rests on this lease; for the segments (L1). Never falls, but for an
@@ -99,7 +108,8 @@ impl Lease {
         self.handle_timeout(now);
         // A lost lease has nothing outstanding that could be confirmed.
         let Some((_, sent)) = self.sent.iter().find(|(n, _)| *n == number) else { return };
-        self.until = self.until.max(end(*sent));
+        let from = if self.left.out(Bug::RenewalFromAnswer) { now } else { *sent };
+        self.until = self.until.max(end(from));
         self.sent.retain(|(n, _)| *n > number);
         self.settle(now);
     }
@@ -123,6 +133,9 @@ impl Lease {
         self.sent.retain(|(_, sent)| end(*sent) > now);
         self.sent.push_back((self.last_number, now));
         self.outputs.push_back(Output::Renew { number: self.last_number });
+        if self.left.out(Bug::RenewalUnconfirmed) {
+            self.handle_renewed(now, self.last_number);
+        }
     }
 
     /// What is to be done next, until it is `None`.

@@ -40,6 +40,7 @@ mod hearing;
 pub mod lease;
 pub mod membership;
 pub mod partition;
+pub mod planted;
 pub mod recovery;
 pub mod registry;
 mod watch;

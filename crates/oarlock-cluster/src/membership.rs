@@ -32,6 +32,7 @@ use oarlock_layout::view::View;
 
 use crate::lease::{Lease, Output as LeaseOutput, Standing};
 use crate::partition::NodeSet;
+use crate::planted::Left;
 use crate::registry::{CUT_OFF_MAX, Command, FENCES_PER_NODE_MAX, Fence, Need, Outcome, Refusal, Registry};
 use crate::watch::Watch;
 
@@ -142,6 +143,8 @@ pub struct Membership {
     fences: Vec<Need>,
     #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
+    #[serde(skip)]
+    left: Left,
 }
 
 impl Membership {
@@ -163,9 +166,22 @@ impl Membership {
             given_up: BTreeMap::new(),
             fences: Vec::new(),
             outputs: VecDeque::new(),
+            left: Left::default(),
         };
         membership.handle_applied(now, registry);
         membership
+    }
+
+    /// From now on this rule is left out.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn with_bug(mut self, bug: Option<crate::planted::Bug>) -> Membership {
+        self.left = Left::new(bug);
+        self.watch.leave(self.left);
+        if let Part::In(lease) = &mut self.part {
+            lease.leave(self.left);
+        }
+        self
     }
 
     /// Commands were applied here, or a snapshot restored. Several may be shown at once.
@@ -186,7 +202,9 @@ impl Membership {
         let let_in = self.was_let_in();
         match (&mut self.part, let_in) {
             (Part::Waiting { .. }, Some(sent)) if mine => {
-                self.part = Part::In(Lease::new(now, sent));
+                let mut lease = Lease::new(now, sent);
+                lease.leave(self.left);
+                self.part = Part::In(lease);
                 self.reported = None;
                 self.outputs.push_back(Output::Entered(self.view.epoch));
             }

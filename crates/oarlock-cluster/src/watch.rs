@@ -20,6 +20,7 @@ use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::View;
 
 use crate::partition::{NodeSet, Weight, largest};
+use crate::planted::{Bug, Left};
 use crate::registry::{Basis, Command, Need, Out, Registry, Role};
 
 /// A longer time without an answer means that the registry was away: nobody else could renew either.
@@ -80,6 +81,8 @@ pub struct Watch {
     wake: Option<Instant>,
     #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Command>,
+    #[serde(skip)]
+    left: Left,
 }
 
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
@@ -143,9 +146,15 @@ impl Watch {
             proposed: None,
             wake: None,
             outputs: VecDeque::new(),
+            left: Left::default(),
         };
         watch.handle_applied(now, registry);
         watch
+    }
+
+    #[cfg(feature = "planted")]
+    pub(crate) const fn leave(&mut self, left: Left) {
+        self.left = left;
     }
 
     /// A command was applied here, or a snapshot restored. If several were, once is enough: what happened in between counts
@@ -371,9 +380,10 @@ impl Watch {
     fn add_ended_leases(&mut self, now: Instant, since: Instant, out: &mut Vec<Out>) {
         let me = (self.me, self.incarnation);
         let others = self.members.iter().filter(|(n, w)| (**n, w.incarnation) != me && !w.surrendered);
+        let patience = if self.left.out(Bug::EvictEarly) { LEASE / 2 } else { LEASE + LEASE_DRIFT };
         let mut first = None;
         for (node, watched) in others {
-            let over = watched.applied.max(since) + LEASE + LEASE_DRIFT;
+            let over = watched.applied.max(since) + patience;
             if now >= over {
                 out.push(run(*node, watched, Basis::LeaseOver { renewal: watched.renewal }));
             } else {
@@ -406,7 +416,8 @@ impl Watch {
         }
         let kept = largest(&members, &silent);
         let basis = Basis::Partition { kept: kept.len() as u16 };
-        let rest = members.keys().filter(|n| !kept.contains(**n));
+        let stays = |node: NodeId| kept.contains(node) != self.left.out(Bug::KeepFewer);
+        let rest = members.keys().filter(|n| !stays(**n));
         out.extend(rest.map(|node| run(*node, &self.members[node], basis)));
     }
 

@@ -91,6 +91,8 @@ struct Seen {
 }
 
 struct World {
+    /// Makes of a member what it is to be in this world.
+    make: fn(Membership) -> Membership,
     chance: Chance,
     now: u64,
     nodes: Vec<Node>,
@@ -102,7 +104,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, make: fn(Membership) -> Membership) -> World {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let truth = joined(NODES);
         let nodes = (0..NODES).map(|n| {
@@ -116,7 +118,7 @@ impl World {
                 rate,
                 offset,
                 registry: truth.clone(),
-                membership: Membership::new(Instant(offset), identity(n, 1), &truth),
+                membership: make(Membership::new(Instant(offset), identity(n, 1), &truth)),
                 applied: 0,
                 hears_at: 0,
                 paused_until: 0,
@@ -126,7 +128,7 @@ impl World {
             }
         });
         let nodes = nodes.collect();
-        World { chance, now: 0, nodes, flying: vec![], order: vec![], truth, seen: Seen::default() }
+        World { make, chance, now: 0, nodes, flying: vec![], order: vec![], truth, seen: Seen::default() }
     }
 
     fn propose(&mut self, from: NodeId, command: Command) {
@@ -209,7 +211,7 @@ impl World {
         node.incarnation += 1;
         let now = node.clock(self.now);
         let identity = identity(node.id.0, node.incarnation);
-        node.membership = Membership::new(now, identity, &node.registry);
+        node.membership = (self.make)(Membership::new(now, identity, &node.registry));
     }
 
     fn live(&mut self, n: usize) {
@@ -300,7 +302,7 @@ impl World {
 fn nobody_is_evicted_whose_own_lease_is_not_over() {
     let mut all = Seen::default();
     for seed in 1..=200 {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, |member| member);
         while world.now < 60_000_000_000 {
             world.step();
         }
@@ -330,4 +332,32 @@ fn nobody_is_evicted_whose_own_lease_is_not_over() {
         && all.starts > 100
         && all.renewals > 5_000;
     assert!(enough, "{all:?}");
+}
+
+/// With a rule of L2 left out the same storms see a member put out whose lease goes on. None of them is cut off with a
+/// leader here: who counts renewals that nobody confirmed believes as much.
+#[cfg(feature = "planted")]
+#[test]
+fn a_rule_of_l2_that_is_left_out_is_seen() {
+    use oarlock_cluster::planted::Bug;
+    use std::panic::catch_unwind;
+
+    let unconfirmed = |member: Membership| member.with_bug(Some(Bug::RenewalUnconfirmed));
+    let from_answer = |member: Membership| member.with_bug(Some(Bug::RenewalFromAnswer));
+    let early = |member: Membership| member.with_bug(Some(Bug::EvictEarly));
+    for make in [unconfirmed, from_answer, early] as [fn(Membership) -> Membership; 3] {
+        let seen = (1..=200).find_map(|seed| {
+            let storm = move || {
+                let mut world = World::new(seed, make);
+                while world.now < 60_000_000_000 {
+                    world.step();
+                }
+            };
+            Some((seed, catch_unwind(storm).err()?))
+        });
+        let (seed, said) = seen.expect("200 storms see nothing");
+        let said = said.downcast_ref::<String>().map_or("", String::as_str);
+        println!("seed {seed}: {said}");
+        assert!(said.contains("before its own lease is over"), "{said}");
+    }
 }

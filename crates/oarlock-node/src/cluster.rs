@@ -55,7 +55,10 @@ impl Node {
                     incarnation: self.config.incarnation,
                     nonce: self.config.seed ^ NONCES,
                 };
-                let mut membership = Membership::new(now, me, registry);
+                let membership = Membership::new(now, me, registry);
+                #[cfg(feature = "planted")]
+                let membership = membership.with_bug(self.config.bug.and_then(Planted::of_member));
+                let mut membership = membership;
                 membership.set_fences(self.fence_needs());
                 for (peer, run) in &self.runs {
                     membership.handle_heard(now, *peer, *run);

@@ -46,6 +46,7 @@ pub use status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 pub use written::{Unreadable, Whose, whose};
 #[cfg(feature = "planted")]
 pub use {
+    oarlock_cluster::planted::Bug as MemberBug,
     oarlock_lock::planted::Bug as RoomBug,
     planted::{Bug, Lost},
 };

@@ -1,5 +1,6 @@
-//! Deliberate bugs of a whole node: those of its lock room, and some of the hall.
+//! Deliberate bugs of a whole node: those of its lock room and of membership, and some of the hall.
 
+use oarlock_cluster::planted::Bug as MemberBug;
 use oarlock_lock::planted::Bug as RoomBug;
 
 /// A rule that a node leaves out on purpose.
@@ -7,6 +8,8 @@ use oarlock_lock::planted::Bug as RoomBug;
 pub enum Bug {
     /// One of the lock room.
     Room(RoomBug),
+    /// One of membership.
+    Member(MemberBug),
     /// Masters grant as soon as their own node has restated (L11).
     OpenEarly,
     /// What must be proven of runs that left keeps nobody from granting (L4).
@@ -58,13 +61,15 @@ impl Bug {
             Bug::GaspUnheard,
             Bug::OldMember,
         ];
-        RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(Lost::ALL.map(Bug::Lose))
+        let members = MemberBug::ALL.map(Bug::Member);
+        RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(members).chain(Lost::ALL.map(Bug::Lose))
     }
 
     /// A word for tables.
     pub fn name(self) -> alloc::string::String {
         match self {
             Bug::Room(bug) => alloc::format!("{bug:?}"),
+            Bug::Member(bug) => alloc::format!("{bug:?}"),
             Bug::Lose(what) => alloc::format!("Lose{what:?}"),
             hall => alloc::format!("{hall:?}"),
         }
@@ -73,6 +78,13 @@ impl Bug {
     pub(crate) fn of_room(self) -> Option<RoomBug> {
         match self {
             Bug::Room(bug) => Some(bug),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn of_member(self) -> Option<MemberBug> {
+        match self {
+            Bug::Member(bug) => Some(bug),
             _ => None,
         }
     }

@@ -288,6 +288,10 @@ impl Node {
             seal,
             written.circuits,
         )?;
+        let membership = written.membership.map(Cow::into_owned);
+        #[cfg(feature = "planted")]
+        let membership =
+            membership.map(|it| it.with_bug(config.bug.and_then(crate::planted::Bug::of_member)));
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "nothing is lost"))]
         let mut node = Node {
             config,
@@ -301,7 +305,7 @@ impl Node {
             pledge: written.pledge,
             pledges: written.pledges.into_owned(),
             given_up: written.given_up.into_owned(),
-            membership: written.membership.map(Cow::into_owned),
+            membership,
             refused: written.refused,
             recovery: written.recovery.into_owned(),
             fences: written.fences,

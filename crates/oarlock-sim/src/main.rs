@@ -302,8 +302,8 @@ mod planted {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use oarlock_node::Bug::{self, Room};
-    use oarlock_node::{Lost, RoomBug};
+    use oarlock_node::Bug::{self, Member, Room};
+    use oarlock_node::{Lost, MemberBug, RoomBug};
     use oarlock_sim::{Options, RegisterBug, run};
 
     /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them, or a test.
@@ -320,6 +320,10 @@ mod planted {
         (
             Bug::Lose(Lost::Deadlines),
             "to wait longer than one would breaks no promise; a test of the hall waits for the end",
+        ),
+        (
+            Member(MemberBug::RenewalFromAnswer),
+            "a node must be cut off just before an answer and just after it; the storms of leases see it",
         ),
     ];
 
@@ -362,6 +366,8 @@ mod planted {
         (Bug::GiveBackAtEnd, &["exclusion", "value", "tokens", "fence"]),
         (Bug::GaspUnheard, &["exclusion", "value", "tokens"]),
         (Bug::OldMember, &["forming", "members"]),
+        (Member(MemberBug::RenewalUnconfirmed), &["exclusion", "value", "tokens"]),
+        (Member(MemberBug::EvictEarly), &["exclusion", "value", "tokens", "removal"]),
     ];
 
     /// Bugs that take twice as many seeds as others.
