@@ -214,6 +214,11 @@ impl Membership {
                 entered: self.me.incarnation,
             }),
             (Part::In(lease), _) if !mine => lease.handle_evicted(now),
+            // As good as the answer, which may be lost with whoever led and was to give it.
+            (Part::In(lease), _) => {
+                let applied = registry.member(self.me.node).map_or(0, |member| member.renewal);
+                lease.handle_renewed(now, applied);
+            }
             _ => {}
         }
         self.settle(now);

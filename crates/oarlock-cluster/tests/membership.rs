@@ -75,6 +75,30 @@ fn first_in(now: Instant) -> Node {
     node
 }
 
+/// L2: what is applied here counts from when it was sent, also if nobody says that it was; what is only said by others does not.
+#[test]
+fn a_renewal_that_is_applied_counts_without_its_answer() {
+    let mut node = first_in(at(0));
+    let mut sent = Vec::new();
+    for n in 1..=3 {
+        node.membership.handle_timeout(at(750 * n));
+        let said = proposals(&mut node.membership);
+        sent.extend(said.into_iter().filter(|command| matches!(command, Command::Renew { .. })));
+    }
+    assert_eq!(sent.len(), 3, "{sent:?}");
+    let until = node.lease().lease_until();
+    node.membership.handle_applied(at(2_300), &node.registry);
+    assert_eq!(node.lease().lease_until(), until, "nothing was applied");
+    assert_eq!(node.apply(at(2_400), &sent[1]), Outcome::Done);
+    assert_eq!(node.lease().lease_until().since(until), Duration::from_millis(1_500));
+    // Its answer, and that of the one before, come late and change nothing.
+    for command in &sent[..2] {
+        node.membership.handle_answer(at(2_500), command, Outcome::Already);
+    }
+    assert_eq!(node.lease().lease_until().since(until), Duration::from_millis(1_500));
+    assert_eq!(node.lease().standing(), Standing::Live);
+}
+
 /// L2: of three attempts the second is applied, late; the lease counts from its sending.
 #[test]
 fn the_first_lease_counts_from_the_attempt_that_was_applied() {
