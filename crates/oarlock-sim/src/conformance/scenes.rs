@@ -477,7 +477,7 @@ async fn a_leader_is_lost_in_the_middle_of_a_proposal<C: Cast>(cast: &C) {
         // Another has to lead before this can be read.
         let there = has(&*read(cast, others[1]).await, id);
         assert!(
-            there || !answer.is_ok(),
+            there || answer.is_err(),
             "node {proposer} heard {answer:?} of space {id}, and the others have none"
         );
         if dies {
@@ -501,7 +501,7 @@ async fn who_dies_while_it_proposes_may_ask_again<C: Cast>(cast: &C) {
         })
         .await;
         let there = has(&*read(cast, others(proposer)[0]).await, id);
-        assert!(there || !answer.is_ok(), "node {proposer} heard {answer:?} of space {id}, and died with it");
+        assert!(there || answer.is_err(), "node {proposer} heard {answer:?} of space {id}, and died with it");
         cast.start(proposer).await;
         space_by_answer(cast, id, answer, others(proposer)[1], proposer).await;
     }
