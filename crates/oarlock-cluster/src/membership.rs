@@ -127,6 +127,9 @@ pub struct Membership {
     silent: BTreeSet<NodeId>,
     /// The last run of each node that this one has ever heard.
     heard: BTreeMap<NodeId, Incarnation>,
+    /// Since when without a gap it hears whom it hears.
+    #[serde(default)]
+    heard_since: BTreeMap<NodeId, Instant>,
     /// Since when it hears every member of the view.
     #[serde(default)]
     whole_since: Option<Instant>,
@@ -159,6 +162,7 @@ impl Membership {
             nonce: None,
             silent: BTreeSet::new(),
             heard: BTreeMap::new(),
+            heard_since: BTreeMap::new(),
             whole_since: None,
             cut_off: 0,
             others: NodeSet::EMPTY,
@@ -268,6 +272,7 @@ impl Membership {
     /// A circuit went silent.
     pub fn handle_silent(&mut self, now: Instant, peer: NodeId) {
         self.silent.insert(peer);
+        self.heard_since.remove(&peer);
         self.settle(now);
     }
 
@@ -275,6 +280,7 @@ impl Membership {
     pub fn handle_heard(&mut self, now: Instant, peer: NodeId, incarnation: Incarnation) {
         self.silent.remove(&peer);
         self.heard.insert(peer, incarnation);
+        self.heard_since.entry(peer).or_insert(now);
         self.settle(now);
     }
 
@@ -407,7 +413,10 @@ impl Membership {
         let hold = hold_of(self.cut_off);
         // An empty view has nobody whom a bad link would trouble.
         let hold = if self.view.members.is_empty() { hold.min(SILENT.saturating_mul(2)) } else { hold };
-        self.whole_since.map(|since| since + hold)
+        // Each link counts for itself: whoever was kept out by one member need not begin anew with the others when that is gone.
+        let links = self.view.nodes().filter(|node| *node != self.me.node);
+        let since = links.filter_map(|node| self.heard_since.get(&node)).max();
+        self.whole_since.map(|whole| *since.unwrap_or(&whole) + hold)
     }
 
     fn settle(&mut self, now: Instant) {

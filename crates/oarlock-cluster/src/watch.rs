@@ -70,6 +70,9 @@ pub struct Watch {
     /// All members that vote, in the view or not.
     #[serde(default)]
     voters: NodeSet,
+    /// Members that are not let in before a program has fenced an earlier run of theirs: whom they do not hear is in nobody's way.
+    #[serde(default)]
+    barred: NodeSet,
     /// Silent pairs, lower id first.
     pairs: BTreeMap<(NodeId, NodeId), Pair>,
     volumes: BTreeMap<NodeId, u32>,
@@ -139,6 +142,7 @@ impl Watch {
             waiting: BTreeMap::new(),
             outvoted: None,
             voters: NodeSet::EMPTY,
+            barred: NodeSet::EMPTY,
             pairs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             ending: BTreeMap::new(),
@@ -195,6 +199,8 @@ impl Watch {
             };
             self.members.insert(member.node, watched);
         }
+        self.barred =
+            registry.fences().filter(|fence| fence.needs.contains(&Need::Program)).map(|f| f.node).collect();
         self.voters = registry.members().filter(|m| m.role == Role::Voter).map(|m| m.node).collect();
         self.note_endings(now, registry, &before);
         self.evaluate(now);
@@ -284,6 +290,9 @@ impl Watch {
             self.add_ended_leases(now, since, &mut out);
             self.add_partitioned(now, &mut out);
             self.add_outvoted(now, &mut out);
+        } else {
+            // What was so meanwhile nobody has looked at.
+            self.outvoted = None;
         }
         out.sort_unstable_by_key(|run| run.node);
         self.propose(now, out);
@@ -317,7 +326,8 @@ impl Watch {
         }
         let inside: NodeSet =
             self.members.keys().copied().filter(|n| !out.iter().any(|o| o.node == *n)).collect();
-        let newcomers = || self.waiting.iter().filter(|(node, _)| !self.members.contains_key(node));
+        let comes = |node: &NodeId| !self.members.contains_key(node) && !self.barred.contains(*node);
+        let newcomers = || self.waiting.iter().filter(|(node, _)| comes(node));
         let weight = |node: NodeId| {
             let volumes = self.volumes.get(&node).copied().unwrap_or(0);
             (node, Weight { voter: self.voters.contains(node), volumes })

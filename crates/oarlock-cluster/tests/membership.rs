@@ -400,7 +400,7 @@ fn whoever_was_not_heard_again_and_again_waits_longer_each_time() {
         let mut second = Node::new(at(now), identity(1, incarnation, 200), &first.registry);
         second.hears(at(now), 0, 1);
         let hold = hold_of(times).as_millis() as u64;
-        assert_eq!(hold, if times == 0 { 0 } else { 1_000 << (times.min(9) - 1) });
+        assert_eq!(hold, if times == 0 { 0 } else { 1_000 << (times.min(6) - 1) });
         if hold > 0 {
             now += hold - 1;
             second.membership.handle_timeout(at(now));
@@ -430,6 +430,38 @@ fn whoever_was_not_heard_again_and_again_waits_longer_each_time() {
         let (node, incarnation) = (NodeId(1), Incarnation(incarnation));
         assert_eq!(first.apply(at(now), &Command::Surrender { node, incarnation }), Outcome::Done);
     }
+}
+
+/// L7: each link counts for itself. Whoever was kept out by one member need not hear the others anew when that one is gone.
+#[test]
+fn who_was_heard_all_the_while_need_not_be_heard_anew() {
+    let mut registry = cluster(3);
+    let out = |node: u16, incarnation, basis| {
+        vec![Out { node: NodeId(node), incarnation: Incarnation(incarnation), basis, fences: vec![] }]
+    };
+    for incarnation in 1..4 {
+        let (epoch, basis) = (registry.view().epoch, Basis::Partition { kept: 2 });
+        let evict = Command::Evict { epoch, out: out(2, incarnation, basis), note: None };
+        assert_eq!(registry.apply(&evict), Outcome::Done);
+        if incarnation < 3 {
+            assert_eq!(registry.apply(&start(NodeId(2), incarnation + 1)), Outcome::Done);
+        }
+    }
+    let mut node = Node::new(at(0), identity(2, 4, 500), &registry);
+    node.hears(at(0), 1, 1);
+    let mut now = 0;
+    while now < 10_000 {
+        now += 50;
+        node.membership.handle_timeout(at(now));
+        let asked = proposals(&mut node.membership);
+        assert!(!asked.iter().any(|it| matches!(it, Command::Start { .. })), "it does not hear all");
+    }
+    let epoch = node.registry.view().epoch;
+    let gone = Command::Evict { epoch, out: out(0, 1, Basis::ByHand), note: None };
+    assert_eq!(node.apply(at(now), &gone), Outcome::Done);
+    node.membership.handle_timeout(at(now + 50));
+    let asked = proposals(&mut node.membership);
+    assert!(asked.iter().any(|it| matches!(it, Command::Start { .. })), "{asked:?}");
 }
 
 /// Five minutes of renewals, and what was before is forgotten, whatever ends the run.

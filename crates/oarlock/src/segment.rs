@@ -170,7 +170,8 @@ impl Segment {
     /// The guard goes. Before the entry is let go of: then it may be another's.
     #[inline(always)]
     pub(crate) fn unguard(&self, entry: u32) {
-        self.guards.at(entry).store(false, Ordering::Relaxed);
+        // Whoever sees this sees what was done under the guard.
+        self.guards.at(entry).store(false, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
 
@@ -178,7 +179,7 @@ impl Segment {
     pub(crate) fn is_guarded(&self) -> bool {
         let entries = HOT_ENTRIES + self.guards.others.len() as u32;
         let first = self.guards.first.load(Ordering::Relaxed);
-        let found = (first..entries).find(|entry| self.guards.at(*entry).load(Ordering::Relaxed));
+        let found = (first..entries).find(|entry| self.guards.at(*entry).load(Ordering::Acquire));
         self.guards.first.store(found.unwrap_or(entries), Ordering::Relaxed);
         found.is_some()
     }

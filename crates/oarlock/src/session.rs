@@ -290,7 +290,10 @@ impl Session {
     }
 
     /// The table says that the session is over.
-    fn settle(self: &Arc<Self>) {
+    fn settle(&self) {
+        if self.over.load(Ordering::Acquire) {
+            return self.acknowledge();
+        }
         // Without a barrier one could take a guard that lives for one that has gone: then the lease says when it is over.
         if segment::barrier() {
             self.over.store(true, Ordering::Release);
@@ -341,31 +344,31 @@ impl Session {
     }
 
     /// Waits for one packet as [`read_one`](Session::read_one) does, but while it waits looks now and then whether the
-    /// lease of the node has passed, of which a node that stands still sends no word (L1).
+    /// lease of the node has passed, of which a node that stands still sends no word (L1), or another thread has ended the session.
     fn read_for_a_while(self: &Arc<Self>, buffer: &mut [u8], patience: Patience) -> Option<bool> {
         loop {
-            let looks = self.lease.is_some() || self.look(|table| table.segments().next().is_some());
-            let mut left = Duration::ZERO;
-            if looks {
-                let now = segment::monotonic();
-                left = Duration::from_nanos(self.look_due.load(Ordering::Relaxed).saturating_sub(now));
-                if left.is_zero() {
-                    let (lost, news) = self.look_around();
-                    if let Some(loss) = lost {
-                        self.end(Code::Lost, segment::say(Some(loss)).into());
-                        return Some(false);
-                    }
-                    left = self.look_in();
-                    self.look_due.store(now + left.as_nanos() as u64, Ordering::Relaxed);
-                    if news {
-                        return Some(true);
-                    }
+            // Another thread may have ended it, and the socket stays open as long as there is a guard.
+            if self.look(|table| table.ended().is_some()) {
+                return Some(false);
+            }
+            let now = segment::monotonic();
+            let mut left = Duration::from_nanos(self.look_due.load(Ordering::Relaxed).saturating_sub(now));
+            if left.is_zero() {
+                let (lost, news) = self.look_around();
+                if let Some(loss) = lost {
+                    self.end(Code::Lost, segment::say(Some(loss)).into());
+                    return Some(false);
+                }
+                left = self.look_in();
+                self.look_due.store(now + left.as_nanos() as u64, Ordering::Relaxed);
+                if news {
+                    return Some(true);
                 }
             }
             let look = Instant::now() + left;
             let (slice, last) = match patience {
-                Patience::Endless if looks => (Patience::Until(look), false),
-                Patience::Until(until) if looks && until > look => (Patience::Until(look), false),
+                Patience::Endless => (Patience::Until(look), false),
+                Patience::Until(until) if until > look => (Patience::Until(look), false),
                 patience => (patience, true),
             };
             let progress = self.read_one(buffer, slice);

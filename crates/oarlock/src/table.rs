@@ -711,8 +711,13 @@ impl Table {
         if let Some((space, asked)) = self.attaching.remove(&request)
             && let Some(cell) = self.cells.get(&space)
         {
+            let opened = open(asked);
+            // One that was on its way when the session ended grants nothing.
+            if let Some(segment) = opened.as_ref().filter(|_| self.ended.is_some()) {
+                segment.end();
+            }
             // Only one answer comes for each.
-            let _ = cell.set(open(asked));
+            let _ = cell.set(opened);
         }
     }
 

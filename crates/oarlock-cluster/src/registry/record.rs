@@ -23,7 +23,7 @@ pub const HISTORY_MAX: usize = 8;
 /// Runs of one node that wait for their fences. A node whose runs pile up is not let in again before some are proven.
 pub const FENCES_PER_NODE_MAX: usize = 4;
 /// Verdicts about silence in a row that are counted of one node.
-pub const CUT_OFF_MAX: u32 = 9;
+pub const CUT_OFF_MAX: u32 = 6;
 /// A run that has renewed its lease so often, for five minutes, has shown that its links are good: what was before is forgotten.
 pub const CUT_OFF_FORGOTTEN: u64 = 400;
 /// Proofs that are remembered after the fence is gone, oldest first.

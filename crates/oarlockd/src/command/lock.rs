@@ -316,13 +316,16 @@ impl Held {
             command.env("OARLOCK_LKID", LockId::new(session, HANDLE).to_string());
         }
         let guard = Guard::over(self.lapse.sight()).map_err(failed)?;
-        if !foreground {
-            // A group of its own, so that all of it can be stopped. At a terminal it must stay in the
-            // terminal's foreground group, or it could not read from it.
-            guard.bind(&mut command);
-        }
+        // A group of its own, so that all of it can be stopped. At a terminal it must stay in the terminal's foreground group, or
+        // it could not read from it.
+        guard.bind(&mut command, !foreground);
         let mut child = match child::spawn_bound(&mut command, Signal::KILL) {
             Ok(child) => child,
+            Err(_) if guard.has_killed() => {
+                let why = Problem::new(Code::Lost, "the node does not renew its lease")
+                    .because("this process stood still when it was about to start the command");
+                return Ok(self.not_started(&why));
+            }
             Err(e) => {
                 guard.dismiss();
                 self.release();

@@ -60,15 +60,15 @@ pub struct Next {
     pub secrets: [PathBuf; 2],
 }
 
-/// What the next program reads, as it was when it was looked at: which files, and when they were written.
+/// The next program and what it reads, as it was when it was looked at: which files, and when they were written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sight([Option<file::Look>; 3]);
+pub struct Sight([Option<file::Look>; 4]);
 
 impl Next {
     /// Looks at them.
     pub fn look(&self) -> Sight {
         let [key, secret] = &self.secrets;
-        Sight([&self.config, key, secret].map(|path| file::look(path)))
+        Sight([&self.program, &self.config, key, secret].map(|path| file::look(path)))
     }
 }
 
@@ -141,7 +141,7 @@ impl Engine {
         let left = if waited < WAIT[0] { LEFT_FRESH } else { LEFT_LEAST };
         let why = match self.may_restart(now, left) {
             May::Yes if self.p.next.look() != restart.sight => {
-                "its configuration or its keys were written since the next program has tried them".into()
+                "its program, configuration or keys were written since the next program has tried them".into()
             }
             May::Yes => self.replace(now, (restart.session, restart.request)).to_string(),
             May::NotNow(_) if waited < WAIT[1] => return false,

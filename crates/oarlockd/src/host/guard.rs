@@ -52,7 +52,11 @@ pub struct Guard {
 impl Guard {
     /// Sets a guard over all that this process starts from now on; `lease` is the lease that they work under.
     pub fn over(lease: &LeaseSight) -> io::Result<Guard> {
-        let parent = rustix::process::getpid();
+        Guard::below(rustix::process::getpid(), lease)
+    }
+
+    /// Over all that another process starts, and what is bound to it.
+    fn below(parent: Pid, lease: &LeaseSight) -> io::Result<Guard> {
         let (its, ours) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::STREAM,
@@ -72,11 +76,13 @@ impl Guard {
         }
     }
 
-    /// The command, when it is started, leads a group of its own, and names it to the guard before it is executed.
-    pub fn bind(&self, command: &mut Command) {
+    /// The command will not be executed unless the guard is there. If it is to lead a group of its own, it names that to the guard
+    /// before.
+    pub fn bind(&self, command: &mut Command, leads: bool) {
         let pipe = self.pipe.as_raw_fd();
         let tell = move || {
-            let pid = rustix::process::getpid().as_raw_nonzero().get().to_le_bytes();
+            let leader = if leads { rustix::process::getpid().as_raw_nonzero().get() } else { 0 };
+            let pid = leader.to_le_bytes();
             let said = [GROUP, pid[0], pid[1], pid[2], pid[3]];
             // SAFETY: the child has a copy of every descriptor of its parent until it executes, and the parent, which is in
             // `spawn` meanwhile, keeps this one: `self` outlives the command's start.
@@ -86,7 +92,9 @@ impl Guard {
                 _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())),
             }
         };
-        command.process_group(0);
+        if leads {
+            command.process_group(0);
+        }
         // SAFETY: between fork and exec only async-signal-safe work is allowed. The closure makes two system calls (getpid,
         // send) through rustix, which issues them directly: no allocation, no lock, no shared state. Its capture is an
         // integer, and its errors are built from numbers.
@@ -121,7 +129,6 @@ fn stand(its_end: RawFd, our_end: RawFd, parent: Pid, lease: &LeaseSight) -> ! {
     // SAFETY: `its_end` is open in this process and stays so until `_exit`.
     let pipe = unsafe { BorrowedFd::borrow_raw(its_end) };
     let mut byte = [0u8; 1];
-    let mut number = [0u8; 4];
     loop {
         let mut left = LOOK_MAX;
         if let Some(until) = lease.until() {
@@ -129,6 +136,13 @@ fn stand(its_end: RawFd, our_end: RawFd, parent: Pid, lease: &LeaseSight) -> ! {
             if kill_in.is_zero() {
                 // Said first: whoever sees the command dead must find why.
                 let _ = rustix::net::send(pipe, b"k", rustix::net::SendFlags::NOSIGNAL);
+                // From now on no command begins; one that did so just before has named its group.
+                let _ = rustix::net::shutdown(pipe, rustix::net::Shutdown::Both);
+                while let Ok(1) = rustix::io::read(pipe, &mut byte) {
+                    if byte == [GROUP] {
+                        group = group_in(pipe).unwrap_or(group);
+                    }
+                }
                 kill(group);
                 kill_below(parent);
                 see_gone(group);
@@ -145,9 +159,9 @@ fn stand(its_end: RawFd, our_end: RawFd, parent: Pid, lease: &LeaseSight) -> ! {
             Ok(0) => break,
             Err(rustix::io::Errno::INTR) => {}
             // In one piece: it was sent so.
-            Ok(_) if byte == [GROUP] => match rustix::io::read(pipe, &mut number) {
-                Ok(4) => group = Pid::from_raw(i32::from_le_bytes(number)),
-                _ => break,
+            Ok(_) if byte == [GROUP] => match group_in(pipe) {
+                Some(named) => group = named,
+                None => break,
             },
             // Dismissed, or nothing to read from: nobody is to be killed for that.
             Ok(_) | Err(_) => leave(),
@@ -156,6 +170,15 @@ fn stand(its_end: RawFd, our_end: RawFd, parent: Pid, lease: &LeaseSight) -> ! {
     kill(group);
     see_gone(group);
     leave()
+}
+
+/// The number of a group that is said, which may be none.
+fn group_in(pipe: BorrowedFd<'_>) -> Option<Option<Pid>> {
+    let mut number = [0u8; 4];
+    match rustix::io::read(pipe, &mut number) {
+        Ok(4) => Some(Pid::from_raw(i32::from_le_bytes(number))),
+        _ => None,
+    }
 }
 
 fn kill(group: Option<Pid>) {
@@ -330,10 +353,15 @@ mod tests {
         ALONE.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Below nobody: the children of other tests are below this process.
+    fn set(lease: &LeaseSight) -> io::Result<Guard> {
+        Guard::below(Pid::from_raw(i32::MAX).unwrap(), lease)
+    }
+
     fn guarded(lease: &LeaseSight) -> (Guard, std::process::Child) {
-        let guard = Guard::over(lease).unwrap();
+        let guard = set(lease).unwrap();
         let mut command = family();
-        guard.bind(&mut command);
+        guard.bind(&mut command, true);
         let child = command.spawn().unwrap();
         (guard, child)
     }
@@ -352,11 +380,11 @@ mod tests {
     fn a_command_never_works_unguarded() {
         let _alone = alone();
         for _ in 0..20 {
-            let guard = Guard::over(&lease(LONG).1).unwrap();
+            let guard = set(&lease(LONG).1).unwrap();
             let mut command = Command::new("sh");
             // A child of its own, which no bond of the kernel reaches; the end of its output is the end of it.
             command.args(["-c", "sleep 61 & echo; wait"]).stdout(std::process::Stdio::piped());
-            guard.bind(&mut command);
+            guard.bind(&mut command, true);
             let mut shell = command.spawn().unwrap();
             drop(guard);
             let mut output = shell.stdout.take().unwrap();
@@ -364,6 +392,23 @@ mod tests {
             std::io::Read::read_to_end(&mut output, &mut Vec::new()).unwrap();
             assert!(begin.elapsed() < Duration::from_secs(30), "it lives on");
             assert_eq!(shell.wait().unwrap().signal(), Some(9));
+        }
+    }
+
+    /// A process that stood still until the lease was about to be over has no guard any more, and starts nothing.
+    #[test]
+    fn nothing_begins_once_the_guard_has_given_up() {
+        let _alone = alone();
+        for leads in [false, true] {
+            let guard = set(&lease(Duration::ZERO).1).unwrap();
+            let end = Instant::now() + Duration::from_secs(10);
+            let mut command = Command::new("true");
+            guard.bind(&mut command, leads);
+            while let Ok(mut child) = command.spawn() {
+                assert!(Instant::now() < end, "it is started");
+                let _ = child.wait();
+            }
+            assert!(guard.has_killed(), "and it is said why");
         }
     }
 
