@@ -228,8 +228,12 @@ impl Replaceable {
 
     /// Puts a shell script in the place of the program. `$real` is the program that was there.
     fn script(&self, text: &str) {
-        let real = env!("CARGO_BIN_EXE_oarlock");
-        put(&self.program, |at| fs::write(at, format!("#!/bin/sh\nreal='{real}'\n{text}\n")).unwrap());
+        self.script_of(Path::new("/bin/sh"), text);
+    }
+
+    fn script_of(&self, shell: &Path, text: &str) {
+        let (real, shell) = (env!("CARGO_BIN_EXE_oarlock"), shell.display());
+        put(&self.program, |at| fs::write(at, format!("#!{shell}\nreal='{real}'\n{text}\n")).unwrap());
     }
 
     fn real(&self) {
@@ -302,10 +306,16 @@ fn a_restart_that_cannot_be_leaves_everything_as_it_was() {
     fs::remove_file(&node.program).unwrap();
     node.restart().expect(1, &["OAR-3204", "cannot be run"]);
     as_it_was("no program");
-    // It passes the rehearsal, and then cannot be run: found when all is written down already.
+    // It passes the rehearsal, and then is another.
     node.script("chmod 644 \"$0\"; exec \"$real\" \"$@\"");
-    node.restart().expect(1, &["OAR-3204", "goes on as it was", "cannot be run"]);
+    node.restart().expect(1, &["OAR-3204", "goes on as it was", "were written since"]);
     as_it_was("a program that nobody may run any more");
+    // The same file, and what reads it has gone: found when all is written down already.
+    let shell = node.program.with_file_name("shell");
+    std::os::unix::fs::symlink("/bin/sh", &shell).unwrap();
+    node.script_of(&shell, &format!("rm '{}'; exec \"$real\" \"$@\"", shell.display()));
+    node.restart().expect(1, &["OAR-3204", "goes on as it was", "cannot be run"]);
+    as_it_was("a program that nothing can read any more");
     // A configuration to which no run can change.
     node.real();
     let before = node.solo.read();

@@ -217,10 +217,7 @@ impl Run {
             wake,
             fence,
             relies_on_etcd: config.etcd.is_some(),
-            founders: match (&config.joined, &config.etcd) {
-                (None, None) => config.members.iter().map(|member| member.name.clone()).collect(),
-                _ => Vec::new(),
-            },
+            founders: if config.joined.is_none() && config.etcd.is_none() { config.members.len() } else { 0 },
             coordinator,
             applied,
             control: questions_of_people,

@@ -27,7 +27,7 @@ impl Engine {
         let state = self.p.data.state();
         let begins =
             state.epoch == Epoch(0) && self.registry.as_ref().is_none_or(|it| it.cluster().is_none());
-        if code == Code::PeerKey && !self.p.founders.is_empty() && begins && self.stopping.is_none() {
+        if code == Code::PeerKey && self.p.founders > 0 && begins && self.stopping.is_none() {
             // Another has this node's place. Whoever is to found a cluster beside the one that there is must not come to it.
             let what = format!("{node} has another key for this node, which knows of no cluster yet");
             let problem = Problem::new(Code::PeerKey, what)
@@ -56,14 +56,16 @@ impl Engine {
         let state = self.p.data.state();
         // A backup may be older than a member: what was restored from it refuses that member, and goes on.
         let first = state.incarnation == FIRST && state.restored.is_none();
-        let first = first && !self.p.founders.is_empty() && self.stopping.is_none();
+        let first = first && self.p.founders > 0 && self.stopping.is_none();
         let nobody_joined =
             self.registry.as_ref().is_none_or(|it| it.cluster().is_none() || it.next_token() == NO_TOKEN_YET);
-        // One that has left, or was removed, founded this cluster and no other.
-        let left = self.p.founders.iter().any(|founder| founder == node)
-            && self.registry.as_ref().is_some_and(|it| it.cluster().is_some());
+        let founders = self.p.founders;
+        let nobody_left = self
+            .registry
+            .as_ref()
+            .is_none_or(|it| it.cluster().is_none() || it.members().count() >= founders);
         let is_member = self.p.node.status(now).members.iter().any(|it| it.name == node);
-        if code == Code::PeerKey && first && nobody_joined && !left && !is_member {
+        if code == Code::PeerKey && first && nobody_joined && nobody_left && !is_member {
             self.disown(
                 now,
                 &format!("{node} has joined this cluster, and nobody has in this data directory"),

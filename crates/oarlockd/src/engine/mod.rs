@@ -138,8 +138,8 @@ pub struct Parts {
     pub wake: Wake,
     /// What keeps departed nodes from doing harm.
     pub fence: Box<dyn Fence>,
-    /// Who is to found the cluster, this one included, where no etcd says whether there is one. Nobody if this one has joined.
-    pub founders: Vec<String>,
+    /// How many are to found the cluster, this one included, and no etcd says whether there is one. 0 if this one has joined.
+    pub founders: usize,
     /// etcd decides, and not the members.
     pub relies_on_etcd: bool,
     /// This node's coordinator.
