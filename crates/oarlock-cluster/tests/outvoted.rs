@@ -136,7 +136,7 @@ impl World {
                 }
             }
         }
-        if self.now % CIRCUIT == 0 {
+        if self.now.is_multiple_of(CIRCUIT) {
             self.circuits();
         }
         for node in 0..self.runs.len() as u16 {

@@ -197,11 +197,11 @@ impl State {
                 let newest = |node| registry.member(node).map_or(0, |member| member.renewal);
                 out.iter_mut().for_each(|out| out.basis = Basis::LeaseOver { renewal: newest(out.node) });
             }
-            (Some(Wrong::DoesAgain), Command::CreateSpace { id, name, .. }) => {
-                if registry.spaces().any(|space| space.id == *id) {
-                    *id = SpaceId(registry.spaces().count() as u16);
-                    name.push_str("-again");
-                }
+            (Some(Wrong::DoesAgain), Command::CreateSpace { id, name, .. })
+                if registry.spaces().any(|space| space.id == *id) =>
+            {
+                *id = SpaceId(registry.spaces().count() as u16);
+                name.push_str("-again");
             }
             _ => {}
         }
