@@ -19,7 +19,7 @@ const CHAOS: u64 = 120;
 /// The same at night.
 const CHAOS_AT_NIGHT: u64 = 600;
 /// How many seeds a planted bug may need until a checker notices.
-const SEEDS_PER_BUG: u64 = 20;
+const SEEDS_PER_BUG: u64 = 100;
 
 /// Seeds without planted bugs: a finding in any of them fails.
 pub(crate) fn seeds(context: &Context) -> Outcome {

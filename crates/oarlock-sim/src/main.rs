@@ -370,18 +370,11 @@ mod planted {
         (Member(MemberBug::EvictEarly), &["exclusion", "value", "tokens", "removal"]),
     ];
 
-    /// Bugs that take twice as many seeds as others.
-    const PATIENT: &[&str] = &["LongLease", "GaspUnheard", "no-lease"];
-
     /// A bug that need not be noticed here is looked for in this part of the seeds.
-    const RARE: u64 = 4;
+    const RARE: u64 = 20;
 
-    fn seeds_for(name: &str, sure: bool, arguments: &super::Arguments) -> std::ops::Range<u64> {
-        let count = match (sure, PATIENT.contains(&name)) {
-            (true, true) => 2 * arguments.seeds,
-            (true, false) => arguments.seeds,
-            (false, _) => arguments.seeds.div_ceil(RARE),
-        };
+    fn seeds_for(sure: bool, arguments: &super::Arguments) -> std::ops::Range<u64> {
+        let count = if sure { arguments.seeds } else { arguments.seeds.div_ceil(RARE) };
         arguments.from..arguments.from + count
     }
 
@@ -458,7 +451,7 @@ mod planted {
                 _ => {}
             }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);
-            let seeds = seeds_for(&name, sure.is_some(), arguments);
+            let seeds = seeds_for(sure.is_some(), arguments);
             let mut others = BTreeSet::new();
             let caught = seeds.clone().find_map(|seed| {
                 let first = run(seed, &options).findings.into_iter().next()?;
@@ -536,7 +529,7 @@ mod planted {
             }
             oarlock_shm::planted::plant(Some(bug));
             let sure = SURE_IN_SEGMENTS.iter().find(|(sure, _)| *sure == name).map(|(_, by)| *by);
-            let seeds = seeds_for(name, sure.is_some(), arguments);
+            let seeds = seeds_for(sure.is_some(), arguments);
             let caught = seeds.clone().find_map(|seed| {
                 let first = run(seed, &options).findings.into_iter().next()?;
                 sure.is_none_or(|by| by.contains(&first.checker)).then_some((seed, first))
