@@ -127,6 +127,12 @@ impl<'a> Cluster<'a> {
         self.status(node).as_ref().and_then(view)
     }
 
+    /// Whether a node was ever without a renewal for so long that it granted nothing new.
+    pub(crate) fn could_not_renew(&self, node: usize) -> bool {
+        let said = fs::read_to_string(self.path(node, "log")).unwrap_or_default();
+        said.contains("no majority has confirmed this node's lease")
+    }
+
     /// Whether a run of a node has ever lost its lease.
     pub(crate) fn has_lost_leases(&self, node: usize) -> bool {
         fs::read_to_string(self.path(node, "log")).unwrap_or_default().contains("the lease is over")
