@@ -9,7 +9,7 @@ use oarlock_sim::{Options, run, run_with_history};
 #[test]
 fn engines_are_handed_over_in_storms() {
     let (mut handovers, mut met) = (0, [0; 5]);
-    for seed in 940..946 {
+    for seed in 940..952 {
         let report = run(seed, &Options { seconds: 34, handovers: Some(true), ..Options::default() });
         assert!(report.findings.is_empty(), "{report}");
         handovers += report.load.handovers;
@@ -18,7 +18,7 @@ fn engines_are_handed_over_in_storms() {
             met[n] += report.coverage.cell(FaultKind::HandOver, stage);
         }
     }
-    assert!(handovers > 50 && met.iter().all(|n| *n > 1), "{handovers} handovers, in phases {met:?}");
+    assert!(handovers > 50 && met.iter().all(|n| *n > 5), "{handovers} handovers, in phases {met:?}");
 }
 
 /// L5: written down and read again between any two steps, a cluster in a storm does what it would have done: every datagram, every
