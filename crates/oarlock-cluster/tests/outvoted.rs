@@ -199,7 +199,7 @@ impl World {
     }
 }
 
-/// The interleaving: the third was put out, its links are broken; the two that are in die together, and it comes in alone. They come
+/// L7: the third was put out, its links are broken; the two that are in die together, and it comes in alone. They come
 /// back, hear each other and not the third, and are two of three.
 #[test]
 fn two_that_come_back_are_not_kept_out_by_the_one_that_was_put_out() {
