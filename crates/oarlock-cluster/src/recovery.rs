@@ -7,13 +7,10 @@
 //!   everybody is in it                    until then shadows and masters say nothing
 //!     │ shadows state anew to the new masters; Restated ─► all, behind what was stated
 //!     ▼
-//!   everybody has restated                masters know all there is
-//!     │
+//!   everybody has restated                masters know all there is: they grant what goes beside all that members own and
+//!     │                                   departed runs can have had
 //!     ▼
-//!   what departed runs had is fenced      nobody who left can act under a lock any more
-//!     │
-//!     ▼
-//!   open: masters grant
+//!   what departed runs had is fenced      nobody who left can act under a lock any more: masters grant everything
 //! ```
 //!
 //! Each member passes each barrier by itself; what another says about a view that this one has not heard of yet is kept. A
@@ -22,8 +19,10 @@
 //!
 //! The times of the last views stand in [`Recovery::failovers`], with whom each barrier waited for last.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
 
+use oarlock_layout::departed::{Departed, Lost};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::message::barrier::{Barrier, Step};
 use oarlock_layout::time::Instant;
@@ -31,6 +30,9 @@ use oarlock_layout::view::{Member, View};
 
 /// Views whose times are remembered.
 pub const FAILOVERS_MAX: usize = 16;
+
+/// Masters that left that are remembered ([`Departed::lost`]), for each run of which something is to be proven.
+pub const LOST_MAX: usize = 512;
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,9 +62,9 @@ pub enum Gate {
     Arrived,
     /// This node has stated everything anew.
     Stated,
-    /// All members have.
+    /// All members have: masters grant from now on.
     Restated,
-    /// Of departed runs nothing is left to prove.
+    /// Of departed runs nothing is left to prove: what they had is granted as well.
     Fenced,
 }
 
@@ -88,9 +90,9 @@ pub struct Failover {
     /// Which view.
     pub epoch: Epoch,
     /// Runs that left, as this node knew them.
-    pub out: alloc::vec::Vec<Member>,
+    pub out: Vec<Member>,
     /// Runs that came.
-    pub entered: alloc::vec::Vec<Member>,
+    pub entered: Vec<Member>,
     /// When the view was valid here.
     pub began: Instant,
     /// When each barrier was passed, and which member was the last to do its part.
@@ -102,7 +104,7 @@ pub struct Failover {
 impl Failover {
     /// When masters here began to grant.
     pub fn opened(&self) -> Option<Instant> {
-        self.passed[Gate::Fenced as usize].map(|(at, _)| at)
+        self.passed[Gate::Restated as usize].map(|(at, _)| at)
     }
 }
 
@@ -129,7 +131,7 @@ pub enum Misdeed {
 impl core::hash::Hash for Recovery {
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
         (self.me, &self.view, self.passed, &self.peers).hash(state);
-        (self.departed, self.told, self.opened, self.stated, self.fences).hash(state);
+        (self.departed, self.told, self.unsettled, self.opened, self.stated, &self.known).hash(state);
     }
 }
 
@@ -155,12 +157,14 @@ pub struct Recovery {
     departed: bool,
     /// Another member said so, under this view or one that was overtaken, since masters here were last open.
     told: bool,
+    /// The view before was not open here, or at a member that said so.
+    unsettled: bool,
     /// The last view that was open here.
     opened: Epoch,
     /// This node has stated everything anew.
     stated: bool,
-    /// Something is still to be proven of runs that left.
-    fences: bool,
+    /// What is known of runs that left.
+    known: Departed,
     /// The last member that did its part.
     last: Option<NodeId>,
     failovers: VecDeque<Failover>,
@@ -173,29 +177,31 @@ impl Recovery {
     pub const fn new(me: NodeId) -> Recovery {
         Recovery {
             me,
-            view: View { epoch: Epoch(0), members: alloc::vec::Vec::new() },
+            view: View { epoch: Epoch(0), members: Vec::new() },
             passed: 0,
             peers: BTreeMap::new(),
             departed: false,
             told: false,
+            unsettled: false,
             opened: Epoch(0),
             stated: false,
-            fences: false,
+            known: Departed { pending: BTreeSet::new(), unknown: BTreeSet::new(), lost: BTreeSet::new() },
             last: None,
             failovers: VecDeque::new(),
             outputs: VecDeque::new(),
         }
     }
 
-    /// Another view is valid, with this run in it. `fences`: something is still to be proven of runs that left (L4).
+    /// Another view is valid, with this run in it; of whom something is to be proven has been said before ([`Recovery::handle_fences`]).
     /// `departed`: this node knew a run that has left since it was last open.
-    pub fn handle_view(&mut self, now: Instant, view: &View, departed: bool, fences: bool) {
+    pub fn handle_view(&mut self, now: Instant, view: &View, departed: bool) {
         assert!(view.epoch > self.view.epoch, "views follow each other");
         let open = self.is_open();
         if let Some(failover) = self.failovers.back_mut() {
             failover.overtaken = !open;
         }
         let old = core::mem::replace(&mut self.view, view.clone());
+        self.unsettled = !open && !old.members.is_empty();
         let missing = |of: &View, from: &View| {
             from.members.iter().filter(|m| of.member(m.node) != Some(m)).copied().collect()
         };
@@ -211,7 +217,11 @@ impl Recovery {
             self.failovers.pop_front();
         }
         (self.passed, self.stated, self.last) = (0, false, None);
-        (self.departed, self.fences) = (departed, fences);
+        self.departed = departed;
+        let left = |run: &&Member| view.member(run.node) != Some(run);
+        let lost = self.known.pending.iter().filter(left).filter_map(|run| Lost::between(&old, view, *run));
+        self.known.lost.extend(lost);
+        self.bound_lost();
         // What was to be said under the view before is of no use to anybody.
         self.outputs.clear();
         self.say_to_all(Step::Arrived);
@@ -228,7 +238,8 @@ impl Recovery {
         }
         self.say(peer, Step::Arrived);
         if self.stated {
-            self.say(peer, Step::Restated { departed: self.departed });
+            self.known_steps().into_iter().for_each(|step| self.say(peer, step));
+            self.say(peer, self.restated());
         }
     }
 
@@ -252,7 +263,21 @@ impl Recovery {
                     self.peers.insert(from, Peer { incarnation, epoch, restated: false });
                 }
             }
-            Step::Restated { departed } => {
+            Step::Lost(_) | Step::Unknown(_) if epoch > self.view.epoch => {
+                return Err(Misdeed::Ahead { ours: self.view.epoch, came: epoch });
+            }
+            Step::Lost(_) | Step::Unknown(_) if epoch < self.view.epoch => return Ok(()),
+            Step::Lost(_) | Step::Unknown(_) if known.is_none_or(|peer| peer.epoch != epoch) => {
+                return Err(Misdeed::NotArrived { epoch });
+            }
+            Step::Lost(lost) if self.known.pending.contains(&lost.run) => {
+                self.known.lost.insert(lost);
+                self.bound_lost();
+            }
+            Step::Unknown(run) if self.known.pending.contains(&run) => drop(self.known.unknown.insert(run)),
+            // Its fence is up by what this node has heard.
+            Step::Lost(_) | Step::Unknown(_) => {}
+            Step::Restated { departed, unsettled } => {
                 if epoch > self.view.epoch {
                     return Err(Misdeed::Ahead { ours: self.view.epoch, came: epoch });
                 }
@@ -260,6 +285,7 @@ impl Recovery {
                     Some(peer) if peer.epoch == epoch => {
                         self.peers.insert(from, Peer { restated: true, ..peer });
                         self.told |= departed && epoch > self.opened;
+                        self.unsettled |= unsettled && epoch == self.view.epoch;
                     }
                     Some(peer) if peer.epoch > epoch => return Ok(()),
                     _ => return Err(Misdeed::NotArrived { epoch }),
@@ -279,15 +305,23 @@ impl Recovery {
         self.stated = true;
         // All members are in this view: what they said under those before has been heard.
         self.departed |= self.told;
-        self.say_to_all(Step::Restated { departed: self.departed });
+        self.known_steps().into_iter().for_each(|step| self.say_to_all(step));
+        self.say_to_all(self.restated());
         self.last = None;
         self.settle(now);
     }
 
-    /// Something, or nothing any more, is to be proven of runs that left.
-    pub fn handle_fences(&mut self, now: Instant, pending: bool) {
-        self.fences = pending;
+    /// Something is still to be proven of these runs that left, or that leave with the next view, and of no others (L4).
+    pub fn handle_fences(&mut self, now: Instant, pending: &BTreeSet<Member>) {
+        self.known.pending.clone_from(pending);
+        self.known.unknown.retain(|run| pending.contains(run));
+        self.known.lost.retain(|lost| pending.contains(&lost.run));
         self.settle(now);
+    }
+
+    /// What is known of runs that left: all there is once masters grant under the view.
+    pub const fn known(&self) -> &Departed {
+        &self.known
     }
 
     /// What is to be done next, until it is `None`.
@@ -320,7 +354,7 @@ impl Recovery {
     }
 
     /// The barrier that is waited at, and the members whose part is missing, lowest first.
-    pub fn waits(&self) -> Option<(Gate, alloc::vec::Vec<NodeId>)> {
+    pub fn waits(&self) -> Option<(Gate, Vec<NodeId>)> {
         let gate = *Gate::ALL.get(self.passed)?;
         let missing = self.others().filter(|member| !self.has_done(gate, member)).map(|member| member.node);
         Some((gate, missing.collect()))
@@ -343,6 +377,32 @@ impl Recovery {
         self.outputs.extend(others.map(|member| Output::Say { to: member.node, barrier }));
     }
 
+    fn known_steps(&self) -> Vec<Step> {
+        let lost = self.known.lost.iter().map(|lost| Step::Lost(*lost));
+        lost.chain(self.known.unknown.iter().map(|run| Step::Unknown(*run))).collect()
+    }
+
+    /// All members have said what they know of departed runs. Of whom nobody has said anything, or if somebody may not have heard all
+    /// there was to know under the view before, nothing is known.
+    fn admit_ignorance(&mut self) {
+        let Departed { pending, unknown, lost } = &mut self.known;
+        let told = |run: &Member| lost.iter().any(|lost| lost.run == *run);
+        let left = pending.iter().filter(|run| self.view.member(run.node) != Some(run));
+        unknown.extend(left.filter(|run| self.unsettled || !told(run)));
+    }
+
+    /// So many views may follow each other while a fence fails. Then nothing is known.
+    fn bound_lost(&mut self) {
+        if self.known.lost.len() > LOST_MAX {
+            self.known.unknown.extend(self.known.lost.iter().map(|lost| lost.run));
+            self.known.lost.clear();
+        }
+    }
+
+    const fn restated(&self) -> Step {
+        Step::Restated { departed: self.departed, unsettled: self.unsettled }
+    }
+
     fn others(&self) -> impl Iterator<Item = &Member> {
         self.view.members.iter().filter(|member| member.node != self.me)
     }
@@ -362,7 +422,7 @@ impl Recovery {
         while let Some(gate) = Gate::ALL.get(self.passed).copied() {
             let here = match gate {
                 Gate::Stated => self.stated,
-                Gate::Fenced => !self.fences,
+                Gate::Fenced => self.known.pending.is_empty(),
                 Gate::Arrived | Gate::Restated => !self.view.members.is_empty(),
             };
             if !here || !self.others().all(|member| self.has_done(gate, member)) {
@@ -374,8 +434,11 @@ impl Recovery {
             self.outputs.push_back(Output::Passed(gate));
             match gate {
                 Gate::Arrived => self.outputs.push_back(Output::Restate),
-                Gate::Fenced => self.outputs.push_back(Output::Open { departed: self.departed || self.told }),
-                Gate::Stated | Gate::Restated => {}
+                Gate::Restated => {
+                    self.admit_ignorance();
+                    self.outputs.push_back(Output::Open { departed: self.departed || self.told });
+                }
+                Gate::Stated | Gate::Fenced => {}
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_cluster::recovery::{FAILOVERS_MAX, Gate, Misdeed, Output, Recovery};
+use oarlock_layout::departed::{Departed, Lost};
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::message::barrier::{Barrier, Step};
 use oarlock_layout::time::Instant;
@@ -29,14 +30,19 @@ fn hear(room: &mut Recovery, at: u64, from: u16, epoch: u32, step: Step) -> Resu
     room.handle_barrier(ms(at), NodeId(from), Incarnation(1), Barrier { epoch: Epoch(epoch), step })
 }
 
-const RESTATED: Step = Step::Restated { departed: false };
+const RESTATED: Step = Step::Restated { departed: false, unsettled: false };
+
+fn runs(runs: &[(u16, u64)]) -> BTreeSet<Member> {
+    runs.iter().map(|(node, run)| member(*node, *run)).collect()
+}
 
 /// X11, L11: nothing is said before all are in the view, nothing is granted before all have restated, and the record names
 /// when and by whom.
 #[test]
 fn each_barrier_waits_for_everybody() {
     let mut room = Recovery::new(NodeId(0));
-    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1), (2, 1)]), false, true);
+    room.handle_fences(ms(0), &runs(&[(3, 1)]));
+    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1), (2, 1)]), false);
     assert_eq!(said(&mut room).len(), 2, "both are told");
     hear(&mut room, 10, 2, 5, Step::Arrived).unwrap();
     assert_eq!((said(&mut room).len(), room.may_speak()), (0, false));
@@ -45,32 +51,34 @@ fn each_barrier_waits_for_everybody() {
     assert_eq!(said(&mut room), [Output::Passed(Gate::Arrived), Output::Restate]);
     assert!(room.may_speak());
     hear(&mut room, 21, 1, 5, RESTATED).unwrap();
-    hear(&mut room, 22, 2, 5, Step::Restated { departed: true }).unwrap();
+    hear(&mut room, 22, 2, 5, Step::Restated { departed: true, unsettled: false }).unwrap();
     assert_eq!((said(&mut room), room.is_open()), (vec![], false), "this node has not restated");
     room.handle_restated(ms(30));
     let gates = said(&mut room);
-    assert_eq!(gates.len(), 4, "two are told, and two barriers passed: {gates:?}");
-    assert_eq!(room.waits(), Some((Gate::Fenced, vec![])), "the fences are missing");
-    room.handle_fences(ms(40), false);
     // That one member knew somebody who has left is enough.
-    assert_eq!(said(&mut room), [Output::Passed(Gate::Fenced), Output::Open { departed: true }]);
+    let open = [Output::Passed(Gate::Restated), Output::Open { departed: true }];
+    assert_eq!((gates.len(), &gates[3..]), (5, &open[..]), "two are told, and two barriers passed");
+    assert_eq!(room.waits(), Some((Gate::Fenced, vec![])), "the fences are missing");
+    room.handle_fences(ms(40), &runs(&[]));
+    assert_eq!(said(&mut room), [Output::Passed(Gate::Fenced)]);
     let failover = room.failovers().next_back().unwrap();
     assert_eq!(failover.passed[Gate::Arrived as usize], Some((ms(20), Some(NodeId(1)))));
-    assert_eq!((failover.opened(), failover.overtaken), (Some(ms(40)), false));
+    assert_eq!(failover.passed[Gate::Fenced as usize], Some((ms(40), None)));
+    assert_eq!((failover.opened(), failover.overtaken), (Some(ms(30)), false));
 }
 
 /// 48: a view in the middle of another begins at the top.
 #[test]
 fn a_view_in_the_middle_begins_at_the_top() {
     let mut room = Recovery::new(NodeId(0));
-    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1), (2, 1)]), false, false);
+    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1), (2, 1)]), false);
     for from in [1, 2] {
         hear(&mut room, 1, from, 5, Step::Arrived).unwrap();
     }
     said(&mut room);
     room.handle_restated(ms(2));
     hear(&mut room, 2, 1, 5, RESTATED).unwrap();
-    room.handle_view(ms(3), &view(6, &[(0, 1), (1, 1)]), true, false);
+    room.handle_view(ms(3), &view(6, &[(0, 1), (1, 1)]), true);
     assert_eq!(said(&mut room).len(), 1, "only the new view is spoken of");
     hear(&mut room, 4, 1, 6, Step::Arrived).unwrap();
     assert!(!room.is_open(), "what was restated under view 5 counts for nothing");
@@ -85,11 +93,13 @@ fn a_view_in_the_middle_begins_at_the_top() {
 /// goes on to say so, whether it heard before the next view or after it, and even if only its masters had not been told yet.
 #[test]
 fn what_others_knew_of_the_dead_is_remembered_until_masters_are_open() {
-    let knew = Step::Restated { departed: true };
+    let knew = Step::Restated { departed: true, unsettled: false };
     for how in ["before", "late", "untold"] {
         let mut room = Recovery::new(NodeId(0));
-        room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1)]), false, true);
-        hear(&mut room, 1, 1, 5, Step::Arrived).unwrap();
+        room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1), (2, 1)]), false);
+        for from in [1, 2] {
+            hear(&mut room, 1, from, 5, Step::Arrived).unwrap();
+        }
         said(&mut room);
         room.handle_restated(ms(2));
         if how != "late" {
@@ -97,10 +107,10 @@ fn what_others_knew_of_the_dead_is_remembered_until_masters_are_open() {
         }
         said(&mut room);
         if how == "untold" {
-            // It is decided at the same moment that nothing is left to prove and that another joins.
-            room.handle_fences(ms(4), false);
+            // The last member restates at the same moment at which the next view comes.
+            hear(&mut room, 4, 2, 5, RESTATED).unwrap();
         }
-        room.handle_view(ms(4), &view(6, &[(0, 1), (1, 1), (2, 1)]), false, false);
+        room.handle_view(ms(4), &view(6, &[(0, 1), (1, 1), (2, 1)]), false);
         assert!(room.failovers().any(|it| it.epoch == Epoch(5) && it.overtaken), "{how}");
         if how == "late" {
             hear(&mut room, 5, 1, 5, knew).unwrap();
@@ -110,14 +120,17 @@ fn what_others_knew_of_the_dead_is_remembered_until_masters_are_open() {
         }
         said(&mut room);
         room.handle_restated(ms(7));
-        let says = |output: &Output| matches!(output, Output::Say { barrier, .. } if barrier.step == knew);
+        let says = |output: &Output| match output {
+            Output::Say { barrier, .. } => barrier.step == Step::Restated { departed: true, unsettled: true },
+            _ => false,
+        };
         assert_eq!(said(&mut room).iter().filter(|it| says(it)).count(), 2, "{how}");
         for from in [1, 2] {
             hear(&mut room, 8, from, 6, RESTATED).unwrap();
         }
         assert!(said(&mut room).contains(&Output::Open { departed: true }), "{how}");
         // From then on it is settled.
-        room.handle_view(ms(9), &view(7, &[(0, 1)]), false, false);
+        room.handle_view(ms(9), &view(7, &[(0, 1)]), false);
         said(&mut room);
         room.handle_restated(ms(10));
         assert!(said(&mut room).contains(&Output::Open { departed: false }), "{how}");
@@ -129,9 +142,9 @@ fn what_others_knew_of_the_dead_is_remembered_until_masters_are_open() {
 fn what_a_member_said_early_counts_and_what_an_earlier_run_said_does_not() {
     let mut room = Recovery::new(NodeId(0));
     hear(&mut room, 0, 1, 7, Step::Arrived).unwrap();
-    room.handle_view(ms(1), &view(7, &[(0, 1), (1, 1)]), false, false);
+    room.handle_view(ms(1), &view(7, &[(0, 1), (1, 1)]), false);
     assert!(room.may_speak());
-    room.handle_view(ms(2), &view(8, &[(0, 1), (1, 2)]), true, false);
+    room.handle_view(ms(2), &view(8, &[(0, 1), (1, 2)]), true);
     hear(&mut room, 3, 1, 8, Step::Arrived).unwrap();
     assert!(!room.may_speak(), "that was run 1, the view names run 2");
     said(&mut room);
@@ -145,14 +158,14 @@ fn what_a_member_said_early_counts_and_what_an_earlier_run_said_does_not() {
 #[test]
 fn what_no_honest_member_says_is_named() {
     let mut room = Recovery::new(NodeId(0));
-    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1)]), false, false);
+    room.handle_view(ms(0), &view(5, &[(0, 1), (1, 1)]), false);
     assert_eq!(hear(&mut room, 1, 1, 5, RESTATED), Err(Misdeed::NotArrived { epoch: Epoch(5) }));
     let ahead = Misdeed::Ahead { ours: Epoch(5), came: Epoch(6) };
     assert_eq!(hear(&mut room, 1, 1, 6, RESTATED), Err(ahead));
     hear(&mut room, 2, 1, 6, Step::Arrived).unwrap();
     hear(&mut room, 3, 1, 5, RESTATED).expect("said before it went on");
     for epoch in 6..60 {
-        room.handle_view(ms(epoch), &view(epoch as u32, &[(0, 1)]), false, false);
+        room.handle_view(ms(epoch), &view(epoch as u32, &[(0, 1)]), false);
     }
     assert_eq!(room.failovers().count(), FAILOVERS_MAX);
 }
@@ -333,7 +346,7 @@ impl Storm {
                 let gone = old.iter().any(|m| !self.views[at].members.contains(m));
                 let departed = gone || node.departed && !node.room.is_open();
                 node.departed = departed;
-                node.room.handle_view(now, &self.views[at].clone(), departed, false);
+                node.room.handle_view(now, &self.views[at].clone(), departed);
                 self.collect(who);
             }
             6..12 => {
@@ -391,4 +404,74 @@ fn in_storms_of_views_nobody_opens_early_and_everybody_in_the_end() {
         "{opened} times a member opened a view, {marked} times beside departures, {overtaken} times another came before"
     );
     assert!(overtaken > 2_000 && marked > 500 && opened - marked > 500, "{opened} {overtaken} {marked}");
+}
+
+/// L4: what masters took with them that left counts for every run that is still to be fenced, and is told to whoever joins. A view that
+/// was not open everywhere leaves nobody who knows.
+#[test]
+fn what_departed_masters_knew_is_lost_for_all_members() {
+    let (left, later) = (member(3, 1), member(2, 1));
+    let lost = |members: u64, masters: u64, run: Member| Lost { members, masters, run };
+    let mut room = Recovery::new(NodeId(0));
+    room.handle_view(ms(0), &view(5, &[(0, 1), (2, 1), (3, 1)]), false);
+    pass(&mut room, 5, &[2, 3], RESTATED);
+    // The coordinator is a view ahead: node 2 is in until then.
+    room.handle_fences(ms(1), &BTreeSet::from([left, later]));
+    room.handle_view(ms(1), &view(6, &[(0, 1), (2, 1)]), true);
+    assert_eq!(room.known().lost, BTreeSet::from([lost(0b1101, 0b1000, left)]));
+    pass(&mut room, 6, &[2], RESTATED);
+    assert!(room.known().unknown.is_empty() && room.is_open());
+    room.handle_view(ms(2), &view(7, &[(0, 1), (1, 1)]), true);
+    let all =
+        BTreeSet::from([lost(0b1101, 0b1000, left), lost(0b0101, 0b0100, left), lost(0b0101, 0b0100, later)]);
+    assert_eq!(room.known().lost, all);
+    hear(&mut room, 2, 1, 7, Step::Arrived).unwrap();
+    said(&mut room);
+    room.handle_restated(ms(3));
+    let told: Vec<Barrier> = said(&mut room)
+        .into_iter()
+        .filter_map(|it| if let Output::Say { barrier, .. } = it { Some(barrier) } else { None })
+        .collect();
+    assert_eq!(told.len(), 4, "three before it has restated: {told:?}");
+
+    // Who joined knows as much by then, and no more is asked of it.
+    let mut joined = Recovery::new(NodeId(1));
+    joined.handle_fences(ms(2), &BTreeSet::from([left, later]));
+    joined.handle_view(ms(2), &view(7, &[(0, 1), (1, 1)]), false);
+    let early = joined.handle_barrier(ms(2), NodeId(0), Incarnation(1), told[0]);
+    assert_eq!(early, Err(Misdeed::NotArrived { epoch: Epoch(7) }));
+    hear(&mut joined, 3, 0, 7, Step::Arrived).unwrap();
+    said(&mut joined);
+    joined.handle_restated(ms(3));
+    told.iter().for_each(|barrier| hear(&mut joined, 4, 0, 7, barrier.step).unwrap());
+    assert_eq!((joined.known().lost.clone(), said(&mut joined).len()), (all, 4));
+    assert!(joined.is_open() && joined.known().unknown.is_empty());
+
+    // A run of which nobody says anything may have had anything; so may all if somebody was not open before.
+    for (unsettled, known) in [(false, 0), (true, 1)] {
+        let mut room = Recovery::new(NodeId(0));
+        room.handle_fences(ms(0), &BTreeSet::from([left]));
+        room.handle_view(ms(0), &view(5, &[(0, 1), (2, 1)]), false);
+        if known == 1 {
+            hear(&mut room, 1, 2, 5, Step::Arrived).unwrap();
+            hear(&mut room, 1, 2, 5, Step::Lost(lost(0b1101, 0b1000, left))).unwrap();
+        }
+        pass(&mut room, 5, &[2], Step::Restated { departed: true, unsettled });
+        assert_eq!(room.known().unknown, BTreeSet::from([left]), "{unsettled}");
+        room.handle_fences(ms(9), &BTreeSet::new());
+        assert_eq!(room.known(), &Departed::default());
+    }
+}
+
+/// All others arrive and say this, and this node restates.
+fn pass(room: &mut Recovery, epoch: u32, others: &[u16], restated: Step) {
+    for other in others {
+        hear(room, 1, *other, epoch, Step::Arrived).unwrap();
+    }
+    said(room);
+    room.handle_restated(ms(1));
+    for other in others {
+        hear(room, 1, *other, epoch, restated).unwrap();
+    }
+    said(room);
 }

@@ -25,6 +25,7 @@ extern crate alloc;
 
 pub mod code;
 pub mod codec;
+pub mod departed;
 pub mod directory;
 pub mod flags;
 pub mod id;

@@ -82,6 +82,8 @@ fn every_kind_of_message_has_a_sample() {
             PeerMessage::Barrier(barrier) => match barrier.step {
                 Step::Arrived => 7,
                 Step::Restated { .. } => 8,
+                Step::Lost(_) => 19,
+                Step::Unknown(_) => 20,
             },
             PeerMessage::Report(_) => 9,
             PeerMessage::Pledge(_) => 18,
@@ -156,6 +158,6 @@ fn every_kind_of_message_has_a_sample() {
             Answer::Unsure => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (19, 10, 11));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (21, 10, 11));
     assert_eq!((calls.len(), answers.len()), (6, 11));
 }

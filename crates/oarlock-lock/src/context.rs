@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_layout::code::Code;
+use oarlock_layout::departed::Departed;
 use oarlock_layout::id::{Epoch, LockId, NodeId, Slot};
 use oarlock_layout::message::lock::{Body, Packet};
 use oarlock_layout::name::Name;
@@ -26,6 +27,7 @@ pub(crate) struct Context<'a> {
     pub(crate) quiet: bool,
     /// No program is granted anything new.
     pub(crate) frozen: bool,
+    pub(crate) departed: &'a Departed,
     pub(crate) serial: &'a mut u64,
     pub(crate) counters: &'a mut Counters,
     pub(crate) outputs: &'a mut VecDeque<Output>,

@@ -27,7 +27,13 @@ impl Lockspace {
                     shadow_rows(&mut rows, now, words, shadow);
                 }
                 if let Some(master) = self.master(name) {
-                    master_rows(&mut rows, master);
+                    self.master_rows(&mut rows, master);
+                } else if self.is_open()
+                    && self.master_of(name) == self.config().me
+                    && !self.remains.nodes(self.config().space, name, &[]).is_empty()
+                {
+                    // Nobody has a record, and a departed run may have had one.
+                    self.master_rows(&mut rows, &Master::new(name.clone()));
                 }
             }
             At::All | At::Waiting => {
@@ -44,7 +50,7 @@ impl Lockspace {
                     if rows.len() > 2 * ROWS_MAX {
                         break;
                     }
-                    master_rows(&mut rows, master);
+                    self.master_rows(&mut rows, master);
                 }
             }
         }
@@ -52,6 +58,31 @@ impl Lockspace {
         let cut = rows.len() > ROWS_MAX;
         rows.truncate(ROWS_MAX);
         (rows, cut)
+    }
+
+    fn master_rows(&self, rows: &mut Vec<Row>, master: &Master) {
+        let name: &Name = &master.name;
+        let row = |what| Row { name: name.clone(), what };
+        let departed = self.remains.nodes(self.config().space, name, &master.rare.remains);
+        rows.push(row(What::Master(MasterRow {
+            head: master.rare.head.map(|(_, head)| head),
+            converting: master.rare.converting.iter().copied().collect(),
+            waiting: master.rare.waiting.iter().copied().collect(),
+            value: master.rare.value.sequence,
+            value_valid: master.rare.value.valid,
+            openers: master.records.values().fold(0, |sum: u32, rec| sum.saturating_add(rec.openers)),
+            departed,
+        })));
+        for (node, rec) in &master.records {
+            rows.push(row(What::Record(RecordRow {
+                node: *node,
+                held: rec.held,
+                conv: rec.rare.conv.map(|conv| conv.mode),
+                g: rec.g,
+                a: rec.a,
+                busy: rec.rare.busy,
+            })));
+        }
     }
 }
 
@@ -95,29 +126,6 @@ fn shadow_rows(rows: &mut Vec<Row>, now: Instant, words: &dyn Words, shadow: &Sh
             held: entry.from,
             kind: entry.kind(),
             age_us: micros(now, entry.since),
-        })));
-    }
-}
-
-fn master_rows(rows: &mut Vec<Row>, master: &Master) {
-    let name: &Name = &master.name;
-    let row = |what| Row { name: name.clone(), what };
-    rows.push(row(What::Master(MasterRow {
-        head: master.rare.head.map(|(_, head)| head),
-        converting: master.rare.converting.iter().copied().collect(),
-        waiting: master.rare.waiting.iter().copied().collect(),
-        value: master.rare.value.sequence,
-        value_valid: master.rare.value.valid,
-        openers: master.records.values().fold(0, |sum: u32, rec| sum.saturating_add(rec.openers)),
-    })));
-    for (node, rec) in &master.records {
-        rows.push(row(What::Record(RecordRow {
-            node: *node,
-            held: rec.held,
-            conv: rec.rare.conv.map(|conv| conv.mode),
-            g: rec.g,
-            a: rec.a,
-            busy: rec.rare.busy,
         })));
     }
 }

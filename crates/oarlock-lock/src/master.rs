@@ -11,11 +11,12 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::id::NodeId;
 use oarlock_layout::limit::SERIAL_MAX;
 use oarlock_layout::message::lock::{
-    Body, Conv, Deny, Forget, ForgetAck, Grant, Handover, Head, HeadNotice, Info, Kind, Reason, Want,
+    Body, Conv, Deny, Forget, ForgetAck, Grant, Handover, Head, HeadNotice, Info, Kind, Reason, Remains, Want,
 };
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::value::Value;
+use oarlock_layout::view::Member;
 
 use crate::config::Order;
 use crate::context::Context;
@@ -51,6 +52,8 @@ pub(crate) struct Busy {
     recall: Option<Recall>,
     /// What the master of an earlier view handed over, until all members have restated.
     inherited: Option<Inherited>,
+    /// What departed runs had, until it is proven that they can do no harm (L4).
+    pub(crate) remains: Vec<Remains>,
 }
 
 /// Of a resource, besides its block.
@@ -71,6 +74,7 @@ impl Nothing for Busy {
             value: Value::NEVER,
             recall: None,
             inherited: None,
+            remains: Vec::new(),
         };
         &NOTHING
     }
@@ -279,9 +283,16 @@ impl Master {
         ctx.send(from, &self.name, Body::ForgetAck(ForgetAck { g, n }));
     }
 
-    /// Does anybody still have a record? If not, the resource and its block may go (33).
+    /// Does anybody still have a record, or had one that can still do harm? If not, the resource and its block may go (33).
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records.is_empty() && self.rare.remains.is_empty()
+    }
+
+    /// Forgets what departed runs had that can do no harm any more.
+    pub(crate) fn forget_remains(&mut self, ctx: &Context<'_>) {
+        if !self.rare.remains.is_empty() {
+            self.rare.remains.retain(|it| ctx.departed.pending.contains(&it.run));
+        }
     }
 
     /// Is some shadow being asked for its block?
@@ -292,22 +303,29 @@ impl Master {
     // ----- from view to view ----------------------------------------------------------------------------
 
     /// What this master knows that no shadow can say, for whoever is master in the next view. `complete`: all members had
-    /// restated, so that what it knows is all there is.
-    pub(crate) fn estate(&self, complete: bool) -> Option<Handover> {
-        let Busy { inherited, .. } = *self.rare;
+    /// restated, so that what it knows is all there is. `left`: the run of a node that leaves now, if something is to be proven of it.
+    pub(crate) fn estate(&self, complete: bool, left: impl Fn(NodeId) -> Option<Member>) -> Option<Handover> {
+        let inherited = self.rare.inherited;
         if !complete && inherited.is_none() {
             return None;
         }
+        let had = |(node, rec): (&NodeId, &Record)| {
+            let mode = rec.held.filter(|mode| *mode != Mode::NL)?;
+            Some(Remains { run: left(*node)?, mode })
+        };
+        let mut remains = self.rare.remains.clone();
+        remains.extend(self.records.iter().filter_map(had));
         let value = self.with_left(inherited.and_then(|it| it.writer));
         let writes = |(_, rec): &(&NodeId, &Record)| rec.held.is_some_and(Mode::writes_value);
         let writer = self.records.iter().find(writes).map(|(node, _)| *node);
         let unheard = || inherited?.writer.filter(|node| !self.records.contains_key(node));
         let uses_value =
             self.records.values().any(|rec| rec.uses_value) || inherited.is_some_and(|it| it.uses_value);
-        (value.sequence > 0 || uses_value).then(|| Handover {
+        (value.sequence > 0 || uses_value || !remains.is_empty()).then(|| Handover {
             value,
             writer: writer.or_else(unheard),
             uses_value,
+            remains,
         })
     }
 
@@ -323,6 +341,7 @@ impl Master {
             self.rare.value = m.value;
         }
         self.rare.inherited = Some(Inherited { writer: m.writer, uses_value: m.uses_value });
+        self.rare.remains = m.remains;
         Ok(())
     }
 
@@ -502,12 +521,18 @@ impl Master {
             .all(|(_, rec)| rec.held.is_none_or(|held| held.compatible(mode)))
     }
 
+    /// Is `mode` beside everything that others hold, and departed runs may still act under?
+    fn is_free(&self, ctx: &Context<'_>, node: NodeId, mode: Mode) -> bool {
+        self.beside_others(ctx, node, mode)
+            && ctx.departed.allow(ctx.config.space, &self.name, &self.rare.remains, mode)
+    }
+
     /// Can the wish be granted now, and is it the second choice?
     fn fits(&self, ctx: &Context<'_>, node: NodeId, conv: Conv) -> Option<bool> {
-        if self.beside_others(ctx, node, conv.mode) {
+        if self.is_free(ctx, node, conv.mode) {
             return Some(false);
         }
-        conv.alternate.filter(|mode| self.beside_others(ctx, node, *mode)).map(|_| true)
+        conv.alternate.filter(|mode| self.is_free(ctx, node, *mode)).map(|_| true)
     }
 
     /// Gives a shadow the mode it stated. False if there is no serial left to give.

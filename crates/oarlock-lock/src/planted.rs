@@ -84,11 +84,19 @@ pub enum Bug {
     ForgetAtOnce,
     /// A node states anew before all are in the view (L11).
     SpeaksEarly,
+    /// A master does not say what runs that left may still act under (L4).
+    RemainsForgotten,
+    /// What masters that left decided about is taken for free (L4).
+    LostForgotten,
+    /// What nobody knows anything of is taken for free (L4).
+    UnknownForgotten,
+    /// Everything waits until a run that left is fenced, whatever it had (L4).
+    AllUnknown,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 39] = [
+    pub const ALL: [Bug; 43] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -128,6 +136,10 @@ impl Bug {
         Bug::WriteUnheard,
         Bug::ForgetAtOnce,
         Bug::SpeaksEarly,
+        Bug::RemainsForgotten,
+        Bug::LostForgotten,
+        Bug::UnknownForgotten,
+        Bug::AllUnknown,
     ];
 }
 

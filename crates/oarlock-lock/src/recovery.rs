@@ -3,9 +3,9 @@
 //! ```text
 //!             handle_view          restate (in pieces)      handle_open
 //!   open ─────────────────► quiet ─────────────────► restated ─────────► open
-//!     ▲   masters are gone;  │  all members are in     │  all members have restated, and of those
-//!     │   shadows say        │  the view: handovers,   │  who left nothing can be held any more:
-//!     │   nothing            │  then a statement of    │  masters grant
+//!     ▲   masters are gone;  │  all members are in     │  all members have restated: masters
+//!     │   shadows say        │  the view: handovers,   │  grant what goes beside all that those
+//!     │   nothing            │  then a statement of    │  who left may still act under
 //!     │                      │  each shadow            │
 //!     └── another view may come at any of these: it begins again ──┘
 //! ```
@@ -30,14 +30,18 @@
 //! handed on by it, and what a dead heir had is missing, which marks the block.
 
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
+use oarlock_layout::departed::Departed;
 use oarlock_layout::id::{Epoch, NodeId, Slot};
 use oarlock_layout::message::lock::{Body, Handover};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
-use oarlock_layout::view::View;
+use oarlock_layout::view::{Member, View};
 
+use crate::context::Context;
+use crate::master::Master;
 use crate::planted::Bug;
 use crate::space::Lockspace;
 
@@ -58,6 +62,24 @@ pub(crate) enum Stage {
 const OVERTAKEN_MAX: usize = 16;
 
 impl Lockspace {
+    /// What is known of runs that left is this now (L4). Something is to be proven of a run before the view without it is valid here.
+    pub fn handle_departed(&mut self, now: Instant, words: &mut dyn Words, departed: &Departed) {
+        let old = core::mem::replace(&mut self.remains, departed.clone());
+        match () {
+            () if self.planted.has(Bug::LostForgotten) => self.remains.lost.clear(),
+            () if self.planted.has(Bug::UnknownForgotten) => self.remains.unknown.clear(),
+            () if self.planted.has(Bug::AllUnknown) => self.remains.unknown.clone_from(&departed.pending),
+            () => {}
+        }
+        if old.pending.is_subset(&departed.pending) {
+            return;
+        }
+        self.each_master(now, words, |master, ctx| {
+            master.forget_remains(ctx);
+            master.run(ctx, Vec::new());
+        });
+    }
+
     /// Another view is valid. Returns whether a run that was in the one before is not in this one; or in one before that, if
     /// the views since then were never open here: what it may have done is not settled yet.
     ///
@@ -69,8 +91,14 @@ impl Lockspace {
         assert!(self.inside.is_empty(), "all that was said inside has been heard");
         let complete = self.stage == Stage::Open;
         let before = self.masters.len();
+        let pending =
+            |run: &Member| self.remains.pending.contains(run) && !self.planted.has(Bug::RemainsForgotten);
+        let left = |node: NodeId| {
+            let run = self.view.member(node).copied().filter(|run| view.member(node) != Some(run));
+            run.filter(pending)
+        };
         for master in self.masters.take() {
-            if let Some(estate) = master.estate(complete) {
+            if let Some(estate) = master.estate(complete, left) {
                 self.estates.insert(master.name, estate);
             }
         }
@@ -151,19 +179,29 @@ impl Lockspace {
         false
     }
 
-    /// All members have restated, and nothing of those who left can be held any more: masters here grant from now on.
-    /// `departed`: some member knew a run that is not in this view.
+    /// All members have restated: masters here grant from now on what goes beside all that departed runs may still act under.
+    /// `departed`: some member knew a run that is not in this view. What is known of departed runs has been said before.
     ///
     /// # Panics
     /// If this node has not restated itself.
     pub fn handle_open(&mut self, now: Instant, words: &mut dyn Words, departed: bool) {
         assert!(self.stage == Stage::Restated, "its own shadows have not restated: {:?}", self.stage);
         self.stage = Stage::Open;
+        self.each_master(now, words, |master, ctx| master.open(ctx, departed));
+    }
+
+    /// Does this with each, and what follows from it at this node before the next.
+    fn each_master(
+        &mut self,
+        now: Instant,
+        words: &mut dyn Words,
+        mut call: impl FnMut(&mut Master, &mut Context<'_>),
+    ) {
         for place in 0..self.masters.places() {
             let (_, masters, mut ctx) = self.split(now, words);
             let Some(master) = masters.at_mut(place) else { continue };
-            master.open(&mut ctx, departed);
-            if master.is_empty() {
+            call(master, &mut ctx);
+            if master.is_empty() && ctx.open {
                 let name = master.name.clone();
                 masters.remove(&name);
             }

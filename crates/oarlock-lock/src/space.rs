@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use oarlock_layout::code::Code;
+use oarlock_layout::departed::Departed;
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, SessionId, Slot};
@@ -35,7 +36,8 @@ use crate::waiting::Waiting;
 /// | --- | --- |
 /// | `handle_view` | another view is valid; before the first nothing is granted |
 /// | `restate` | all members are in the view, until it returns false |
-/// | `handle_open` | all members have restated, and nothing of those who left can be held any more |
+/// | `handle_departed` | something else is known of runs that left than before, and always before the view without them |
+/// | `handle_open` | all members have restated |
 /// | `handle_request` | a program asks |
 /// | `handle_message` | a circuit delivered a packet, in order |
 /// | `handle_bell` | a caller that changes counts by itself rang |
@@ -59,6 +61,8 @@ pub struct Lockspace {
     pub(crate) estates: BTreeMap<Name, Handover>,
     /// Somebody has left since this node was last open.
     pub(crate) departed: bool,
+    /// What those who left may still act under.
+    pub(crate) remains: Departed,
     /// The views since then, without the one that is valid.
     pub(crate) overtaken: Vec<View>,
     pub(crate) serial: u64,
@@ -95,6 +99,7 @@ impl Lockspace {
             masters: Masters::default(),
             estates: BTreeMap::new(),
             departed: false,
+            remains: Departed::default(),
             overtaken: Vec::new(),
             serial: 0,
             waiting: BTreeMap::new(),
@@ -560,6 +565,7 @@ impl Lockspace {
                 || (self.stage == Stage::Restated && self.planted.has(Bug::HalfBuilt)),
             quiet: self.stage == Stage::Quiet && !self.planted.has(Bug::SpeaksEarly),
             frozen: self.frozen,
+            departed: &self.remains,
             serial: &mut self.serial,
             counters: &mut self.counters,
             outputs: &mut self.outputs,
@@ -585,7 +591,7 @@ impl core::hash::Hash for Lockspace {
         self.idle.hash(state);
         self.inside.hash(state);
         self.estates.hash(state);
-        (&self.view, &self.overtaken, self.stage, self.frozen, self.departed).hash(state);
+        (&self.view, &self.overtaken, self.stage, self.frozen, self.departed, &self.remains).hash(state);
         (self.sweep, self.config, self.planted).hash(state);
     }
 }

@@ -88,7 +88,7 @@ impl Cluster {
             let node = &mut self.nodes[n];
             node.restating = false;
             let departed = node.space.handle_view(&view);
-            node.recovery.handle_view(NOW, &view, departed, false);
+            node.recovery.handle_view(NOW, &view, departed);
             self.pump(n);
         }
     }

@@ -20,6 +20,8 @@ fn menus() -> Vec<Menu> {
     let v = Flags::VALBLK;
     let none = Flags::empty();
     let of = |name: &str, actions| Menu::new(name, 2, 1, actions).at(&[0, 1]).modes(&[PR, EX]).uncancelled();
+    let three = || Plan::of(&[0, 1, 2], 2);
+    let four = |name: &str| Menu::new(name, 3, 1, 2).at(&[0, 1]).modes(&[PR, EX]).uncancelled();
     vec![
         Menu::new("two shadows", 2, 1, 4).modes(&[NL, PR, EX]),
         Menu::new("tries", 2, 1, 4).only(&[(PR, none), (EX, Flags::NOQUEUE)], &[(EX, none)]),
@@ -33,24 +35,20 @@ fn menus() -> Vec<Menu> {
             .only(&[(NL, v | Flags::FRESH), (EX, v)], &[])
             .writes(),
         Menu::new("callers in between", 2, 1, 4).modes(&[NL, PR]).forgets().intruded(),
-        of("a shadow's node dies", 3).through(Plan::of(&[0, 1, 2], 2).then(&[1], &[], 2)),
-        of("the master's node dies", 3).through(Plan::of(&[0, 1, 2], 2).then(&[2], &[], 1)),
+        of("a shadow's node dies", 3).through(three().then(&[1], &[], 2)),
+        of("the master's node dies", 3).through(three().then(&[2], &[], 1)),
         of("a node joins", 3).through(Plan::of(&[0, 1], 1).then(&[], &[2], 2)),
-        sets::blocks("blocks: a shadow's node dies", 3, 3).through(Plan::of(&[0, 1, 2], 2).then(
-            &[1],
-            &[],
-            2,
-        )),
-        sets::blocks("blocks: the master's node dies", 3, 3).through(Plan::of(&[0, 1, 2], 2).then(
-            &[2],
-            &[],
-            1,
-        )),
+        of("fences: a shadow's node dies", 2).through(three().then(&[1], &[], 2).with_fences()),
+        four("fences: a shadow's and the master's node die")
+            .through(Plan::of(&[0, 1, 2, 3], 3).then(&[1, 3], &[], 2).briskly().with_fences()),
+        four("fences: a master joins, a shadow's node dies")
+            .through(three().then(&[], &[3], 3).then(&[1], &[], 3).briskly().with_fences()),
+        sets::blocks("blocks: a shadow's node dies", 3, 3).through(three().then(&[1], &[], 2)),
+        sets::blocks("blocks: the master's node dies", 3, 3).through(three().then(&[2], &[], 1)),
         sets::blocks("blocks: writer and master die, one comes back", 4, 3)
             .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
-        sets::blocks("blocks: writer and master die, one is left", 3, 3).through(
-            Plan::of(&[0, 1, 2], 2).then(&[1, 2], &[], 0).then(&[], &[1], 1).briskly().with_fences(),
-        ),
+        sets::blocks("blocks: the writer is the master, dies and comes back", 3, 3)
+            .through(Plan::of(&[0, 1, 2], 1).then(&[1], &[], 2).then(&[], &[1], 1).in_pieces().briskly()),
         sets::forgotten("blocks: forgotten, then a node joins", 3)
             .through(Plan::of(&[0, 1], 1).then(&[], &[2], 2).briskly()),
         sets::forgotten("blocks: forgotten, then two join", 4)
@@ -62,12 +60,13 @@ fn menus() -> Vec<Menu> {
 /// much happens before a rule matters.
 const SHALLOW: usize = 20_000;
 const DEEP: usize = 900_000;
-const DEEP_SPACES: usize = 2;
+const DEEP_SPACES: usize = 3;
 
 /// The first exploration that notices `plant`, and how.
 fn caught(plant: impl Fn(Menu) -> Menu) -> Option<(String, Broken)> {
     std::panic::set_hook(Box::new(|_| {}));
-    let (all, last) = (menus(), menus().into_iter().rev().take(DEEP_SPACES));
+    let all = menus();
+    let last = all[all.len() - DEEP_SPACES..].to_vec();
     let searches = all.into_iter().map(|menu| (menu, SHALLOW)).chain(last.map(|menu| (menu, DEEP)));
     searches.into_iter().find_map(|(menu, limit)| {
         let menu = plant(menu);
@@ -110,13 +109,17 @@ const SEEN: &[(Bug, &str, &str)] = &[
     (Bug::HalfBuilt, "a shadow's node dies", "it was granted None"),
     (Bug::HeirForgets, "blocks: writer and master die, one comes back", "the next to read is shown"),
     (Bug::LateHandover, "blocks: forgotten, then two join", "the next to read is shown"),
-    (Bug::DepartedOnce, "blocks: writer and master die, one is left", "the next to read is shown"),
+    (Bug::DepartedOnce, "blocks: the writer is the master, dies and comes back", "the next to read is shown"),
     (Bug::NlUnstated, "a shadow's node dies", "owns NL, its master believes None"),
     (Bug::MarkAlways, "a shadow's node dies", "the next to read is shown"),
     (Bug::OldTombstone, "blocks: forgotten, then a node joins", "owns NL, its master believes None"),
     (Bug::WriteUnheard, "blocks: forgotten, then a node joins", "the next to read is shown"),
     (Bug::ForgetAtOnce, "blocks: forgotten, then two join", "but the newest was one of"),
     (Bug::SpeaksEarly, "a shadow's node dies", "it speaks under view 2"),
+    (Bug::RemainsForgotten, "fences: a shadow's node dies", "which left, may act under"),
+    (Bug::LostForgotten, "fences: a shadow's and the master's node die", "which left, may act under"),
+    (Bug::UnknownForgotten, "fences: a master joins, a shadow's node dies", "which left, may act under"),
+    (Bug::AllUnknown, "fences: a shadow's node dies", "nobody is in its way"),
 ];
 
 #[test]

@@ -137,8 +137,13 @@ fn what_was_said_under_an_earlier_view_is_not_heard() {
     heir.space.handle_view(&view(2, &[0, 1, 2]));
     heir.space.handle_view(&view(3, &[0, 1, 2, 3]));
     assert_eq!(heir.hear(0, 2, wants(1, EX)), vec![]);
-    let estate = Handover { value: Value::NEVER.written([7; 64]), writer: Some(NodeId(1)), uses_value: true };
-    assert_eq!(heir.hear(1, 2, Body::Handover(estate)), vec![]);
+    let estate = Handover {
+        value: Value::NEVER.written([7; 64]),
+        writer: Some(NodeId(1)),
+        uses_value: true,
+        remains: vec![],
+    };
+    assert_eq!(heir.hear(1, 2, Body::Handover(estate.clone())), vec![]);
     assert_eq!(heir.restate(), vec![(3, Body::Handover(estate))]);
 }
 

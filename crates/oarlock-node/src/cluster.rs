@@ -45,7 +45,7 @@ impl Node {
         if self.ended {
             return;
         }
-        self.fences = self.fences_applied(now, registry);
+        self.fences_applied(now, registry);
         match &mut self.membership {
             Some(membership) => membership.handle_applied(now, registry),
             None if registry.members().any(|member| member.node == self.config.me) => {
@@ -73,7 +73,6 @@ impl Node {
             }
             None => {}
         }
-        self.recovery.handle_fences(now, self.fences);
     }
 
     /// What the registry was before this revision of it is history to this node, which joined then. It applies the order from the
@@ -401,7 +400,7 @@ impl Node {
             self.clock.handle_view(now, view, HighWatermark(membership.floor()));
             self.clock.handle_bound(now, membership.watermark());
         }
-        self.recovery.handle_view(now, view, departed, self.fences);
+        self.recovery.handle_view(now, view, departed);
     }
 
     fn step(&mut self, now: Instant, step: Step) {
@@ -418,6 +417,7 @@ impl Node {
     }
 
     fn open(&mut self, now: Instant, departed: bool) {
+        self.tell_departed(now);
         for Space { locks, words } in &mut self.spaces {
             locks.handle_open(now, words.as_mut(), departed);
         }

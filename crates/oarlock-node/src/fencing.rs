@@ -1,5 +1,6 @@
 //! Keeping departed runs from doing harm: what this node is to bring about, and what waits for it (L4).
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,8 +10,9 @@ use oarlock_cluster::registry::{self, Need};
 use oarlock_cluster::{Fencing, Registry};
 use oarlock_layout::id::Incarnation;
 use oarlock_layout::time::Instant;
+use oarlock_layout::view::Member;
 
-use crate::node::{Node, Output};
+use crate::node::{Node, Output, Space};
 use crate::planted::Bug as Planted;
 
 /// What a node knows of fences.
@@ -48,11 +50,26 @@ impl Node {
         &self.fencing.pending
     }
 
-    /// Takes over what the registry says. Returns whether anything keeps masters from granting.
-    pub(crate) fn fences_applied(&mut self, now: Instant, registry: &Registry) -> bool {
+    /// Takes over what the registry says, before the view that comes of it.
+    pub(crate) fn fences_applied(&mut self, now: Instant, registry: &Registry) {
         self.fencing.pending = registry.fences().cloned().collect();
         self.fencing.room.handle_applied(now, registry);
-        !self.fencing.pending.is_empty() && !self.has_bug(Planted::IgnoreFences)
+        if self.has_bug(Planted::IgnoreFences) {
+            return;
+        }
+        let run = |it: &registry::Fence| Member { node: it.node, incarnation: it.incarnation };
+        let pending: BTreeSet<Member> = self.fencing.pending.iter().map(run).collect();
+        if pending != self.recovery.known().pending {
+            self.recovery.handle_fences(now, &pending);
+            self.tell_departed(now);
+        }
+    }
+
+    /// Tells all lockspaces what is known of runs that left.
+    pub(crate) fn tell_departed(&mut self, now: Instant) {
+        for Space { locks, words } in &mut self.spaces {
+            locks.handle_departed(now, words.as_mut(), self.recovery.known());
+        }
     }
 
     pub(crate) fn fence_needs(&self) -> Vec<Need> {
@@ -89,6 +106,9 @@ impl Node {
             }
         };
         let all: Vec<_> = self.fencing.pending.iter().map(one).collect();
-        format!("nothing new is granted: waiting for {}", all.join(" and "))
+        format!(
+            "what may still be in use by nodes that left is not granted: waiting for {}",
+            all.join(" and ")
+        )
     }
 }

@@ -151,8 +151,6 @@ pub struct Node {
     /// Why this run is not let in, if it is not.
     pub(crate) refused: Option<Refusal>,
     pub(crate) recovery: Recovery,
-    /// Of the registry: something is still to be proven of runs that left (L4).
-    pub(crate) fences: bool,
     pub(crate) fencing: Fences,
     /// Shadows and masters are stating anew; all that they state is said.
     pub(crate) restating: bool,
@@ -243,7 +241,6 @@ impl Node {
             given_up: Vec::new(),
             membership: None,
             refused: None,
-            fences: false,
             restating: false,
             restated: false,
             frozen: false,

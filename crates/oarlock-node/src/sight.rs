@@ -110,7 +110,7 @@ impl Node {
         }
     }
 
-    /// Masters here grant: all have restated, nothing of departed runs is left to prove, and the lease is not at risk.
+    /// Masters here grant: all have restated, and the lease is not at risk. What departed runs had may have to wait for a proof.
     pub fn grants(&self) -> bool {
         self.recovery.is_open() && !self.frozen && !self.ended
     }

@@ -117,7 +117,6 @@ struct Written<'a> {
     membership: Option<Cow<'a, Membership>>,
     refused: Option<Refusal>,
     recovery: Cow<'a, Recovery>,
-    fences: bool,
     fencing: Cow<'a, Fencing>,
     fence_needs: Cow<'a, [Need]>,
     fences_pending: Cow<'a, [registry::Fence]>,
@@ -205,7 +204,6 @@ impl Node {
             membership: self.membership.as_ref().map(Cow::Borrowed),
             refused: self.refused,
             recovery: Cow::Borrowed(&self.recovery),
-            fences: self.fences,
             fencing: Cow::Borrowed(&self.fencing.room),
             fence_needs: Cow::Borrowed(&self.fencing.needs),
             fences_pending: Cow::Borrowed(&self.fencing.pending),
@@ -308,7 +306,6 @@ impl Node {
             membership,
             refused: written.refused,
             recovery: written.recovery.into_owned(),
-            fences: written.fences,
             fencing: Fences {
                 room: written.fencing.into_owned(),
                 needs: written.fence_needs.into_owned(),

@@ -376,10 +376,11 @@ pub fn page(code: Code) -> Page {
 
         Code::Recovering => page_of(
             "locks are being recovered",
-            "the view has changed, and nothing new is granted before every member has stated what it holds and \
-             everything of departed nodes is fenced",
-            "oarlock failover show says what is waited for; it takes milliseconds, the rest of a lease, or as long as the \
-             fence of a departed node fails: oarlock node fence NAME --confirmed if you have seen to it yourself",
+            "the view has changed: nothing new is granted before every member has stated what it holds, and nothing that a \
+             departed node may still use before that is fenced",
+            "oarlock failover show says what is waited for, and oarlock locks why NAME whether a lock waits for it; it takes \
+             milliseconds, the rest of a lease, or as long as the fence of a departed node fails: oarlock node fence NODE \
+             --confirmed if you have seen to it yourself",
         ),
         Code::Degraded => page_of(
             "the node serves, and something is not as it should be",

@@ -1,11 +1,13 @@
 //! How far a member has come in a new view (L11).
 //!
 //! Lock messages of a view begin only once all of its members have said that they are in it, and masters grant only once
-//! all have stated anew. These two messages go the way of lock messages, in order with them: whoever hears `Restated` has
+//! all have stated anew. These messages go the way of lock messages, in order with them: whoever hears `Restated` has
 //! heard all that was restated to it.
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::id::Epoch;
+use crate::departed::Lost;
+use crate::id::{Epoch, Incarnation, NodeId};
+use crate::view::Member;
 
 /// A step of one member.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -25,7 +27,13 @@ pub enum Step {
     Restated {
         /// A run that was in the last view this member was in is not in this one.
         departed: bool,
+        /// Masters of this member were not open in the view before: what they knew of departed runs was not all (L4).
+        unsettled: bool,
     },
+    /// Said before [`Step::Restated`]: what nobody can tell of a departed run ([`Departed::lost`](crate::departed::Departed::lost)).
+    Lost(Lost),
+    /// Likewise: nobody can tell anything of this one.
+    Unknown(Member),
 }
 
 /// Whom the circuits of a member do not hear (L7).
@@ -50,9 +58,20 @@ impl Wire for Barrier {
         out.u32(self.epoch.0);
         match self.step {
             Step::Arrived => out.u8(1),
-            Step::Restated { departed } => {
+            Step::Restated { departed, unsettled } => {
                 out.u8(2);
                 out.bool(departed);
+                out.bool(unsettled);
+            }
+            Step::Lost(Lost { members, masters, run }) => {
+                out.u8(3);
+                out.u64(members);
+                out.u64(masters);
+                encode_run(out, run);
+            }
+            Step::Unknown(run) => {
+                out.u8(4);
+                encode_run(out, run);
             }
         }
     }
@@ -61,9 +80,20 @@ impl Wire for Barrier {
         let epoch = Epoch(r.u32()?);
         let step = match r.u8()? {
             1 => Step::Arrived,
-            2 => Step::Restated { departed: r.bool("departed")? },
+            2 => Step::Restated { departed: r.bool("departed")?, unsettled: r.bool("unsettled")? },
+            3 => Step::Lost(Lost { members: r.u64()?, masters: r.u64()?, run: decode_run(r)? }),
+            4 => Step::Unknown(decode_run(r)?),
             n => return Err(Malformed::Unknown { field: "step", value: n.into() }),
         };
         Ok(Barrier { epoch, step })
     }
+}
+
+fn encode_run(out: &mut Writer<'_>, run: Member) {
+    out.u16(run.node.0);
+    out.u64(run.incarnation.0);
+}
+
+fn decode_run(r: &mut Reader<'_>) -> Result<Member, Malformed> {
+    Ok(Member { node: NodeId(r.u16()?), incarnation: Incarnation(r.u64()?) })
 }

@@ -12,12 +12,16 @@
 //!
 //! All of these need a channel that delivers exactly once and in order per pair of nodes.
 
+use alloc::vec::Vec;
+
 use crate::codec::{Malformed, Reader, Wire, Writer};
 use crate::flags::Flags;
-use crate::id::{Epoch, NodeId, SpaceId};
+use crate::id::{Epoch, Incarnation, NodeId, SpaceId};
+use crate::limit::NODES_MAX;
 use crate::mode::Mode;
 use crate::name::Name;
 use crate::value::Value;
+use crate::view::Member;
 
 /// One message about one resource.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -221,7 +225,7 @@ pub struct ForgetAck {
 }
 
 /// What a master knew of a resource that another is master of now (44).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Handover {
     /// The newest value block it knew; not to be believed if whoever owned PW or EX has left.
@@ -230,7 +234,23 @@ pub struct Handover {
     pub writer: Option<NodeId>,
     /// Somebody has used the value block.
     pub uses_value: bool,
+    /// What runs that left had, and may act under until it is proven that they cannot (L4). At most [`REMAINS_MAX`].
+    pub remains: Vec<Remains>,
 }
+
+/// What a run that left had of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remains {
+    /// Which run.
+    pub run: Member,
+    /// All that it can have owned.
+    pub mode: Mode,
+}
+
+/// Runs that left and of which something is still to be proven, at most: the coordinator keeps so many for each node, and the
+/// one that is in.
+pub const REMAINS_MAX: usize = NODES_MAX * 5;
 
 const INFO: u8 = 1;
 const GRANT: u8 = 2;
@@ -293,6 +313,12 @@ impl Wire for Packet {
                 out.value(&m.value);
                 out.option(m.writer.as_ref(), |out, writer| out.u16(writer.0));
                 out.bool(m.uses_value);
+                out.u32(m.remains.len() as u32);
+                for it in &m.remains {
+                    out.u16(it.run.node.0);
+                    out.u64(it.run.incarnation.0);
+                    out.mode(it.mode);
+                }
             }
         }
     }
@@ -332,11 +358,21 @@ impl Wire for Packet {
                 value: r.value()?,
                 writer: r.option("writer", |r| r.u16().map(NodeId))?,
                 uses_value: r.bool("uses value")?,
+                remains: remains(r)?,
             }),
             n => return Err(Malformed::Unknown { field: "lock message", value: n.into() }),
         };
         Ok(Packet { space, epoch, name, body })
     }
+}
+
+fn remains(r: &mut Reader<'_>) -> Result<Vec<Remains>, Malformed> {
+    let one = |r: &mut Reader<'_>| {
+        let run = Member { node: NodeId(r.u16()?), incarnation: Incarnation(r.u64()?) };
+        Ok(Remains { run, mode: r.mode()? })
+    };
+    let n = r.count("remains", REMAINS_MAX)?;
+    (0..n).map(|_| one(r)).collect()
 }
 
 impl Wire for Info {

@@ -160,6 +160,8 @@ pub struct MasterRow {
     pub value_valid: bool,
     /// Openers on all nodes.
     pub openers: u32,
+    /// Nodes that left and may still act under what they had of it: what does not go beside that waits for a proof (L4).
+    pub departed: Vec<NodeId>,
 }
 
 /// What the master knows of one shadow.
@@ -295,6 +297,8 @@ impl Wire for What {
                 out.u64(m.value);
                 out.bool(m.value_valid);
                 out.u32(m.openers);
+                out.u32(m.departed.len() as u32);
+                m.departed.iter().for_each(|node| out.u16(node.0));
             }
             What::Record(k) => {
                 out.u8(5);
@@ -348,6 +352,7 @@ impl Wire for What {
                     value: r.u64()?,
                     value_valid: r.bool("value validity")?,
                     openers: r.u32()?,
+                    departed: nodes(r)?,
                 })
             }
             5 => What::Record(RecordRow {

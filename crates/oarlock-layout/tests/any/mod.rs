@@ -3,8 +3,9 @@
 #![allow(dead_code)]
 
 use oarlock_layout::code::Code;
+use oarlock_layout::departed::Lost;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::limit::{NODES_MAX, VALUE_BYTES};
 use oarlock_layout::message::barrier::{Barrier, Report, Step};
 use oarlock_layout::message::lock::*;
@@ -17,6 +18,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::{SEQUENCE_MAX, Value};
+use oarlock_layout::view::Member;
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
@@ -115,6 +117,15 @@ fn grant() -> impl Strategy<Value = Grant> {
     })
 }
 
+fn remains() -> impl Strategy<Value = Remains> {
+    (run(), mode()).prop_map(|(run, mode)| Remains { run, mode })
+}
+
+fn run() -> impl Strategy<Value = Member> {
+    (any::<u16>(), any::<u64>())
+        .prop_map(|(node, run)| Member { node: NodeId(node), incarnation: Incarnation(run) })
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let reason = prop_oneof![Just(Reason::Busy), Just(Reason::Deadlock), Just(Reason::Exhausted)];
     prop_oneof![
@@ -130,9 +141,11 @@ fn body() -> impl Strategy<Value = Body> {
             value
         })),
         (any::<u64>(), any::<u64>()).prop_map(|(g, n)| Body::ForgetAck(ForgetAck { g, n })),
-        (value(), of(any::<u16>()), any::<bool>()).prop_map(|(value, writer, uses_value)| {
-            Body::Handover(Handover { value, writer: writer.map(NodeId), uses_value })
-        }),
+        (value(), of(any::<u16>()), any::<bool>(), vec(remains(), 0..4)).prop_map(
+            |(value, writer, uses_value, remains)| {
+                Body::Handover(Handover { value, writer: writer.map(NodeId), uses_value, remains })
+            }
+        ),
     ]
 }
 
@@ -146,8 +159,17 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
 }
 
 pub(crate) fn barrier() -> impl Strategy<Value = Barrier> {
-    let step =
-        prop_oneof![Just(Step::Arrived), any::<bool>().prop_map(|departed| Step::Restated { departed }),];
+    let step = prop_oneof![
+        Just(Step::Arrived),
+        (any::<bool>(), any::<bool>())
+            .prop_map(|(departed, unsettled)| Step::Restated { departed, unsettled }),
+        (any::<u64>(), any::<u64>(), run()).prop_map(|(members, masters, run)| Step::Lost(Lost {
+            members,
+            masters,
+            run
+        })),
+        run().prop_map(Step::Unknown),
+    ];
     (any::<u32>(), step).prop_map(|(epoch, step)| Barrier { epoch: Epoch(epoch), step })
 }
 
@@ -211,9 +233,9 @@ fn what() -> impl Strategy<Value = What> {
                 fence,
             })
         }),
-        (of(head()), nodes(), nodes(), any::<u64>(), any::<bool>(), any::<u32>()).prop_map(
-            |(head, converting, waiting, value, value_valid, openers)| {
-                What::Master(MasterRow { head, converting, waiting, value, value_valid, openers })
+        (of(head()), nodes(), nodes(), any::<u64>(), any::<bool>(), any::<u32>(), nodes()).prop_map(
+            |(head, converting, waiting, value, value_valid, openers, departed)| {
+                What::Master(MasterRow { head, converting, waiting, value, value_valid, openers, departed })
             }
         ),
         (any::<u16>(), of(mode()), of(mode()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(

@@ -7,8 +7,9 @@
 
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
+use oarlock_layout::departed::Lost;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::barrier::{Barrier, Report, Step};
 use oarlock_layout::message::lock::*;
 use oarlock_layout::message::look::*;
@@ -22,6 +23,7 @@ use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
+use oarlock_layout::view::Member;
 
 /// Messages of one conversation: name, bytes, and whether the bytes decode to the message they came from.
 pub(crate) struct Conversation {
@@ -50,6 +52,10 @@ fn bytes<T: Wire>(messages: Vec<(&'static str, T)>) -> Vec<(&'static str, Vec<u8
 
 fn again<T: Wire>(bytes: &[u8]) -> Result<Vec<u8>, String> {
     T::from_bytes(bytes).map(|m| m.to_bytes()).map_err(|e| e.to_string())
+}
+
+fn run() -> Member {
+    Member { node: NodeId(3), incarnation: Incarnation(0x0a0b) }
 }
 
 fn name(text: &str) -> Name {
@@ -107,10 +113,17 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         ("forget acknowledged", packet(Body::ForgetAck(ForgetAck { g: 0x21, n: 0x22 }))),
         (
             "handover",
-            packet(Body::Handover(Handover { value: value(), writer: Some(NodeId(6)), uses_value: true })),
+            packet(Body::Handover(Handover {
+                value: value(),
+                writer: Some(NodeId(6)),
+                uses_value: true,
+                remains: vec![Remains { run: run(), mode: Mode::PW }],
+            })),
         ),
         ("arrived", barrier(Step::Arrived)),
-        ("restated", barrier(Step::Restated { departed: true })),
+        ("restated", barrier(Step::Restated { departed: true, unsettled: false })),
+        ("lost", barrier(Step::Lost(Lost { members: 0x0f, masters: 0x0a, run: run() }))),
+        ("unknown", barrier(Step::Unknown(run()))),
         ("report", PeerMessage::Report(Report { silent: 0x0a0b_0c0d })),
         ("pledge", PeerMessage::Pledge(core::array::from_fn(|i| i as u8))),
         ("look at one", look(At::Resource(name("accounts/7")))),
@@ -161,6 +174,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                 value: 4,
                 value_valid: false,
                 openers: 6,
+                departed: vec![NodeId(4)],
             })),
         ),
         (

@@ -243,8 +243,9 @@ impl World {
                             && s.waiting().any(|e| self.really_blocked(e))
                     })
                 });
+                let waits = self.views.as_ref().is_some_and(|views| views.departed_may_use(entry.mode()));
                 ensure!(
-                    real || behind || kept,
+                    real || behind || kept || waits,
                     "{} waits for {} and nobody is in its way",
                     self.name(program),
                     entry.mode()

@@ -6,7 +6,7 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::Words;
 
 use super::show::letter;
-use super::views::Views;
+use super::views::{Remains, Views};
 use super::world::{Checked, Doing, Node, World, ensure};
 
 impl World {
@@ -67,7 +67,26 @@ impl World {
                 }
             }
         }
+        self.check_departed(views)?;
         self.check_local(views)
+    }
+
+    /// Nobody owns what does not go beside all that a run that left may still act under (L4).
+    fn check_departed(&self, views: &Views) -> Checked {
+        for Remains { run, modes, .. } in views.remains.iter().filter(|it| !it.fenced) {
+            for node in (0..self.nodes.len()).filter(|node| views.serves(*node)) {
+                let Some(owned) = self.probe(node).and_then(|shadow| shadow.owned()) else { continue };
+                let beside = modes.iter().all(|mode| mode.compatible(owned));
+                ensure!(
+                    beside,
+                    "{} owns {owned}, and run {} of {}, which left, may act under {modes:?}",
+                    letter(node),
+                    run.incarnation,
+                    letter(run.node.0.into())
+                );
+            }
+        }
+        Ok(())
     }
 
     fn probe(&self, node: usize) -> Option<oarlock_lock::probe::ShadowProbe<'_>> {

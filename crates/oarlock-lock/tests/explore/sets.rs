@@ -76,6 +76,7 @@ pub(crate) fn views(more: u8) -> Vec<Menu> {
         Menu::new(name, nodes - 1, 1, actions + more).at(&[0, 1]).modes(&[PR, EX]).uncancelled()
     };
     let three = || Plan::of(&[0, 1, 2], 2);
+    let four = || Plan::of(&[0, 1, 2, 3], 3);
     let shadow_dies = || three().then(&[1], &[], 2);
     let master_dies = || three().then(&[2], &[], 1);
     let joins = || Plan::of(&[0, 1], 1).then(&[], &[2], 2);
@@ -88,6 +89,18 @@ pub(crate) fn views(more: u8) -> Vec<Menu> {
         of("a shadow's node dies, fences", 3, 3).strict().through(shadow_dies().with_fences()),
         of("the master's node dies", 3, 3).through(master_dies()),
         of("the master's node dies, fences", 3, 3).strict().through(master_dies().with_fences()),
+        of("a shadow's node dies, then the master's, fences", 4, 3)
+            .through(four().then(&[1], &[], 3).then(&[3], &[], 2).briskly().with_fences()),
+        of("a shadow's node dies, a master joins, fences", 4, 3)
+            .through(three().then(&[1], &[], 2).then(&[], &[3], 3).briskly().with_fences()),
+        of("a shadow's node dies as a master joins, fences", 4, 3)
+            .through(three().then(&[1], &[3], 3).briskly().with_fences()),
+        of("the master's node dies, another joins, fences", 4, 2)
+            .through(three().then(&[2], &[], 1).then(&[], &[3], 3).briskly().with_fences()),
+        of("a master joins, a shadow's node dies, fences", 4, 2)
+            .through(three().then(&[], &[3], 3).then(&[1], &[], 3).briskly().with_fences()),
+        of("a shadow's node comes back, fences", 3, 3)
+            .through(three().then(&[1], &[1], 2).briskly().with_fences()),
         of("the master's node dies, tries", 3, 3).and(&tries, &tries).through(master_dies()),
         of("the master's node dies, converts", 3, 4)
             .only(&[(PR, NONE), (NL, NONE)], &ways)

@@ -9,9 +9,11 @@
 //! Mail of an earlier view than that of its receiver has no effect, so it is delivered as soon as it is its turn: whoever would
 //! give it one is found all the same.
 //!
-//! The lease of whoever is put out is over and its fences are up when the view is decided; a plan may have each member
-//! learn of the fences at its own time.
+//! The lease of whoever is put out is over and its fences are up when the view is decided. In a plan with fences they are up when the
+//! first member learns of it, each at its own time. Until then nobody may own what does not go beside all that the departed run
+//! owned, or was about to be granted (L4).
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ use oarlock_cluster::recovery::{Output, Recovery};
 use oarlock_layout::directory;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
 use oarlock_layout::message::barrier::{self, Barrier};
-use oarlock_layout::message::lock::Packet;
+use oarlock_layout::message::lock::{Body, Packet};
+use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::view::{Member, View};
 
@@ -64,6 +67,18 @@ pub(crate) struct Views {
     /// Place of the newest view that is decided.
     pub(crate) decided: usize,
     pub(crate) standing: Vec<Standing>,
+    pub(crate) remains: Vec<Remains>,
+}
+
+/// What a run that left can act under.
+#[derive(Clone, Hash)]
+pub(crate) struct Remains {
+    pub(crate) run: Member,
+    pub(crate) modes: Vec<Mode>,
+    /// Its master took it for the owner of this.
+    believed: Option<Mode>,
+    /// Until its fences are up.
+    pub(crate) fenced: bool,
 }
 
 /// What never changes.
@@ -86,13 +101,15 @@ pub(crate) struct Standing {
     recovery: Recovery,
     /// It has more to restate.
     restating: bool,
-    /// It does not know yet that the fences are up.
-    fencing: bool,
+    /// It does not know yet that the fences of these are up.
+    pending: BTreeSet<Member>,
+    /// Runs that left of which it will hear with the view without them, or before.
+    owing: BTreeSet<Member>,
 }
 
 impl Hash for Views {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.decided, &self.standing).hash(state);
+        (self.decided, &self.standing, &self.remains).hash(state);
     }
 }
 
@@ -186,6 +203,15 @@ impl Views {
         self.standing[node].alive && self.standing[node].recovery.epoch() < self.newest().epoch
     }
 
+    /// May a run that left, and of which not everybody knows that it is fenced, act under what does not go beside this? Once the master of the
+    /// resource has left, or a view came before the one before was open everywhere, nobody knows.
+    pub(crate) fn departed_may_use(&self, mode: Mode) -> bool {
+        let master = &self.standing[self.master()];
+        let known = self.decided == 1 && self.fixed.masters[0] == self.fixed.masters[1];
+        let conflicts = |it: &Remains| it.modes.iter().chain(&it.believed).any(|it| !it.compatible(mode));
+        self.remains.iter().any(|it| master.pending.contains(&it.run) && (!known || conflicts(it)))
+    }
+
     /// Everybody is in the newest view, and it is open.
     pub(crate) fn settled(&self) -> bool {
         let open = |node: usize| self.standing[node].recovery.is_open() && !self.is_behind(node);
@@ -205,7 +231,9 @@ impl Views {
     pub(crate) fn steps(&self, out: &mut Vec<Step>) {
         let nodes = 0..self.standing.len();
         out.extend(nodes.clone().filter(|n| self.standing[*n].restating).map(|node| Step::Restate { node }));
-        out.extend(nodes.clone().filter(|n| self.standing[*n].fencing).map(|node| Step::Fenced { node }));
+        out.extend(
+            nodes.clone().filter(|n| !self.standing[*n].pending.is_empty()).map(|node| Step::Fenced { node }),
+        );
         out.extend(nodes.filter(|n| self.is_behind(*n)).map(|node| Step::Enter { node }));
         if self.decided + 1 < self.fixed.views.len() {
             out.push(Step::Decide);
@@ -232,15 +260,27 @@ impl World {
                 let alive = first.member(NodeId(n)).is_some();
                 let mut recovery = Recovery::new(NodeId(n));
                 if alive {
-                    recovery.handle_view(NOW, first, false, false);
+                    recovery.handle_view(NOW, first, false);
                     pass(&mut recovery, first, n, barrier::Step::Arrived);
                     recovery.handle_restated(NOW);
-                    pass(&mut recovery, first, n, barrier::Step::Restated { departed: false });
+                    pass(
+                        &mut recovery,
+                        first,
+                        n,
+                        barrier::Step::Restated { departed: false, unsettled: false },
+                    );
                     while recovery.poll_output().is_some() {}
                     let node = &mut self.nodes[usize::from(n)];
                     node.space.found(NOW, &mut node.words, first);
                 }
-                Standing { run: Incarnation(1), alive, recovery, restating: false, fencing: false }
+                Standing {
+                    run: Incarnation(1),
+                    alive,
+                    recovery,
+                    restating: false,
+                    pending: BTreeSet::new(),
+                    owing: BTreeSet::new(),
+                }
             })
             .collect();
         let fixed = Fixed {
@@ -251,7 +291,8 @@ impl World {
             brisk: plan.brisk,
             views,
         };
-        self.views = Some(Box::new(Views { fixed: Arc::new(fixed), decided: 0, standing }));
+        self.views =
+            Some(Box::new(Views { fixed: Arc::new(fixed), decided: 0, standing, remains: Vec::new() }));
     }
 
     fn views_mut(&mut self) -> &mut Views {
@@ -265,10 +306,15 @@ impl World {
             Step::Decide if views.decided + 1 < views.fixed.views.len() => self.decide(),
             Step::Enter { node } if views.is_behind(node) => self.enter(node)?,
             Step::Restate { node } if views.standing[node].restating => self.restate(node)?,
-            Step::Fenced { node } if views.standing[node].fencing => {
-                let standing = &mut self.views_mut().standing[node];
-                standing.fencing = false;
-                standing.recovery.handle_fences(NOW, false);
+            Step::Fenced { node } if !views.standing[node].pending.is_empty() => {
+                let views = self.views.as_mut().expect("views change");
+                let standing = &mut views.standing[node];
+                let proven = std::mem::take(&mut standing.pending);
+                let up = views.remains.iter_mut().filter(|it| proven.contains(&it.run));
+                up.for_each(|it| it.fenced = true);
+                standing.recovery.handle_fences(NOW, &standing.pending);
+                let at = &mut self.nodes[node];
+                at.space.handle_departed(NOW, &mut at.words, standing.recovery.known());
                 self.pump(node)?;
             }
             _ => return Ok(false),
@@ -283,12 +329,45 @@ impl World {
         let new = views.newest().clone();
         let left = |m: &&Member| new.member(m.node) != Some(*m);
         for member in old.members.iter().filter(left) {
+            self.leave_remains(*member);
             self.die(usize::from(member.node.0));
         }
         for member in new.members.iter().filter(|m| old.member(m.node) != Some(*m)) {
             self.join(usize::from(member.node.0), member.incarnation);
         }
         self.say(|| format!("view {:?}: {:?}", new.epoch, new.nodes().collect::<Vec<_>>()));
+    }
+
+    /// What a run that leaves can act under, now and when what is on its way to it has come.
+    fn leave_remains(&mut self, run: Member) {
+        let (nodes, node) = (self.nodes.len(), usize::from(run.node.0));
+        let Node { space, words, .. } = &self.nodes[node];
+        let owned = space.probe_shadow(words, &self.resource).and_then(|shadow| shadow.owned());
+        let granted = |mail: &Mail| match mail {
+            Mail::Lock(Packet { body: Body::Grant(grant), .. }) => Some(grant.mode),
+            Mail::Lock(_) | Mail::Barrier(_) => None,
+        };
+        let under_way = (0..nodes).flat_map(|other| &self.channels[other * nodes + node]).filter_map(granted);
+        let modes = owned.into_iter().chain(under_way).collect();
+        let masters = self.nodes.iter().filter_map(|n| n.space.probe_master(&self.resource));
+        let believed = masters.filter_map(|m| m.record(run.node)?.held()).reduce(Mode::join);
+        let views = self.views_mut();
+        if views.fixed.fences {
+            views.remains.push(Remains { run, modes, believed, fenced: false });
+            for standing in views.standing.iter_mut().filter(|it| it.alive) {
+                standing.owing.insert(run);
+            }
+        }
+    }
+
+    /// Something is said to a run that has left, by somebody who has not heard of it.
+    pub(crate) fn said_to_departed(&mut self, from: usize, to: usize, packet: &Packet) {
+        let Body::Grant(grant) = &packet.body else { return };
+        let Some(views) = &mut self.views else { return };
+        let named = views.view_of(from).and_then(|view| view.member(NodeId(to as u16))).copied();
+        for it in views.remains.iter_mut().filter(|it| Some(it.run) == named) {
+            it.modes.push(grant.mode);
+        }
     }
 
     /// A node is dead: its programs with it, and what was under way to it. What it sent may still arrive.
@@ -307,7 +386,9 @@ impl World {
         self.nodes[node] = views.fixed.fresh[node].clone();
         let standing = &mut views.standing[node];
         standing.recovery = Recovery::new(NodeId(node as u16));
-        (standing.alive, standing.restating, standing.fencing) = (false, false, false);
+        (standing.alive, standing.restating) = (false, false);
+        standing.pending.clear();
+        standing.owing.clear();
     }
 
     /// Another run of a node begins, with new circuits to all.
@@ -318,6 +399,9 @@ impl World {
         }
         let standing = &mut self.views_mut().standing;
         (standing[node].run, standing[node].alive) = (run, true);
+        let unproven = self.views_mut().remains.iter().filter(|it| !it.fenced).map(|it| it.run).collect();
+        let standing = &mut self.views_mut().standing;
+        standing[node].owing = unproven;
         for other in (0..nodes).filter(|other| *other != node) {
             standing[other].recovery.handle_up(NodeId(node as u16), run);
         }
@@ -326,11 +410,14 @@ impl World {
     fn enter(&mut self, node: usize) -> Checked {
         let views = self.views.as_mut().expect("views change");
         let view = views.newest().clone();
-        let departed = self.nodes[node].space.handle_view(&view);
         let standing = &mut views.standing[node];
-        (standing.restating, standing.fencing) =
-            (false, views.fixed.fences && (departed || standing.fencing));
-        standing.recovery.handle_view(NOW, &view, departed, standing.fencing);
+        standing.pending.append(&mut standing.owing);
+        let at = &mut self.nodes[node];
+        standing.recovery.handle_fences(NOW, &standing.pending);
+        at.space.handle_departed(NOW, &mut at.words, standing.recovery.known());
+        let departed = at.space.handle_view(&view);
+        standing.restating = false;
+        standing.recovery.handle_view(NOW, &view, departed);
         let nodes = self.nodes.len();
         // Circuits to runs that are not in the view are shut.
         for other in (0..nodes).filter(|other| view.member(NodeId(*other as u16)).is_none()) {
@@ -408,6 +495,8 @@ impl World {
                 Output::Open { departed } => {
                     self.say(|| format!("{} opens, departed {departed}", letter(node)));
                     let at = &mut self.nodes[node];
+                    let known = self.views.as_ref().expect("views change").standing[node].recovery.known();
+                    at.space.handle_departed(NOW, &mut at.words, known);
                     at.space.handle_open(NOW, &mut at.words, departed);
                     self.collect(node)?;
                     if self.views_mut().settled() {

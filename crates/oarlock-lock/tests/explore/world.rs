@@ -710,6 +710,8 @@ impl World {
                     });
                     if self.views.as_ref().is_none_or(|views| views.reaches(from, to)) {
                         self.channels[from * self.nodes.len() + to].push_back(Mail::Lock(packet));
+                    } else {
+                        self.said_to_departed(from, to, &packet);
                     }
                 }
                 Output::Granted(granted) => {

@@ -29,8 +29,8 @@ impl Views {
             if view.member(NodeId(n as u16)).is_none() {
                 return room;
             }
-            room.handle_view(Instant(0), view, false, false);
-            for step in [Step::Arrived, Step::Restated { departed: false }] {
+            room.handle_view(Instant(0), view, false);
+            for step in [Step::Arrived, Step::Restated { departed: false, unsettled: false }] {
                 for other in view.members.iter().filter(|m| usize::from(m.node.0) != n) {
                     let barrier = Barrier { epoch: view.epoch, step };
                     room.handle_barrier(Instant(0), other.node, other.incarnation, barrier).expect("honest");
@@ -78,7 +78,7 @@ impl Stage {
     pub(crate) fn enter(&mut self, n: usize) {
         let view = self.views.newest.clone();
         let departed = self.nodes[n].0.handle_view(&view);
-        self.views.rooms[n].handle_view(self.now, &view, departed, false);
+        self.views.rooms[n].handle_view(self.now, &view, departed);
         self.channels.retain(|(from, to), _| *to != n || view.member(NodeId(*from as u16)).is_some());
         self.pump(n);
     }
@@ -98,8 +98,9 @@ impl Stage {
                     let note = if self.held.contains(&(n, to)) { "   (held)" } else { "" };
                     let step = match barrier.step {
                         Step::Arrived => "Arrived",
-                        Step::Restated { departed: false } => "Restated",
-                        Step::Restated { departed: true } => "Restated, somebody departed",
+                        Step::Restated { departed: false, .. } => "Restated",
+                        Step::Restated { departed: true, .. } => "Restated, somebody departed",
+                        Step::Lost(_) | Step::Unknown(_) => unreachable!("no fence is waited for here"),
                     };
                     self.said.push(format!("{}>{} {step}{note}", letter(n), letter(to)));
                     self.channels.entry((n, to)).or_default().push_back(Mail::Barrier(barrier));

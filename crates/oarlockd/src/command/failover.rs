@@ -1,5 +1,6 @@
 //! `oarlock failover`: how the last views came into effect at a node, barrier by barrier.
 
+use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
 
 use super::cli::{self, Output};
@@ -158,12 +159,17 @@ fn page(node: &str, it: &Failover) -> String {
         let slowest = if it.slowest.as_ref() == Some(&b.barrier) { "← slowest" } else { "" };
         let line = format!("{:>12}  {:<9} {last:<22} {slowest}", ms(b.after_us), b.barrier);
         out.push(line.trim_end().into());
+        if b.barrier == Gate::Restated.name() {
+            out.push(format!("{:>12}  masters grant what nobody who left can have had", ms(b.after_us)));
+        }
     }
-    out.push(match (it.granted_us, &it.waits) {
-        (Some(us), _) => format!("{:>12}  masters grant", ms(us)),
+    let all = it.barriers.iter().find(|b| b.barrier == Gate::Fenced.name());
+    out.push(match (all, &it.waits) {
+        (Some(b), _) => format!("{:>12}  masters grant everything", ms(b.after_us)),
         (None, Some(waits)) if !waits.fences.is_empty() => waits.fences.join("\n"),
         (None, Some(waits)) if waits.missing.is_empty() => format!("waits at \"{}\"", waits.barrier),
         (None, Some(waits)) => format!("waits at \"{}\" for {}", waits.barrier, waits.missing.join(", ")),
+        (None, None) if it.granted_us.is_some() => "another view came before they granted everything".into(),
         (None, None) => "another view came before masters granted".into(),
     });
     out.join("\n")
@@ -215,8 +221,9 @@ mod tests {
             "      1.2 ms  arrived   node-b was last",
             "      1.3 ms  stated    node-a was last",
             "      9.0 ms  restated  node-b was last        ← slowest",
+            "      9.0 ms  masters grant what nobody who left can have had",
             "      9.0 ms  fenced",
-            "      9.0 ms  masters grant",
+            "      9.0 ms  masters grant everything",
         ];
         assert_eq!(page("node-a", &failover()).lines().collect::<Vec<_>>(), expected);
     }

@@ -174,13 +174,13 @@ pub fn why(name: &str, locks: &Locks) -> String {
             false => format!("{name}: nobody is seen inside"),
         }];
         out.extend(remarks(locks));
-        out.extend(locks.waits.iter().map(|wait| format!("nothing new is granted: {wait}")));
         return out.join("\n");
     };
     let mut out = Vec::new();
     match (resource.waiters.len(), resource.holders.is_empty()) {
         // A member that has not answered may have somebody inside.
         (0, true) if !locks.unanswered.is_empty() => out.push(format!("{name}: nobody is seen inside")),
+        (0, true) if !resource.departed.is_empty() => out.push(format!("{name}: nobody is seen inside")),
         (0, true) => out.push(format!("{name} is free: nobody is inside")),
         (0, false) => out.push(format!("{name} is in use, and nobody waits for it")),
         (1, _) => out.push(format!("1 waits for {name}")),
@@ -205,7 +205,9 @@ pub fn why(name: &str, locks: &Locks) -> String {
         None => out.push("  the node that decides has not answered".into()),
     }
     out.extend(remarks(locks));
-    out.extend(locks.waits.iter().map(|wait| format!("nothing new is granted: {wait}")));
+    out.extend(
+        locks.waits.iter().map(|wait| format!("  what may still be in use elsewhere is not granted: {wait}")),
+    );
     out.join("\n")
 }
 

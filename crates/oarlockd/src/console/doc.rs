@@ -466,7 +466,7 @@ pub struct Locks {
     pub v: u32,
     /// Name of the lockspace.
     pub space: String,
-    /// What keeps every lock of the cluster from being granted, in sentences.
+    /// What is still to be proven of the nodes that left and that some of these locks wait for, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<String>,
     /// Members that did not answer in time: what they hold is missing here.
@@ -484,6 +484,9 @@ pub struct Resource {
     pub name: String,
     /// The node that decides, if it answered.
     pub master: Option<String>,
+    /// Nodes that left and may still use it: what does not go beside what they had waits until it is proven that they cannot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub departed: Vec<String>,
     /// What the first waiter waits for, as the master announced it.
     pub head: Option<Head>,
     /// Sessions with a lock on it, granted or waiting, on the nodes that answered.

@@ -177,7 +177,7 @@ mod tests {
                 ("fenced", 12_000, 3_000, None),
             ]
         );
-        assert_eq!((told.slowest.as_deref(), told.granted_us), (Some("restated"), Some(12_000)));
+        assert_eq!((told.slowest.as_deref(), told.granted_us), (Some("restated"), Some(9_000)));
         assert_eq!((told.state.as_str(), told.age_us), ("granting", 60_000_000));
         assert_eq!(told.at, "2001-09-09T01:46:40.000Z");
     }

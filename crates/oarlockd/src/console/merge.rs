@@ -86,6 +86,7 @@ impl Merged {
             }),
             What::Master(m) => {
                 self.doc.master = Some(node.into());
+                self.doc.departed = m.departed.iter().map(|node| name_of(*node)).collect();
                 self.doc.openers_told = m.openers;
                 self.doc.value = Some(doc::ValueBlock { sequence: m.value, valid: m.value_valid });
                 self.doc.head = m.head.map(|h| doc::Head {
@@ -189,6 +190,7 @@ mod tests {
             value: 0,
             value_valid: true,
             openers: 5,
+            departed: vec![],
         });
         let answers = [
             (NodeId(0), seen(vec![waiter(10, Kind::New), waiter(11, Kind::New)])),

@@ -25,6 +25,7 @@ mod registry;
 mod restart;
 pub(crate) mod status;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -251,7 +252,7 @@ impl Console {
             }
             Question::Locks { space, waiting, name } => {
                 let locks = self.locks(&space, waiting, name.as_deref(), permit).await?;
-                serde_json::to_string(&doc::Locks { waits: self.waits().await?, ..locks })
+                serde_json::to_string(&doc::Locks { waits: self.waits(&locks).await?, ..locks })
             }
         };
         Ok(text.expect("a document is plain data"))
@@ -298,12 +299,17 @@ impl Console {
         wait(receiver).await
     }
 
-    /// What keeps every lock of the cluster from being granted.
-    async fn waits(&self) -> std::result::Result<Vec<String>, (Code, String)> {
+    /// What is still to be proven of the nodes that some of these locks wait for.
+    async fn waits(&self, locks: &doc::Locks) -> std::result::Result<Vec<String>, (Code, String)> {
+        let departed: BTreeSet<&String> = locks.resources.iter().flat_map(|it| &it.departed).collect();
+        if departed.is_empty() {
+            return Ok(Vec::new());
+        }
         let snapshot = self.snapshot().await?;
         let Some(registry) = &snapshot.registry else { return Ok(Vec::new()) };
         let pending = fences::pending(&names(&self.config, &snapshot), registry);
-        Ok(pending.into_iter().map(|fence| fence.text).collect())
+        let theirs = pending.into_iter().filter(|fence| departed.contains(&fence.run.node));
+        Ok(theirs.map(|fence| fence.text).collect())
     }
 
     async fn locks(
