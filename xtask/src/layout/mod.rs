@@ -28,8 +28,8 @@ have four bytes of length. A decoder refuses everything else, so each message ha
 /// Conversations: heading, source file below `src/message`, types in the order to show them.
 const MESSAGES: &[(&str, &str, &[&str])] = &[
     ("Between nodes", "peer.rs", &["PeerMessage"]),
-    ("Masters and shadows", "lock.rs", &["Packet", "Info", "Conv", "Head", "Kind", "Reason"]),
-    ("Another view", "barrier.rs", &["Barrier", "Report"]),
+    ("Masters and shadows", "lock.rs", &["Packet", "Info", "Conv", "Head", "Kind", "Reason", "Remains"]),
+    ("Another view", "barrier.rs", &["Barrier", "Lost", "Member", "Report"]),
     ("Questions of people", "look.rs", &["Look", "Seen", "What", "Party", "Token"]),
     ("A program and its node", "session.rs", &["Request", "Reply", "Failure"]),
 ];

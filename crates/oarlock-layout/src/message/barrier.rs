@@ -63,15 +63,13 @@ impl Wire for Barrier {
                 out.bool(departed);
                 out.bool(unsettled);
             }
-            Step::Lost(Lost { members, masters, run }) => {
+            Step::Lost(lost) => {
                 out.u8(3);
-                out.u64(members);
-                out.u64(masters);
-                encode_run(out, run);
+                lost.encode(out);
             }
             Step::Unknown(run) => {
                 out.u8(4);
-                encode_run(out, run);
+                run.encode(out);
             }
         }
     }
@@ -81,19 +79,33 @@ impl Wire for Barrier {
         let step = match r.u8()? {
             1 => Step::Arrived,
             2 => Step::Restated { departed: r.bool("departed")?, unsettled: r.bool("unsettled")? },
-            3 => Step::Lost(Lost { members: r.u64()?, masters: r.u64()?, run: decode_run(r)? }),
-            4 => Step::Unknown(decode_run(r)?),
+            3 => Step::Lost(Lost::decode(r)?),
+            4 => Step::Unknown(Member::decode(r)?),
             n => return Err(Malformed::Unknown { field: "step", value: n.into() }),
         };
         Ok(Barrier { epoch, step })
     }
 }
 
-fn encode_run(out: &mut Writer<'_>, run: Member) {
-    out.u16(run.node.0);
-    out.u64(run.incarnation.0);
+impl Wire for Lost {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.members);
+        out.u64(self.masters);
+        self.run.encode(out);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Lost, Malformed> {
+        Ok(Lost { members: r.u64()?, masters: r.u64()?, run: Member::decode(r)? })
+    }
 }
 
-fn decode_run(r: &mut Reader<'_>) -> Result<Member, Malformed> {
-    Ok(Member { node: NodeId(r.u16()?), incarnation: Incarnation(r.u64()?) })
+impl Wire for Member {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u16(self.node.0);
+        out.u64(self.incarnation.0);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Member, Malformed> {
+        Ok(Member { node: NodeId(r.u16()?), incarnation: Incarnation(r.u64()?) })
+    }
 }

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
 use crate::flags::Flags;
-use crate::id::{Epoch, Incarnation, NodeId, SpaceId};
+use crate::id::{Epoch, NodeId, SpaceId};
 use crate::limit::NODES_MAX;
 use crate::mode::Mode;
 use crate::name::Name;
@@ -314,10 +314,8 @@ impl Wire for Packet {
                 out.option(m.writer.as_ref(), |out, writer| out.u16(writer.0));
                 out.bool(m.uses_value);
                 out.u32(m.remains.len() as u32);
-                for it in &m.remains {
-                    out.u16(it.run.node.0);
-                    out.u64(it.run.incarnation.0);
-                    out.mode(it.mode);
+                for remains in &m.remains {
+                    remains.encode(out);
                 }
             }
         }
@@ -367,12 +365,19 @@ impl Wire for Packet {
 }
 
 fn remains(r: &mut Reader<'_>) -> Result<Vec<Remains>, Malformed> {
-    let one = |r: &mut Reader<'_>| {
-        let run = Member { node: NodeId(r.u16()?), incarnation: Incarnation(r.u64()?) };
-        Ok(Remains { run, mode: r.mode()? })
-    };
     let n = r.count("remains", REMAINS_MAX)?;
-    (0..n).map(|_| one(r)).collect()
+    (0..n).map(|_| Remains::decode(r)).collect()
+}
+
+impl Wire for Remains {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.run.encode(out);
+        out.mode(self.mode);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Remains, Malformed> {
+        Ok(Remains { run: Member::decode(r)?, mode: r.mode()? })
+    }
 }
 
 impl Wire for Info {

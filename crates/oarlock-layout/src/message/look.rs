@@ -298,7 +298,9 @@ impl Wire for What {
                 out.bool(m.value_valid);
                 out.u32(m.openers);
                 out.u32(m.departed.len() as u32);
-                m.departed.iter().for_each(|node| out.u16(node.0));
+                for node in &m.departed {
+                    out.u16(node.0);
+                }
             }
             What::Record(k) => {
                 out.u8(5);
