@@ -334,6 +334,7 @@ impl Master {
         if ctx.open || self.rare.inherited.is_some() {
             return Err(Violation::Handover);
         }
+        self.rare.remains = m.remains;
         if ctx.planted.has(Bug::HeirForgets) {
             return Ok(());
         }
@@ -341,7 +342,6 @@ impl Master {
             self.rare.value = m.value;
         }
         self.rare.inherited = Some(Inherited { writer: m.writer, uses_value: m.uses_value });
-        self.rare.remains = m.remains;
         Ok(())
     }
 

@@ -66,7 +66,7 @@ pub enum Bug {
     OldGrants,
     /// A master grants as soon as its own node has restated, and not all have (L11, 48).
     HalfBuilt,
-    /// What the master of the view before hands over is thrown away (44).
+    /// What the master of the view before hands over about blocks is thrown away (44).
     HeirForgets,
     /// A handover that arrives late is thrown away like any old message (44).
     LateHandover,

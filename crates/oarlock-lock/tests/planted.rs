@@ -6,6 +6,7 @@
 #[path = "explore/mod.rs"]
 mod explore;
 
+use explore::aside;
 use explore::menu::Menu;
 use explore::search::{self, Broken};
 use explore::sets;
@@ -67,7 +68,8 @@ fn caught(plant: impl Fn(Menu) -> Menu) -> Option<(String, Broken)> {
     std::panic::set_hook(Box::new(|_| {}));
     let all = menus();
     let last = all[all.len() - DEEP_SPACES..].to_vec();
-    let searches = all.into_iter().map(|menu| (menu, SHALLOW)).chain(last.map(|menu| (menu, DEEP)));
+    let searches =
+        all.into_iter().map(|menu| (menu, SHALLOW)).chain(last.into_iter().map(|menu| (menu, DEEP)));
     searches.into_iter().find_map(|(menu, limit)| {
         let menu = plant(menu);
         let broken = search::explore(&menu, limit).broken?;
@@ -125,8 +127,9 @@ const SEEN: &[(Bug, &str, &str)] = &[
 #[test]
 fn every_planted_bug_is_caught_by_a_general_check() {
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
-        match caught(|menu| menu.with(bug)) {
+    let look = |bug: Bug| (bug, caught(|menu| menu.with(bug)));
+    aside::side_by_side(Bug::ALL.to_vec(), look, |(bug, found)| {
+        match found {
             Some((menu, broken)) => {
                 let fault = broken.fault.to_string();
                 println!("| {bug:?} | {menu} | {} steps: {fault} |", broken.steps.len());
@@ -141,7 +144,8 @@ fn every_planted_bug_is_caught_by_a_general_check() {
             }
             None => missed.push(format!("{bug:?} at all")),
         }
-    }
+        true
+    });
     let _ = std::panic::take_hook();
     assert!(missed.is_empty(), "nobody noticed {missed:#?}");
     // The table that people read names the same explorations.

@@ -5,7 +5,8 @@ mod explore;
 
 use std::process::ExitCode;
 
-use explore::{search, sets};
+use explore::menu::Menu;
+use explore::{aside, search, sets};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,12 +27,14 @@ fn main() -> ExitCode {
     let limit = number("--states").unwrap_or(usize::MAX);
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = 0;
-    let mut passed = 0;
-    for mut menu in menus {
-        if let Some(actions) = number("--actions") {
-            menu.actions = actions as u8;
-        }
+    let (mut passed, mut states) = (0, 0);
+    let actions = number("--actions");
+    let explored = |mut menu: Menu| {
+        menu.actions = actions.map_or(menu.actions, |actions| actions as u8);
         let found = search::explore(&menu, limit);
+        (menu, found)
+    };
+    aside::side_by_side(menus, explored, |(menu, found)| {
         println!(
             "{:<50} {} nodes {} programs {} actions: {:>10} states {:>11} steps {:>9} at rest {:>6.1} s{}",
             menu.name,
@@ -44,16 +47,17 @@ fn main() -> ExitCode {
             found.took.as_secs_f64(),
             if found.whole { "" } else { "  (not all)" },
         );
-        if let Some(broken) = found.broken {
-            println!("BROKEN: {}\n{}", broken.fault, search::tell(&menu, &broken));
-            failed += 1;
-            if !has("--all") {
-                break;
+        states += found.states;
+        match found.broken {
+            Some(broken) => {
+                println!("BROKEN: {}\n{}", broken.fault, search::tell(&menu, &broken));
+                failed += 1;
             }
-        } else {
-            passed += 1;
+            None => passed += 1,
         }
-    }
+        failed == 0 || has("--all")
+    });
+    println!("{states} states");
     println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -9,9 +9,11 @@
 //!   views     members that die, join and come back, and the barriers they pass
 //!   recovery  what must be true while they do
 //!   search    each state once; a broken rule becomes a short story
+//!   aside     several spaces at once
 //! ```
 #![allow(dead_code, reason = "several test programs share these modules, each uses a part")]
 
+pub(crate) mod aside;
 pub(crate) mod check;
 pub(crate) mod ghost;
 pub(crate) mod intruder;

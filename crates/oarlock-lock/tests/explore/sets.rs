@@ -91,7 +91,7 @@ pub(crate) fn views(more: u8) -> Vec<Menu> {
         of("the master's node dies, fences", 3, 3).strict().through(master_dies().with_fences()),
         of("a shadow's node dies, then the master's, fences", 4, 3)
             .through(four().then(&[1], &[], 3).then(&[3], &[], 2).briskly().with_fences()),
-        of("a shadow's node dies, a master joins, fences", 4, 3)
+        of("a shadow's node dies, a master joins, fences", 4, 2)
             .through(three().then(&[1], &[], 2).then(&[], &[3], 3).briskly().with_fences()),
         of("a shadow's node dies as a master joins, fences", 4, 3)
             .through(three().then(&[1], &[3], 3).briskly().with_fences()),
