@@ -224,7 +224,8 @@ impl Worker<'_> {
     }
 
     fn refused(&mut self, kept: Option<&Guard>, handle: u32, error: &Error) -> Result<(), Ended> {
-        self.refusals = if error.kind() == Kind::NotServing { self.refusals + 1 } else { 0 };
+        self.refusals =
+            if matches!(error.kind(), Kind::NotServing | Kind::Fenced) { self.refusals + 1 } else { 0 };
         refused(self.diary, kept, handle, error)?;
         if self.refusals > 0 {
             self.phases.sleep(Duration::from_millis(50));

@@ -169,6 +169,8 @@ codes! {
     CoordinatorStopped = 2405, exit 69;
     /// The node has not renewed its lease: what is held is lost soon, unless it does.
     AtRisk = 2406, exit 76;
+    /// An earlier run of this node is to be fenced by a program, and this one is let in after that.
+    Fenced = 2407, exit 79;
     /// A member has not been heard; requests that need it wait.
     MemberSilent = 3101, exit 69;
     /// Half of this epoch's serials are used.
@@ -210,6 +212,11 @@ impl Code {
     /// The number behind `OAR-`.
     pub const fn number(self) -> u16 {
         self as u16
+    }
+
+    /// Whether it says that a node does not serve: a program had better ask another node.
+    pub const fn is_outage(self) -> bool {
+        matches!(self.exit(), 69 | 79)
     }
 }
 

@@ -8,7 +8,7 @@ use oarlock_circuit::{Class, SendError};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
-use oarlock_layout::id::{Epoch, LockId, SessionId, SharedHandle, SpaceId};
+use oarlock_layout::id::{Epoch, Incarnation, LockId, SessionId, SharedHandle, SpaceId};
 use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SESSION_LOCKS_MAX};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::peer::PeerMessage;
@@ -268,7 +268,10 @@ impl Node {
         match self.phase() {
             Phase::Serving => Ok(()),
             Phase::Refused => Err((Code::Refused, self.why_not_serving())),
-            Phase::Forming => Err((Code::NotServing, self.why_not_serving())),
+            Phase::Forming => {
+                let code = if self.awaits_fence().is_some() { Code::Fenced } else { Code::NotServing };
+                Err((code, self.why_not_serving()))
+            }
         }
     }
 
@@ -282,6 +285,11 @@ impl Node {
         }
     }
 
+    /// The earlier run of this node whose fence keeps this one out.
+    fn awaits_fence(&self) -> Option<Incarnation> {
+        self.membership.as_ref().and_then(|_| self.run_to_be_fenced())
+    }
+
     fn why_not_serving(&self) -> String {
         let me = self.node_name(self.config.me);
         if let Some(why) = &self.refused {
@@ -293,7 +301,7 @@ impl Node {
         let Some(membership) = &self.membership else {
             return format!("{me} has not heard from the coordinator yet that it is a member");
         };
-        if let Some(run) = self.run_to_be_fenced() {
+        if let Some(run) = self.awaits_fence() {
             return format!("{me} is let in again once its run {run} is fenced");
         }
         let unheard: Vec<String> = membership.unheard().map(|node| self.node_name(node)).collect();

@@ -404,7 +404,7 @@ impl Process {
     }
 
     fn failed(&mut self, handle: u32, code: Code, cx: &mut Context<'_>) {
-        if matches!(code, Code::NotServing | Code::Refused) {
+        if matches!(code, Code::NotServing | Code::Refused | Code::Fenced) {
             self.next_lock = self.next_lock.max(cx.now + 100 * MS);
             cx.load.refused += 1;
         }

@@ -60,7 +60,7 @@
 //!             | value L "…"|invalid|never-written|not-read | raised EVENT | SUM ==|!=|<|<=|>|>= SUM
 //!   SUM       N | X | token L | counter NAME at NODE, each perhaps with ` + N`
 //!   WHY       busy timed-out cancelled not-owned no-such-lock in-flight bad-conversion bad-flags deadlock
-//!             not-serving
+//!             not-serving fenced
 //!   PROMISE   exclusion value tokens order answers liveness all
 //!   TIME      500us 20ms 3s          L: a lock of this flow; in an expectation also FLOW.L
 //! ```

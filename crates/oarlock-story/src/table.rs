@@ -347,6 +347,7 @@ pub(crate) const WHYS: &[(&str, Code)] = &[
     ("bad-flags", Code::BadFlags),
     ("deadlock", Code::Deadlock),
     ("not-serving", Code::NotServing),
+    ("fenced", Code::Fenced),
 ];
 
 /// The word for a code. Codes without a word do not come out of a file.

@@ -61,6 +61,8 @@ pub enum Kind {
     InFlight,
     /// The daemon runs but its cluster does not grant locks, or not at this node.
     NotServing,
+    /// The daemon runs, and is not let into its cluster before an earlier run of its node is fenced.
+    Fenced,
     /// No daemon answers.
     NoDaemon,
     /// This user may not talk to the daemon, or may not do that in the lockspace.
@@ -106,6 +108,7 @@ impl Error {
             | Code::TokensExhausted
             | Code::MemberSilent
             | Code::CoordinatorStopped => Kind::NotServing,
+            Code::Fenced => Kind::Fenced,
             Code::NoDaemon => Kind::NoDaemon,
             Code::SocketDenied | Code::SpaceDenied | Code::NotOperator => Kind::Denied,
             Code::SessionVersion => Kind::Version,
@@ -158,6 +161,7 @@ impl Error {
             }
             Kind::InFlight => "wait for the operation under way",
             Kind::NotServing => "see `oarlock status` for what the node waits for",
+            Kind::Fenced => "see `oarlock status` for the fence, and use another node meanwhile",
             Kind::NoDaemon => "start one with `oarlock serve`, or try `oarlock dev`",
             Kind::Denied if self.0.code == Code::SpaceDenied => {
                 "see `oarlock space ls` for what is given to whom"

@@ -343,6 +343,13 @@ pub fn page(code: Code) -> Page {
              renew it within 1.2 s, others get the lock",
             "bring what the lock protects to an end; oarlock status and oarlock events of the node say what it waits for",
         ),
+        Code::Fenced => page_of(
+            "this node is to be fenced",
+            "an earlier run of it left without giving itself up, and the program that fences it has not succeeded; this run is let in \
+             after that",
+            "`oarlock status` on another member says who runs the program and why it fails; whoever has seen to it says there \
+             `oarlock node fence NAME --confirmed`",
+        ),
         Code::NotServing => page_of(
             "the node is not serving",
             "it is in no view: there is no majority of members, or not every member of the view hears it yet",

@@ -140,6 +140,10 @@ fn nothing_of_a_killed_node_is_granted_before_its_fence_has_succeeded() {
     until("it says what it waits for", || {
         fenced.run(C, &["status"]).out.contains("let in again once its run 1 is fenced")
     });
+    for words in [&["ok"][..], &["health"], &["lock", "-w", "1", "x", "--", "true"]] {
+        fenced.run(C, words).expect(79, &["OAR-2407"]);
+    }
+    fenced.run(C, &["ok"]).expect(79, &["let in again once its run 1 is fenced"]);
     assert!(!fenced.file("granted").exists(), "nothing is granted meanwhile");
 
     fs::write(fenced.file("allowed"), "").unwrap();

@@ -21,8 +21,8 @@ pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space, Sur
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit status: 0 done (lock: the child's own), 1 failed, 2 usage, 69 daemon not reachable, 75 not \
-                  granted, 76 lock lost, 77 not permitted, 78 bad configuration, 80 outcome unknown, \
-                  81 deadlock. \
+                  granted, 76 lock lost, 77 not permitted, 78 bad configuration, 79 this node is fenced, \
+                  80 outcome unknown, 81 deadlock. \
                   Every error has a code; `oarlock explain CODE` explains it."
 )]
 pub struct Cli {
@@ -69,7 +69,8 @@ pub enum Command {
     Ok(Ask),
     /// Show how well this node is, a line for each matter
     #[command(
-        after_help = "Exit status: 0 all is well, 1 it serves with warnings, 69 it cannot serve or soon may not."
+        after_help = "Exit status: 0 all is well, 1 it serves with warnings, 69 it cannot serve or soon may not, \
+                      79 it is not let in before an earlier run of it is fenced."
     )]
     Health(Health),
     /// Look at locks
@@ -334,7 +335,7 @@ pub enum Token {
                   (readable when the lock is lost) in its environment. It is killed if the lock is lost or if \
                   `oarlock lock` itself is killed.\n\n\
                   Exit status: that of the command, 128+n if signal n ended it; 75 not granted (-E changes it); \
-                  76 lock lost; 126, 127 the command cannot be run."
+                  76 lock lost; 79 this node is fenced; 126, 127 the command cannot be run."
 )]
 pub struct Lock {
     /// Take it exclusively, EX (the default)

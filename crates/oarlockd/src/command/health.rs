@@ -44,7 +44,7 @@ fn page(health: &Health, detail: bool) -> String {
     out.join("\n")
 }
 
-/// What the exit status says: 0 all is well, 1 there are warnings, 69 something is bad.
+/// What the exit status says: 0 all is well, 1 there are warnings, 69 something is bad, 79 the node waits for a fence.
 fn judged(health: &Health) -> Result<()> {
     let those = |grade| health.matters.iter().filter(move |it| it.grade == grade);
     let names = |grade| those(grade).map(|it| it.matter.as_str()).collect::<Vec<_>>().join(", ");
@@ -57,7 +57,9 @@ fn judged(health: &Health) -> Result<()> {
         }
         Grade::Bad => {
             let codes = those(Grade::Bad).filter_map(|it| explain::parse(it.code.as_deref()?));
-            let code = codes.filter(|code| code.exit() == Code::NotServing.exit()).min();
+            // That the node waits for a fence is why the others are as they are.
+            let code =
+                codes.filter(|code| code.is_outage()).min_by_key(|code| (*code != Code::Fenced, *code));
             let what = format!("{node} is not well: {}", names(Grade::Bad));
             Err(Problem::new(code.unwrap_or(Code::NotServing), what).because("see the lines above"))
         }
@@ -92,6 +94,9 @@ mod tests {
         let bad = ("quorum", Grade::Bad, Some(Code::NoMajority));
         let exit = |all: &[_]| judged(&health(all)).map_or_else(|p| p.exit(), |()| 0);
         assert_eq!((exit(&[fine]), exit(&[fine, warning]), exit(&[warning, bad])), (0, 1, 69));
+        let fenced = ("serving", Grade::Bad, Some(Code::Fenced));
+        let leaseless = ("lease", Grade::Bad, Some(Code::NotServing));
+        assert_eq!(exit(&[fenced, bad, leaseless]), 79, "the others follow from that");
         let problem = judged(&health(&[fine, warning, bad])).unwrap_err();
         assert_eq!((problem.code, problem.what.as_str()), (Code::NoMajority, "node-a is not well: quorum"));
     }

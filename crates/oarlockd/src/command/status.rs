@@ -163,7 +163,7 @@ pub fn unhealthy(status: &Status) -> Problem {
         .reasons
         .iter()
         .filter_map(|r| explain::parse(&r.code))
-        .find(|c| c.exit() == Code::NotServing.exit())
+        .find(|c| c.is_outage())
         .unwrap_or(if status.serving { Code::MemberSilent } else { Code::NotServing });
     let why: Vec<_> = status.reasons.iter().map(|r| r.text.as_str()).collect();
     let problem = Problem::new(code, what);

@@ -43,7 +43,7 @@ impl Console {
         matters.push(self.waiting(stuck, permit).await);
         for (code, text) in &snapshot.status.problems {
             // What has a matter of its own is told there.
-            let told = [Code::NotServing, Code::Refused, Code::Recovering, Code::MemberSilent];
+            let told = [Code::NotServing, Code::Refused, Code::Fenced, Code::Recovering, Code::MemberSilent];
             if !told.contains(code) {
                 matters.push(Matter::new("others", Grade::Warn, *code, text.clone()));
             }
@@ -108,7 +108,7 @@ fn serving(snapshot: &Snapshot) -> Matter {
     let reason = |codes: &[Code]| status.problems.iter().find(|(code, _)| codes.contains(code)).cloned();
     if status.phase != Phase::Serving {
         let none = || (Code::NotServing, format!("it is {}", status.phase.name()));
-        let (code, text) = reason(&[Code::NotServing, Code::Refused]).unwrap_or_else(none);
+        let (code, text) = reason(&[Code::NotServing, Code::Refused, Code::Fenced]).unwrap_or_else(none);
         return Matter::new(WHAT, Grade::Bad, code, text);
     }
     if !status.open {
