@@ -517,6 +517,8 @@ async fn who_hears_no_answer_may_ask_again<C: Cast>(cast: &C) {
             0 => (others(leader)[0], others(leader)[1]),
             _ => (others(leader)[1], others(leader)[0]),
         };
+        // What was decided before is not on its way any more.
+        same_everywhere(cast).await;
         cast.deafen(deaf);
         let revision = cast.applied(deaf).1.revision();
         let command = space(id, &format!("space{id}"));
