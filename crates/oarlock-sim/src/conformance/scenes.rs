@@ -77,6 +77,9 @@ pub trait Cast {
     /// It starts again.
     fn start(&self, node: usize) -> impl Future<Output = ()>;
 
+    /// Half of the elections take this long at most, from the death of whoever led.
+    fn election(&self) -> Duration;
+
     /// May a proposal go its own ways: reach the leader twice, or only when nobody waits for it any more?
     fn strays(&self) -> bool;
 }
@@ -708,16 +711,32 @@ async fn what_was_decided_outlives_every_process<C: Cast>(cast: &C) {
     assert_eq!(decide(cast, 0, &renew(number)).await, Outcome::Already);
 }
 
-/// The loss of a leader holds nobody up for longer than a lease can wait (L6).
+/// The loss of a leader holds nobody up for longer than a lease can wait (L6). A machine that is busy with other things may
+/// be late for some elections, not for most of them three times in a row.
 async fn another_leads_soon<C: Cast>(cast: &C) {
     founded(cast).await;
-    for number in 1..=3 {
-        let leader = cast.leader().await;
-        cast.kill(leader).await;
-        let begin = cast.now();
-        done(cast, (leader + 1) % NODES, &renew(number)).await;
-        println!("another leads after {:?}", cast.now() - begin);
-        cast.start(leader).await;
-        same_everywhere(cast).await;
+    let mut number = 0;
+    let mut medians = Vec::new();
+    while medians.len() < 3 {
+        let mut elections = Vec::new();
+        for _ in 0..5 {
+            number += 1;
+            let leader = cast.leader().await;
+            let begin = cast.now();
+            cast.kill(leader).await;
+            cast.leader().await;
+            elections.push(cast.now() - begin);
+            done(cast, (leader + 1) % NODES, &renew(number)).await;
+            let (led, decided) = (elections[elections.len() - 1], cast.now() - begin);
+            println!("another leads after {led:?}, decided after {decided:?}");
+            cast.start(leader).await;
+            same_everywhere(cast).await;
+        }
+        elections.sort();
+        medians.push(elections[elections.len() / 2]);
+        if medians.last() <= Some(&cast.election()) {
+            return;
+        }
     }
+    panic!("half of the elections took longer than {medians:?}, and {:?} is promised", cast.election());
 }

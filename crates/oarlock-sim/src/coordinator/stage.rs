@@ -50,6 +50,8 @@ enum Wrong {
     SilenceIsNo,
     /// When whoever leads dies, nobody leads any more.
     StaysLeaderless,
+    /// The same for a second, and then somebody does.
+    ElectsLate,
     /// An eviction counts, whatever its proposer knew of renewals.
     EvictsTheRenewed,
     /// What is said again is done again.
@@ -118,7 +120,8 @@ impl State {
     /// Whoever led leads no more: after a while another does, if one can.
     fn lose_leader(&mut self) {
         let now = self.queue.now();
-        let away = self.random.between(100 * MS, 600 * MS);
+        let late = if self.wrong == Some(Wrong::ElectsLate) { S } else { 0 };
+        let away = late + self.random.between(100 * MS, 600 * MS);
         self.coordinator.leaderless_until = now + away;
         self.elect();
     }
@@ -420,6 +423,11 @@ impl Cast for Stage {
         self.0.borrow_mut().start(node as u16);
     }
 
+    /// Its leaders are away for as long as in every run, which is longer than those of embedded Raft are.
+    fn election(&self) -> Duration {
+        Duration::from_millis(600)
+    }
+
     fn strays(&self) -> bool {
         true
     }
@@ -466,6 +474,7 @@ fn a_wrong_coordinator_is_refused() {
         (Wrong::SkipsSome, Scene::OneOrder),
         (Wrong::SilenceIsNo, Scene::NoAnswer),
         (Wrong::StaysLeaderless, Scene::LeadsSoon),
+        (Wrong::ElectsLate, Scene::LeadsSoon),
         (Wrong::EvictsTheRenewed, Scene::Unheard),
         (Wrong::DoesAgain, Scene::SaidAgain),
         (Wrong::MixesAnswers, Scene::OneOfTwo),

@@ -3,10 +3,11 @@
 //! An engine joins by its [`Nodes`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_sim::conformance::scenes::{self, Cast, Doubt};
+use tokio::time::Instant;
 
 use super::{Coordinator, Trouble};
 
@@ -14,6 +15,9 @@ use super::{Coordinator, Trouble};
 pub(super) trait Nodes {
     /// Its coordinator.
     type Engine: Coordinator + Clone;
+
+    /// Half of the elections take this long at most.
+    const ELECTION: Duration;
 
     /// The coordinator of a node that lives.
     fn at(&self, node: usize) -> Self::Engine;
@@ -46,7 +50,7 @@ pub(super) async fn play_all<N: Nodes>(nodes: impl AsyncFn() -> N) {
     scenes::play_all(async || Playing { nodes: nodes().await, begin }).await;
 }
 
-/// Nodes of an engine, and the machine's clock.
+/// Nodes of an engine, and the clock of their tasks.
 struct Playing<N> {
     nodes: N,
     begin: Instant,
@@ -111,6 +115,10 @@ impl<N: Nodes> Cast for Playing<N> {
 
     async fn start(&self, node: usize) {
         self.nodes.start(node).await;
+    }
+
+    fn election(&self) -> Duration {
+        N::ELECTION
     }
 
     fn strays(&self) -> bool {

@@ -16,14 +16,8 @@ use crate::coordinator::raft::Disk;
 
 /// What takes longer hangs, on any machine.
 const LONG: Duration = Duration::from_secs(60);
-const TUNING: Tuning = Tuning {
-    heartbeat: Duration::from_millis(40),
-    election: [Duration::from_millis(120), Duration::from_millis(160)],
-    patience: Duration::from_millis(1_000),
-    snapshot_every: 60,
-    campaigns: true,
-    listen: Duration::ZERO,
-};
+const TUNING: Tuning =
+    Tuning { patience: Duration::from_millis(1_000), snapshot_every: 60, ..Tuning::EARNEST };
 
 fn founding(above: u32) -> Command {
     let founder = |n: u16| Founder {

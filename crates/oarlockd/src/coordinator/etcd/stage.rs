@@ -482,6 +482,9 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Nodes for Stage {
     type Engine = External;
 
+    /// Of an etcd with the times that it needs here: a lease waits for a second.
+    const ELECTION: Duration = Duration::from_secs(1);
+
     fn at(&self, node: usize) -> External {
         locked(&self.nodes)[node].clone().expect("it lives")
     }

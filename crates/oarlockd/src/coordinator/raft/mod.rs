@@ -66,18 +66,21 @@ pub struct Tuning {
     pub listen: Duration,
 }
 
-impl Default for Tuning {
+impl Tuning {
     /// A change of leaders takes half a second at most: a lease that is renewed in time must not freeze meanwhile (L6).
+    pub const EARNEST: Tuning = Tuning {
+        heartbeat: Duration::from_millis(40),
+        election: [Duration::from_millis(120), Duration::from_millis(160)],
+        patience: Duration::from_millis(2_000),
+        snapshot_every: 2_000,
+        campaigns: true,
+        listen: Duration::ZERO,
+    };
+}
+
+impl Default for Tuning {
     fn default() -> Tuning {
-        let ms = Duration::from_millis;
-        Tuning {
-            heartbeat: ms(40),
-            election: [ms(120), ms(160)],
-            patience: ms(2_000),
-            snapshot_every: 2_000,
-            campaigns: true,
-            listen: Duration::ZERO,
-        }
+        Tuning::EARNEST
     }
 }
 
