@@ -35,23 +35,13 @@ fn incarnation(dev: &Dev, node: char) -> u64 {
     dev.run(node, &["status", "-o", "json"]).json()["incarnation"].as_u64().unwrap()
 }
 
-fn leader(dev: &Dev) -> char {
-    let mut leader = None;
-    until("somebody leads", || {
-        let said = dev.run('a', &["coord", "show", "-o", "json"]).expect(0, &[]).json();
-        leader = said["coordinator"]["leader"].as_str().and_then(|name| name.chars().last());
-        leader.is_some()
-    });
-    leader.unwrap()
-}
-
 /// L5, L10: the engine is killed, once where the coordinator is not led and once where it is. Programs of the node know that
 /// their locks are lost before others get them, and others get them long before the lease would be over.
 #[test]
 fn a_dead_engines_locks_move_at_once_and_not_before_they_are_lost() {
     let dev = Dev::start();
     for led in [false, true] {
-        let first = leader(&dev);
+        let first = dev.leader();
         let victim = ['a', 'b', 'c'].into_iter().find(|node| (*node == first) == led).unwrap();
         let other = ['a', 'b', 'c'].into_iter().find(|node| *node != victim).unwrap();
         let (keeper, engine, run) = (dev.pid(victim), dev.engine(victim), incarnation(&dev, victim));

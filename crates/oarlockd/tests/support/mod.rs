@@ -160,6 +160,17 @@ impl Dev {
         Said::of(command.output().unwrap())
     }
 
+    /// The node that leads the coordinator.
+    pub fn leader(&self) -> char {
+        let mut leader = None;
+        until("somebody leads", || {
+            let said = self.run('a', &["coord", "show", "-o", "json"]).expect(0, &[]).json();
+            leader = said["coordinator"]["leader"].as_str().and_then(|name| name.chars().last());
+            leader.is_some()
+        });
+        leader.unwrap()
+    }
+
     /// A counter of a node.
     pub fn counter(&self, node: char, name: &str) -> u64 {
         let said = self.run(node, &["metrics", "-o", "json"]).expect(0, &[]);
