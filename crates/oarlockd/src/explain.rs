@@ -113,7 +113,7 @@ pub fn page(code: Code) -> Page {
         ),
         Code::CoordinatorFile => page_of(
             "the coordinator's file cannot be used",
-            "raft.redb in the data directory is missing, damaged, or of another version",
+            "raft.redb in the data directory is missing, damaged, or of another version; the message names what is known of the place",
             "keep a copy of the file as it is; put back a copy only if it is certainly the newest, for a vote that is forgotten can be given twice",
         ),
         Code::NoCluster => page_of(

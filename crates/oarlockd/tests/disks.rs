@@ -123,6 +123,28 @@ fn a_damaged_record_of_the_log_is_named_and_nothing_is_overwritten() {
     solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
 }
 
+/// FT16: what a killed node has written last is damaged. It is not taken for a write that the kill cut short.
+#[test]
+fn damage_to_the_last_write_of_a_killed_node_is_refused_with_its_place() {
+    let mut solo = Solo::new("");
+    solo.start();
+    solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
+    assert_eq!(solo.end("KILL"), None);
+    let file = solo.path("data/raft.redb");
+    let good = fs::read(&file).unwrap();
+    // A bit of byte 9 says which of two places tells of the last write, and this is one of the checksums in it.
+    let at = if good[9] & 1 == 0 { 64 + 20 } else { 192 + 20 };
+    let mut damaged = good.clone();
+    damaged[at] ^= 0x10;
+    fs::write(&file, damaged).unwrap();
+    for _ in 0..2 {
+        solo.serve().expect(78, &["OAR-1207", "raft.redb", "of the file were looked at last"]);
+    }
+    fs::write(&file, good).unwrap();
+    solo.start();
+    solo.run(&["lock", "-n", "x", "--", "true"]).expect(0, &[]);
+}
+
 /// FT16: a node whose data directory is gone is noticed by the others, and by itself: it does not begin again until somebody has
 /// seen to it, whatever the number of its run would be by then.
 #[test]

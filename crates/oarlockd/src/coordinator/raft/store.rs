@@ -13,12 +13,20 @@ use oarlock_layout::codec::{Reader, Wire, Writer};
 use oarlock_layout::message::raft::{Ballot, LogEntry, LogId, VotersAt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::types::{self, Entry, Id, Snapshot, SnapshotMeta, Types, Vote};
 
 mod anew;
+mod newest;
+mod watched;
+
+use watched::Watched;
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const MARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("marks");
@@ -55,8 +63,36 @@ impl Store {
         if !path.exists() {
             Store::make(path).map_err(|e| failed(&e))?;
         }
-        let database = Database::builder().set_check_integrity_on_open(true).open(path);
-        Store::on(database.map_err(|e| failed(&e))?, path)
+        let file = std::fs::File::options().read(true).write(true).open(path).map_err(|e| failed(&e))?;
+        Store::look_through(FileBackend::new(file).map_err(|e| failed(&e))?, path)
+    }
+
+    /// Opens what is there already. All of it is looked at, so damage is found now.
+    pub(super) fn look_through(file: impl StorageBackend, path: &Path) -> io::Result<Store> {
+        let failed = |e: io::Error| io::Error::other(format!("{}: {e}", path.display()));
+        newest::put_in_force(&file, path).map_err(failed)?;
+        Store::look_through_all(file, path)
+    }
+
+    fn look_through_all(file: impl StorageBackend, path: &Path) -> io::Result<Store> {
+        let failed = |what: &dyn fmt::Display| io::Error::other(format!("{}: {what}", path.display()));
+        let file = Watched::new(file);
+        if file.len().map_err(|e| failed(&e))? == 0 {
+            return Err(failed(&"it is empty"));
+        }
+        let place = file.place();
+        let database = Database::builder().set_check_integrity_on_open(true).create_with_backend(file);
+        let database = database.map_err(|e| match &e {
+            DatabaseError::Storage(_) => {
+                let place = place.lock().map_or_else(|it| *it.into_inner(), |it| *it);
+                failed(&format_args!("{e}; {place} of the file were looked at last"))
+            }
+            DatabaseError::UpgradeRequired(version) => failed(&format_args!(
+                "by byte 64 or 192 its database is of format {version}, and this version does not know what that is"
+            )),
+            _ => failed(&e),
+        })?;
+        Store::on(database, path)
     }
 
     /// A new file: whole, or not there.
@@ -133,9 +169,17 @@ impl Store {
         io::Error::other(format!("{}: {what}", self.file.path.display()))
     }
 
+    /// One that is forced before the header leads to it: so what the header leads to was there, and if it is not as it was, that is
+    /// damage, not a write that a crash cut short. The database goes back to the write before otherwise, and a vote is forgotten.
+    fn begin(&self) -> Result<WriteTransaction, redb::Error> {
+        let mut txn = self.file.database.begin_write()?;
+        txn.set_two_phase_commit(true);
+        Ok(txn)
+    }
+
     fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> io::Result<T> {
         let all = || -> Result<T, redb::Error> {
-            let txn = self.file.database.begin_write()?;
+            let txn = self.begin()?;
             let done = change(&txn)?;
             txn.commit()?;
             Ok(done)
@@ -153,13 +197,25 @@ impl Store {
     }
 
     fn opened(&self, what: impl fmt::Display, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let (body, sum) = bytes
-            .split_at_checked(bytes.len().wrapping_sub(CHECKSUM_BYTES))
-            .ok_or_else(|| self.failed(format_args!("{what} has {} bytes", bytes.len())))?;
+        let (body, sum) =
+            bytes.split_at_checked(bytes.len().wrapping_sub(CHECKSUM_BYTES)).ok_or_else(|| {
+                self.failed(format_args!("{what} has {} bytes{}", bytes.len(), self.place_of(bytes)))
+            })?;
         if xxh3_64(body).to_le_bytes() != sum {
-            return Err(self.failed(format_args!("{what} is damaged: its checksum is another")));
+            let place = self.place_of(bytes);
+            return Err(self.failed(format_args!("{what} is damaged{place}: its checksum is another")));
         }
         Ok(body.to_vec())
+    }
+
+    /// Where in the file these bytes are, if that is certain: older ones may be there as well, that were let go.
+    fn place_of(&self, bytes: &[u8]) -> String {
+        let all = std::fs::read(&self.file.path).unwrap_or_default();
+        let mut places = all.windows(bytes.len().max(1)).enumerate().filter(|(_, it)| *it == bytes);
+        match (places.next(), places.next()) {
+            (Some((at, _)), None) => format!(", {} bytes at byte {at} of the file", bytes.len()),
+            _ => String::new(),
+        }
     }
 
     fn mark(&self, name: &'static str) -> io::Result<Option<Vec<u8>>> {
@@ -257,7 +313,7 @@ impl Store {
         let store = self.clone();
         let keep = move || {
             // One writer at a time: nobody comes in between.
-            let txn = store.file.database.begin_write().map_err(|e| store.failed(e))?;
+            let txn = store.begin().map_err(|e| store.failed(e))?;
             let kept = store.snapshot()?.and_then(|kept| kept.last);
             if kept >= last && kept.is_some() {
                 return Ok(());
