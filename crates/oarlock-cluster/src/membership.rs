@@ -385,6 +385,13 @@ impl Membership {
         unheard.map(|member| member.node)
     }
 
+    /// For how much longer this run waits before it asks to be let in, though it hears every member of the view: how often in a row it
+    /// was put out because somebody did not hear it ([`hold_of`]), and the time that is left.
+    pub fn held_back(&self, now: Instant) -> Option<(u32, Duration)> {
+        let ready = self.ready_at().filter(|_| matches!(self.part, Part::Waiting { .. }))?;
+        (now < ready).then(|| (self.cut_off, ready.since(now)))
+    }
+
     // ----- what follows ---------------------------------------------------------------------------------------
 
     /// When the attempt was sent by which the last run of this node was let in, if that was one of this run.

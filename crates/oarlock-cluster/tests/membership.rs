@@ -401,8 +401,11 @@ fn whoever_was_not_heard_again_and_again_waits_longer_each_time() {
         second.hears(at(now), 0, 1);
         let hold = hold_of(times).as_millis() as u64;
         assert_eq!(hold, if times == 0 { 0 } else { 1_000 << (times.min(6) - 1) });
+        let left = second.membership.held_back(at(now));
+        assert_eq!(left, (hold > 0).then(|| (times.min(6), Duration::from_millis(hold))));
         if hold > 0 {
             now += hold - 1;
+            assert_eq!(second.membership.held_back(at(now)), Some((times.min(6), Duration::from_millis(1))));
             second.membership.handle_timeout(at(now));
             second.membership.handle_silent(at(now), NodeId(0));
             second.hears(at(now), 0, 1);

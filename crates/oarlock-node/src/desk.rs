@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_circuit::{Class, SendError};
+use oarlock_cluster::registry::CUT_OFF_MAX;
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
@@ -136,7 +137,7 @@ impl Node {
             }
             Request::Lock(m) => {
                 let lock = LockId::new(session, m.handle);
-                if let Err((code, text)) = self.may_ask(session, &m) {
+                if let Err((code, text)) = self.may_ask(now, session, &m) {
                     return self.refuse_lock(session, m.handle, code, text);
                 }
                 if lock.entry().is_none()
@@ -234,11 +235,16 @@ impl Node {
     }
 
     /// The checks at the edge: what would only grow a queue inside is refused here, with a reason.
-    pub(crate) fn may_ask(&self, session: SessionId, m: &session::LockRequest) -> Result<(), (Code, String)> {
+    pub(crate) fn may_ask(
+        &self,
+        now: Instant,
+        session: SessionId,
+        m: &session::LockRequest,
+    ) -> Result<(), (Code, String)> {
         if self.config.spaces.len() <= m.space.0 as usize {
             return Err((Code::UnknownSpace, format!("there is no lockspace number {}", m.space)));
         }
-        self.may_serve()?;
+        self.may_serve(now)?;
         let known = self.sessions.get(session).expect("a session that asks is open");
         if SharedHandle::of(m.handle).is_some() {
             // How many there can be the segment bounds, and that one is free its entry says.
@@ -264,13 +270,13 @@ impl Node {
         Ok(())
     }
 
-    pub(crate) fn may_serve(&self) -> Result<(), (Code, String)> {
+    pub(crate) fn may_serve(&self, now: Instant) -> Result<(), (Code, String)> {
         match self.phase() {
             Phase::Serving => Ok(()),
-            Phase::Refused => Err((Code::Refused, self.why_not_serving())),
+            Phase::Refused => Err((Code::Refused, self.why_not_serving(now))),
             Phase::Forming => {
                 let code = if self.awaits_fence().is_some() { Code::Fenced } else { Code::NotServing };
-                Err((code, self.why_not_serving()))
+                Err((code, self.why_not_serving(now)))
             }
         }
     }
@@ -290,7 +296,7 @@ impl Node {
         self.membership.as_ref().and_then(|_| self.run_to_be_fenced())
     }
 
-    fn why_not_serving(&self) -> String {
+    fn why_not_serving(&self, now: Instant) -> String {
         let me = self.node_name(self.config.me);
         if let Some(why) = &self.refused {
             return format!("{me} is not let into the cluster: {why}");
@@ -307,6 +313,18 @@ impl Node {
         let unheard: Vec<String> = membership.unheard().map(|node| self.node_name(node)).collect();
         if !unheard.is_empty() {
             return format!("{me} is in no view yet: it does not hear {}", unheard.join(", "));
+        }
+        if let Some((times, left)) = membership.held_back(now) {
+            let often = match times {
+                1 => "".into(),
+                CUT_OFF_MAX => format!(", {times} times or more in a row"),
+                _ => format!(", {times} times in a row"),
+            };
+            let left = left.as_secs_f64();
+            return format!(
+                "{me} is in no view yet: it was put out because it was not heard{often}, and asks to be let in when it has heard all \
+                 members for {left:.1} s more"
+            );
         }
         format!("{me} is in no view yet: it has asked to be let in")
     }

@@ -50,7 +50,7 @@ impl Node {
         let members: Vec<MemberStatus> =
             self.config.nodes.iter().map(|(node, member)| self.member_status(now, *node, member)).collect();
         let mut problems = Vec::new();
-        if let Err(problem) = self.may_serve() {
+        if let Err(problem) = self.may_serve(now) {
             problems.push(problem);
         }
         if self.frozen {

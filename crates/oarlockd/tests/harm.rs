@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use oarlock::blocking::Client;
 use oarlock_layout::code::Code;
@@ -70,6 +71,39 @@ fn a_broken_node_stays_down_until_it_is_healed() {
     dev.order(&["cut", "node-a", "node-a"]).expect(1, &["a node always hears itself"]);
 }
 
+/// A node that begins again has no quorum yet, which is no fault; one that has none for long has.
+#[test]
+fn a_node_that_begins_again_says_that_it_starts() {
+    let mut solo = Solo::new("");
+    solo.start();
+    assert_eq!(solo.end("KILL"), None);
+    let begin = Instant::now();
+    solo.launch();
+    let mut starting = 0;
+    until("it is well", || {
+        let said = solo.run(&["health", "-o", "json"]);
+        if said.status == Some(69) && said.out.is_empty() {
+            return false;
+        }
+        let health = said.json();
+        let matters = health["matters"].as_array().unwrap();
+        let quorum = matters.iter().find(|it| it["matter"] == "quorum").unwrap().clone();
+        assert!(quorum["grade"] != "bad" || begin.elapsed().as_secs() >= 5, "{quorum}");
+        starting += u32::from(quorum["found"].as_str().unwrap().starts_with("starting: "));
+        quorum["grade"] == "ok"
+    });
+    assert!(starting > 0, "it never said that it starts");
+
+    let dev = Dev::start_with(&["--keep"]);
+    for node in ["node-b", "node-c"] {
+        dev.order(&["break", node]).expect(0, &[]);
+    }
+    until("it says that there is none", || {
+        let said = dev.run('a', &["health"]).out;
+        said.lines().any(|line| line.contains("quorum") && line.contains("BAD"))
+    });
+}
+
 /// L7, FT5: two that do not hear each other are not left so; and a cut outlives a run of a node.
 #[test]
 fn a_cut_stays_until_it_is_healed_whatever_runs_meanwhile() {
@@ -88,6 +122,14 @@ fn a_cut_stays_until_it_is_healed_whatever_runs_meanwhile() {
     until("it hears node-c", || member(&dev, 'b', "node-c")["heard"] == true);
     assert!(member(&dev, 'b', "node-a")["heard"] == false, "a new run is as deaf");
     dev.order(&["heal", "node-a"]).expect(0, &["node-b hears node-a again", "node-a hears node-b again"]);
+    // It was put out for silence, and is not let in the moment that it hears everybody.
+    let mut told = false;
+    until("it says for how much longer it waits", || {
+        let said = dev.run('b', &["status"]).out;
+        told = said.contains("it was put out because it was not heard") && said.contains(" s more");
+        told || said.contains("healthy")
+    });
+    assert!(told, "it is in, and has said nothing of the time before");
     until("all are well", || dev.all_well());
 }
 

@@ -102,6 +102,9 @@ fn coordinator(c: &Coordinator, members: &[Member]) -> String {
     if let Some(endpoint) = &c.endpoint {
         return format!("{:<8} {endpoint} {}", c.engine, coord::etcd(c));
     }
+    if c.voters.is_empty() && c.leader.is_none() {
+        return format!("{:<8} starting: it is not open yet, or has heard of no voters", c.engine);
+    }
     let leader = match &c.leader {
         Some(leader) => format!("{leader} leads"),
         None => "nobody leads, as far as this node knows".into(),

@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::doc::{self, Grade, Matter};
 use super::{Console, change};
+use crate::coordinator::raft::Standing;
 use crate::engine::Snapshot;
 
 /// With less room than this the files of a node may not be written for much longer.
@@ -20,6 +21,11 @@ const ROOM_WARN: u64 = 512 << 20;
 const ROOM_BAD: u64 = 32 << 20;
 /// Of every hundred descriptors; each program that attaches takes two.
 const DESCRIPTORS_WARN: u64 = 80;
+
+/// For so long after a start nobody need have been heard yet, or lead: circuits are opened and a leader is elected in that time.
+const STARTING: Duration = Duration::from_secs(5);
+/// What the coordinator has kept is looked through when it is opened, all of it.
+const OPENING: Duration = Duration::from_secs(60);
 
 impl Console {
     /// The document; a wait counts as stuck after `stuck`, in the lockspaces that whoever asks may see.
@@ -121,17 +127,25 @@ fn serving(snapshot: &Snapshot) -> Matter {
 
 fn quorum(snapshot: &Snapshot) -> Matter {
     const WHAT: &str = "quorum";
-    if let Some(why) = change::undecidable(snapshot) {
-        return Matter::new(WHAT, Grade::Bad, Code::NoMajority, why);
-    }
     let standing = &snapshot.standing;
+    let up = snapshot.now.since(snapshot.began);
+    if *standing == Standing::default() && up < OPENING {
+        return Matter::new(WHAT, Grade::Warn, Code::NotServing, "starting: the coordinator is not open yet");
+    }
+    let starts = |why: String| match up < STARTING {
+        true => Matter::new(WHAT, Grade::Warn, Code::NotServing, format!("starting: {why}")),
+        false => Matter::new(WHAT, Grade::Bad, Code::NoMajority, why),
+    };
+    if let Some(why) = change::undecidable(snapshot) {
+        return starts(why);
+    }
     if let Some(outside) = &standing.outside {
         return Matter::fine(WHAT, format!("etcd by {} answers", outside.endpoint));
     }
     let (heard, voters) = change::heard(snapshot);
     let text = format!("{heard} of {voters} voters heard");
     match standing.leader {
-        None => Matter::new(WHAT, Grade::Bad, Code::NoMajority, format!("nobody leads; {text}")),
+        None => starts(format!("nobody leads; {text}")),
         Some(_) if heard < voters => Matter::new(WHAT, Grade::Warn, Code::MemberSilent, text),
         Some(_) => Matter::fine(WHAT, text),
     }

@@ -68,16 +68,26 @@ impl Solo {
 
     /// Starts it and waits until it serves.
     pub fn start(&mut self) {
+        self.launch();
+        until("the node serves", || self.run(&["ok"]).status == Some(0));
+    }
+
+    /// Starts it.
+    pub fn launch(&mut self) {
         let mut command = oarlock();
         command.args(["serve", "--config"]).arg(self.config());
-        self.start_as(command);
+        self.launch_as(command);
     }
 
     /// Starts it by this command and waits until it serves.
-    pub fn start_as(&mut self, mut command: Command) {
+    pub fn start_as(&mut self, command: Command) {
+        self.launch_as(command);
+        until("the node serves", || self.run(&["ok"]).status == Some(0));
+    }
+
+    fn launch_as(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         self.child = Some(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
-        until("the node serves", || self.run(&["ok"]).status == Some(0));
     }
 
     pub fn at(&self) -> Command {
