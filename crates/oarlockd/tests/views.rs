@@ -157,6 +157,13 @@ fn only_the_leader_is_lost(how: &str) -> bool {
 /// L5: a node that is stopped in order gives itself up, so nobody waits for its lease.
 #[test]
 fn a_stopped_nodes_locks_move_at_once() {
+    // A busy machine may be slow; it is not slow three times in a row for as long as a lease that nobody renews.
+    let took: Vec<Duration> =
+        (0..3).map(|_| stopped_to_granted()).take_while(|took| *took >= LEASE_LEFT).collect();
+    assert!(took.len() < 3, "{took:?}: that is as long as for a lease");
+}
+
+fn stopped_to_granted() -> Duration {
     let dev = Dev::start_with(&["--keep"]);
     let _held = ask(&dev, 'a', "holder", &["x"]);
     until("it is held", || dev.run('b', &["locks", "ls"]).out.contains("(holder)"));
@@ -169,6 +176,7 @@ fn a_stopped_nodes_locks_move_at_once() {
     until("it has ended", || !lives(pid));
     let log = fs::read_to_string(dev.cluster().join("node-a/log")).unwrap();
     assert!(log.contains("nobody can still hold a lock of this run"), "{log}");
+    took
 }
 
 /// L1, L6: a node stands still for longer than its lease. Its programs know that their locks are lost before others get

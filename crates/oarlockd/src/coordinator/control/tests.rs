@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::coordinator::raft::Disk;
 
+/// So long after the sending of its last renewal a lease freezes (L6).
+const FREEZES_AFTER: Duration = Duration::from_millis(1_700);
 /// What takes longer hangs, on any machine.
 const LONG: Duration = Duration::from_secs(60);
 const TUNING: Tuning =
@@ -276,6 +278,7 @@ fn what_was_decided_outlives_each_and_all() {
         cluster.done(node.into(), &begin(node));
     }
     let mut number = 0;
+    let mut took = Vec::new();
     for gone in [0, 1, 2] {
         cluster.stop(gone);
         let begin = Instant::now();
@@ -283,11 +286,13 @@ fn what_was_decided_outlives_each_and_all() {
             number += 1;
             cluster.done((gone + 1) % 3, &renew((gone as u16 + 1) % 3, number));
         }
-        // A lease has 3 s, and is frozen 1.7 s after its last renewal (L6).
         println!("without node {gone}: three renewals in {:?}", begin.elapsed());
+        took.push(begin.elapsed());
         cluster.start(gone);
         cluster.until("agreement", Cluster::agree);
     }
+    took.sort();
+    assert!(took[1] < FREEZES_AFTER, "{took:?}");
     let before = Arc::clone(&cluster.engines[0].registry);
     (0..3).for_each(|node| cluster.stop(node));
     (0..3).for_each(|node| cluster.start(node));
@@ -357,18 +362,21 @@ fn renewals_go_on_while_leaders_change() {
     for node in 0..3 {
         cluster.done(node.into(), &begin(node));
     }
-    let mut longest = Duration::ZERO;
+    let mut took = Vec::new();
     for number in 1..=12 {
         // Whoever it is: one in three was the leader.
         let alone = number as usize % 3;
         cluster.alone = Some(alone);
         let (node, begin) = ((alone + 1) % 3, Instant::now());
         cluster.done(node, &renew(node as u16, number));
-        longest = longest.max(begin.elapsed());
+        took.push(begin.elapsed());
         cluster.alone = None;
         cluster.pass(Duration::from_millis(50));
     }
-    println!("the longest renewal took {longest:?}");
+    took.sort();
+    println!("renewals took {took:?}");
+    // A machine that is busy with other things may be late for some.
+    assert!(took[took.len() / 2] < FREEZES_AFTER, "{took:?}");
     cluster.until("agreement", Cluster::agree);
     let renewals: Vec<u64> = cluster.engines[0].registry.members().map(|member| member.renewal).collect();
     assert_eq!(renewals, [11, 12, 10]);
