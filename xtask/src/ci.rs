@@ -85,7 +85,7 @@ const PARTS: &[Part] = &[
     part("clippy", 105, clippy),
     part("purity", 20, purity::part),
     Part {
-        night: "five nodes in network namespaces, with both coordinators",
+        night: "five nodes in network namespaces, with both coordinators; the Debian package",
         ..part("tests", 220, testing::workspace)
     },
     part("documentation", 45, documentation),

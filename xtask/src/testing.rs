@@ -17,6 +17,11 @@ pub(crate) fn workspace(context: &Context) -> Outcome {
         command.args(["test", "--locked", "--package", "oarlockd", "--test", "namespaces"]);
         command.args(["a_night_in_namespaces", "--", "--ignored", "--nocapture"]);
         outcomes.push(counted(&mut command));
+        // Needs `cargo-deb`, and fails without it.
+        let mut command = context.cargo();
+        command.args(["test", "--locked", "--package", "oarlockd", "--test", "package"]);
+        command.args(["the_package_has_what_it_should", "--", "--ignored"]);
+        outcomes.push(counted(&mut command));
     }
     sum(outcomes)
 }
