@@ -36,6 +36,14 @@ mod status;
 pub mod text;
 mod written;
 
+#[cfg(test)]
+extern crate self as oarlock_node;
+#[cfg(test)]
+mod peers_tests;
+#[cfg(test)]
+#[path = "../tests/stage/mod.rs"]
+mod stage;
+
 pub use config::{Config, NodeConfig, SpaceConfig, numbered};
 pub use event::Event;
 pub use node::{Node, Output};

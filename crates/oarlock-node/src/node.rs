@@ -631,14 +631,16 @@ impl Node {
     }
 
     /// Has a node the right to say this? The one place where that is asked.
-    fn may_say(&mut self, from: NodeId, message: &PeerMessage) -> bool {
+    pub(crate) fn may_say(&mut self, from: NodeId, message: &PeerMessage) -> bool {
         let space = match message {
             PeerMessage::Lock(packet) => usize::from(packet.space.0),
             _ => usize::MAX,
         };
         let view = self.spaces.get(space).map_or(self.recovery.view(), |space| space.locks.view());
-        let named = view.member(from).map(|member| member.incarnation) == self.runs.get(&from).copied();
+        let run = self.runs.get(&from).copied();
+        let named = view.member(from).map(|member| member.incarnation) == run;
         let role = match self.accesses.get(space) {
+            _ if run.is_none() => Role::Stranger,
             _ if !named => Role::Outsider,
             Some(access) if !access.is_for(from) => Role::Bystander,
             _ => Role::Member,

@@ -65,6 +65,8 @@ list! {
     Bystander,
     /// A run with a circuit that the view does not name, or not any more.
     Outsider,
+    /// A node without a circuit: one with a key that no member has, an earlier run than one that is known.
+    Stranger,
 }
 
 list! {
@@ -143,6 +145,9 @@ impl Role {
             Role::Outsider => match right {
                 Speak => Always,
                 State | Decide | Attend | Look | Read | Write | Share | Operate | Count => Never,
+            },
+            Role::Stranger => match right {
+                Attend | Look | Read | Write | Share | Operate | Count | Speak | State | Decide => Never,
             },
         }
     }

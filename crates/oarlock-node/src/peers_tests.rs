@@ -1,0 +1,204 @@
+//! Every message that nodes have for each other, from everybody who may send one: what the table of rights allows is heard, and what
+//! it does not allow changes nothing.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use oarlock_circuit::{Class, SendError};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
+use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::seal::Seal;
+use oarlock_layout::time::Duration;
+
+use crate::rights::{Access, Kind, Role};
+use crate::stage::{Cluster, address, founded, seal_of, secret, words};
+use crate::{Event, Node, Output};
+
+#[path = "../../oarlock-layout/tests/samples/mod.rs"]
+mod samples;
+
+/// Who speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaker {
+    /// The run that the view names.
+    Member,
+    /// The same, of a node for whose programs the lockspace is not.
+    Bystander,
+    /// A member of the cluster that is not in the view.
+    Away,
+    /// A run of a node before the one that the view names.
+    Earlier,
+    /// A run after that, which wants to be let in.
+    Later,
+    /// A node of the view, and there is no circuit to it.
+    Unconnected,
+    /// A node that is no member, and there is no circuit to it.
+    Unknown,
+}
+
+impl Speaker {
+    const ALL: [Speaker; 7] = [
+        Speaker::Member,
+        Speaker::Bystander,
+        Speaker::Away,
+        Speaker::Earlier,
+        Speaker::Later,
+        Speaker::Unconnected,
+        Speaker::Unknown,
+    ];
+
+    /// As whom the table knows it; only in a lockspace can it be a bystander.
+    const fn role(self, in_space: bool) -> Role {
+        match self {
+            Speaker::Bystander if in_space => Role::Bystander,
+            Speaker::Member | Speaker::Bystander => Role::Member,
+            Speaker::Away | Speaker::Earlier | Speaker::Later => Role::Outsider,
+            Speaker::Unconnected | Speaker::Unknown => Role::Stranger,
+        }
+    }
+}
+
+/// Three nodes in a view, and a fourth member that is not; and who of them speaks to the first.
+fn staged(speaker: Speaker) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    let from = match speaker {
+        Speaker::Away => NodeId(2),
+        Speaker::Unknown => NodeId(9),
+        _ => NodeId(1),
+    };
+    if speaker == Speaker::Away {
+        // It dies, and is put out; a run of it is there and waits.
+        cluster.nodes[2] = None;
+        cluster.run(Duration::from_secs(5));
+    }
+    let node = cluster.node(0);
+    let view = node.recovery.view().clone();
+    assert_eq!(view.member(from).is_some(), !matches!(speaker, Speaker::Away | Speaker::Unknown), "{view:?}");
+    let named = view.member(NodeId(1)).expect("it is in").incarnation;
+    match speaker {
+        Speaker::Member | Speaker::Bystander => assert_eq!(node.runs.get(&from), Some(&named)),
+        Speaker::Away => _ = node.runs.insert(from, Incarnation(2)),
+        Speaker::Earlier => _ = node.runs.insert(from, Incarnation(named.0 - 1)),
+        Speaker::Later => _ = node.runs.insert(from, Incarnation(named.0 + 1)),
+        Speaker::Unconnected | Speaker::Unknown => _ = node.runs.remove(&from),
+    }
+    if speaker == Speaker::Bystander {
+        node.accesses = [Access { nodes: Some([NodeId(0)].into()), ..Access::default() }].into();
+    }
+    (cluster, from)
+}
+
+fn said(node: &mut Node, now: oarlock_layout::time::Instant) -> Vec<Output> {
+    core::iter::from_fn(|| node.poll_output(now)).collect()
+}
+
+/// A message of that kind about the first lockspace, in the view that is valid.
+fn here(mut message: PeerMessage, epoch: Epoch) -> PeerMessage {
+    match &mut message {
+        PeerMessage::Lock(packet) => (packet.space, packet.epoch) = (SpaceId(0), epoch),
+        PeerMessage::Look(look) => look.space = SpaceId(0),
+        PeerMessage::Barrier(barrier) => barrier.epoch = epoch,
+        _ => {}
+    }
+    message
+}
+
+/// I22: role by role and message by message.
+#[test]
+fn a_message_of_another_node_is_heard_as_the_table_says_or_changes_nothing() {
+    let mut walked = BTreeSet::new();
+    let mut moved = BTreeSet::new();
+    for speaker in Speaker::ALL {
+        for (name, message) in samples::peer() {
+            let (mut cluster, from) = staged(speaker);
+            let now = cluster.now;
+            let node = cluster.node(0);
+            let message = here(message, node.recovery.view().epoch);
+            let kind = Kind::of_peer(&message);
+            let in_space = matches!(message, PeerMessage::Lock(_));
+            let expected = speaker.role(in_space).has(kind.right(), 0);
+            let what = alloc::format!("{name} by {speaker:?}");
+            assert!(said(node, now).is_empty(), "{what}: it comes to rest before");
+            let before = node.write();
+            assert_eq!(node.may_say(from, &message), expected, "{what}");
+            let asked = said(node, now);
+            node.deliver(now, from, message);
+            let outputs = said(node, now);
+            let changed = node.write() != before || !outputs.is_empty();
+            if !expected {
+                let told = |all: &[Output]| match all {
+                    [] => false,
+                    [Output::Event(Event::Violation { .. })] => true,
+                    other => panic!("{what}: {other:?}"),
+                };
+                // A member of the view that states where it must not misbehaves; of others nothing is said.
+                let misbehaves = speaker == Speaker::Bystander;
+                assert_eq!((told(&asked), told(&outputs)), (misbehaves, misbehaves), "{what}");
+                assert!(node.write() == before, "{what}: something came of it");
+            } else if changed {
+                moved.insert(kind);
+            }
+            walked.insert((alloc::format!("{speaker:?}"), kind));
+        }
+    }
+    let peers = [Kind::Statement, Kind::Decision, Kind::Handover, Kind::Talk, Kind::Coordination];
+    assert_eq!(walked.len(), Speaker::ALL.len() * peers.len(), "{walked:?}");
+    assert_eq!(moved.into_iter().collect::<Vec<_>>(), peers, "what is allowed has some effect");
+}
+
+/// What has another key, or is an earlier run than one that is known, gets no circuit: there is nothing that it could say.
+#[test]
+fn who_gets_no_circuit_can_say_nothing() {
+    for (who, key, boots) in [("another key", 40, 1), ("an earlier run", 1, 1)] {
+        let mut cluster = Cluster::new(3);
+        cluster.run(Duration::from_secs(1));
+        if who == "an earlier run" {
+            cluster.start(1);
+            cluster.run(Duration::from_secs(6));
+            assert_eq!(cluster.node(0).runs.get(&NodeId(1)), Some(&Incarnation(2)));
+        }
+        let known = cluster.node(0).runs.clone();
+        let mut config = cluster.config(1, &[0, 1, 2]);
+        config.incarnation = Incarnation(boots);
+        let seal: alloc::boxed::Box<dyn Seal + Send> = alloc::boxed::Box::new(seal_of(key, boots + 7));
+        let mut ghost = Node::new(cluster.now, config, seal, words(1));
+        ghost.pledge(&secret(1, 9));
+        ghost.handle_applied(cluster.now, &founded(3));
+        // The one whose name it uses says nothing meanwhile.
+        cluster.mute = Some(1);
+        for _ in 0..40 {
+            cluster.run(Duration::from_millis(50));
+            let now = cluster.now;
+            ghost.handle_timeout(now);
+            while let Some(output) = ghost.poll_output(now) {
+                let Output::Transmit(transmit) = output else { continue };
+                if transmit.to != address(0) {
+                    continue;
+                }
+                for datagram in transmit.datagrams() {
+                    cluster.node(0).handle_datagram(now, address(1), &mut datagram.to_vec());
+                }
+                while let Some(output) = cluster.node(0).poll_output(now) {
+                    match output {
+                        Output::Transmit(transmit) if transmit.to == address(1) => {
+                            for datagram in transmit.datagrams() {
+                                ghost.handle_datagram(now, address(0), &mut datagram.to_vec());
+                            }
+                        }
+                        other => cluster.carry(0, other),
+                    }
+                }
+            }
+        }
+        let now = cluster.now;
+        for (name, message) in samples::peer() {
+            let refused = ghost.send(now, NodeId(0), Class::Bulk, &message);
+            assert!(matches!(refused, Err(SendError::NotUp(_))), "{who} says {name}: {refused:?}");
+        }
+        assert_eq!(cluster.node(0).runs, known, "{who} is taken for a member");
+        let told =
+            cluster.events.iter().filter(|event| event.starts_with("0: ")).any(|it| it.contains("refused"));
+        assert!(told, "{who}: {:#?}", cluster.events);
+    }
+}
