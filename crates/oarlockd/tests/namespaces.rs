@@ -2,7 +2,7 @@
 //! cut in part, one way, or lose a fifth of everything; nodes that stand still, die, and begin again all at once. What the
 //! programs believed is judged by a checker that knows only what is promised.
 //!
-//! Needs root, `ip` and `nft`; says so and does nothing where they are not to be had.
+//! Needs root, `ip`, `nft` and `etcd`; says so and does nothing where they are not to be had.
 
 mod net;
 mod support;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use net::cluster::{Cluster, Coordinator};
 use net::load::{Load, judge};
-use net::{Net, Weather};
+use net::{ETCDS, Net, Weather};
 
 /// Silent for a second, the rest of a lease, the fences, and as much again for a machine that is busy with other things.
 const VERDICT_MAX: Duration = Duration::from_secs(20);
@@ -140,6 +140,45 @@ impl<'a> Play<'a> {
         self.heals();
     }
 
+    /// FT8, L2: whichever member of etcd leads is cut off from the other members, or from everybody. All nodes reach a quorum, and
+    /// nobody is put out. False if the machine was so busy that leases were over all the same.
+    fn etcd_leader_is_cut_off(&mut self, from_nodes: bool) -> bool {
+        let all: Vec<usize> = (0..self.cluster.count()).collect();
+        let views = |play: &Play<'_>| all.iter().map(|n| play.cluster.epoch(*n)).collect::<Vec<_>>();
+        let (before, leader) = (views(self), self.cluster.etcd_leader());
+        let place = self.weather.net.etcd(leader);
+        match from_nodes {
+            true => self.weather.part(&[place]),
+            false => (0..ETCDS).filter(|n| *n != leader).for_each(|n| {
+                let other = self.weather.net.etcd(n);
+                self.weather.cut(place, other);
+            }),
+        }
+        // Longer than a lease that nobody renews lasts, and the verdict after that.
+        let end = Instant::now() + PAUSE + PAUSE;
+        while Instant::now() < end {
+            self.load.until_granted(&all, "the leader of etcd is cut off");
+        }
+        assert_ne!(self.cluster.etcd_leader(), leader, "nobody else leads");
+        let after = views(self);
+        println!("the leader of etcd, {leader}, cut off: views {before:?}, then {after:?}");
+        let quiet = before == after;
+        let by_lease = all.iter().any(|n| self.cluster.could_not_renew(*n));
+        assert!(quiet || by_lease, "somebody was put out who could renew{}", self.cluster.logs());
+        self.heals();
+        quiet
+    }
+
+    /// L2: node 0 and the leader of etcd hear each other, and nobody else does. What it renews there counts nowhere, and the others
+    /// go on.
+    fn alone_with_etcd_leader(&mut self) {
+        let all = self.cluster.count();
+        let place = self.weather.net.etcd(self.cluster.etcd_leader());
+        self.weather.part(&[0, place]);
+        self.stays("0 alone with the leader of etcd", &(1..all).collect::<Vec<_>>());
+        self.heals();
+    }
+
     fn end(self) {
         let history = self.load.stop();
         let findings = judge(&history);
@@ -166,6 +205,19 @@ fn what_is_promised_holds_in_namespaces_that_are_cut() {
     play.end();
 }
 
+/// L2, I20: the same of three nodes beside three members of etcd, of which the one that leads is cut off.
+#[test]
+fn what_is_promised_holds_while_the_leader_of_etcd_is_cut_off() {
+    let Some(net) = Net::or_say_why(3) else { return };
+    let mut play = Play::begin(&net, Coordinator::Etcd);
+    for from_nodes in [false, true] {
+        let quiet = (0..3).any(|_| play.etcd_leader_is_cut_off(from_nodes));
+        assert!(quiet, "nodes lost their leases each time, though a quorum was there{}", play.cluster.logs());
+    }
+    play.alone_with_etcd_leader();
+    play.end();
+}
+
 /// More of it, with both coordinators, on five nodes.
 #[test]
 #[ignore = "takes minutes: `cargo xtask night` runs it"]
@@ -188,6 +240,10 @@ fn a_night_in_namespaces() {
             play.pause(true);
             play.kill_in_loss(20);
             (0..4).for_each(|_| play.restart_all());
+            if coordinator == Coordinator::Etcd {
+                play.etcd_leader_is_cut_off(round % 2 == 0);
+                play.alone_with_etcd_leader();
+            }
         }
         play.end();
     }

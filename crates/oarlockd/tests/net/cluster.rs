@@ -12,7 +12,7 @@ use oarlock_chaos::cluster::Freezer;
 use oarlockd::host::child::descendants;
 use serde_json::Value;
 
-use super::{ETCD, Net, address};
+use super::{ETCD, ETCDS, Net, address};
 use crate::support::run;
 
 /// Where circuits listen in each namespace.
@@ -33,7 +33,7 @@ pub(crate) struct Cluster<'a> {
     dir: tempfile::TempDir,
     daemons: Vec<Option<Child>>,
     freezer: Option<Freezer>,
-    etcd: Option<Child>,
+    etcd: Vec<Child>,
 }
 
 impl<'a> Cluster<'a> {
@@ -53,7 +53,8 @@ impl<'a> Cluster<'a> {
         let engine = match coordinator {
             Coordinator::Raft => "raft",
             Coordinator::Etcd => {
-                rest += &format!("\n[coordinator.etcd]\nendpoints = [\"http://{}:2379\"]\n", address(ETCD));
+                let endpoints: Vec<String> = (0..ETCDS).map(|member| etcd_url(member, 2379)).collect();
+                rest += &format!("\n[coordinator.etcd]\nendpoints = {endpoints:?}\n");
                 "etcd"
             }
         };
@@ -65,7 +66,10 @@ impl<'a> Cluster<'a> {
             fs::write(path(&format!("{node}/node.toml")), text).unwrap();
         }
         let daemons = (0..net.nodes).map(|_| None).collect();
-        let etcd = (coordinator == Coordinator::Etcd).then(|| etcd(net, &dir));
+        let etcd = match coordinator {
+            Coordinator::Raft => Vec::new(),
+            Coordinator::Etcd => (0..ETCDS).map(|member| etcd(net, &dir, member)).collect(),
+        };
         let freezer = Freezer::new(&net.tag);
         Cluster { net, dir, daemons, freezer, etcd }
     }
@@ -84,7 +88,7 @@ impl<'a> Cluster<'a> {
 
     pub(crate) fn start(&mut self, node: usize) {
         let log = OpenOptions::new().create(true).append(true).open(self.path(node, "log")).unwrap();
-        let mut command = self.net.command(&node.to_string(), env!("CARGO_BIN_EXE_oarlock"));
+        let mut command = self.net.command(node, env!("CARGO_BIN_EXE_oarlock"));
         command.arg("serve").arg("--config").arg(self.path(node, "node.toml"));
         command.env_remove("OARLOCK_LOG").env("NO_COLOR", "1").process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -138,6 +142,27 @@ impl<'a> Cluster<'a> {
         fs::read_to_string(self.path(node, "log")).unwrap_or_default().contains("the lease is over")
     }
 
+    /// Which member of etcd leads, by what it said last.
+    pub(crate) fn etcd_leader(&self) -> usize {
+        let term = |member: &usize| {
+            let log = self.dir.path().join(format!("etcd{member}.log"));
+            let log = fs::read_to_string(log).unwrap_or_default();
+            let terms = log.lines().filter_map(|line| {
+                let (_, rest) = line.split_once("became leader at term ")?;
+                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+            });
+            terms.max()
+        };
+        let leader = (0..self.etcd.len()).max_by_key(term).expect("there is an etcd");
+        assert!(term(&leader).is_some(), "nobody says that it leads");
+        leader
+    }
+
+    /// The number of the view at a node.
+    pub(crate) fn epoch(&self, node: usize) -> Option<u64> {
+        self.status(node)?["epoch"].as_u64()
+    }
+
     /// Until these are the view at a node, and it grants locks under it.
     #[track_caller]
     pub(crate) fn until_view(&self, node: usize, members: &[usize], patience: Duration, what: &str) {
@@ -187,7 +212,7 @@ impl Drop for Cluster<'_> {
             let _ = freezer.thaw();
         }
         (0..self.count()).for_each(|node| self.kill(node));
-        if let Some(mut etcd) = self.etcd.take() {
+        for etcd in &mut self.etcd {
             let _ = etcd.kill();
             let _ = etcd.wait();
         }
@@ -206,14 +231,21 @@ fn signal_group(daemon: &Child, name: &str) {
     assert!(status.unwrap().success(), "kill -{name} -{}", daemon.id());
 }
 
-/// One etcd, which all reach by the bridge.
-fn etcd(net: &Net, dir: &tempfile::TempDir) -> Child {
-    let log = File::create(dir.path().join("etcd.log")).unwrap();
-    let client = format!("http://{}:2379", address(ETCD));
-    let mut command = net.command("etcd", "etcd");
-    command.arg(format!("--data-dir={}", dir.path().join("etcd").display()));
+fn etcd_url(member: usize, port: u16) -> String {
+    format!("http://{}:{port}", address(ETCD + member as u8))
+}
+
+/// A member of etcd, with the times that nodes want of it.
+fn etcd(net: &Net, dir: &tempfile::TempDir, member: usize) -> Child {
+    let log = File::create(dir.path().join(format!("etcd{member}.log"))).unwrap();
+    let (client, peer) = (etcd_url(member, 2379), etcd_url(member, 2380));
+    let all: Vec<String> = (0..ETCDS).map(|n| format!("m{n}={}", etcd_url(n, 2380))).collect();
+    let mut command = net.command(net.etcd(member), "etcd");
+    command.arg(format!("--name=m{member}"));
+    command.arg(format!("--data-dir={}", dir.path().join(format!("etcd{member}")).display()));
     command.arg(format!("--listen-client-urls={client}")).arg(format!("--advertise-client-urls={client}"));
-    command.args(["--listen-peer-urls=http://127.0.0.1:2380", "--heartbeat-interval=50"]);
-    command.arg("--election-timeout=250").stdin(Stdio::null());
-    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    command.arg(format!("--listen-peer-urls={peer}")).arg(format!("--initial-advertise-peer-urls={peer}"));
+    command.arg(format!("--initial-cluster={}", all.join(",")));
+    command.args(["--heartbeat-interval=50", "--election-timeout=250", "--pre-vote=true"]);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   node 0 ─ eth0 ─┐
-//!   node 1 ─ eth0 ─┼─ bridge        10.77.0.1, .2, …; etcd is .200
-//!   etcd   ─ eth0 ─┘
+//!   node 1 ─ eth0 ─┼─ bridge        10.77.0.1, .2, …; members of etcd are .200, .201 and .202
+//!   etcd 0 ─ eth0 ─┘
 //! ```
 //!
 //! Nothing is changed in the namespace of the test.
@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Set where no namespaces can be made even by root, as in many containers.
 const WITHOUT: &str = "OARLOCK_WITHOUT_NAMESPACES";
 
-/// The end of etcd's address.
+/// Members of etcd.
+pub(crate) const ETCDS: usize = 3;
+/// The end of the first one's address.
 const ETCD: u8 = 200;
 
 /// Namespaces that go when this is dropped.
@@ -57,8 +59,8 @@ impl Net {
         let hub = net.make("hub")?;
         run(&format!("ip -n {hub} link add bridge type bridge"))?;
         run(&format!("ip -n {hub} link set bridge up"))?;
-        let ends = (0..nodes).map(|node| (node.to_string(), node as u8 + 1));
-        for (name, last) in ends.chain([("etcd".to_owned(), ETCD)]) {
+        for place in 0..nodes + ETCDS {
+            let (name, last) = (net.name(place), net.last(place));
             let space = net.make(&name)?;
             let (port, address) = (format!("port{last}"), address(last));
             run(&format!("ip -n {hub} link add {port} type veth peer name eth0 netns {space}"))?;
@@ -79,14 +81,36 @@ impl Net {
         Ok(space)
     }
 
+    /// Where a member of etcd is.
+    pub(crate) const fn etcd(&self, member: usize) -> usize {
+        self.nodes + member
+    }
+
+    /// Places are nodes first, then members of etcd.
+    fn name(&self, place: usize) -> String {
+        match place.checked_sub(self.nodes) {
+            None => place.to_string(),
+            Some(member) => format!("etcd{member}"),
+        }
+    }
+
+    /// The end of its address.
+    fn last(&self, place: usize) -> u8 {
+        match place.checked_sub(self.nodes) {
+            None => place as u8 + 1,
+            Some(member) => ETCD + member as u8,
+        }
+    }
+
     fn space(&self, name: &str) -> String {
         format!("{}-{name}", self.tag)
     }
 
     /// A command that runs there, and that the kernel kills when the test ends, however it ends.
-    pub(crate) fn command(&self, name: &str, program: &str) -> Command {
+    pub(crate) fn command(&self, place: usize, program: &str) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.space(name), program]);
+        let space = self.space(&self.name(place));
+        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &space, program]);
         command
     }
 }
@@ -116,16 +140,17 @@ fn run(line: &str) -> Result<(), String> {
 
 /// What comes through, by rules at whoever receives.
 pub(crate) struct Weather<'a> {
-    net: &'a Net,
-    /// For each node, of whom nothing arrives.
-    deaf: Vec<BTreeSet<u8>>,
-    /// For each node, how much of what arrives is lost, in percent.
+    pub(crate) net: &'a Net,
+    /// For each place, of which others nothing arrives.
+    deaf: Vec<BTreeSet<usize>>,
+    /// For each place, how much of what arrives is lost, in percent.
     loss: Vec<u8>,
 }
 
 impl<'a> Weather<'a> {
     pub(crate) fn new(net: &'a Net) -> Weather<'a> {
-        Weather { net, deaf: vec![BTreeSet::new(); net.nodes], loss: vec![0; net.nodes] }
+        let places = net.nodes + ETCDS;
+        Weather { net, deaf: vec![BTreeSet::new(); places], loss: vec![0; places] }
     }
 
     /// Two hear each other no more.
@@ -136,14 +161,20 @@ impl<'a> Weather<'a> {
 
     /// One does not hear another any more.
     pub(crate) fn deafen(&mut self, who: usize, whom: usize) {
-        self.deaf[who].insert(whom as u8 + 1);
+        self.deaf[who].insert(whom);
         self.apply(who);
     }
 
     /// A node does not hear etcd any more.
     pub(crate) fn cut_off_from_etcd(&mut self, node: usize) {
-        self.deaf[node].insert(ETCD);
-        self.apply(node);
+        (0..ETCDS).for_each(|member| self.deafen(node, self.net.etcd(member)));
+    }
+
+    /// Of these and all others each hears only its own.
+    pub(crate) fn part(&mut self, these: &[usize]) {
+        for others in (0..self.deaf.len()).filter(|place| !these.contains(place)) {
+            these.iter().for_each(|place| self.cut(*place, others));
+        }
     }
 
     /// So much of what comes to a node is lost.
@@ -154,18 +185,18 @@ impl<'a> Weather<'a> {
 
     /// Everything comes through.
     pub(crate) fn calm(&mut self) {
-        for node in 0..self.net.nodes {
-            self.deaf[node].clear();
-            self.loss[node] = 0;
-            self.apply(node);
+        for place in 0..self.deaf.len() {
+            self.deaf[place].clear();
+            self.loss[place] = 0;
+            self.apply(place);
         }
     }
 
-    fn apply(&self, node: usize) {
-        let mut rules: Vec<String> =
-            self.deaf[node].iter().map(|last| format!("ip saddr {} drop", address(*last))).collect();
-        if self.loss[node] > 0 {
-            rules.push(format!("numgen random mod 100 < {} drop", self.loss[node]));
+    fn apply(&self, place: usize) {
+        let drop = |other: &usize| format!("ip saddr {} drop", address(self.net.last(*other)));
+        let mut rules: Vec<String> = self.deaf[place].iter().map(drop).collect();
+        if self.loss[place] > 0 {
+            rules.push(format!("numgen random mod 100 < {} drop", self.loss[place]));
         }
         // In one transaction: the table is there, goes, and comes back.
         let script = format!(
@@ -173,7 +204,7 @@ impl<'a> Weather<'a> {
              type filter hook input priority 0; policy accept;\n{}\n}}\n}}\n",
             rules.join("\n")
         );
-        let mut nft = self.net.command(&node.to_string(), "nft");
+        let mut nft = self.net.command(place, "nft");
         nft.args(["-f", "-"]).stdin(Stdio::piped());
         let mut child = nft.spawn().unwrap();
         child.stdin.take().expect("a pipe").write_all(script.as_bytes()).unwrap();
