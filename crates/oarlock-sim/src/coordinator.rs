@@ -22,6 +22,7 @@ use oarlock_cluster::registry::{
 };
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
+use oarlock_node::Node;
 
 use crate::history::Mark;
 use crate::host::Host;
@@ -287,6 +288,18 @@ impl World {
     /// A node proposes something.
     pub(crate) fn propose(&mut self, node: u16, run: u64, command: Command) {
         let now = self.queue.now();
+        if matches!(command, Command::Evict { .. }) {
+            // Whatever ended a run long ago, it is not well, whoever runs there now.
+            let registry = &self.coordinator.registry;
+            let ends = |it: &&Host| {
+                let other = registry.run(NodeId(it.index)) != Some(Incarnation(it.disk.run()));
+                !it.up || it.paused || other || it.node.as_ref().is_none_or(Node::has_ended)
+            };
+            self.hosts.iter().filter(ends).for_each(|it| self.health.touch(it.index, now));
+        }
+        let it = &mut self.coordinator;
+        let members: Vec<u16> = it.registry.view().nodes().map(|node| node.0).collect();
+        self.health.propose(node, &command, &members, it.voters, now);
         for way in self.coordinator.ways(self.calm) {
             self.queue.push(now + way, Happening::Decide { node, run, command: command.clone() });
         }
@@ -300,15 +313,13 @@ impl World {
         }
         let Some(command) = self.written_by(node, command) else { return };
         self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
-        if let Command::Evict { epoch, out, .. } = &command
-            && *epoch == self.coordinator.registry.view().epoch
-        {
-            for wronged in self.health.wronged(out, now) {
-                let text = format!("{out:?} puts out node {wronged}, with which nothing was wrong");
+        let outcome = self.coordinator.decide(node, run, command.clone());
+        if let (Command::Evict { epoch, out, .. }, Outcome::Done) = (&command, outcome) {
+            for wronged in self.health.decided(node, *epoch, out).wronged {
+                let text = format!("{out:?} puts out node {wronged}, which must stay");
                 self.others.add("removal", now, text);
             }
         }
-        let outcome = self.coordinator.decide(node, run, command.clone());
         if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
             self.fences.checker.surrendered(node.0, incarnation.0);
         }
@@ -369,7 +380,7 @@ impl World {
         let faults = !self.calm && self.options.faults;
         if faults && let Some(until) = self.coordinator.lose_leader(now) {
             self.load.leaders_lost += 1;
-            (0..self.options.nodes).for_each(|node| self.health.touch(node, until));
+            (0..self.options.nodes).for_each(|node| self.health.touch_around(node, until));
         }
         if faults && let Some((node, until)) = self.coordinator.deafen(now) {
             self.health.touch(node, until);

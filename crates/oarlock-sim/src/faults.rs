@@ -99,11 +99,12 @@ impl World {
     fn touch_links(&mut self, kind: FaultKind, links: &[(u16, u16)], until: Time) {
         let ends: BTreeSet<u16> = links.iter().flat_map(|(a, b)| [*a, *b]).collect();
         let ends: Vec<u16> = ends.into_iter().collect();
-        ends.iter().for_each(|node| self.health.touch(*node, until));
+        ends.iter().for_each(|node| self.health.touch_around(*node, until));
         self.cover(kind, &ends);
     }
 
     fn disturb(&mut self, now: Time, disturbance: Disturbance, length: Time) {
+        self.health.touch_ways(now, &disturbance, length);
         let disturbance = self.network.disturb(now, disturbance);
         self.queue.push(now + length, Happening::Settle { disturbance });
     }

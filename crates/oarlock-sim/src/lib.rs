@@ -52,6 +52,7 @@ pub mod story;
 pub mod swarm;
 mod trace;
 mod versions;
+mod ways;
 mod world;
 
 use std::any::Any;
@@ -85,6 +86,7 @@ pub fn run_with_history(seed: u64, options: &Options) -> (Report, Option<Vec<his
             faults: [0; coverage::KINDS],
             coverage: coverage::Coverage::default(),
             liveness: false,
+            torn: false,
         };
         (report, None)
     })

@@ -27,6 +27,7 @@ oarlock-sim --rebuild N                                                   what a
   --rewrite N   after so many events each, a node is written down and read again, which nobody may notice
   --jobs J      threads (default: one per core)
   --liveness    all seeds end with a majority that is whole and the rest broken (--safety: none; default: three in ten)
+  --torn        all seeds end with one node that two others do not hear
   --coverage    print which fault met which phase of the protocol; fail if one of the cells that are sure is empty
   --thorough    fail if less than 95 % of the cells that can be met were met ten times
   --replay      run every seed twice and compare the hashes (else one in fifty)";
@@ -75,6 +76,7 @@ fn arguments() -> Result<Arguments, String> {
             "--sockets" => arguments.options.segments = Some(false),
             "--fences" => arguments.options.fences = Some(true),
             "--liveness" => arguments.options.liveness = Some(true),
+            "--torn" => (arguments.options.liveness, arguments.options.torn) = (Some(true), true),
             "--safety" => arguments.options.liveness = Some(false),
             "--coverage" => arguments.coverage = true,
             "--thorough" => (arguments.coverage, arguments.thorough) = (true, true),
@@ -368,6 +370,7 @@ mod planted {
         (Bug::OldMember, &["forming", "members"]),
         (Member(MemberBug::RenewalUnconfirmed), &["exclusion", "value", "tokens"]),
         (Member(MemberBug::EvictEarly), &["exclusion", "value", "tokens", "removal"]),
+        (Member(MemberBug::KeepFewer), &["removal"]),
     ];
 
     /// A bug that need not be noticed here is looked for in this part of the seeds.
@@ -446,6 +449,8 @@ mod planted {
             let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
             match bug {
                 Bug::IgnoreFences => options.fences = Some(true),
+                // In storms most are cut off from too many to be more than late with their lease, and no cut lasts.
+                Member(MemberBug::KeepFewer) => (options.liveness, options.torn) = (Some(true), true),
                 // Whoever asks its node for every lock hears from that when a lease is over.
                 Bug::LongLease => options.segments = Some(true),
                 _ => {}

@@ -24,6 +24,8 @@ pub struct Options {
     pub fences: Option<bool>,
     /// The storm ends for a majority only, and the others stay broken; drawn by the seed if it is not given.
     pub liveness: Option<bool>,
+    /// What stays broken is one node that does not hear two others, and is heard by a majority.
+    pub torn: bool,
     /// Engines are handed over now and then; as the seed draws if it is not given.
     pub handovers: Option<bool>,
     /// After so many events each, one node after the other is written down and read again between two of its steps. Nobody may
@@ -71,6 +73,7 @@ impl Default for Options {
             segments: None,
             fences: None,
             liveness: None,
+            torn: false,
             handovers: None,
             rewrite: None,
             keep_history: false,

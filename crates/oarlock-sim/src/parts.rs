@@ -47,14 +47,25 @@ const SERVE: Time = 6 * S;
 /// The same for a majority while others stay broken: detect, fence and 5 s (I23). Whoever stays broken is put out first.
 const SERVE_BESIDE_BROKEN: Time = 10 * S;
 
+/// And beside one that two others do not hear. The verdict about these must wait while one of the storm is held ([`VERDICT_HOLD`]), so
+/// must the one by which those come in again whom the storm has put out, and that takes a lease before and one after.
+///
+/// [`VERDICT_HOLD`]: oarlock_layout::limit::VERDICT_HOLD
+const SERVE_BESIDE_TORN: Time = 22 * S;
+
 /// After so much calm whatever is put out must be what broke then (I20).
 const SOUND: Time = TRACES + S / 2;
 
 impl Plan {
-    pub(crate) fn new(seconds: u64, liveness: bool, late: bool) -> Plan {
+    pub(crate) fn new(seconds: u64, liveness: bool, late: bool, torn: bool) -> Plan {
         let end = seconds.max(34) * S;
         let calm = end - 11 * S;
-        let breaks = calm - if liveness { SERVE_BESIDE_BROKEN } else { SERVE };
+        let serve = match (liveness, torn) {
+            (false, _) => SERVE,
+            (true, false) => SERVE_BESIDE_BROKEN,
+            (true, true) => SERVE_BESIDE_TORN.min(calm / 2),
+        };
+        let breaks = calm - serve;
         let storm_end = if late { breaks - SOUND } else { breaks };
         Plan { storm_end, breaks, serve: calm, calm, polite: end - 6 * S, drain: end - 4 * S, end }
     }

@@ -145,6 +145,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// The storm ended for a majority only.
     pub liveness: bool,
+    /// And what stays broken is one node that two others do not hear.
+    pub torn: bool,
 }
 
 impl Report {
@@ -154,7 +156,14 @@ impl Report {
         let served = self.load.locks.saturating_sub(self.load.refused);
         let changes = self.load.converts + self.load.cancels;
         // Where nodes stay broken their programs are gone, and the storm is shorter.
-        let tenths = if self.liveness { 6 } else { 9 };
+        // Until such a node is put out nobody may be granted anything.
+        let tenths = if self.torn {
+            3
+        } else if self.liveness {
+            6
+        } else {
+            9
+        };
         let standard = [
             ("lock calls", served, 500),
             ("converts and cancels", changes, 20),

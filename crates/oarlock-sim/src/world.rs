@@ -173,10 +173,10 @@ const HANDOVERS: u64 = 0x4a4d_0eed_0000_0000;
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> World {
         let mut random = Random::new(seed);
-        let storm_end = Plan::new(options.seconds, false, false).storm_end;
+        let storm_end = Plan::new(options.seconds, false, false, false).storm_end;
         let mut mix = Mix::draw(&mut random, options.nodes, storm_end, options.resources);
         mix.draw_aims(&mut Random::new(seed ^ AIMS), options.liveness, storm_end);
-        let plan = Plan::new(options.seconds, mix.liveness, mix.late);
+        let plan = Plan::new(options.seconds, mix.liveness, mix.late, options.torn);
         let mut segment_random = Random::new(seed ^ SEGMENTS);
         mix.draw_segments(&mut segment_random, options.segments);
         let mut handover_random = Random::new(seed ^ HANDOVERS);
@@ -301,6 +301,7 @@ impl World {
             faults: self.faults,
             coverage: self.coverage,
             liveness: self.mix.liveness,
+            torn: self.options.torn,
         };
         (report, self.history)
     }
