@@ -18,7 +18,7 @@ mod stage;
 use std::collections::VecDeque;
 
 use oarlock_cluster::registry::{
-    Command, FirstSpace, Founder, Order, Outcome, Registry, Role, SpaceSettings,
+    Basis, Command, FirstSpace, Founder, Order, Outcome, Refusal, Registry, Role, SpaceSettings,
 };
 use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 use oarlock_layout::seal::PublicKey;
@@ -28,7 +28,7 @@ use crate::history::Mark;
 use crate::host::Host;
 use crate::queue::Time;
 use crate::random::Random;
-use crate::swarm::{MS, S};
+use crate::swarm::{FaultKind, MS, S};
 use crate::trace::Kind;
 use crate::world::{Happening, World};
 
@@ -65,6 +65,8 @@ pub(crate) struct Heard {
     pub registry: Registry,
     /// What came of proposals of its runs: of which run, of which command.
     pub answers: Vec<(u64, Command, Outcome)>,
+    /// So many more answers got lost.
+    pub lost: u64,
     /// There is more to hear.
     pub more: bool,
 }
@@ -254,15 +256,17 @@ impl Coordinator {
             registry.apply(command);
         }
         *known += step;
-        let mut answers = Vec::new();
+        let (mut answers, mut lost) = (Vec::new(), 0);
         let waiting = &mut self.answers[usize::from(node)];
         while waiting.front().is_some_and(|(index, ..)| *index <= *known) {
             let (_, run, command, outcome) = waiting.pop_front().expect("it was looked at");
-            if !(loses && self.losses.chance(20)) {
+            if loses && self.losses.chance(20) {
+                lost += 1;
+            } else {
                 answers.push((run, command, outcome));
             }
         }
-        Some(Heard { registry: registry.clone(), answers, more: step < behind })
+        Some(Heard { registry: registry.clone(), answers, lost, more: step < behind })
     }
 
     /// Sometimes whoever leads is lost. Until when nobody leads, if that happens now.
@@ -314,7 +318,12 @@ impl World {
         let Some(command) = self.written_by(node, command) else { return };
         self.trace.record(now, Kind::Decided, node.into(), &command.to_bytes());
         let outcome = self.coordinator.decide(node, run, command.clone());
+        let clock =
+            matches!(outcome, Outcome::Refused(Refusal::TokenExpired { .. } | Refusal::TokenEarly { .. }));
+        self.load.tokens_refused += u64::from(clock);
         if let (Command::Evict { epoch, out, .. }, Outcome::Done) = (&command, outcome) {
+            let outvoted = out.iter().any(|run| matches!(run.basis, Basis::Outvoted { .. }));
+            self.load.outvoted += u64::from(outvoted);
             for wronged in self.health.decided(node, *epoch, out).wronged {
                 let text = format!("{out:?} puts out node {wronged}, which must stay");
                 self.others.add("removal", now, text);
@@ -348,7 +357,11 @@ impl World {
             return;
         }
         let (run, at) = (host.disk.run(), host.clock(now));
-        let Some(heard) = self.coordinator.hear(false, node) else { return };
+        let Some(heard) = self.coordinator.hear(!self.calm && self.options.faults, node) else { return };
+        if heard.lost > 0 {
+            self.faults[FaultKind::Answer as usize] += heard.lost;
+            self.cover(FaultKind::Answer, &[node]);
+        }
         self.wake(node);
         let mut noted = false;
         if let Some(it) = &mut self.hosts[usize::from(node)].node {

@@ -163,6 +163,10 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
             | F::Replay
             | F::OldRuns
             | F::HandOver
+            | F::Sleep
+            | F::Clock
+            | F::Answer
+            | F::LockOut
     );
     if down && none {
         return Some("the fault needs a run of the node");
@@ -175,6 +179,12 @@ pub fn unreachable(kind: FaultKind, stage: Stage) -> Option<&'static str> {
         stage,
         Stage::Out | Stage::Founding | Stage::Waiting | Stage::Rejoining | Stage::Stale | Stage::PutOut
     );
+    if kind == F::LockOut && no_run_in_view {
+        return Some("it needs a run in the view whose node the others do not hear");
+    }
+    if kind == F::Answer && matches!(stage, Stage::Paused | Stage::CutOff) {
+        return Some("only whoever works and reaches a majority is answered");
+    }
     if kind == F::ByHand && no_run_in_view {
         return Some("only a run that is in the view can be put out");
     }
@@ -230,6 +240,15 @@ pub const SURE: &[(FaultKind, Stage)] = &[
     (FaultKind::ProgramDies, Stage::Writing),
     (FaultKind::ProgramDies, Stage::Converting),
     (FaultKind::Restarts, Stage::Open),
+    (FaultKind::Sleep, Stage::Open),
+    (FaultKind::Sleep, Stage::Holding),
+    (FaultKind::Clock, Stage::Open),
+    (FaultKind::Clock, Stage::Frozen),
+    (FaultKind::Answer, Stage::Open),
+    (FaultKind::Answer, Stage::Rejoining),
+    (FaultKind::Answer, Stage::Behind),
+    (FaultKind::LockOut, Stage::Open),
+    (FaultKind::LockOut, Stage::Holding),
     (FaultKind::HandOver, Stage::Rejoining),
     (FaultKind::HandOver, Stage::Arriving),
     (FaultKind::HandOver, Stage::Restating),

@@ -20,6 +20,7 @@ use crate::keys::Keys;
 use crate::members::Identity;
 use crate::queue::Time;
 use crate::share::Ticking;
+use crate::swarm::S;
 use crate::versions::Release;
 
 /// What comes to a node from outside.
@@ -103,9 +104,25 @@ pub(crate) struct Host {
     pub release: Release,
     /// How often in a row it was woken at the same moment.
     rushes: (Time, u32),
-    offset: u64,
+    skew: Rc<Cell<Skew>>,
     drift: i64,
+    /// So many seconds its wall clock is off, and when its other clock leapt or stood still last.
+    pub wall_off: i64,
+    pub stepped: Time,
 }
+
+/// What a clock is off besides its rate.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Skew {
+    offset: u64,
+    /// So long it has stood still in all, before the last time.
+    stood: Time,
+    /// From when to when it stands still.
+    hold: (Time, Time),
+}
+
+/// What all wall clocks show at first.
+const WALL: u64 = 1_800_000_000;
 
 /// Datagrams that a socket keeps while nobody reads it.
 pub(crate) const INBOX_MAX: usize = 2048;
@@ -138,8 +155,10 @@ impl Host {
             identity: Identity::founder(index),
             release: Release::This,
             rushes: (0, 0),
-            offset,
+            skew: Rc::new(Cell::new(Skew { offset, ..Skew::default() })),
             drift,
+            wall_off: 0,
+            stepped: 0,
         }
     }
 
@@ -197,7 +216,26 @@ impl Host {
 
     /// What this machine's clock shows (FT14: its rate is a little off).
     pub(crate) fn clock(&self, now: Time) -> Instant {
-        shown(now, self.offset, self.drift)
+        shown(now, self.skew.get(), self.drift)
+    }
+
+    /// Its clock leaps ahead by so much.
+    pub(crate) fn leap(&mut self, by: Time) {
+        let skew = self.skew.get();
+        self.skew.set(Skew { offset: skew.offset + by, ..skew });
+    }
+
+    /// Its clock stands still from now on for so long.
+    pub(crate) fn stand(&mut self, now: Time, length: Time) {
+        let skew = self.skew.get();
+        debug_assert!(skew.hold.1 <= now, "one after the other");
+        let stood = skew.stood + skew.hold.1 - skew.hold.0;
+        self.skew.set(Skew { stood, hold: (now, now + length), ..skew });
+    }
+
+    /// What its wall clock shows, in seconds since 1970 (FT14: it may be years off).
+    pub(crate) fn wall(&self, now: Time) -> u64 {
+        (WALL + now / S).saturating_add_signed(self.wall_off)
     }
 
     /// Its node grants.
@@ -207,7 +245,7 @@ impl Host {
 
     /// The same clock, for its programs.
     pub(crate) fn ticking(&self, now: &Rc<Cell<Time>>) -> Ticking {
-        Ticking { now: now.clone(), offset: self.offset, drift: self.drift }
+        Ticking { now: now.clone(), skew: self.skew.clone(), drift: self.drift }
     }
 
     /// Counts how often it is woken at one moment.
@@ -218,15 +256,20 @@ impl Host {
 
     /// The first moment at which its clock shows at least `at`.
     pub(crate) fn when(&self, at: Instant) -> Time {
-        let Some(local) = at.0.checked_sub(self.offset) else { return 0 };
+        let skew = self.skew.get();
+        let Some(local) = at.0.checked_sub(skew.offset) else { return 0 };
+        // As if it had never stood still.
+        let clock = |time| shown(time, Skew { offset: skew.offset, ..Skew::default() }, self.drift);
         let mut time = (i128::from(local) * 1_000_000 / i128::from(1_000_000 + self.drift)) as Time;
-        while self.clock(time) < at {
+        while clock(time) < at {
             time += 1;
         }
-        while time > 0 && self.clock(time - 1) >= at {
+        while time > 0 && clock(time - 1) >= at {
             time -= 1;
         }
-        time
+        let (from, to) = skew.hold;
+        let time = time + skew.stood;
+        if time > from { time + (to - from) } else { time }
     }
 
     pub(crate) fn address(index: u16) -> SocketAddr {
@@ -242,10 +285,12 @@ impl Host {
     }
 }
 
-/// What a clock shows that began at `offset` and runs `drift` millionths too fast.
-pub(crate) fn shown(now: Time, offset: u64, drift: i64) -> Instant {
-    let off = i128::from(now) * i128::from(drift) / 1_000_000;
-    Instant((i128::from(now) + off + i128::from(offset)) as u64)
+/// What a clock shows that is off by so much and runs `drift` millionths too fast.
+pub(crate) fn shown(now: Time, skew: Skew, drift: i64) -> Instant {
+    let (from, to) = skew.hold;
+    let ran = now - skew.stood - (now.clamp(from, to) - from);
+    let off = i128::from(ran) * i128::from(drift) / 1_000_000;
+    Instant((i128::from(ran) + off + i128::from(skew.offset)) as u64)
 }
 
 #[cfg(test)]
@@ -262,6 +307,29 @@ mod tests {
                 assert!(host.clock(when) >= shown && when <= at);
                 assert!(when == 0 || host.clock(when - 1) < shown);
             }
+        }
+    }
+
+    /// It never goes back, and a timer is due at the first moment at which it shows what was asked for.
+    #[test]
+    fn a_clock_that_leapt_and_stood_goes_on_from_there() {
+        for drift in [-20_000, 0, 20_000] {
+            let mut host = Host::new(0, 5, drift);
+            host.leap(1_000_000);
+            host.stand(2_000_000, 500_000);
+            let moments = [0, 1_999_999, 2_000_000, 2_000_001, 2_499_999, 2_500_000, 2_500_001, 9_000_000];
+            for pair in moments.windows(2) {
+                assert!(host.clock(pair[0]) <= host.clock(pair[1]));
+            }
+            assert_eq!(host.clock(2_000_000), host.clock(2_500_000));
+            host.stand(7_000_000, 250_000);
+            for at in moments {
+                let when = host.when(host.clock(at));
+                assert!(when <= at && host.clock(when) >= host.clock(at), "{at} {when}");
+                let next = Instant(host.clock(at).0 + 1_000_000);
+                assert!(host.clock(host.when(next)) >= next && host.clock(host.when(next) - 1) < next);
+            }
+            assert!(host.clock(9_000_000).since(host.clock(2_000_000)).as_nanos() < 6_500_000);
         }
     }
 

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod clocks;
 pub mod conformance;
 mod coordinator;
 pub mod coverage;

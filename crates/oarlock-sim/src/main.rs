@@ -211,13 +211,13 @@ fn many_seeds(arguments: &Arguments) -> bool {
         }
     });
     let t = totals.into_inner().expect("all threads have ended");
-    let covered = !arguments.coverage || cover(&t.coverage, arguments.thorough);
+    let covered = !arguments.coverage || cover(&t, arguments.thorough);
     let core = t.core.as_secs_f64().max(1e-9);
     println!(
         "{} seeds, {} failed, {} with too little load, {} run twice: {} simulated s, {:.0} per core-s; \
          {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults; \
          {} reads, {} of them outside of doubt; \
-         {} verdicts, {} of them beside sound members; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined; \
+         {} verdicts, {} of them beside sound members, {} by whoever was locked out; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined, {} joins refused by a clock; \
          {} upgrades: {} chunks and fields skipped, {} commands not understood, {} versions refused",
         t.counted,
         t.failed,
@@ -235,12 +235,14 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.reads_certain,
         t.load.verdicts,
         t.load.verdicts_judged,
+        t.load.outvoted,
         t.load.stops,
         t.load.surrendered,
         t.load.engines,
         t.load.gasps,
         t.load.left,
         t.load.joined,
+        t.load.tokens_refused,
         t.load.upgrades,
         t.load.skipped,
         t.load.unread,
@@ -250,7 +252,8 @@ fn many_seeds(arguments: &Arguments) -> bool {
 }
 
 /// Prints the matrix of faults and phases; false if too much of it is empty.
-fn cover(coverage: &Coverage, thorough: bool) -> bool {
+fn cover(totals: &Totals, thorough: bool) -> bool {
+    let coverage = &totals.coverage;
     println!("{}", coverage.table());
     let ((once, all), (often, _)) = (coverage.met(1), coverage.met(10));
     println!("of {all} cells that can be met {once} were, {often} at least ten times");
@@ -261,7 +264,10 @@ fn cover(coverage: &Coverage, thorough: bool) -> bool {
     if !enough {
         println!("not covered: less than 95 % of the cells were met ten times");
     }
-    coverage.missed().is_empty() && enough
+    if totals.load.outvoted == 0 {
+        println!("not covered: nobody who was locked out has outvoted whoever was in");
+    }
+    coverage.missed().is_empty() && enough && totals.load.outvoted > 0
 }
 
 fn account(totals: &mut Totals, report: &Report, core: Duration, same: Option<bool>) {

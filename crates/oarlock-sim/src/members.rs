@@ -31,6 +31,8 @@ const PATIENCE: Time = 400 * MS;
 const FEWEST: usize = 4;
 /// How long a token is good, in seconds.
 const TOKEN_SECONDS: u64 = 900;
+/// So many times somebody shows a token before he asks for another.
+const TRIES_MAX: u32 = 3;
 
 /// Who a machine is to the others.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ enum Step {
     /// Another machine may join.
     Token,
     Join,
+    /// Its token is no good by the clocks of those who were asked. Another one is needed.
+    Revoke,
     /// It is let in, and votes.
     Promote,
 }
@@ -75,6 +79,8 @@ pub(crate) struct Change {
     waits: bool,
     /// What was asked for last, and when.
     asked: Option<(Time, Discriminant<Command>)>,
+    /// How often somebody asked to join with this token.
+    tries: u32,
     /// Who comes in its place.
     next: Identity,
 }
@@ -105,7 +111,7 @@ impl World {
         let lost = random.chance(400);
         let next = Identity { generation, name, joined: None };
         self.changes.under_way =
-            Some(Change { node, step: Step::Retire, lost, waits: false, asked: None, next });
+            Some(Change { node, step: Step::Retire, lost, waits: false, asked: None, tries: 0, next });
         self.queue.push(self.queue.now(), Happening::Members);
     }
 
@@ -118,7 +124,7 @@ impl World {
         let generation = self.hosts[usize::from(node)].identity.generation + 1;
         let next = Identity { generation, name: name_of(node), joined: None };
         self.changes.under_way =
-            Some(Change { node, step: Step::Retire, lost: false, waits: true, asked: None, next });
+            Some(Change { node, step: Step::Retire, lost: false, waits: true, asked: None, tries: 0, next });
         self.queue.push(self.queue.now(), Happening::Members);
         true
     }
@@ -133,7 +139,9 @@ impl World {
     /// Is this machine none of a member's now?
     pub(crate) fn is_away(&self, node: u16) -> bool {
         let change = self.changes.under_way.as_ref().filter(|change| change.node == node);
-        change.is_some_and(|change| matches!(change.step, Step::Leave | Step::Token | Step::Join))
+        change.is_some_and(|change| {
+            matches!(change.step, Step::Leave | Step::Token | Step::Join | Step::Revoke)
+        })
     }
 
     /// Is a change of this member under way?
@@ -194,23 +202,34 @@ impl World {
                 if registry.tokens().any(|token| token.hash == hash) {
                     change.step = Step::Join;
                 } else if self.is_free(node) {
-                    let (name, wall) = (change.next.name.clone(), self.queue.now() / S);
-                    let expires = wall + TOKEN_SECONDS;
-                    self.ask(change, Command::CreateToken { serial, hash, name, wall, expires });
+                    let name = change.next.name.clone();
+                    self.ask_by(change, |wall| {
+                        let expires = wall + TOKEN_SECONDS;
+                        Command::CreateToken { serial, hash, name, wall, expires }
+                    });
                 }
             }
             (Step::Join, None) => {
-                let command = Command::Join {
-                    cluster: registry.cluster().expect("it was founded"),
-                    hash: token(change),
-                    name: change.next.name.clone(),
-                    address: Host::address(change.node),
-                    key: key_of(&self.options, change.node, change.next.generation),
-                    wall: self.queue.now() / S,
-                };
-                self.ask(change, command);
+                let (cluster, hash) = (registry.cluster().expect("it was founded"), token(change));
+                let name = change.next.name.clone();
+                let address = Host::address(change.node);
+                let key = key_of(&self.options, change.node, change.next.generation);
+                let asked =
+                    self.ask_by(change, |wall| Command::Join { cluster, hash, name, address, key, wall });
+                change.tries += u32::from(asked);
+                if change.tries > TRIES_MAX {
+                    (change.step, change.tries) = (Step::Revoke, 0);
+                }
             }
-            (Step::Token | Step::Join, Some(record)) => self.joins(change, &record),
+            (Step::Revoke, None) => {
+                let hash = token(change);
+                let known = registry.tokens().find(|token| token.hash == hash).map(|token| token.serial);
+                match known {
+                    Some(serial) => self.ask(change, Command::RevokeToken { serial }),
+                    None => change.step = Step::Token,
+                }
+            }
+            (Step::Token | Step::Join | Step::Revoke, Some(record)) => self.joins(change, &record),
             (Step::Promote, record) => {
                 let Some(record) = record else { unreachable!("nobody else changes members") };
                 if record.role == Role::Voter {
@@ -253,22 +272,29 @@ impl World {
         self.queue.push(at, Happening::Start { node });
     }
 
-    /// Asks for a command by way of any member that reaches a majority, and again when that seems to be lost.
     fn ask(&mut self, change: &mut Change, command: Command) {
+        let _ = self.ask_by(change, |_| command);
+    }
+
+    /// Asks for a command by way of any member that reaches a majority, and again when that seems to be lost.
+    /// The command may say what the wall clock of that member shows. True: it was asked.
+    fn ask_by(&mut self, change: &mut Change, command: impl FnOnce(u64) -> Command) -> bool {
         let now = self.queue.now();
-        let what = discriminant(&command);
-        if change.asked.is_some_and(|(at, asked)| asked == what && now < at + PATIENCE) {
-            return;
-        }
         let nodes = self.options.nodes;
         let first = self.farewells.below(nodes.into()) as u16;
         let by = (0..nodes)
             .map(|n| (first + n) % nodes)
             .find(|n| *n != change.node && self.hosts[usize::from(*n)].up && self.reaches_majority(*n));
-        let Some(by) = by else { return };
+        let Some(by) = by else { return false };
+        let command = command(self.hosts[usize::from(by)].wall(now));
+        let what = discriminant(&command);
+        if change.asked.is_some_and(|(at, asked)| asked == what && now < at + PATIENCE) {
+            return false;
+        }
         change.asked = Some((now, what));
         let run = self.hosts[usize::from(by)].disk.run();
         self.propose(by, run, command);
+        true
     }
 
     /// What the configuration of a node says of the members when a run of it begins.

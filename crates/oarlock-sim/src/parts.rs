@@ -80,6 +80,7 @@ impl World {
             Part::Heal => {
                 self.calm = true;
                 self.network.calm();
+                self.set_clocks();
                 self.health.calm(self.queue.now());
                 if self.plan.breaks == self.plan.storm_end {
                     self.break_some();

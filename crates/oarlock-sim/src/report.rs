@@ -35,6 +35,10 @@ pub struct Load {
     pub lapsed: u64,
     /// Views in which a run was put out.
     pub verdicts: u64,
+    /// Of these, views in which some were outvoted by whoever waited.
+    pub outvoted: u64,
+    /// Joins refused because a token was expired, or not made yet, by the wall clock of whoever proposed them.
+    pub tokens_refused: u64,
     /// Times in which no coordinator led.
     pub leaders_lost: u64,
     /// Views that came into effect, counted once at each node.
@@ -99,6 +103,8 @@ impl Load {
         self.by_entry += other.by_entry;
         self.lapsed += other.lapsed;
         self.verdicts += other.verdicts;
+        self.outvoted += other.outvoted;
+        self.tokens_refused += other.tokens_refused;
         self.leaders_lost += other.leaders_lost;
         self.views += other.views;
         self.fenced += other.fenced;

@@ -31,13 +31,13 @@ use crate::random::Random;
 #[derive(Clone, Debug)]
 pub(crate) struct Ticking {
     pub now: Rc<Cell<Time>>,
-    pub offset: u64,
+    pub skew: Rc<Cell<host::Skew>>,
     pub drift: i64,
 }
 
 impl Clock for Ticking {
     fn coarse(&self) -> u64 {
-        host::shown(self.now.get(), self.offset, self.drift).0
+        host::shown(self.now.get(), self.skew.get(), self.drift).0
     }
 }
 

@@ -70,11 +70,19 @@ pub enum FaultKind {
     ProgramStands,
     /// An engine is written down and read again, at once or after a moment in which nobody serves (FT28).
     HandOver,
+    /// A node stands still for up to a minute (FT4).
+    Sleep,
+    /// A machine's clock of leases leaps or stands still for a moment, or its wall clock is years off (FT14).
+    Clock,
+    /// The coordinator answers a node, and the answer gets lost.
+    Answer,
+    /// One node goes on in the view while two die that do not hear it when they come back: the larger part is locked out (I20).
+    LockOut,
 }
 
 impl FaultKind {
     /// All, in the order of weights.
-    pub const ALL: [FaultKind; 26] = [
+    pub const ALL: [FaultKind; 30] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -101,10 +109,14 @@ impl FaultKind {
         FaultKind::ProgramDies,
         FaultKind::ProgramStands,
         FaultKind::HandOver,
+        FaultKind::Sleep,
+        FaultKind::Clock,
+        FaultKind::Answer,
+        FaultKind::LockOut,
     ];
 
     /// The kinds that a storm draws; the others have their own times.
-    const DRAWN: [FaultKind; 21] = [
+    const DRAWN: [FaultKind; 24] = [
         FaultKind::Loss,
         FaultKind::Copies,
         FaultKind::Reordering,
@@ -126,6 +138,9 @@ impl FaultKind {
         FaultKind::Upgrade,
         FaultKind::Wiped,
         FaultKind::OldCopy,
+        FaultKind::Sleep,
+        FaultKind::Clock,
+        FaultKind::LockOut,
     ];
 
     /// One short word, for the head of a column.
@@ -157,6 +172,10 @@ impl FaultKind {
             FaultKind::ProgramDies => "p-dies",
             FaultKind::ProgramStands => "p-stands",
             FaultKind::HandOver => "handover",
+            FaultKind::Sleep => "sleep",
+            FaultKind::Clock => "clock",
+            FaultKind::Answer => "answer",
+            FaultKind::LockOut => "lockout",
         }
     }
 }
@@ -232,8 +251,12 @@ impl Mix {
         for kind in FaultKind::DRAWN {
             // A third of the kinds is missing from each run. What costs a node its service for long is rare.
             let most = match kind {
-                FaultKind::Wiped | FaultKind::OldCopy | FaultKind::ByHand => 1,
-                FaultKind::Leaves | FaultKind::Upgrade => 2,
+                FaultKind::Wiped
+                | FaultKind::OldCopy
+                | FaultKind::ByHand
+                | FaultKind::Sleep
+                | FaultKind::LockOut => 1,
+                FaultKind::Leaves | FaultKind::Upgrade | FaultKind::Clock => 2,
                 FaultKind::OldRuns | FaultKind::Swizzle | FaultKind::Bridge | FaultKind::EngineDies => 4,
                 _ => 8,
             };

@@ -148,6 +148,8 @@ pub(crate) struct World {
     pub(crate) handover_random: Random,
     pub(crate) farewells: Random,
     pub(crate) changes: Changes,
+    /// Until when some nodes do not hear one that is in.
+    pub(crate) locked_out_until: Time,
     pub(crate) next_client: Client,
     pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
@@ -218,6 +220,7 @@ impl World {
             handover_random,
             farewells: farewell::stream(seed),
             changes: Changes::default(),
+            locked_out_until: 0,
             time: Rc::default(),
             audited: 0,
             gates: BTreeSet::new(),
