@@ -12,6 +12,8 @@ pub enum Bug {
     Member(MemberBug),
     /// Masters grant as soon as their own node has restated (L11).
     OpenEarly,
+    /// Programs may do everything, whoever's they are (I22).
+    AnyRight,
     /// What must be proven of runs that left keeps nobody from granting (L4).
     IgnoreFences,
     /// Programs are told that the lease lasts two seconds longer than it does (L1, L2).
@@ -54,6 +56,7 @@ impl Bug {
     pub fn all() -> impl Iterator<Item = Bug> {
         let hall = [
             Bug::OpenEarly,
+            Bug::AnyRight,
             Bug::IgnoreFences,
             Bug::LongLease,
             Bug::StopUnheard,

@@ -20,6 +20,9 @@ impl World {
             return;
         }
         let gap = self.fault_random.below(2 * self.mix.fault_gap);
+        // After a quiet time they hurry: there is to be one each second.
+        let behind = self.load.faults < now / S + now / (4 * S);
+        let gap = if behind { gap / 3 } else { gap };
         self.queue.push(now + gap, Happening::Fault);
         let kind = FaultKind::ALL[self.fault_random.weighted(&self.mix.faults)];
         self.make(kind, None);
@@ -28,7 +31,7 @@ impl World {
     /// Makes a fault, at this node if it is given.
     pub(crate) fn make(&mut self, kind: FaultKind, at: Option<u16>) {
         let now = self.queue.now();
-        if self.calm {
+        if self.calm || now < self.health.quiet_until {
             return;
         }
         self.note_fault(kind as usize);
@@ -202,6 +205,11 @@ impl World {
     /// A node stands still for so long that nobody remembers it.
     fn sleep_long(&mut self, now: Time, node: u16) {
         let until = (now + self.fault_random.between(10 * S, 60 * S)).min(self.plan.storm_end);
+        // One at a time: a second one would leave the others little to do.
+        if now < self.health.sleeps_until {
+            return;
+        }
+        self.health.sleeps_until = until;
         self.cover(FaultKind::Sleep, &[node]);
         self.health.touch(node, until);
         self.hosts[usize::from(node)].paused = true;
@@ -210,15 +218,15 @@ impl World {
     }
 
     /// Two nodes die, and do not hear this one when they come back, which is in the view. All others hear each other, and wait
-    /// for it to go.
+    /// for it to go, which takes them seconds in which nothing else goes wrong. Once in a run.
     fn lock_out(&mut self, now: Time, node: u16) {
         let nodes = self.options.nodes;
         let until = now + LOCKED_OUT;
         let is_in = self.coordinator.is_in(node, self.hosts[usize::from(node)].disk.run());
-        if nodes < 5 || !is_in || until > self.plan.storm_end || now < self.locked_out_until {
+        if nodes < 5 || !is_in || until > self.plan.storm_end || self.health.quiet_until > 0 {
             return;
         }
-        self.locked_out_until = until;
+        self.health.quiet_until = until;
         self.cover(FaultKind::LockOut, &[node]);
         let first = self.fault_random.below(u64::from(nodes) - 1) as u16;
         let far = [0, 1].map(|n| (node + 1 + (first + n) % (nodes - 1)) % nodes);

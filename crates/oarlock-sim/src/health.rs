@@ -38,6 +38,10 @@ pub(crate) struct Health {
     proposed: Vec<(u16, Epoch, Vec<Out>, Judgement)>,
     /// Nodes that stay broken to the end, and how.
     pub broken: BTreeMap<u16, Breakage>,
+    /// No other fault is made before this, because some are locked out.
+    pub quiet_until: Time,
+    /// Until when a node sleeps.
+    pub sleeps_until: Time,
     /// Verdicts on a view in which it was certain of some member that it must stay.
     pub verdicts: u64,
 }

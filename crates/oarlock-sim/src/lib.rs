@@ -43,6 +43,7 @@ mod random;
 pub mod rebuild;
 mod registers;
 mod report;
+mod rights;
 pub mod seal;
 mod segments;
 mod share;

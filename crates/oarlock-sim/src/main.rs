@@ -218,7 +218,8 @@ fn many_seeds(arguments: &Arguments) -> bool {
          {:.0} events and {:.1} faults per core-s; {} locks, {} grants, {} deaths, {} faults; \
          {} reads, {} of them outside of doubt; \
          {} verdicts, {} of them beside sound members, {} by whoever was locked out; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined, {} joins refused by a clock; \
-         {} upgrades: {} chunks and fields skipped, {} commands not understood, {} versions refused",
+         {} upgrades: {} chunks and fields skipped, {} commands not understood, {} versions refused; \
+         {} grants to programs that may not do all, {} refusals to them",
         t.counted,
         t.failed,
         t.thin,
@@ -247,6 +248,8 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.skipped,
         t.load.unread,
         t.load.refused_versions,
+        t.load.granted_to_few,
+        t.load.denied,
     );
     t.failed == 0 && t.counted >= arguments.seeds && covered
 }
@@ -361,6 +364,7 @@ mod planted {
         (Room(RoomBug::ToldAlready), &["assertion"]),
         (Room(RoomBug::TokenReset), &["tokens"]),
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),
+        (Bug::AnyRight, &["rights", "honesty"]),
         (Bug::IgnoreFences, &["exclusion", "value", "tokens", "fence"]),
         (Bug::LongLease, &["exclusion", "value", "tokens"]),
         (Bug::Lose(Lost::Waiters), &["answers", "liveness", "words", "assertion"]),

@@ -404,6 +404,10 @@ impl Process {
     }
 
     fn failed(&mut self, handle: u32, code: Code, cx: &mut Context<'_>) {
+        if code == Code::SpaceDenied {
+            self.next_lock = self.next_lock.max(cx.now + 20 * MS);
+            cx.load.refused += 1;
+        }
         if matches!(code, Code::NotServing | Code::Refused | Code::Fenced) {
             self.next_lock = self.next_lock.max(cx.now + 100 * MS);
             cx.load.refused += 1;

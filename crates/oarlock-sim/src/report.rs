@@ -81,6 +81,10 @@ pub struct Load {
     pub unread: u64,
     /// Times that a node was told of another version, or told one.
     pub refused_versions: u64,
+    /// Grants to programs that lacked a right to something, and requests of them that were refused for that.
+    pub granted_to_few: u64,
+    /// See above.
+    pub denied: u64,
     /// Members that left for good.
     pub left: u64,
     /// Members that joined in their places.
@@ -126,6 +130,8 @@ impl Load {
         self.skipped += other.skipped;
         self.unread += other.unread;
         self.refused_versions += other.refused_versions;
+        self.granted_to_few += other.granted_to_few;
+        self.denied += other.denied;
         self.left += other.left;
         self.joined += other.joined;
     }

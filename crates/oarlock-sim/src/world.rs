@@ -20,7 +20,6 @@ use oarlock_layout::id::{Incarnation, NodeId, SessionId, SpaceId};
 use oarlock_layout::message::session::{Attached, Reply, Request, VERSION};
 use oarlock_layout::name::Name;
 use oarlock_layout::time::Duration;
-use oarlock_node::rights::Who;
 use oarlock_node::{Config, Node, Order, Output, SpaceConfig};
 
 use crate::check::{Findings, Judge};
@@ -41,6 +40,7 @@ use crate::process::{self, Context, Phase, Process};
 use crate::queue::{Queue, Time};
 use crate::random::Random;
 use crate::report::{Load, Report};
+use crate::rights::Rights;
 use crate::seal::ChecksumSeal;
 use crate::segments::Gate;
 use crate::share::Outcome;
@@ -148,8 +148,7 @@ pub(crate) struct World {
     pub(crate) handover_random: Random,
     pub(crate) farewells: Random,
     pub(crate) changes: Changes,
-    /// Until when some nodes do not hear one that is in.
-    pub(crate) locked_out_until: Time,
+    pub(crate) rights: Rights,
     pub(crate) next_client: Client,
     pub(crate) trace: Trace,
     /// The second that is counted, and the datagrams before it.
@@ -196,7 +195,8 @@ impl World {
         // Even ranks are in the first lockspace, odd ones in the second.
         let names = (0..mix.resources * 2).map(|n| Name::new(format!("r{}", n / 2).as_bytes()));
         let founders = (0..options.nodes).map(|n| (name_of(n), key_of(&options, n, 0))).collect();
-        let rules = Rules::simulated(options.nodes, vec![false, true]);
+        let rights = Rights::draw(seed, options.nodes);
+        let rules = rights.rules(Rules::simulated(options.nodes, vec![false, true]));
         World {
             seed,
             plan,
@@ -220,7 +220,7 @@ impl World {
             handover_random,
             farewells: farewell::stream(seed),
             changes: Changes::default(),
-            locked_out_until: 0,
+            rights,
             time: Rc::default(),
             audited: 0,
             gates: BTreeSet::new(),
@@ -445,6 +445,7 @@ impl World {
         }
         self.meet_keeper(index, &mut node, seed_of_run);
         node.set_fences(self.fences.needs());
+        node.give(self.rights.accesses());
         node.handle_applied(at, self.coordinator.known(index));
         self.hosts[usize::from(index)].node = Some(node);
         self.trace.record(now, Kind::Start, index.into(), &run.to_le_bytes());
@@ -478,7 +479,8 @@ impl World {
                 node.handle_datagram(at, Host::address(from), &mut bytes);
             }
             Input::Open { client, pid } => {
-                node.handle_session_opened(at, SessionId(client), pid, Who::root())
+                let who = self.rights.who(&self.processes, client);
+                node.handle_session_opened(at, SessionId(client), pid, who);
             }
             Input::Packet { client, bytes } => {
                 self.trace.record(now, Kind::Request, client, &bytes);
@@ -883,6 +885,7 @@ impl World {
     pub(crate) fn event(&mut self, what: What) {
         let event = Event { at: self.queue.now(), what };
         self.before_event(&event);
+        self.look_at_rights(&event);
         self.judge.see(&event);
         self.after_event(&event);
         if let Some(history) = &mut self.history {

@@ -144,6 +144,7 @@ impl Answers {
             }
             // Bounds of a node are real answers; so are those of a node that is not in a view.
             Code::SpaceFull | Code::TooManyWaiters | Code::TooManyLocks => Ok(()),
+            Code::SpaceDenied if rules.given => Ok(()),
             Code::NotServing | Code::Refused | Code::Fenced | Code::TokensExhausted => Ok(()),
             Code::NoSuchLock | Code::InFlight if withdrawn => Ok(()),
             _ => Err(format!("{code:?} is no answer to a request for {}", pending.mode)),
