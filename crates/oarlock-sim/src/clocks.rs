@@ -8,7 +8,7 @@
 //! A lease counts on a clock that goes on, also while the machine sleeps: this is what a pause is here. A clock that stood still for
 //! longer than lease times allow would break what [faults](../../../docs/faults.md) assume, so none does.
 
-use crate::swarm::{FaultKind, MS, S};
+use crate::swarm::{FaultKind, MS, Mix, S};
 use crate::world::{Happening, World};
 
 /// Two clocks run apart by 120 ms in a lease; one that stood and one that leapt come on top. Margin and drift are 300 ms.
@@ -16,6 +16,12 @@ const STEP_MAX: u64 = 80;
 /// A lease, and some.
 const STEP_EACH: u64 = 4;
 const YEAR: u64 = 365 * 86_400;
+
+/// How far clocks leap in a run like this.
+pub(crate) fn leap_max(mix: &Mix) -> u64 {
+    let by_ambush = mix.ambushes.iter().any(|ambush| ambush.kind == FaultKind::Clock);
+    if by_ambush || mix.faults[FaultKind::Clock as usize] > 0 { STEP_MAX * MS } else { 0 }
+}
 
 impl World {
     /// Something happens to the clocks of a machine.

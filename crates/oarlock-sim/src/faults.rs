@@ -8,10 +8,6 @@ use crate::swarm::{FaultKind, MS, S};
 use crate::trace::Kind;
 use crate::world::{Happening, World};
 
-/// So long two nodes do not hear a third: the lease of the runs that died, then what those of the view need to be outvoted, and
-/// what it takes until the others are in.
-const LOCKED_OUT: Time = 13 * S;
-
 impl World {
     /// Makes the next fault and plans the one after.
     pub(crate) fn next_fault(&mut self) {
@@ -117,7 +113,7 @@ impl World {
         self.cover(kind, &ends);
     }
 
-    fn disturb(&mut self, now: Time, disturbance: Disturbance, length: Time) {
+    pub(crate) fn disturb(&mut self, now: Time, disturbance: Disturbance, length: Time) {
         self.health.touch_ways(now, &disturbance, length);
         let disturbance = self.network.disturb(now, disturbance);
         self.queue.push(now + length, Happening::Settle { disturbance });
@@ -215,31 +211,6 @@ impl World {
         self.hosts[usize::from(node)].paused = true;
         self.queue.push(until, Happening::Resume { node });
         self.freeze_some(node, until);
-    }
-
-    /// Two nodes die, and do not hear this one when they come back, which is in the view. All others hear each other, and wait
-    /// for it to go, which takes them seconds in which nothing else goes wrong. Once in a run.
-    fn lock_out(&mut self, now: Time, node: u16) {
-        let nodes = self.options.nodes;
-        let until = now + LOCKED_OUT;
-        let is_in = self.coordinator.is_in(node, self.hosts[usize::from(node)].disk.run());
-        if nodes < 5 || !is_in || until > self.plan.storm_end || self.health.quiet_until > 0 {
-            return;
-        }
-        self.health.quiet_until = until;
-        self.cover(FaultKind::LockOut, &[node]);
-        let first = self.fault_random.below(u64::from(nodes) - 1) as u16;
-        let far = [0, 1].map(|n| (node + 1 + (first + n) % (nodes - 1)) % nodes);
-        let mut links = self.network.all_links();
-        links.retain(|(a, b)| *a == node && far.contains(b) || *b == node && far.contains(a));
-        for dead in far {
-            self.end(dead);
-            let back = now + self.fault_random.between(3_600 * MS, 4_400 * MS);
-            self.queue.push(back, Happening::Start { node: dead });
-        }
-        far.iter().chain([&node]).for_each(|end| self.health.touch_around(*end, until));
-        let weather = Weather { lost: 1000, delay: (0, 0), late: 0, ..Weather::FINE };
-        self.disturb(now, Disturbance { links, weather, flap: 0 }, LOCKED_OUT);
     }
 
     /// A node dies, or is stopped in order, and comes back: at once, while others still wait for its lease, or later.

@@ -32,6 +32,7 @@ mod health;
 pub mod history;
 mod host;
 mod keys;
+mod lockout;
 mod members;
 pub mod network;
 mod options;

@@ -361,6 +361,8 @@ mod planted {
         (Room(RoomBug::OldBlock), &["value"]),
         (Room(RoomBug::AnswerAlone), &["assertion"]),
         (Room(RoomBug::KeepDeadWritersBlock), &["value"]),
+        (Room(RoomBug::SilentUse), &["value"]),
+        (Room(RoomBug::StaleEpoch), &["honesty", "assertion"]),
         (Room(RoomBug::ToldAlready), &["assertion"]),
         (Room(RoomBug::TokenReset), &["tokens"]),
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),

@@ -13,9 +13,11 @@ use oarlock_layout::id::NodeId;
 use oarlock_layout::mode::Mode;
 use oarlock_node::rights::{Access, Who};
 
+use crate::clocks;
 use crate::history::{Client, Event, Rules, Told, What};
 use crate::process::Process;
 use crate::random::Random;
+use crate::swarm::Mix;
 use crate::world::World;
 
 /// Makes another stream of the same seed.
@@ -47,8 +49,8 @@ impl Rights {
     }
 
     /// What may be answered, besides what these say.
-    pub(crate) fn rules(&self, rules: Rules) -> Rules {
-        Rules { given: self.are_given(), ..rules }
+    pub(crate) fn rules(&self, mix: &Mix, rules: Rules) -> Rules {
+        Rules { given: self.are_given(), leap: clocks::leap_max(mix), ..rules }
     }
 
     pub(crate) fn accesses(&self) -> Vec<Access> {

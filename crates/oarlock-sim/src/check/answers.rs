@@ -128,8 +128,8 @@ impl Answers {
             Code::Busy | Code::NotOwned if has(Flags::LOCAL) => Ok(()),
             Code::Busy => Err("busy, though it did not ask for an immediate answer".into()),
             Code::TimedOut => {
-                // Clocks of nodes run up to two per cent fast.
-                let least = u64::from(pending.timeout_ms) * 950_000;
+                // Clocks of nodes run up to two per cent fast, and some leap.
+                let least = (u64::from(pending.timeout_ms) * 950_000).saturating_sub(rules.leap);
                 let waited = at - pending.at;
                 if pending.timeout_ms > 0 && waited >= least {
                     Ok(())

@@ -194,6 +194,8 @@ pub struct Rules {
     pub settle: u64,
     /// How long after its death a session's last requests may still be acted upon.
     pub linger: u64,
+    /// How far the clock of a node may leap ahead at once (FT14).
+    pub leap: u64,
     /// Lockspaces are given to some, and others may be refused (I22).
     pub given: bool,
 }
@@ -208,6 +210,7 @@ impl Rules {
             calm_delay: 300_000_000,
             settle: 2_000_000_000,
             linger: 15_000_000_000,
+            leap: 0,
             given: false,
         }
     }
@@ -221,6 +224,7 @@ impl Rules {
             calm_delay: 1_500_000_000,
             settle: 5_000_000_000,
             linger: 15_000_000_000,
+            leap: 0,
             given: false,
         }
     }
