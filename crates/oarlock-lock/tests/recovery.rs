@@ -3,7 +3,7 @@
 use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
-use oarlock_layout::message::lock::{Body, Grant, Handover, Info, Packet};
+use oarlock_layout::message::lock::{Body, Grant, Handover, Head, HeadNotice, Info, Kind, Packet};
 use oarlock_layout::mode::Mode::{self, EX, NL};
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::PlainWords;
@@ -163,4 +163,33 @@ fn a_record_that_was_being_given_up_begins_the_next_view_with_nothing() {
     shadow.space.handle_open(NOW, &mut shadow.words, false);
     let said = shadow.lock(NL);
     assert!(matches!(&said[..], [(1, Body::Info(Info { n: 1, held: None, conv: Some(_), .. }))]), "{said:?}");
+}
+
+/// R5, X9: what was written last is on its way to a master that has entered the next view and does not hear it. Until the node may say it
+/// anew, it does not forget it, whoever comes and goes meanwhile.
+#[test]
+fn a_block_that_nobody_may_have_heard_is_not_forgotten_before_it_can_be_said() {
+    let mut shadow = Node::new(0, name(&[(&[0, 1], 1)]), &view(1, &[0, 1]));
+    shadow.lock(EX);
+    shadow.hear(1, 1, grant(EX, 1));
+    let unlock = Unlock { lock: LOCK, value: Some([7; 64]), invalidate: false };
+    shadow.space.handle_request(NOW, &mut shadow.words, Request::Unlock(unlock));
+    let head = Head { number: 1, mode: EX, kind: Kind::New, attempt: 0, notify: true, demand: false };
+    let gives_way = shadow.hear(1, 1, Body::Head(HeadNotice { g: 1, a: 1, head: Some(head), openers: 1 }));
+    assert!(matches!(&gives_way[..], [(1, Body::Info(Info { value: Some(_), .. }))]), "{gives_way:?}");
+    shadow.space.handle_timeout(NOW, &mut shadow.words);
+    assert!(matches!(&shadow.said()[..], [(1, Body::Forget(_))]));
+    for epoch in [2, 3] {
+        shadow.space.handle_view(&view(epoch, &[0, 1]));
+        assert_eq!(shadow.lock(EX), vec![]);
+        shadow.space.handle_request(NOW, &mut shadow.words, Request::Cancel(LOCK));
+        shadow.space.handle_timeout(NOW, &mut shadow.words);
+        assert_eq!(shadow.said(), vec![]);
+    }
+    let said = shadow.restate();
+    let block = |value: &Option<Value>| value.is_some_and(|it| it.bytes == [7; 64] && it.valid);
+    assert!(
+        matches!(&said[..], [(1, Body::Info(Info { n: 1, held: None, conv: None, value, .. }))] if block(value)),
+        "{said:?}"
+    );
 }

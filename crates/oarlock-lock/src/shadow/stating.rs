@@ -195,6 +195,13 @@ impl Shadow {
             && self.rare.wish.conv.is_none()
             && !self.told.want.any()
             && self.told.held == self.owned
+            && !self.owes_block()
+    }
+
+    /// It gave its record up when the view before came to its end, and has not said yet what it wrote last.
+    fn owes_block(&self) -> bool {
+        let unsaid = self.rare.value_written > self.rare.value_known.expected();
+        self.n == 0 && self.owned.is_none() && unsaid
     }
 
     /// Keeps the book of shadows that may be forgotten later.
