@@ -329,6 +329,9 @@ impl World {
                 self.others.add("removal", now, text);
             }
         }
+        if let (Command::FenceProven { node, .. }, Outcome::Done) = (&command, outcome) {
+            self.fence_proven(node.0);
+        }
         if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
             self.fences.checker.surrendered(node.0, incarnation.0);
         }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_cluster::fencing::{Charge, Fence};
-use oarlock_cluster::registry::Need;
+use oarlock_cluster::registry::{self, Need};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::time::Instant;
 
@@ -122,6 +122,8 @@ pub(crate) struct Fences {
     /// The program fails at each node until then.
     failing_until: Vec<Time>,
     pub(crate) checker: check::Fences,
+    /// When the last fence of each node was proven.
+    proven: BTreeMap<u16, Time>,
     random: Random,
     #[cfg(feature = "planted")]
     bug: Option<crate::options::RegisterBug>,
@@ -137,6 +139,7 @@ impl Fences {
             registers: (0..REGISTERS).map(|_| Default::default()).collect(),
             failing_until: vec![0; options.nodes.into()],
             checker: check::Fences::new(if on { REGISTERS } else { 0 }),
+            proven: BTreeMap::new(),
             random,
             #[cfg(feature = "planted")]
             bug: options.register_bug,
@@ -172,6 +175,19 @@ impl World {
         if self.fences.on && self.options.faults {
             self.queue.push(S, Happening::Fencing(Fencing::Fault));
         }
+    }
+
+    /// It is decided that a run of this node is fenced.
+    pub(crate) fn fence_proven(&mut self, node: u16) {
+        self.fences.proven.insert(node, self.queue.now());
+    }
+
+    /// A run of this node is to be fenced before the next is let in, or was a moment ago. A try that the storm made fail is followed by
+    /// the next after four seconds.
+    pub(crate) fn waits_for_its_fence(&self, node: u16) -> bool {
+        let mine = |it: &registry::Fence| it.node.0 == node && it.needs.contains(&Need::Program);
+        let just = self.fences.proven.get(&node).is_some_and(|at| at + 2 * S > self.queue.now());
+        just || self.coordinator.newest().fences().any(mine)
     }
 
     pub(crate) fn fencing(&mut self, what: Fencing) {

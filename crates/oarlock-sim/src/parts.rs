@@ -99,7 +99,8 @@ impl World {
                 let idle = self
                     .hosts
                     .iter()
-                    .filter(|h| self.is_whole(h.index) && !self.is_changing(h.index) && !h.grants());
+                    .filter(|h| self.is_whole(h.index) && !self.is_changing(h.index) && !h.grants())
+                    .filter(|h| !self.waits_for_its_fence(h.index));
                 let idle: BTreeSet<u16> = idle.map(|h| h.index).collect();
                 if !idle.is_empty() {
                     let broken = &self.health.broken;
