@@ -332,6 +332,7 @@ impl World {
         if let (Command::FenceProven { node, .. }, Outcome::Done) = (&command, outcome) {
             self.fence_proven(node.0);
         }
+        self.weigh(&command, outcome);
         if let (Command::Surrender { node, incarnation }, Outcome::Done) = (&command, outcome) {
             self.fences.checker.surrendered(node.0, incarnation.0);
         }

@@ -59,6 +59,8 @@ pub(crate) enum Farewell {
     CareEnds { node: u16, life: u64 },
     /// A keeper starts another engine.
     Again { node: u16, life: u64 },
+    /// A last word is said again.
+    Echo { node: u16, word: [u8; GASP_BYTES] },
 }
 
 /// A run that has been stopped and is still there.
@@ -126,6 +128,7 @@ impl World {
                 }
             }
             Farewell::CareEnds { node, life } => self.care(node, life),
+            Farewell::Echo { node, word } => self.send_the_last(node, word),
             Farewell::Again { node, life } => {
                 let host = &self.hosts[usize::from(node)];
                 if host.starts == life && host.kept && !host.up {
@@ -275,6 +278,7 @@ impl World {
         }
         if leaving.run.may_give_up() {
             leaving.run.asked(node.surrender());
+            self.health.evidence.given_up(index, host.disk.run());
             leaving.until = Instant(at.0 + SURRENDER_MAX.as_nanos() as u64);
             self.turn(index);
         }
@@ -396,7 +400,8 @@ impl World {
             Care::GivenUp(run) => {
                 let word = orphans.word.expect("laid down with the run");
                 self.load.gasps += 1;
-                self.say_the_last(index, &word);
+                self.health.evidence.given_up(index, run.0);
+                self.say_the_last(index, word);
                 self.hosts[usize::from(index)].keeper.given_up = Some(run);
                 self.queue.push(now, self.to_engine(index, run));
             }
@@ -414,11 +419,21 @@ impl World {
     }
 
     /// To everybody, twice: one may be lost.
-    fn say_the_last(&mut self, from: u16, word: &[u8]) {
+    fn say_the_last(&mut self, from: u16, word: [u8; GASP_BYTES]) {
+        let now = self.queue.now();
+        if self.is_slow(300) {
+            // Somebody has kept a copy, and says it when the next run may be in.
+            let again = now + self.farewells.between(WORD_FIRST, 4 * S);
+            self.later(again, Farewell::Echo { node: from, word });
+        }
+        self.send_the_last(from, word);
+    }
+
+    fn send_the_last(&mut self, from: u16, word: [u8; GASP_BYTES]) {
         let now = self.queue.now();
         for to in (0..2 * self.options.nodes).map(|n| n % self.options.nodes).filter(|to| *to != from) {
             let queue = &mut self.queue;
-            self.network.send(now, from, to, word, |flight| {
+            self.network.send(now, from, to, &word, |flight| {
                 let bytes = flight.altered.unwrap_or_else(|| word.to_vec());
                 let input = Input::Datagram { from, bytes };
                 queue.push(flight.at, Happening::Input { node: to, run: None, input });

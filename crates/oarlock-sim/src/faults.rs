@@ -115,6 +115,8 @@ impl World {
 
     pub(crate) fn disturb(&mut self, now: Time, disturbance: Disturbance, length: Time) {
         self.health.touch_ways(now, &disturbance, length);
+        let ends = disturbance.links.iter().flat_map(|(a, b)| [*a, *b]);
+        self.health.evidence.disturb(ends, now + length + disturbance.weather.late);
         let disturbance = self.network.disturb(now, disturbance);
         self.queue.push(now + length, Happening::Settle { disturbance });
     }

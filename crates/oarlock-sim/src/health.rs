@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use oarlock_cluster::registry::{Basis, Command, Out};
 use oarlock_layout::id::Epoch;
 
+use crate::evidence::Evidence;
 use crate::history::End;
 use crate::history::What;
 use crate::network::{Disturbance, Weather};
@@ -44,6 +45,8 @@ pub(crate) struct Health {
     pub sleeps_until: Time,
     /// Verdicts on a view in which it was certain of some member that it must stay.
     pub verdicts: u64,
+    /// What verdicts may rest on.
+    pub evidence: Evidence,
 }
 
 /// What is to be said of a verdict.
@@ -108,6 +111,7 @@ impl Health {
             *until = (*until).min(now);
         }
         self.ways.calm(now);
+        self.evidence.calm(now);
     }
 
     fn is_sound(&self, node: u16, now: Time) -> bool {
@@ -223,6 +227,8 @@ impl World {
             if matches!(how, Breakage::Cut | Breakage::Deaf | Breakage::Mute | Breakage::Torn) {
                 let disturbance = Disturbance { links, weather, flap: 0 };
                 self.health.touch_ways(now, &disturbance, self.plan.end - now);
+                let ends = disturbance.links.iter().flat_map(|(a, b)| [*a, *b]);
+                self.health.evidence.disturb(ends, Time::MAX / 2);
                 self.network.disturb(now, disturbance);
             }
         }

@@ -24,6 +24,7 @@ pub mod conformance;
 mod coordinator;
 pub mod coverage;
 mod disk;
+mod evidence;
 mod farewell;
 mod faults;
 mod fencing;

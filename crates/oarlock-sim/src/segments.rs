@@ -54,6 +54,7 @@ impl World {
         host.lease_until = until;
         let run = host.disk.run();
         let lapse_at = host.when(until);
+        self.health.evidence.lease(index, run, lapse_at);
         if let Some(node) = &mut host.node {
             node.renew(until.0);
         }

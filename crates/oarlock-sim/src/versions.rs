@@ -109,6 +109,9 @@ impl World {
         let apart = if us.len() > them.len() { them } else { us };
         // Longer than any node stays with another wire, and each return is looked at again.
         let until = self.queue.now() + 8 * S;
+        if !apart.is_empty() {
+            self.health.evidence.disturb(0..self.options.nodes, until);
+        }
         apart.into_iter().for_each(|node| self.health.touch(node, until));
     }
 
