@@ -107,7 +107,9 @@ impl Lease {
         // What the clock says comes first: a confirmation that arrives after the end does not undo it.
         self.handle_timeout(now);
         // A lost lease has nothing outstanding that could be confirmed.
-        let Some((_, sent)) = self.sent.iter().find(|(n, _)| *n == number) else { return };
+        let at_least = self.left.out(Bug::RenewalAtLeast);
+        let meant = |n: u64| n == number || (at_least && n > number);
+        let Some((_, sent)) = self.sent.iter().find(|(n, _)| meant(*n)) else { return };
         let from = if self.left.out(Bug::RenewalFromAnswer) { now } else { *sent };
         self.until = self.until.max(end(from));
         self.sent.retain(|(n, _)| *n > number);

@@ -11,12 +11,19 @@ pub enum Bug {
     EvictEarly,
     /// Of members that do not hear each other those go that should stay (L7).
     KeepFewer,
+    /// A confirmation counts for the next renewal that is under way, if the one that it names is not (L2).
+    RenewalAtLeast,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 4] =
-        [Bug::RenewalUnconfirmed, Bug::RenewalFromAnswer, Bug::EvictEarly, Bug::KeepFewer];
+    pub const ALL: [Bug; 5] = [
+        Bug::RenewalUnconfirmed,
+        Bug::RenewalFromAnswer,
+        Bug::EvictEarly,
+        Bug::KeepFewer,
+        Bug::RenewalAtLeast,
+    ];
 }
 
 /// What a part of a member leaves out: nothing, but in builds with the feature `planted`. It is not written down.

@@ -286,7 +286,7 @@ impl Watermark {
         if self.granted >= self.wanted {
             self.pace.handle_granted(now);
         }
-        let may = self.clock < self.granted;
+        let may = self.clock < self.granted || (self.clock == self.granted && self.goes_one_above());
         if may {
             self.clock.0 += 1;
             self.counters.issued += 1;
@@ -654,6 +654,11 @@ impl Watermark {
 
     /// A clock does not tick when it hears: two that talk would drive each other above all ceilings (CK2).
     const fn tick_on_receive(&mut self) {}
+
+    /// The ceiling that all have acknowledged is the last stamp before the next ceiling (E5).
+    const fn goes_one_above(&self) -> bool {
+        false
+    }
 }
 
 impl Clock for Watermark {

@@ -58,6 +58,8 @@ impl Node {
                 let membership = Membership::new(now, me, registry);
                 #[cfg(feature = "planted")]
                 let membership = membership.with_bug(self.config.bug.and_then(Planted::of_member));
+                #[cfg(feature = "planted")]
+                self.replant();
                 let mut membership = membership;
                 membership.set_fences(self.fence_needs());
                 for (peer, run) in &self.runs {
@@ -209,6 +211,12 @@ impl Node {
         self.config.bug == Some(bug)
     }
 
+    /// What is planted is not written.
+    #[cfg(feature = "planted")]
+    pub(crate) fn replant(&mut self) {
+        self.clock.take(self.config.bug.and_then(Planted::of_clock));
+    }
+
     #[cfg(not(feature = "planted"))]
     pub(crate) const fn has_bug(&self, _bug: Planted) -> bool {
         false
@@ -234,6 +242,8 @@ impl Node {
         if self.ended || !self.pledges.proves(node, run, code) {
             return;
         }
+        let named = self.recovery.view().member(node).filter(|_| self.has_bug(Planted::GaspOfAnyRun));
+        let run = named.map_or(run, |member| member.incarnation);
         if self.given_up(now, node, run) {
             self.event(Event::GivenUp { node: self.node_name(node), incarnation: run });
         }

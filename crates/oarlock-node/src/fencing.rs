@@ -57,8 +57,10 @@ impl Node {
         if self.has_bug(Planted::IgnoreFences) {
             return;
         }
+        let young = self.has_bug(Planted::FencesOfThisView);
+        let counts = |fence: &&registry::Fence| !young || fence.epoch == registry.view().epoch;
         let run = |it: &registry::Fence| Member { node: it.node, incarnation: it.incarnation };
-        let pending: BTreeSet<Member> = self.fencing.pending.iter().map(run).collect();
+        let pending: BTreeSet<Member> = self.fencing.pending.iter().filter(counts).map(run).collect();
         if pending != self.recovery.known().pending {
             self.recovery.handle_fences(now, &pending);
             self.tell_departed(now);

@@ -1,6 +1,8 @@
 //! Deliberate bugs of a whole node: those of its lock room and of membership, and some of the hall.
 
 use oarlock_cluster::planted::Bug as MemberBug;
+#[cfg(feature = "planted")]
+use oarlock_cluster::watermark::Shortcut;
 use oarlock_lock::planted::Bug as RoomBug;
 
 /// A rule that a node leaves out on purpose.
@@ -28,6 +30,12 @@ pub enum Bug {
     GaspUnheard,
     /// Whoever has joined with the id of a member that left is taken for that member.
     OldMember,
+    /// Masters wait only for the fences of runs that left with the view that is valid (L4).
+    FencesOfThisView,
+    /// A last word is taken for the run that is in the view, whichever it speaks for (L5).
+    GaspOfAnyRun,
+    /// A stamp is issued above the ceiling that all have acknowledged, by one (E5).
+    OneAboveCeiling,
 }
 
 /// What whoever goes on from a written state may have forgotten.
@@ -63,6 +71,9 @@ impl Bug {
             Bug::GiveBackAtEnd,
             Bug::GaspUnheard,
             Bug::OldMember,
+            Bug::FencesOfThisView,
+            Bug::GaspOfAnyRun,
+            Bug::OneAboveCeiling,
         ];
         let members = MemberBug::ALL.map(Bug::Member);
         RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(members).chain(Lost::ALL.map(Bug::Lose))
@@ -83,6 +94,11 @@ impl Bug {
             Bug::Room(bug) => Some(bug),
             _ => None,
         }
+    }
+
+    #[cfg(feature = "planted")]
+    pub(crate) fn of_clock(self) -> Option<Shortcut> {
+        (self == Bug::OneAboveCeiling).then_some(Shortcut::OneAboveCeiling)
     }
 
     pub(crate) fn of_member(self) -> Option<MemberBug> {

@@ -324,6 +324,8 @@ impl Node {
             outputs: VecDeque::new(),
         };
         #[cfg(feature = "planted")]
+        node.replant();
+        #[cfg(feature = "planted")]
         node.lose();
         Ok(node)
     }

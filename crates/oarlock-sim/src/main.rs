@@ -368,7 +368,7 @@ mod planted {
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),
         (Bug::AnyRight, &["rights", "honesty"]),
         (Bug::IgnoreFences, &["exclusion", "value", "tokens", "fence"]),
-        (Bug::LongLease, &["exclusion", "value", "tokens"]),
+        (Bug::LongLease, &["evidence", "exclusion", "value", "tokens"]),
         (Bug::Lose(Lost::Waiters), &["answers", "liveness", "words", "assertion"]),
         (Bug::Lose(Lost::Records), &["answers", "assertion", "exclusion", "honesty", "liveness"]),
         (Bug::Lose(Lost::Statements), &["answers", "assertion", "honesty", "liveness"]),
@@ -380,8 +380,12 @@ mod planted {
         (Bug::GiveBackAtEnd, &["exclusion", "value", "tokens", "fence"]),
         (Bug::GaspUnheard, &["exclusion", "value", "tokens"]),
         (Bug::OldMember, &["forming", "members"]),
-        (Member(MemberBug::RenewalUnconfirmed), &["exclusion", "value", "tokens"]),
-        (Member(MemberBug::EvictEarly), &["exclusion", "value", "tokens", "removal"]),
+        (Bug::FencesOfThisView, &["exclusion", "fence", "tokens", "value"]),
+        (Bug::GaspOfAnyRun, &["evidence", "exclusion", "tokens", "value"]),
+        (Bug::OneAboveCeiling, &["stamp"]),
+        (Member(MemberBug::RenewalUnconfirmed), &["evidence", "exclusion", "value", "tokens"]),
+        (Member(MemberBug::RenewalAtLeast), &["evidence", "exclusion", "value", "tokens"]),
+        (Member(MemberBug::EvictEarly), &["evidence", "exclusion", "value", "tokens", "removal"]),
         (Member(MemberBug::KeepFewer), &["removal"]),
     ];
 
@@ -460,7 +464,7 @@ mod planted {
             }
             let mut options = Options { bug: Some(bug), ..arguments.options.clone() };
             match bug {
-                Bug::IgnoreFences => options.fences = Some(true),
+                Bug::IgnoreFences | Bug::FencesOfThisView => options.fences = Some(true),
                 // In storms most are cut off from too many to be more than late with their lease, and no cut lasts.
                 Member(MemberBug::KeepFewer) => (options.liveness, options.torn) = (Some(true), true),
                 // Whoever asks its node for every lock hears from that when a lease is over.

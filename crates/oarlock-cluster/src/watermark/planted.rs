@@ -1,6 +1,6 @@
-//! Two shortcuts that look harmless, to see that somebody notices. Never in a release.
+//! Shortcuts that look harmless, to see that somebody notices. Never in a release.
 
-use super::Watermark;
+use super::{Stamp, Watermark};
 
 /// A rule that a clock leaves out on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,10 +9,17 @@ pub enum Shortcut {
     NotAwaited,
     /// A clock ticks when it hears, as the textbook has it: messages alone drive it above all ceilings.
     TickOnReceive,
+    /// One stamp is issued above the ceiling that all have acknowledged: one comparison is wrong by one.
+    OneAboveCeiling,
 }
 
 impl Watermark {
-    /// From now on with this shortcut.
+    /// From now on with this shortcut, or without any.
+    pub const fn take(&mut self, shortcut: Option<Shortcut>) {
+        self.shortcut = shortcut;
+    }
+
+    /// The same, when it is built.
     #[must_use]
     pub fn with_shortcut(mut self, shortcut: Option<Shortcut>) -> Watermark {
         self.shortcut = shortcut;
@@ -21,6 +28,10 @@ impl Watermark {
 
     pub(super) fn awaits(&self) -> bool {
         self.shortcut != Some(Shortcut::NotAwaited)
+    }
+
+    pub(super) fn goes_one_above(&self) -> bool {
+        self.granted > Stamp(0) && self.shortcut == Some(Shortcut::OneAboveCeiling)
     }
 
     pub(super) fn tick_on_receive(&mut self) {
