@@ -92,11 +92,13 @@ pub enum Bug {
     UnknownForgotten,
     /// Everything waits until a run that left is fenced, whatever it had (L4).
     AllUnknown,
+    /// A run that is followed by another of its node counts as if it had stayed (44).
+    SameNode,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 43] = [
+    pub const ALL: [Bug; 44] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -140,6 +142,7 @@ impl Bug {
         Bug::LostForgotten,
         Bug::UnknownForgotten,
         Bug::AllUnknown,
+        Bug::SameNode,
     ];
 }
 

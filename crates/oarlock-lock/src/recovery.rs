@@ -105,7 +105,11 @@ impl Lockspace {
         // About as many will be stated anew; one member less, and those that remain have more each.
         self.masters.reserve(before + before / view.members.len());
         let old = core::mem::replace(&mut self.view, view.clone());
-        let gone = |node: NodeId| old.member(node).is_some() && old.member(node) != view.member(node);
+        let same = self.planted.has(Bug::SameNode);
+        let gone = |node: NodeId| match view.member(node) {
+            Some(_) if same => false,
+            now => old.member(node).is_some() && old.member(node) != now,
+        };
         for Handover { value, writer, .. } in self.estates.values_mut() {
             if writer.is_some_and(gone) && !self.planted.has(Bug::KeepDeadWritersBlock) {
                 (*value, *writer) = (value.doubted(view.epoch), None);

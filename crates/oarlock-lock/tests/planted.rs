@@ -48,6 +48,8 @@ fn menus() -> Vec<Menu> {
         sets::blocks("blocks: the master's node dies", 3, 3).through(three().then(&[2], &[], 1)),
         sets::blocks("blocks: writer and master die, one comes back", 4, 3)
             .through(Plan::of(&[0, 1, 2, 3], 2).then(&[1, 2], &[], 3).then(&[], &[1], 1).briskly()),
+        sets::blocks("blocks: a shadow's node is back at once", 3, 3)
+            .through(three().then(&[1], &[1], 2).briskly()),
         sets::blocks("blocks: the writer is the master, dies and comes back", 3, 3)
             .through(Plan::of(&[0, 1, 2], 1).then(&[1], &[], 2).then(&[], &[1], 1).in_pieces().briskly()),
         sets::forgotten("blocks: forgotten, then a node joins", 3)
@@ -122,6 +124,7 @@ const SEEN: &[(Bug, &str, &str)] = &[
     (Bug::LostForgotten, "fences: a shadow's and the master's node die", "which left, may act under"),
     (Bug::UnknownForgotten, "fences: a master joins, a shadow's node dies", "which left, may act under"),
     (Bug::AllUnknown, "fences: a shadow's node dies", "nobody is in its way"),
+    (Bug::SameNode, "blocks: a shadow's node is back at once", "the next to read is shown"),
 ];
 
 #[test]

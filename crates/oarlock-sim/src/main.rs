@@ -383,6 +383,7 @@ mod planted {
         (Bug::FencesOfThisView, &["exclusion", "fence", "tokens", "value"]),
         (Bug::GaspOfAnyRun, &["evidence", "exclusion", "tokens", "value"]),
         (Bug::OneAboveCeiling, &["stamp"]),
+        (Room(RoomBug::SameNode), &["value"]),
         (Member(MemberBug::RenewalUnconfirmed), &["evidence", "exclusion", "value", "tokens"]),
         (Member(MemberBug::RenewalAtLeast), &["evidence", "exclusion", "value", "tokens"]),
         (Member(MemberBug::EvictEarly), &["evidence", "exclusion", "value", "tokens", "removal"]),
