@@ -370,6 +370,8 @@ impl Node {
             return;
         }
         match output {
+            // Another view has come since: nobody would listen, and whom it was for may be no member of the cluster any more.
+            L::Send { packet, .. } if packet.epoch < self.epoch() => {}
             L::Send { to, packet } => match self.send(now, to, Class::Lock, &PeerMessage::Lock(packet)) {
                 Ok(()) => {}
                 Err(SendError::Full { peer, .. }) => self.overwhelmed(now, peer),

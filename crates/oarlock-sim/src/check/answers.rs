@@ -128,10 +128,8 @@ impl Answers {
             Code::Busy | Code::NotOwned if has(Flags::LOCAL) => Ok(()),
             Code::Busy => Err("busy, though it did not ask for an immediate answer".into()),
             Code::TimedOut => {
-                // Clocks of nodes run up to two per cent fast, and some leap.
-                let least = (u64::from(pending.timeout_ms) * 950_000).saturating_sub(rules.leap);
                 let waited = at - pending.at;
-                if pending.timeout_ms > 0 && waited >= least {
+                if pending.timeout_ms > 0 && waited >= rules.patience(pending.timeout_ms) {
                     Ok(())
                 } else {
                     Err(format!("timed out after {} us of {} ms", waited / 1000, pending.timeout_ms))

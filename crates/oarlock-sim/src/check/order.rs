@@ -82,6 +82,9 @@ impl Order {
             let Some(lost) = loser.pending.as_ref().filter(|p| p.ordinal < won.ordinal) else { continue };
             let settled = lost.at >= calm + rules.settle;
             let withdrawn = lost.cancelled.is_some() || loser.unlocking.is_some();
+            // Its node has given it up, and it has not read that yet.
+            let late = lost.timeout_ms > 0 && at.saturating_sub(lost.at) >= rules.patience(lost.timeout_ms);
+            let withdrawn = withdrawn || late;
             if loser.key == winner.key || !settled || withdrawn || lost.flags.intersects(UNORDERED) {
                 continue;
             }
@@ -187,6 +190,18 @@ mod tests {
             let storm = "storm; 1 lock strict/x EX; 1 granted EX 1.1.1; 2 lock strict/x EX; @10100; 3 lock strict/x EX; ";
             format!("{storm} 1 unlock; 3 granted EX 1.1.2")
         });
+    }
+
+    #[test]
+    fn who_was_given_up_before_is_not_overtaken() {
+        let timed = |at: u32| {
+            format!(
+                "calm; @9990; 1 lock strict/x EX; 1 granted EX 1.1.1; @10000; 2 lock strict/x EX timeout=300; @10100; \
+                 3 lock strict/x EX; @{at}; 1 unlock; 3 granted EX 1.1.2"
+            )
+        };
+        passes("its time is over", &timed(10_301));
+        finds("order", "its own node", &timed(10_200));
     }
 
     /// M10: within a node nobody overtakes.

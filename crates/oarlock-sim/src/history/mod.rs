@@ -201,6 +201,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Nanoseconds after which a request with this timeout may have been given up at its node: clocks of nodes run up to two per cent
+    /// fast, and some leap.
+    pub fn patience(&self, timeout_ms: u32) -> u64 {
+        (u64::from(timeout_ms) * 950_000).saturating_sub(self.leap)
+    }
+
     /// Figures for simulated clusters: pauses of nodes last at most 10 s there.
     pub fn simulated(nodes: u16, strict: Vec<bool>) -> Rules {
         Rules {
