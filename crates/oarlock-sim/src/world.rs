@@ -673,6 +673,7 @@ impl World {
             node.handle_timeout(at);
         }
         self.turn(index);
+        self.go_on_stopping(index);
     }
 
     pub(crate) fn restart_all(&mut self, clean: bool) {
