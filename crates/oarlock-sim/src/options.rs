@@ -22,6 +22,8 @@ pub struct Options {
     pub segments: Option<bool>,
     /// What locks protect are registers that fence departed nodes; drawn by the seed if it is not given.
     pub fences: Option<bool>,
+    /// Lockspaces are given to some (I22); drawn by the seed if it is not given.
+    pub rights: Option<bool>,
     /// The storm ends for a majority only, and the others stay broken; drawn by the seed if it is not given.
     pub liveness: Option<bool>,
     /// What stays broken is one node that does not hear two others, and is heard by a majority.
@@ -72,6 +74,7 @@ impl Default for Options {
             resources: None,
             segments: None,
             fences: None,
+            rights: None,
             liveness: None,
             torn: false,
             handovers: None,

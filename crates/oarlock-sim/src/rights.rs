@@ -30,9 +30,11 @@ const GROUP: u32 = 20;
 pub(crate) struct Rights(Option<[Access; 2]>);
 
 impl Rights {
-    pub(crate) fn draw(seed: u64, nodes: u16) -> Rights {
+    /// `wanted` or not, whatever the seed says.
+    pub(crate) fn draw(seed: u64, nodes: u16, wanted: Option<bool>) -> Rights {
         let mut random = Random::new(seed ^ STREAM);
-        let given = random.chance(500);
+        let drawn = random.chance(500);
+        let given = wanted.unwrap_or(drawn);
         let without = random.chance(250).then(|| random.below(nodes.into()) as u16);
         let mut access = |without: Option<u16>| Access {
             owner: OWNER,
@@ -147,7 +149,7 @@ mod tests {
 
     #[test]
     fn half_of_the_seeds_have_lockspaces_that_are_given_some_not_for_one_node() {
-        let drawn: Vec<Rights> = (0..200).map(|seed| Rights::draw(seed, 5)).collect();
+        let drawn: Vec<Rights> = (0..200).map(|seed| Rights::draw(seed, 5, None)).collect();
         let given = drawn.iter().filter_map(|rights| rights.0.as_ref());
         assert!((60..140).contains(&given.clone().count()));
         assert!((10..50).contains(&given.filter(|spaces| spaces[1].nodes.is_some()).count()));

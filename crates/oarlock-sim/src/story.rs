@@ -34,6 +34,8 @@ use crate::world::{Happening, World};
 const BEGIN: Time = 3 * S;
 /// So long may nothing happen: longer than any lease, timeout or pause of retransmission.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any story.
+const STORY_MAX: Time = 3_600 * S;
 /// Another stream of the same seed.
 const WEATHER: u64 = 0x3707_7ea7_e600_0000;
 
@@ -85,6 +87,7 @@ impl Theatre {
             faults: false,
             segments: Some(false),
             fences: Some(false),
+            rights: Some(false),
             liveness: Some(false),
             ..options.clone()
         };
@@ -246,7 +249,13 @@ impl Theatre {
         if self.cuts.contains_key(&link) {
             return Err(format!("{link} is cut already"));
         }
-        let number = self.world.network.disturb(now, Disturbance { links, weather, flap: 0 });
+        let disturbance = Disturbance { links, weather, flap: 0 };
+        // What is done to its ends is for the story to judge, also once it is whole again.
+        let health = &mut self.world.health;
+        health.touch_ways(now, &disturbance, STORY_MAX);
+        health.evidence.disturb([from, to], now + STORY_MAX);
+        [from, to].into_iter().for_each(|node| health.touch_around(node, now + STORY_MAX));
+        let number = self.world.network.disturb(now, disturbance);
         self.cuts.insert(link, number);
         self.weather_changed();
         Ok(())

@@ -195,7 +195,7 @@ impl World {
         // Even ranks are in the first lockspace, odd ones in the second.
         let names = (0..mix.resources * 2).map(|n| Name::new(format!("r{}", n / 2).as_bytes()));
         let founders = (0..options.nodes).map(|n| (name_of(n), key_of(&options, n, 0))).collect();
-        let rights = Rights::draw(seed, options.nodes);
+        let rights = Rights::draw(seed, options.nodes, options.rights);
         let rules = rights.rules(&mix, Rules::simulated(options.nodes, vec![false, true]));
         World {
             seed,
