@@ -128,6 +128,9 @@ fn only_the_leader_is_lost(how: &str) -> bool {
         "{how} of {lost}: decided again after {away:?}, its lock is granted after {:?}",
         began.elapsed()
     );
+    // One that begins again has no answer for a moment.
+    let answers = |node: &char| !dev.run(*node, &["status", "-o", "json"]).out.is_empty();
+    until("both answer", || others.iter().all(answers));
     let runs = (incarnation(&dev, others[0]), incarnation(&dev, others[1]));
     let log = |node: &char| fs::read_to_string(dev.cluster().join(format!("node-{node}/log"))).unwrap();
     let froze = others.iter().any(|node| log(node).contains("no majority has confirmed this node's lease"));
