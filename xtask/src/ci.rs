@@ -60,6 +60,9 @@ const PATIENCE_MIN: Duration = Duration::from_secs(1200);
 /// All parts together end within an hour and a half.
 const CI_LIMIT: Duration = Duration::from_secs(85 * 60);
 
+/// Lines of what a failed part said that are printed again at the end.
+const LAST_WORDS: usize = 20;
+
 /// The night may take longer, but not for ever.
 const NIGHT_LIMIT: Duration = Duration::from_secs(8 * 3600);
 
@@ -185,16 +188,22 @@ pub(crate) fn all(context: &Context) -> bool {
         }
         rows.push((part, begin.elapsed(), Some(outcome)));
     }
-    // At the end once more, because nobody reads the middle of so long a text.
-    for (part, said) in &faults {
-        println!("\n=== what {part} said ===");
-        said.iter().for_each(|line| println!("{line}"));
-    }
-    report(context.volume, begin.elapsed(), &rows)
+    report(context.volume, begin.elapsed(), &rows, &faults)
 }
 
-/// Prints the table, what was left to the night, and the closing line.
-fn report(volume: Volume, took: Duration, rows: &[(&Part, Duration, Option<Outcome>)]) -> bool {
+/// Prints what was left to the night, the table, what the failed parts said, and the closing line.
+fn report(
+    volume: Volume,
+    took: Duration,
+    rows: &[(&Part, Duration, Option<Outcome>)],
+    faults: &[(&str, Vec<String>)],
+) -> bool {
+    if volume == Volume::Ci {
+        println!();
+        for part in PARTS.iter().filter(|p| !p.night.is_empty()) {
+            println!("left to `cargo xtask night`: {}: {}", part.name, part.night);
+        }
+    }
     println!("\n{:<16} {:>8} {:>8} {:>8} {:>7}  result", "part", "seconds", "budget", "passed", "failed");
     let (mut passed, mut failed) = (0, 0);
     for (part, seconds, outcome) in rows {
@@ -212,10 +221,10 @@ fn report(volume: Volume, took: Duration, rows: &[(&Part, Duration, Option<Outco
         failed += f;
     }
     println!("{:<16} {:>8.1}", "all", took.as_secs_f64());
-    if volume == Volume::Ci {
-        for part in PARTS.iter().filter(|p| !p.night.is_empty()) {
-            println!("left to `cargo xtask night`: {}: {}", part.name, part.night);
-        }
+    // At the end once more, because nobody reads the middle of so long a text, and often only its last page is kept.
+    for (part, said) in faults {
+        println!("\n=== what {part} said ===");
+        said[said.len().saturating_sub(LAST_WORDS)..].iter().for_each(|line| println!("{line}"));
     }
     println!("{passed} passed, {failed} failed");
     failed == 0
@@ -247,8 +256,8 @@ mod tests {
 
     #[test]
     fn a_part_that_could_not_run_counts_as_failed() {
-        assert!(!report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, None)]));
+        assert!(!report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, None)], &[]));
         let held = Outcome { passed: 1, failed: 0, note: String::new() };
-        assert!(report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, Some(held))]));
+        assert!(report(Volume::Ci, Duration::ZERO, &[(&PARTS[0], Duration::ZERO, Some(held))], &[]));
     }
 }
