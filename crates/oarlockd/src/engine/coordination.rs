@@ -91,6 +91,11 @@ impl Engine {
                     }
                     self.standing = standing;
                 }
+                FromControl::SteppedDown => {
+                    if let Some(stopping) = &mut self.stopping {
+                        stopping.steps_down = false;
+                    }
+                }
                 FromControl::Misdeed { from, misdeed } => {
                     let name = self.p.node.member_name(from).unwrap_or("a stranger").to_owned();
                     let text = format!("{name} misbehaves: {misdeed}");
@@ -182,7 +187,7 @@ impl Engine {
                     Some(leaving) => leaving.done,
                     None => s.run.is_given_up(),
                 };
-                out || s.until <= clock::now()
+                (out && (!s.steps_down || self.down.is_some())) || s.until <= clock::now()
             }
             None => self.p.node.has_ended(),
         }

@@ -217,6 +217,8 @@ struct Stopping {
     until: Instant,
     /// Whom it waits for.
     run: oarlock_cluster::Stopping,
+    /// Another is asked to lead the coordinator.
+    steps_down: bool,
 }
 
 impl Engine {
@@ -622,7 +624,12 @@ impl Engine {
         let _ = self.p.poll.remove(&self.p.door);
         let ended = self.p.node.has_ended();
         let run = oarlock_cluster::Stopping::new(self.p.node.stop(now), ended);
-        self.stopping = Some(Stopping { until: now + STOP_MAX, run });
+        // Before the others need a leader to decide that this node is out.
+        let steps_down = self.down.is_none();
+        if steps_down {
+            self.p.coordinator.send(ToControl::StepDown);
+        }
+        self.stopping = Some(Stopping { until: now + STOP_MAX, run, steps_down });
     }
 
     // ----- the console ----------------------------------------------------------------------------------

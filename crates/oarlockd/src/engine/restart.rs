@@ -108,6 +108,7 @@ impl Engine {
             self.sessions.answered(session);
             return self.deny(session, request, Code::RestartRefused, "a restart is under way".into());
         }
+        self.p.coordinator.send(ToControl::StepDown);
         self.wishes.restart = Some(Restart { session, request, sight, since: now });
     }
 
@@ -178,6 +179,12 @@ impl Engine {
             return May::NotNow(format!(
                 "{name} has not renewed its lease for {ms} ms, and this would delay it"
             ));
+        }
+        if least == LEFT_FRESH
+            && self.standing.leader == Some(self.p.node.me())
+            && self.standing.voters.len() > 1
+        {
+            return May::NotNow("it leads the coordinator, and nobody else came to it".into());
         }
         match status.lease_left {
             // A renewal that is cut off on its way costs time that others need.

@@ -113,6 +113,14 @@ impl Either {
         }
     }
 
+    /// Lets another member lead, if this one does.
+    pub(super) async fn step_down(&self) {
+        match self {
+            Either::Raft(engine) => engine.step_down().await,
+            Either::Etcd(_) => {}
+        }
+    }
+
     /// Ends it.
     pub(super) async fn stop(&self) {
         match self {

@@ -83,6 +83,8 @@ pub enum ToControl {
         /// What.
         message: PeerMessage,
     },
+    /// This node is about to end or to stand still: if it leads, another is to lead. Answered with [`FromControl::SteppedDown`].
+    StepDown,
     /// The run ends.
     Stop,
 }
@@ -115,6 +117,8 @@ pub enum FromControl {
         /// Why.
         trouble: Trouble,
     },
+    /// Another leads, or none came to it in time; or this node did not lead.
+    SteppedDown,
     /// A member sent what no honest one sends.
     Misdeed {
         /// Who.
@@ -476,6 +480,13 @@ impl Control {
                 }
                 ToControl::Carried { from, message: PeerMessage::Answer { question, answer } } => {
                     self.questions.answer(from, question, answer);
+                }
+                ToControl::StepDown => {
+                    let (coordinator, engine) = (self.coordinator.clone(), self.engine.clone());
+                    tokio::spawn(async move {
+                        coordinator.step_down().await;
+                        engine.send(FromControl::SteppedDown);
+                    });
                 }
                 // The hall carries nothing else here.
                 ToControl::Carried { .. } => {}

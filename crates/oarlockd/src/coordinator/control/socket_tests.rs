@@ -41,7 +41,7 @@ impl Place {
                 FromControl::Applied(registry) => self.registry = registry,
                 FromControl::Answered { outcome, .. } => self.answers.push(outcome),
                 FromControl::Failed { command, .. } => self.link.send(ToControl::Propose(command)),
-                FromControl::Standing(_) => {}
+                FromControl::Standing(_) | FromControl::SteppedDown => {}
                 FromControl::Misdeed { from, misdeed } => panic!("node {from}: {misdeed}"),
                 FromControl::Down(problem) => panic!("{problem}"),
             }

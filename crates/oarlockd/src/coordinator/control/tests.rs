@@ -58,6 +58,7 @@ struct Engine {
     heard: Vec<(Command, Result<Outcome, Trouble>)>,
     misdeeds: Vec<Misdeed>,
     standing: Standing,
+    stepped_down: bool,
     down: Option<Problem>,
 }
 
@@ -169,6 +170,7 @@ impl Cluster {
             }
             FromControl::Failed { command, trouble } => engine.heard.push((command, Err(trouble))),
             FromControl::Standing(standing) => engine.standing = standing,
+            FromControl::SteppedDown => engine.stepped_down = true,
             FromControl::Misdeed { misdeed, .. } => engine.misdeeds.push(misdeed),
             FromControl::Down(why) => engine.down = Some(why),
         }
@@ -295,6 +297,32 @@ fn what_was_decided_outlives_each_and_all() {
     cluster.until("agreement", Cluster::agree);
     assert_eq!(cluster.engines[0].registry.snapshot(), before.snapshot());
     assert_eq!(cluster.decide(1, &renew(0, number)), Outcome::Already);
+}
+
+/// Who is asked to step down does, and by then another leads: nobody waits for an election when a node stops in order.
+#[test]
+fn a_leader_that_steps_down_has_a_successor() {
+    let mut cluster = Cluster::founded(0, Duration::from_millis(2));
+    for node in 0..3 {
+        cluster.done(node.into(), &begin(node));
+    }
+    for turn in 1..4 {
+        let leads = |cluster: &Cluster| cluster.engines[0].standing.leader.map(|node| usize::from(node.0));
+        cluster.until("a leader", |cluster| leads(cluster).is_some());
+        let leader = leads(&cluster).unwrap();
+        cluster.engines[leader].link.as_mut().unwrap().send(ToControl::StepDown);
+        cluster.until("an answer", |cluster| cluster.engines[leader].stepped_down);
+        cluster.engines[leader].stepped_down = false;
+        let other = |next: NodeId| usize::from(next.0) != leader;
+        cluster.until("a successor", |cluster| cluster.engines[leader].standing.leader.is_some_and(other));
+        let next = cluster.engines[leader].standing.leader;
+        cluster.done(leader, &renew(leader as u16, turn));
+        // Who does not lead has nothing to hand over.
+        cluster.engines[leader].link.as_mut().unwrap().send(ToControl::StepDown);
+        cluster.until("an answer", |cluster| cluster.engines[leader].stepped_down);
+        cluster.engines[leader].stepped_down = false;
+        assert_eq!(cluster.engines[leader].standing.leader, next);
+    }
 }
 
 /// L7: a node that was away shows its engine what it had on its disk. Whoever it hears of that view is not who is in now, so a

@@ -319,6 +319,37 @@ impl Embedded {
         asked.map_err(|why| Trouble::Stopped(why.to_string()))
     }
 
+    /// Lets another voter lead that answers, if this node leads, and waits until it is so; but no longer than whoever heard nothing
+    /// any more would wait before they elect one.
+    pub async fn step_down(&self) {
+        if !self.leads() {
+            return;
+        }
+        let heard = self.hear(&self.standing().voters.into_iter().collect()).await;
+        let stored = |node: &&NodeId| {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let stored =
+                metrics.replication.as_ref().and_then(|all| all.get(&node.0.into()).copied().flatten());
+            stored.map(|id| id.index)
+        };
+        let Some(next) = heard.iter().filter(|node| **node != self.me).max_by_key(stored) else { return };
+        let until = Instant::now() + 2 * self.silent;
+        while Instant::now() < until {
+            let standing = self.standing();
+            let leads = standing.leader == Some(self.me);
+            // While nobody leads, the next may need this node's vote.
+            if standing.leader.is_some() && !leads {
+                return;
+            }
+            // Whoever lacks the newest entry does not try. A moment later it has it.
+            if leads && self.hand_over(*next).await.is_err() {
+                return;
+            }
+            let _ = timeout(PAUSE, self.standing_after(&standing)).await;
+        }
+    }
+
     /// Waits until it is not as `last` any more.
     pub async fn standing_after(&self, last: &Standing) -> Standing {
         let mut metrics = self.raft.server_metrics();
