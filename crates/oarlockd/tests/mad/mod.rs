@@ -203,7 +203,10 @@ impl Inside {
                 }
                 FromControl::Answered { command, outcome } => self.node.handle_answer(now, &command, outcome),
                 FromControl::Down(problem) => panic!("{problem}"),
-                FromControl::Failed { .. } | FromControl::Standing(_) | FromControl::Misdeed { .. } => {}
+                FromControl::Failed { .. }
+                | FromControl::Standing(_)
+                | FromControl::SteppedDown
+                | FromControl::Misdeed { .. } => {}
             }
         }
     }
