@@ -6,7 +6,7 @@ use oarlock_layout::id::{Epoch, Incarnation, LockId, NodeId, OwnerId, SessionId,
 use oarlock_layout::message::lock::{Body, Grant, Handover, Head, HeadNotice, Info, Kind, Packet};
 use oarlock_layout::mode::Mode::{self, EX, NL};
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::PlainWords;
+use oarlock_layout::segment::{PlainWords, Words};
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::{Member, View};
@@ -165,10 +165,8 @@ fn a_record_that_was_being_given_up_begins_the_next_view_with_nothing() {
     assert!(matches!(&said[..], [(1, Body::Info(Info { n: 1, held: None, conv: Some(_), .. }))]), "{said:?}");
 }
 
-/// R5, X9: what was written last is on its way to a master that has entered the next view and does not hear it. Until the node may say it
-/// anew, it does not forget it, whoever comes and goes meanwhile.
-#[test]
-fn a_block_that_nobody_may_have_heard_is_not_forgotten_before_it_can_be_said() {
+/// A node that gave its record up with the block that it wrote last, as another view came: nobody may have heard it.
+fn gone_with_a_block() -> Node {
     let mut shadow = Node::new(0, name(&[(&[0, 1], 1)]), &view(1, &[0, 1]));
     shadow.lock(EX);
     shadow.hear(1, 1, grant(EX, 1));
@@ -179,6 +177,36 @@ fn a_block_that_nobody_may_have_heard_is_not_forgotten_before_it_can_be_said() {
     assert!(matches!(&gives_way[..], [(1, Body::Info(Info { value: Some(_), .. }))]), "{gives_way:?}");
     shadow.space.handle_timeout(NOW, &mut shadow.words);
     assert!(matches!(&shadow.said()[..], [(1, Body::Forget(_))]));
+    shadow
+}
+
+/// A program that maps the segment can spoil the number of a block. Then there is nothing to say, and the place is free again.
+#[test]
+fn a_block_whose_number_was_spoilt_is_not_kept_for_ever() {
+    for number in [0, 1 << 40] {
+        let mut shadow = gone_with_a_block();
+        shadow.space.handle_view(&view(2, &[0, 1]));
+        shadow.lock(EX);
+        shadow.space.handle_request(NOW, &mut shadow.words, Request::Cancel(LOCK));
+        let slot = shadow.words.find(&shadow.name).unwrap();
+        let value = shadow.words.value(slot);
+        shadow.words.set_value(slot, Value { sequence: number, ..value });
+        let said = shadow.restate();
+        assert!(
+            said.iter().all(|(_, body)| !matches!(body, Body::Info(Info { value: Some(_), .. }))),
+            "{said:?}"
+        );
+        shadow.space.handle_timeout(NOW, &mut shadow.words);
+        shadow.said();
+        assert_eq!(shadow.words.find(&shadow.name), None, "{number}: its place is kept");
+    }
+}
+
+/// R5, X9: what was written last is on its way to a master that has entered the next view and does not hear it. Until the node may say it
+/// anew, it does not forget it, whoever comes and goes meanwhile.
+#[test]
+fn a_block_that_nobody_may_have_heard_is_not_forgotten_before_it_can_be_said() {
+    let mut shadow = gone_with_a_block();
     for epoch in [2, 3] {
         shadow.space.handle_view(&view(epoch, &[0, 1]));
         assert_eq!(shadow.lock(EX), vec![]);

@@ -81,6 +81,10 @@ impl Shadow {
         // Who was giving its record up when the view came owns nothing, and says so only if it wrote.
         let may_write = self.owned.is_some() || self.n == 0;
         let value_due = !owns_block && may_write && self.value_is_news(value.sequence);
+        if self.owes_block() && !value_due {
+            // Whoever maps the segment has put another number there: nothing is left that could be said.
+            self.rare.value_written = 0;
+        }
         if !self.told.differs(self.owned, want, self.rare.wish, wish) && !value_due {
             return;
         }
