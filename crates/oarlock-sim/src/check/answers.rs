@@ -196,7 +196,8 @@ impl Answers {
         settled && !there && !haunting.any(|g| in_way(g.mode)) && !self.gone_since(lock, from, in_way)
     }
 
-    /// D9: refused as a deadlock only if somebody waits for what this very lock holds.
+    /// D9: refused as a deadlock only if somebody waits for what this very lock holds; or, with HEADQUE, if it would come before a convert
+    /// that holds what is in its way.
     fn really_deadlocked(&self, rules: &Rules, ledger: &Ledger, at: u64, lock: &Lock) -> Result<(), String> {
         let held = lock.held.map(|h| h.mode).ok_or("a deadlock without a lock")?;
         let waits = |l: &Lock| l.pending.as_ref().is_some_and(|p| !p.mode.compatible(held));
@@ -209,7 +210,18 @@ impl Answers {
             let gone = self.gone.get(lock.resource).and_then(|g| g.queued[mode as usize].but(lock.key));
             gone.is_some_and(|at| at >= since)
         });
-        if queued || haunted || ledger.locks_on(lock.resource).any(|l| l.key != lock.key && waits(l)) {
+        let pending = lock.pending.as_ref().filter(|pending| pending.flags.contains(Flags::HEADQUE));
+        let before = pending.is_some_and(|pending| {
+            let in_way = |mode: Mode| !mode.compatible(pending.mode);
+            let converts = |l: &Lock| l.held.is_some_and(|held| in_way(held.mode)) && l.pending.is_some();
+            ledger.locks_on(lock.resource).any(|l| l.key != lock.key && converts(l))
+                || self.gone_since(lock, since, in_way)
+        });
+        if queued
+            || haunted
+            || before
+            || ledger.locks_on(lock.resource).any(|l| l.key != lock.key && waits(l))
+        {
             return Ok(());
         }
         Err(format!("a deadlock, but nobody waits for the {held} it holds"))
@@ -351,6 +363,13 @@ mod tests {
         finds("answers", "nobody waits", own);
         let beside = "1 lock x PR; 1 granted PR 1.1.0; 2 lock x CR; 2 granted CR 1.1.0; 1 convert EX; 1 failed Deadlock";
         finds("answers", "nobody waits", beside);
+        let first = "1 lock x PR; 1 granted PR 1.1.0; 3 lock x PR; 3 granted PR 1.1.0; 2 lock x NL; 2 granted NL 1.1.0; \
+                     1 convert EX; @5000; ";
+        passes(
+            "it would come before one that is in its way",
+            &format!("{first}2 convert EX HEADQUE; 2 failed Deadlock"),
+        );
+        finds("answers", "nobody waits", &format!("{first}2 convert EX; 2 failed Deadlock"));
         passes(
             "a waiter that had just gone",
             "1 lock x PR; 1 granted PR 1.1.0; 2 lock x EX; 1 convert PW; 2 cancel; 2 failed Cancelled; 1 failed Deadlock",
