@@ -80,7 +80,12 @@ impl Peer {
         loop {
             assert!(self.readable(5000), "the program sent nothing for 5 s");
             let mut buffer = vec![0; SESSION_PACKET_BYTES_MAX];
-            let (_, length) = recv(&self.fd, &mut buffer[..], RecvFlags::empty()).unwrap();
+            let length = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
+                Ok((_, length)) => length,
+                // Told once, and before what still stands in the queue: the program hung up with a reply unread.
+                Err(rustix::io::Errno::CONNRESET) => continue,
+                Err(error) => panic!("{error}"),
+            };
             match (length > 0).then(|| Request::from_bytes(&buffer[..length]).unwrap()) {
                 Some(Request::Attach { request, .. }) => {
                     let why = Failure { code: Code::NoSegment, text: "none here".into() };
