@@ -98,6 +98,10 @@ fn every_kind_of_message_has_a_sample() {
             // Calls and answers have files of their own.
             PeerMessage::Call { .. } => 16,
             PeerMessage::Answer { .. } => 17,
+            PeerMessage::Trace(_) => 21,
+            PeerMessage::Traced(_) => 22,
+            PeerMessage::Verdict(_) => 23,
+            PeerMessage::Broken(_) => 24,
         })
         .collect();
     let requests: BTreeSet<u8> = samples::requests()
@@ -158,6 +162,6 @@ fn every_kind_of_message_has_a_sample() {
             Answer::Unsure => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (21, 10, 11));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (25, 10, 11));
     assert_eq!((calls.len(), answers.len()), (6, 11));
 }

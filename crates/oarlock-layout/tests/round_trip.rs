@@ -68,6 +68,14 @@ proptest! {
     fn answers_round_trip(m in any::seen()) { check(&m)?; }
 
     #[test]
+    fn searches_round_trip(asked in any::trace(), answer in any::traced(), found in any::verdict(), done in any::broken()) {
+        check(&asked)?;
+        check(&answer)?;
+        check(&found)?;
+        check(&done)?;
+    }
+
+    #[test]
     fn tokens_round_trip(m in any::token()) { check(&m)?; }
 
     #[test]

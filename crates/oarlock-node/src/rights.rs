@@ -270,7 +270,7 @@ kinds! {
     Decision needs Decide;
     /// `Handover`: a master of the view before hands over
     Handover needs Decide;
-    /// `Look`, `Seen`, `Barrier`, `Report`, `Pledge`
+    /// `Look`, `Seen`, `Barrier`, `Report`, `Pledge`, `Trace`, `Traced`, `Verdict`, `Broken`
     Talk needs Speak;
     /// `Call`, `Answer` of coordinators
     Coordination needs Speak;
@@ -317,7 +317,11 @@ impl Kind {
             | PeerMessage::Seen(_)
             | PeerMessage::Barrier(_)
             | PeerMessage::Report(_)
-            | PeerMessage::Pledge(_) => Kind::Talk,
+            | PeerMessage::Pledge(_)
+            | PeerMessage::Trace(_)
+            | PeerMessage::Traced(_)
+            | PeerMessage::Verdict(_)
+            | PeerMessage::Broken(_) => Kind::Talk,
             PeerMessage::Call { .. } | PeerMessage::Answer { .. } => Kind::Coordination,
         }
     }

@@ -31,6 +31,11 @@ const MESSAGES: &[(&str, &str, &[&str])] = &[
     ("Masters and shadows", "lock.rs", &["Packet", "Info", "Conv", "Head", "Kind", "Reason", "Remains"]),
     ("Another view", "barrier.rs", &["Barrier", "Lost", "Member", "Report"]),
     ("Questions of people", "look.rs", &["Look", "Seen", "What", "Party", "Token"]),
+    (
+        "A search for deadlocks",
+        "trace.rs",
+        &["Trace", "Traced", "Sight", "Hold", "Wait", "WaitId", "Verdict", "Link", "Broken"],
+    ),
     ("A program and its node", "session.rs", &["Request", "Reply", "Failure"]),
 ];
 

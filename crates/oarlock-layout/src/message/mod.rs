@@ -9,3 +9,4 @@ pub mod look;
 pub mod peer;
 pub mod raft;
 pub mod session;
+pub mod trace;

@@ -1,7 +1,7 @@
 //! What travels on a circuit between two nodes: one byte for the room, then that room's message.
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::message::{barrier, lock, look, raft};
+use crate::message::{barrier, lock, look, raft, trace};
 use crate::seal::MAC_BYTES;
 
 /// A message from one node to another.
@@ -33,6 +33,14 @@ pub enum PeerMessage {
         /// The answer.
         answer: raft::Answer,
     },
+    /// A question of a search for deadlocks.
+    Trace(trace::Trace),
+    /// Its answer.
+    Traced(trace::Traced),
+    /// What a search found.
+    Verdict(trace::Verdict),
+    /// What was done about it.
+    Broken(trace::Broken),
 }
 
 impl Wire for PeerMessage {
@@ -72,6 +80,22 @@ impl Wire for PeerMessage {
                 out.u64(*question);
                 answer.encode(out);
             }
+            PeerMessage::Trace(m) => {
+                out.u8(10);
+                m.encode(out);
+            }
+            PeerMessage::Traced(m) => {
+                out.u8(11);
+                m.encode(out);
+            }
+            PeerMessage::Verdict(m) => {
+                out.u8(12);
+                m.encode(out);
+            }
+            PeerMessage::Broken(m) => {
+                out.u8(13);
+                m.encode(out);
+            }
         }
     }
 
@@ -85,6 +109,10 @@ impl Wire for PeerMessage {
             9 => PeerMessage::Pledge(r.raw(MAC_BYTES)?.try_into().expect("raw returned that many bytes")),
             5 => PeerMessage::Call { question: r.u64()?, call: raft::Call::decode(r)? },
             6 => PeerMessage::Answer { question: r.u64()?, answer: raft::Answer::decode(r)? },
+            10 => PeerMessage::Trace(trace::Trace::decode(r)?),
+            11 => PeerMessage::Traced(trace::Traced::decode(r)?),
+            12 => PeerMessage::Verdict(trace::Verdict::decode(r)?),
+            13 => PeerMessage::Broken(trace::Broken::decode(r)?),
             n => return Err(Malformed::Unknown { field: "peer message", value: n.into() }),
         })
     }

@@ -13,9 +13,11 @@ use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::raft::*;
 use oarlock_layout::message::session::*;
+use oarlock_layout::message::trace::{self, Broken, Hold, Link, Sight, Trace, Traced, Verdict, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::{SEQUENCE_MAX, Value};
 use oarlock_layout::view::Member;
@@ -255,6 +257,103 @@ pub(crate) fn seen() -> impl Strategy<Value = Seen> {
     })
 }
 
+pub(crate) fn trace() -> impl Strategy<Value = Trace> {
+    let resource = (any::<u16>(), name()).prop_map(|(space, name)| (SpaceId(space), name));
+    let transaction = any::<u64>().prop_map(TransactionId);
+    (any::<u64>(), vec(resource, 0..5), vec(transaction, 0..5))
+        .prop_map(|(question, resources, transactions)| Trace { question, resources, transactions })
+}
+
+fn hold() -> impl Strategy<Value = Hold> {
+    (any::<u64>(), any::<u64>(), any::<u64>(), mode()).prop_map(|(lock, owner, transaction, mode)| Hold {
+        lock: LockId(lock),
+        owner: OwnerId(owner),
+        transaction: TransactionId(transaction),
+        mode,
+    })
+}
+
+fn wait() -> impl Strategy<Value = Wait> {
+    (
+        (party(), mode(), of(mode()), of(mode()), kind()),
+        any::<u64>(),
+        any::<u64>(),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|((party, wanted, alternate, held, kind), number, stamp, passes, excused)| Wait {
+            party,
+            wanted,
+            alternate,
+            held,
+            kind,
+            number,
+            stamp: Stamp(stamp),
+            passes,
+            excused,
+        })
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    ((any::<u16>(), name()), vec(hold(), 0..4), vec(wait(), 0..4), nodes(), any::<bool>(), any::<bool>())
+        .prop_map(|((space, name), holds, waits, order, alone, passover)| Sight {
+            space: SpaceId(space),
+            name,
+            holds,
+            waits,
+            alone,
+            order,
+            passover,
+        })
+}
+
+pub(crate) fn traced() -> impl Strategy<Value = Traced> {
+    (any::<u64>(), any::<bool>(), vec(sight(), 0..5)).prop_map(|(question, cut, sights)| Traced {
+        question,
+        cut,
+        sights,
+    })
+}
+
+fn wait_id() -> impl Strategy<Value = WaitId> {
+    (any::<u64>(), any::<u16>(), any::<u16>(), any::<u64>(), any::<u64>()).prop_map(
+        |(stamp, node, space, lock, number)| WaitId {
+            stamp: Stamp(stamp),
+            node: NodeId(node),
+            space: SpaceId(space),
+            lock: LockId(lock),
+            number,
+        },
+    )
+}
+
+fn cycle() -> impl Strategy<Value = Vec<Link>> {
+    let link = (any::<u16>(), any::<u16>(), name(), party(), mode(), of(mode()), of(mode())).prop_map(
+        |(node, space, name, party, wanted, held, behind)| Link {
+            node: NodeId(node),
+            space: SpaceId(space),
+            name,
+            party,
+            wanted,
+            held,
+            behind,
+        },
+    );
+    vec(link, 0..=trace::LINKS_MAX)
+}
+
+pub(crate) fn verdict() -> impl Strategy<Value = Verdict> {
+    (wait_id(), cycle()).prop_map(|(victim, cycle)| Verdict { victim, cycle })
+}
+
+pub(crate) fn broken() -> impl Strategy<Value = Broken> {
+    (wait_id(), any::<u64>(), cycle()).prop_map(|(victim, waited_us, cycle)| Broken {
+        victim,
+        waited_us,
+        cycle,
+    })
+}
+
 pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
     prop_oneof![
         packet().prop_map(PeerMessage::Lock),
@@ -265,6 +364,10 @@ pub(crate) fn peer() -> impl Strategy<Value = PeerMessage> {
         seen().prop_map(PeerMessage::Seen),
         (any::<u64>(), call()).prop_map(|(question, call)| PeerMessage::Call { question, call }),
         (any::<u64>(), answer()).prop_map(|(question, answer)| PeerMessage::Answer { question, answer }),
+        trace().prop_map(PeerMessage::Trace),
+        traced().prop_map(PeerMessage::Traced),
+        verdict().prop_map(PeerMessage::Verdict),
+        broken().prop_map(PeerMessage::Broken),
     ]
 }
 

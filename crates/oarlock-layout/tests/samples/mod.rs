@@ -18,9 +18,11 @@ use oarlock_layout::message::raft::{
     Answer, Ballot, Call, Leadership, LogEntry, LogId, Payload, Voters, VotersAt,
 };
 use oarlock_layout::message::session::*;
+use oarlock_layout::message::trace::{Broken, Hold, Link, Sight, Trace, Traced, Verdict, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
+use oarlock_layout::stamp::Stamp;
 use oarlock_layout::token::{Fence, Token};
 use oarlock_layout::value::Value;
 use oarlock_layout::view::Member;
@@ -86,13 +88,6 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
     let seen = |what| {
         let rows = vec![Row { name: name("accounts/7"), what }];
         PeerMessage::Seen(Seen { question: 0x31, cut: false, rows })
-    };
-    let party = || Party {
-        lock: LockId::new(SessionId(5), 6),
-        pid: 4321,
-        label: "backup".into(),
-        owner: OwnerId(7),
-        transaction: TransactionId(8),
     };
     vec![
         ("info, everything said", packet(Body::Info(full_info()))),
@@ -188,6 +183,47 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                 busy: 3,
             })),
         ),
+        (
+            "trace",
+            PeerMessage::Trace(Trace {
+                question: 0x31,
+                resources: vec![(SpaceId(2), name("accounts/7"))],
+                transactions: vec![TransactionId(0x0a0b)],
+            }),
+        ),
+        (
+            "traced",
+            PeerMessage::Traced(Traced {
+                question: 0x31,
+                cut: false,
+                sights: vec![Sight {
+                    space: SpaceId(2),
+                    name: name("accounts/7"),
+                    holds: vec![Hold {
+                        lock: LockId(0x21),
+                        owner: OwnerId(0x22),
+                        transaction: TransactionId(0x23),
+                        mode: Mode::PR,
+                    }],
+                    waits: vec![Wait {
+                        party: party(),
+                        wanted: Mode::EX,
+                        alternate: Some(Mode::PR),
+                        held: Some(Mode::CR),
+                        kind: Kind::Convert,
+                        number: 0x24,
+                        stamp: Stamp(0x25),
+                        passes: true,
+                        excused: false,
+                    }],
+                    alone: true,
+                    order: vec![NodeId(2), NodeId(0)],
+                    passover: false,
+                }],
+            }),
+        ),
+        ("verdict", PeerMessage::Verdict(Verdict { victim: wait_id(), cycle: vec![link()] })),
+        ("broken", PeerMessage::Broken(Broken { victim: wait_id(), waited_us: 0x0a0b, cycle: vec![link()] })),
         ("call: confirm", PeerMessage::Call { question: 0x0a0b_0c0d, call: Call::Confirm }),
         (
             "call: vote",
@@ -198,6 +234,32 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         ),
         ("answer: at", PeerMessage::Answer { question: 0x0a0b_0c0d, answer: Answer::At(log_id(0x34)) }),
     ]
+}
+
+fn party() -> Party {
+    Party {
+        lock: LockId::new(SessionId(5), 6),
+        pid: 4321,
+        label: "backup".into(),
+        owner: OwnerId(7),
+        transaction: TransactionId(8),
+    }
+}
+
+fn wait_id() -> WaitId {
+    WaitId { stamp: Stamp(0x26), node: NodeId(3), space: SpaceId(2), lock: LockId(0x27), number: 0x28 }
+}
+
+fn link() -> Link {
+    Link {
+        node: NodeId(3),
+        space: SpaceId(2),
+        name: name("accounts/7"),
+        party: party(),
+        wanted: Mode::EX,
+        held: Some(Mode::CR),
+        behind: Some(Mode::PR),
+    }
 }
 
 fn look(at: At) -> PeerMessage {

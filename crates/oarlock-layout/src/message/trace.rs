@@ -1,0 +1,386 @@
+//! What nodes tell each other in a search for deadlocks (C17, C18, D1).
+//!
+//! ```text
+//!   a node with an old wait          every other member          the victim's node        every member
+//!            │   Trace (resources, transactions)   │                      │                    │
+//!            ├────────────────────────────────────►│                      │                    │
+//!            │   Traced (sights of resources)      │                      │                    │
+//!            │◄────────────────────────────────────┤                      │                    │
+//!            │      … until nothing is unknown; then all of it once more …│                    │
+//!            │   Verdict (wait, cycle)             │                      │                    │
+//!            ├───────────────────────────────────────────────────────────►│   Broken (cycle)   │
+//!            │                                     │                      ├───────────────────►│
+//! ```
+//!
+//! In the bulk class: a search delays no grant.
+
+use alloc::vec::Vec;
+
+use crate::codec::{Malformed, Reader, Wire, Writer};
+use crate::id::{LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use crate::limit::NODES_MAX;
+use crate::message::lock::Kind;
+use crate::message::look::Party;
+use crate::mode::Mode;
+use crate::name::Name;
+use crate::stamp::Stamp;
+
+/// Resources and transactions that one question may name.
+pub const ASKED_MAX: usize = 4096;
+/// Holders or waiters in one sight.
+pub const ROWS_MAX: usize = 4096;
+/// Waits in one cycle; what is longer is told as far as this.
+pub const LINKS_MAX: usize = 64;
+
+/// Who holds and waits as one, in a search: a transaction wherever it is at work, else an owner within a session, else the session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Actor {
+    /// Of any node.
+    Transaction(TransactionId),
+    /// Of one session. Owner 0 is whatever in it names no owner.
+    Owner(NodeId, SessionId, OwnerId),
+}
+
+impl Actor {
+    /// Who stands behind a lock of this node.
+    pub fn of(node: NodeId, lock: LockId, owner: OwnerId, transaction: TransactionId) -> Actor {
+        match transaction {
+            TransactionId(0) => Actor::Owner(node, lock.session(), owner),
+            transaction => Actor::Transaction(transaction),
+        }
+    }
+}
+
+/// Which wait: the same lock may wait again later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WaitId {
+    /// The cluster clock when it began: of two waits that with the larger one is the younger (D7).
+    pub stamp: Stamp,
+    /// Where.
+    pub node: NodeId,
+    /// In which lockspace.
+    pub space: SpaceId,
+    /// Whose.
+    pub lock: LockId,
+    /// Which of the waits on the resource at that node.
+    pub number: u64,
+}
+
+/// Tell what you see of these.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Trace {
+    /// Number of the question, chosen by who asks.
+    pub question: u64,
+    /// Resources on which somebody waits.
+    pub resources: Vec<(SpaceId, Name)>,
+    /// Transactions that hold something in the way of somebody: what do they wait for?
+    pub transactions: Vec<TransactionId>,
+}
+
+/// The answer: the resources that were asked for, and those on which waits whoever holds them or was asked for, and so on, as far as that
+/// goes at one node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Traced {
+    /// Of the question.
+    pub question: u64,
+    /// More was to be told than goes into an answer.
+    pub cut: bool,
+    /// By resource.
+    pub sights: Vec<Sight>,
+}
+
+/// What one node sees of a resource.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Sight {
+    /// In which lockspace.
+    pub space: SpaceId,
+    /// Which resource.
+    pub name: Name,
+    /// Granted and waiting locks that matter. Whoever holds something and waits for nothing is left out.
+    pub holds: Vec<Hold>,
+    /// Waits in the order of the queue: those of whoever was asked for, and before them the first of each mode.
+    pub waits: Vec<Wait>,
+    /// Whatever waits here waits for programs of this node only: no other need be asked (D2).
+    pub alone: bool,
+    /// From the master: nodes with somebody waiting, in the order of its queue.
+    pub order: Vec<NodeId>,
+    /// Entries pass each other within one look at the queue (C10).
+    pub passover: bool,
+}
+
+/// A granted lock of somebody who waits, or may wait elsewhere.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Hold {
+    /// Which.
+    pub lock: LockId,
+    /// Who.
+    pub owner: OwnerId,
+    /// Who.
+    pub transaction: TransactionId,
+    /// In which mode.
+    pub mode: Mode,
+}
+
+/// A lock that waits.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Wait {
+    /// Who.
+    pub party: Party,
+    /// What it wants.
+    pub wanted: Mode,
+    /// What would do as well.
+    pub alternate: Option<Mode>,
+    /// What it holds meanwhile, if it converts.
+    pub held: Option<Mode>,
+    /// In which queue.
+    pub kind: Kind,
+    /// Which of the waits on this resource at this node.
+    pub number: u64,
+    /// The cluster clock when it began.
+    pub stamp: Stamp,
+    /// It may pass others in a strict lockspace as well (NOORDER).
+    pub passes: bool,
+    /// It is no wait that a search counts (NODLCKWT): its program resolves it.
+    pub excused: bool,
+}
+
+/// A cycle that two passes have found: this wait of yours is to be refused.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Verdict {
+    /// Which.
+    pub victim: WaitId,
+    /// Why.
+    pub cycle: Vec<Link>,
+}
+
+/// One wait of a cycle. It waits for the next; the last one for the first.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Link {
+    /// At which node.
+    pub node: NodeId,
+    /// In which lockspace.
+    pub space: SpaceId,
+    /// On which resource.
+    pub name: Name,
+    /// Who.
+    pub party: Party,
+    /// What it wants.
+    pub wanted: Mode,
+    /// What it holds meanwhile, if it converts.
+    pub held: Option<Mode>,
+    /// The mode in which the next one holds the resource; none if it only waits before this one.
+    pub behind: Option<Mode>,
+}
+
+/// A deadlock was broken. Told to all members, for those who ask what happened.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Broken {
+    /// Which wait was refused.
+    pub victim: WaitId,
+    /// How long it had waited, in microseconds.
+    pub waited_us: u64,
+    /// The cycle.
+    pub cycle: Vec<Link>,
+}
+
+impl Wire for Trace {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.question);
+        out.u32(self.resources.len() as u32);
+        for (space, name) in &self.resources {
+            out.u16(space.0);
+            out.name(name);
+        }
+        out.u32(self.transactions.len() as u32);
+        for transaction in &self.transactions {
+            out.u64(transaction.0);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Trace, Malformed> {
+        let question = r.u64()?;
+        let resources = list(r, "resources", ASKED_MAX, |r| Ok((SpaceId(r.u16()?), r.name()?)))?;
+        let transactions = list(r, "transactions", ASKED_MAX, |r| Ok(TransactionId(r.u64()?)))?;
+        Ok(Trace { question, resources, transactions })
+    }
+}
+
+impl Wire for Traced {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.question);
+        out.bool(self.cut);
+        out.u32(self.sights.len() as u32);
+        for sight in &self.sights {
+            sight.encode(out);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Traced, Malformed> {
+        let (question, cut) = (r.u64()?, r.bool("cut")?);
+        let sights = list(r, "sights", ROWS_MAX, Sight::decode)?;
+        Ok(Traced { question, cut, sights })
+    }
+}
+
+impl Wire for Sight {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u16(self.space.0);
+        out.name(&self.name);
+        out.u32(self.holds.len() as u32);
+        for hold in &self.holds {
+            hold.encode(out);
+        }
+        out.u32(self.waits.len() as u32);
+        for wait in &self.waits {
+            wait.encode(out);
+        }
+        out.bool(self.alone);
+        out.u32(self.order.len() as u32);
+        for node in &self.order {
+            out.u16(node.0);
+        }
+        out.bool(self.passover);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Sight, Malformed> {
+        let (space, name) = (SpaceId(r.u16()?), r.name()?);
+        let holds = list(r, "holders", ROWS_MAX, Hold::decode)?;
+        let waits = list(r, "waiters", ROWS_MAX, Wait::decode)?;
+        let alone = r.bool("alone")?;
+        let order = list(r, "queued nodes", NODES_MAX, |r| Ok(NodeId(r.u16()?)))?;
+        Ok(Sight { space, name, holds, waits, alone, order, passover: r.bool("passover")? })
+    }
+}
+
+impl Wire for Hold {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.lock.0);
+        out.u64(self.owner.0);
+        out.u64(self.transaction.0);
+        out.mode(self.mode);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Hold, Malformed> {
+        Ok(Hold {
+            lock: LockId(r.u64()?),
+            owner: OwnerId(r.u64()?),
+            transaction: TransactionId(r.u64()?),
+            mode: r.mode()?,
+        })
+    }
+}
+
+impl Wire for Wait {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.party.encode(out);
+        out.mode(self.wanted);
+        out.mode_option(self.alternate);
+        out.mode_option(self.held);
+        self.kind.encode(out);
+        out.u64(self.number);
+        out.u64(self.stamp.0);
+        out.bool(self.passes);
+        out.bool(self.excused);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Wait, Malformed> {
+        Ok(Wait {
+            party: Party::decode(r)?,
+            wanted: r.mode()?,
+            alternate: r.mode_option()?,
+            held: r.mode_option()?,
+            kind: Kind::decode(r)?,
+            number: r.u64()?,
+            stamp: Stamp(r.u64()?),
+            passes: r.bool("passes")?,
+            excused: r.bool("excused")?,
+        })
+    }
+}
+
+impl Wire for WaitId {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.stamp.0);
+        out.u16(self.node.0);
+        out.u16(self.space.0);
+        out.u64(self.lock.0);
+        out.u64(self.number);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<WaitId, Malformed> {
+        Ok(WaitId {
+            stamp: Stamp(r.u64()?),
+            node: NodeId(r.u16()?),
+            space: SpaceId(r.u16()?),
+            lock: LockId(r.u64()?),
+            number: r.u64()?,
+        })
+    }
+}
+
+impl Wire for Verdict {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.victim.encode(out);
+        out.u32(self.cycle.len() as u32);
+        for link in &self.cycle {
+            link.encode(out);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Verdict, Malformed> {
+        Ok(Verdict { victim: WaitId::decode(r)?, cycle: list(r, "links", LINKS_MAX, Link::decode)? })
+    }
+}
+
+impl Wire for Link {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u16(self.node.0);
+        out.u16(self.space.0);
+        out.name(&self.name);
+        self.party.encode(out);
+        out.mode(self.wanted);
+        out.mode_option(self.held);
+        out.mode_option(self.behind);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Link, Malformed> {
+        Ok(Link {
+            node: NodeId(r.u16()?),
+            space: SpaceId(r.u16()?),
+            name: r.name()?,
+            party: Party::decode(r)?,
+            wanted: r.mode()?,
+            held: r.mode_option()?,
+            behind: r.mode_option()?,
+        })
+    }
+}
+
+impl Wire for Broken {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.victim.encode(out);
+        out.u64(self.waited_us);
+        out.u32(self.cycle.len() as u32);
+        for link in &self.cycle {
+            link.encode(out);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Broken, Malformed> {
+        Ok(Broken {
+            victim: WaitId::decode(r)?,
+            waited_us: r.u64()?,
+            cycle: list(r, "links", LINKS_MAX, Link::decode)?,
+        })
+    }
+}
+
+fn list<T>(
+    r: &mut Reader<'_>,
+    field: &'static str,
+    max: usize,
+    decode: impl Fn(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let n = r.count(field, max)?;
+    (0..n).map(|_| decode(r)).collect()
+}
