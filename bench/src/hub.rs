@@ -89,6 +89,7 @@ pub(crate) fn pair() -> Result<[Hub; 2], Failure> {
             shards: 1,
             circuits: Options::default(),
             forget_after: Duration::from_secs(10),
+            deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
         };
         let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(RESOURCES_MAX))];
         let mut node = Node::new(clock::now(), config, Box::new(seal), words);

@@ -78,6 +78,7 @@ impl Pure {
                 shards: 1,
                 circuits: Options::default(),
                 forget_after: Duration::from_secs(10),
+                deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
             };
             let words: Vec<Box<dyn Words + Send>> = vec![Box::new(PlainWords::new(RESOURCES_MAX))];
             let seal = Box::new(HostSeal::new(secret.bytes(), cluster.bytes()));

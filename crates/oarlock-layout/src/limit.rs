@@ -56,6 +56,8 @@ pub const RESTATE_BACKLOG_BYTES: usize = 1 << 20;
 
 /// A circuit with no received data for this long sends a keepalive that asks for an answer (A6, E4).
 pub const PROBE: Duration = Duration::from_millis(100);
+/// How old a wait is before it is looked whether it is part of a deadlock (D8).
+pub const DEADLOCK_AFTER: Duration = Duration::from_millis(100);
 /// Ten unanswered probes make a peer silent. Evidence, not a verdict.
 pub const SILENT: Duration = Duration::from_secs(1);
 /// What a membership lease lasts: so long a run that died is waited for.

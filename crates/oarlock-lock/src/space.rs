@@ -9,6 +9,7 @@ use oarlock_layout::directory;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, NodeId, SessionId, Slot};
 use oarlock_layout::message::lock::{Body, Handover, Packet};
+use oarlock_layout::message::trace::Since;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
 use oarlock_layout::time::Instant;
@@ -281,6 +282,7 @@ impl Lockspace {
             owner: request.owner,
             transaction: request.transaction,
             since: now,
+            seen: Since::default(),
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
             asked_after: 0,
@@ -312,6 +314,7 @@ impl Lockspace {
             owner: entry.claim.owner,
             transaction: entry.claim.transaction,
             since: now,
+            seen: Since::default(),
             deadline: request.timeout.map(|t| now + t),
             attempt: 0,
             asked_after: 0,
@@ -349,7 +352,7 @@ impl Lockspace {
         }
     }
 
-    fn withdraw(&mut self, now: Instant, words: &mut dyn Words, lock: LockId, code: Code) {
+    pub(crate) fn withdraw(&mut self, now: Instant, words: &mut dyn Words, lock: LockId, code: Code) {
         if let Some(slot) = self.waiting.get(&lock).copied() {
             let (shadow, mut ctx) = self.open(now, words, slot);
             if ctx.waiting.contains_key(&lock) {

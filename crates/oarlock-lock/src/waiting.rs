@@ -6,6 +6,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, OwnerId, TransactionId};
 use oarlock_layout::message::lock::Kind;
+use oarlock_layout::message::trace::Since;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::time::Instant;
 
@@ -22,6 +23,8 @@ pub(crate) struct Waiting {
     pub(crate) owner: OwnerId,
     pub(crate) transaction: TransactionId,
     pub(crate) since: Instant,
+    /// When a search first saw it (D7).
+    pub(crate) seen: Since,
     pub(crate) deadline: Option<Instant>,
     /// Its number among the queued requests of this shadow.
     pub(crate) attempt: u64,
@@ -159,6 +162,16 @@ impl Queues {
     /// All but the newcomers that wait for others.
     pub(crate) fn converts(&self) -> impl Iterator<Item = &Waiting> {
         self.front.iter().chain(&self.converts)
+    }
+
+    /// The same, to be changed in what counts in no queue.
+    pub(crate) fn waiters_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.converts.iter_mut().chain(&mut self.waits)
+    }
+
+    /// Those who wait for others, and not only for an answer.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = &Waiting> {
+        self.converts.iter().chain(&self.waits)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {

@@ -410,6 +410,7 @@ impl Node {
             self.clock.handle_view(now, view, HighWatermark(membership.floor()));
             self.clock.handle_bound(now, membership.watermark());
         }
+        self.deadlocks.search.handle_view(now);
         self.recovery.handle_view(now, view, departed);
     }
 

@@ -38,6 +38,8 @@ pub struct Config {
     pub circuits: Options,
     /// How long an unused resource keeps its record.
     pub forget_after: Duration,
+    /// How old a wait is before it is looked whether it is part of a deadlock (D8).
+    pub deadlock_after: Duration,
     /// A rule that is left out on purpose, to try checkers on.
     #[cfg(feature = "planted")]
     #[serde(skip)]

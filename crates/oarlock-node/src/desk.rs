@@ -402,6 +402,9 @@ impl Node {
                 if code == Code::TimedOut {
                     text += &self.silence();
                 }
+                if let Some(circle) = self.verdict_in_words(SpaceId(index as u16), lock) {
+                    text = circle;
+                }
                 let why = Failure { code, text };
                 self.tell(lock, |handle| Reply::Failed { handle, why });
             }

@@ -22,6 +22,7 @@ extern crate alloc;
 
 mod cluster;
 mod config;
+mod deadlock;
 mod desk;
 mod event;
 mod fencing;

@@ -27,6 +27,7 @@ use oarlock_layout::time::Instant;
 use oarlock_lock::Lockspace;
 
 use crate::config::{Config, NodeConfig};
+use crate::deadlock::Deadlocks;
 use crate::event::Event;
 use crate::fencing::Fences;
 use crate::question::{Question, Questions};
@@ -166,6 +167,7 @@ pub struct Node {
     /// Sessions that left places in segments which wait for the end of their process, and that process.
     pub(crate) left: BTreeMap<SessionId, u32>,
     pub(crate) questions: Questions,
+    pub(crate) deadlocks: Deadlocks,
     /// A run that has ended takes nothing more in but what its coordinator needs to say that it has.
     pub(crate) ended: bool,
     pub(crate) outputs: VecDeque<Output>,
@@ -224,6 +226,7 @@ impl Node {
                 Space { locks, words }
             })
             .collect();
+        let deadlocks = Deadlocks::new(config.deadlock_after);
         let accesses = config.spaces.iter().map(|_| Access::default()).collect();
         Node {
             recovery: Recovery::new(config.me),
@@ -250,6 +253,7 @@ impl Node {
             sessions: Sessions::default(),
             left: BTreeMap::new(),
             questions: Questions::default(),
+            deadlocks,
             ended: false,
             outputs: VecDeque::new(),
         }
@@ -469,6 +473,7 @@ impl Node {
             membership.handle_timeout(now);
         }
         self.fencing.room.handle_timeout(now);
+        self.search(now);
         for Space { locks, words } in &mut self.spaces {
             if locks.poll_timeout().is_some_and(|at| at <= now) {
                 locks.handle_timeout(now, words.as_mut());
@@ -528,7 +533,9 @@ impl Node {
         }
         let spaces = self.spaces.iter().map(|s| s.locks.poll_timeout());
         let membership = self.membership.as_ref().and_then(Membership::poll_timeout);
-        [self.circuits.poll_timeout(), membership, self.fencing.room.poll_timeout(), self.questions.timeout()]
+        let search = self.deadlocks.search.poll_timeout();
+        let fencing = self.fencing.room.poll_timeout();
+        [self.circuits.poll_timeout(), membership, fencing, self.questions.timeout(), search]
             .into_iter()
             .chain(spaces)
             .flatten()
@@ -557,6 +564,10 @@ impl Node {
             // Behind all that was stated.
             moved = true;
             self.recovery.handle_restated(now);
+        }
+        if !self.ended {
+            self.look_for_waits(now);
+            moved |= self.drain_search(now);
         }
         if !self.questions.is_empty() {
             for Question { ticket, seen, .. } in self.questions.take_done(now) {
@@ -678,6 +689,10 @@ impl Node {
                 let _ = self.send(now, from, Class::Bulk, &PeerMessage::Seen(seen));
             }
             PeerMessage::Seen(seen) => self.questions.answer(from, seen),
+            PeerMessage::Trace(trace) => self.trace(now, from, &trace),
+            PeerMessage::Traced(traced) => self.deadlocks.search.handle_traced(now, from, traced),
+            PeerMessage::Verdict(verdict) => self.verdict(now, verdict),
+            PeerMessage::Broken(broken) => self.broken(now, broken),
         }
     }
 

@@ -178,6 +178,8 @@ impl Node {
             ("clock_misdeeds", "Readings of peers that no honest clock shows", clock.misdeeds),
         ];
         counters.extend(clock.map(|(name, help, value)| Counter { name, help, value }));
+        let search = self.deadlocks.search.counters().list();
+        counters.extend(search.map(|(name, help, value)| Counter { name, help, value }));
         counters
     }
 

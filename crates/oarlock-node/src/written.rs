@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::Config;
+use crate::deadlock::Deadlocks;
 use crate::fencing::Fences;
 use crate::node::{Node, Space, lock_config};
 use crate::question::Questions;
@@ -290,6 +291,7 @@ impl Node {
         #[cfg(feature = "planted")]
         let membership =
             membership.map(|it| it.with_bug(config.bug.and_then(crate::planted::Bug::of_member)));
+        let deadlocks = Deadlocks::new(config.deadlock_after);
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "nothing is lost"))]
         let mut node = Node {
             config,
@@ -320,6 +322,8 @@ impl Node {
             sessions: written.sessions.into_owned(),
             left: written.left.into_owned(),
             questions: written.questions.into_owned(),
+            // Whoever waits is looked at again soon.
+            deadlocks,
             ended: written.ended,
             outputs: VecDeque::new(),
         };

@@ -193,6 +193,7 @@ impl Hall {
                 shards: 1,
                 circuits: oarlock_circuit::Options::default(),
                 forget_after: Span::from_secs(100_000),
+                deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
                 #[cfg(feature = "planted")]
                 bug: None,
             };

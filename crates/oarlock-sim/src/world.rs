@@ -424,6 +424,7 @@ impl World {
                 ..oarlock_circuit::Options::default()
             },
             forget_after: Duration::from_nanos(self.mix.forget_after),
+            deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
             #[cfg(feature = "planted")]
             bug: self.options.bug,
         };

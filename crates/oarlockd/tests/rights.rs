@@ -135,6 +135,7 @@ impl Stage {
             shards: 1,
             circuits: Default::default(),
             forget_after: Duration::from_secs(10),
+            deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
         };
         let mut registry = Registry::new();
         assert_eq!(registry.apply(&config.founding(Epoch(0))), Outcome::Done);

@@ -34,7 +34,7 @@ const MESSAGES: &[(&str, &str, &[&str])] = &[
     (
         "A search for deadlocks",
         "trace.rs",
-        &["Trace", "Traced", "Sight", "Hold", "Wait", "WaitId", "Verdict", "Link", "Broken"],
+        &["Trace", "Traced", "Sight", "Hold", "Wait", "Since", "WaitId", "Verdict", "Link", "Broken"],
     ),
     ("A program and its node", "session.rs", &["Request", "Reply", "Failure"]),
 ];

@@ -24,6 +24,7 @@ use crate::message::look::Party;
 use crate::mode::Mode;
 use crate::name::Name;
 use crate::stamp::Stamp;
+use crate::time::Duration;
 
 /// Resources and transactions that one question may name.
 pub const ASKED_MAX: usize = 4096;
@@ -51,11 +52,11 @@ impl Actor {
     }
 }
 
-/// Which wait: the same lock may wait again later.
+/// Which wait: the same lock may wait again later. Of two the larger one is the younger (D7).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WaitId {
-    /// The cluster clock when it began: of two waits that with the larger one is the younger (D7).
-    pub stamp: Stamp,
+    /// Since when.
+    pub since: Since,
     /// Where.
     pub node: NodeId,
     /// In which lockspace.
@@ -66,11 +67,39 @@ pub struct WaitId {
     pub number: u64,
 }
 
+/// Since when a lock waits, in an order that all nodes compute alike: whatever a search saw earlier is older, and of what it saw in the same
+/// pass whatever had waited longer.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(deny_unknown_fields)]
+pub struct Since {
+    /// The cluster clock of that search; 0 before one has seen it.
+    pub stamp: Stamp,
+    /// 2^32 less the microseconds for which it had waited then.
+    pub youth: u64,
+}
+
+impl Since {
+    /// A search of this stamp sees it, and it has waited for so long.
+    pub fn seen(stamp: Stamp, waited: Duration) -> Since {
+        let waited = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        Since { stamp, youth: (1u64 << 32).saturating_sub(waited) }
+    }
+
+    /// Has a search seen it?
+    pub fn is_seen(self) -> bool {
+        self.stamp != Stamp(0)
+    }
+}
+
 /// Tell what you see of these.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Trace {
     /// Number of the question, chosen by who asks.
     pub question: u64,
+    /// The cluster clock when the search began.
+    pub stamp: Stamp,
     /// Resources on which somebody waits.
     pub resources: Vec<(SpaceId, Name)>,
     /// Transactions that hold something in the way of somebody: what do they wait for?
@@ -136,8 +165,8 @@ pub struct Wait {
     pub kind: Kind,
     /// Which of the waits on this resource at this node.
     pub number: u64,
-    /// The cluster clock when it began.
-    pub stamp: Stamp,
+    /// Since when.
+    pub since: Since,
     /// It may pass others in a strict lockspace as well (NOORDER).
     pub passes: bool,
     /// It is no wait that a search counts (NODLCKWT): its program resolves it.
@@ -186,6 +215,7 @@ pub struct Broken {
 impl Wire for Trace {
     fn encode(&self, out: &mut Writer<'_>) {
         out.u64(self.question);
+        out.u64(self.stamp.0);
         out.u32(self.resources.len() as u32);
         for (space, name) in &self.resources {
             out.u16(space.0);
@@ -198,10 +228,10 @@ impl Wire for Trace {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Trace, Malformed> {
-        let question = r.u64()?;
+        let (question, stamp) = (r.u64()?, Stamp(r.u64()?));
         let resources = list(r, "resources", ASKED_MAX, |r| Ok((SpaceId(r.u16()?), r.name()?)))?;
         let transactions = list(r, "transactions", ASKED_MAX, |r| Ok(TransactionId(r.u64()?)))?;
-        Ok(Trace { question, resources, transactions })
+        Ok(Trace { question, stamp, resources, transactions })
     }
 }
 
@@ -278,7 +308,7 @@ impl Wire for Wait {
         out.mode_option(self.held);
         self.kind.encode(out);
         out.u64(self.number);
-        out.u64(self.stamp.0);
+        self.since.encode(out);
         out.bool(self.passes);
         out.bool(self.excused);
     }
@@ -291,16 +321,27 @@ impl Wire for Wait {
             held: r.mode_option()?,
             kind: Kind::decode(r)?,
             number: r.u64()?,
-            stamp: Stamp(r.u64()?),
+            since: Since::decode(r)?,
             passes: r.bool("passes")?,
             excused: r.bool("excused")?,
         })
     }
 }
 
-impl Wire for WaitId {
+impl Wire for Since {
     fn encode(&self, out: &mut Writer<'_>) {
         out.u64(self.stamp.0);
+        out.u64(self.youth);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Since, Malformed> {
+        Ok(Since { stamp: Stamp(r.u64()?), youth: r.u64()? })
+    }
+}
+
+impl Wire for WaitId {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.since.encode(out);
         out.u16(self.node.0);
         out.u16(self.space.0);
         out.u64(self.lock.0);
@@ -309,7 +350,7 @@ impl Wire for WaitId {
 
     fn decode(r: &mut Reader<'_>) -> Result<WaitId, Malformed> {
         Ok(WaitId {
-            stamp: Stamp(r.u64()?),
+            since: Since::decode(r)?,
             node: NodeId(r.u16()?),
             space: SpaceId(r.u16()?),
             lock: LockId(r.u64()?),

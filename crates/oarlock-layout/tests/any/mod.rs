@@ -13,7 +13,9 @@ use oarlock_layout::message::look::*;
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::raft::*;
 use oarlock_layout::message::session::*;
-use oarlock_layout::message::trace::{self, Broken, Hold, Link, Sight, Trace, Traced, Verdict, Wait, WaitId};
+use oarlock_layout::message::trace::{
+    self, Broken, Hold, Link, Sight, Since, Trace, Traced, Verdict, Wait, WaitId,
+};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
@@ -260,8 +262,14 @@ pub(crate) fn seen() -> impl Strategy<Value = Seen> {
 pub(crate) fn trace() -> impl Strategy<Value = Trace> {
     let resource = (any::<u16>(), name()).prop_map(|(space, name)| (SpaceId(space), name));
     let transaction = any::<u64>().prop_map(TransactionId);
-    (any::<u64>(), vec(resource, 0..5), vec(transaction, 0..5))
-        .prop_map(|(question, resources, transactions)| Trace { question, resources, transactions })
+    (any::<u64>(), any::<u64>(), vec(resource, 0..5), vec(transaction, 0..5)).prop_map(
+        |(question, stamp, resources, transactions)| Trace {
+            question,
+            stamp: Stamp(stamp),
+            resources,
+            transactions,
+        },
+    )
 }
 
 fn hold() -> impl Strategy<Value = Hold> {
@@ -273,22 +281,20 @@ fn hold() -> impl Strategy<Value = Hold> {
     })
 }
 
+fn since() -> impl Strategy<Value = Since> {
+    (any::<u64>(), any::<u64>()).prop_map(|(stamp, youth)| Since { stamp: Stamp(stamp), youth })
+}
+
 fn wait() -> impl Strategy<Value = Wait> {
-    (
-        (party(), mode(), of(mode()), of(mode()), kind()),
-        any::<u64>(),
-        any::<u64>(),
-        any::<bool>(),
-        any::<bool>(),
-    )
-        .prop_map(|((party, wanted, alternate, held, kind), number, stamp, passes, excused)| Wait {
+    ((party(), mode(), of(mode()), of(mode()), kind()), any::<u64>(), since(), any::<bool>(), any::<bool>())
+        .prop_map(|((party, wanted, alternate, held, kind), number, since, passes, excused)| Wait {
             party,
             wanted,
             alternate,
             held,
             kind,
             number,
-            stamp: Stamp(stamp),
+            since,
             passes,
             excused,
         })
@@ -316,9 +322,9 @@ pub(crate) fn traced() -> impl Strategy<Value = Traced> {
 }
 
 fn wait_id() -> impl Strategy<Value = WaitId> {
-    (any::<u64>(), any::<u16>(), any::<u16>(), any::<u64>(), any::<u64>()).prop_map(
-        |(stamp, node, space, lock, number)| WaitId {
-            stamp: Stamp(stamp),
+    (since(), any::<u16>(), any::<u16>(), any::<u64>(), any::<u64>()).prop_map(
+        |(since, node, space, lock, number)| WaitId {
+            since,
             node: NodeId(node),
             space: SpaceId(space),
             lock: LockId(lock),

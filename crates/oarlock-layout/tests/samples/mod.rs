@@ -18,7 +18,9 @@ use oarlock_layout::message::raft::{
     Answer, Ballot, Call, Leadership, LogEntry, LogId, Payload, Voters, VotersAt,
 };
 use oarlock_layout::message::session::*;
-use oarlock_layout::message::trace::{Broken, Hold, Link, Sight, Trace, Traced, Verdict, Wait, WaitId};
+use oarlock_layout::message::trace::{
+    Broken, Hold, Link, Sight, Since, Trace, Traced, Verdict, Wait, WaitId,
+};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Place;
@@ -187,6 +189,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
             "trace",
             PeerMessage::Trace(Trace {
                 question: 0x31,
+                stamp: Stamp(0x29),
                 resources: vec![(SpaceId(2), name("accounts/7"))],
                 transactions: vec![TransactionId(0x0a0b)],
             }),
@@ -212,7 +215,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                         held: Some(Mode::CR),
                         kind: Kind::Convert,
                         number: 0x24,
-                        stamp: Stamp(0x25),
+                        since: since(),
                         passes: true,
                         excused: false,
                     }],
@@ -246,8 +249,12 @@ fn party() -> Party {
     }
 }
 
+fn since() -> Since {
+    Since { stamp: Stamp(0x25), youth: 0x26 }
+}
+
 fn wait_id() -> WaitId {
-    WaitId { stamp: Stamp(0x26), node: NodeId(3), space: SpaceId(2), lock: LockId(0x27), number: 0x28 }
+    WaitId { since: since(), node: NodeId(3), space: SpaceId(2), lock: LockId(0x27), number: 0x28 }
 }
 
 fn link() -> Link {

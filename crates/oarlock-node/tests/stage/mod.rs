@@ -183,6 +183,7 @@ impl Cluster {
             shards: 1,
             circuits: Default::default(),
             forget_after: Duration::from_secs(10),
+            deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
             #[cfg(feature = "planted")]
             bug: None,
         }

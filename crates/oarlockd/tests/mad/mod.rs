@@ -127,6 +127,7 @@ fn node(config: &Config, incarnation: Incarnation, madness: Arc<AtomicU8>) -> No
         shards: 1,
         circuits: Default::default(),
         forget_after: Duration::from_secs(30),
+        deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
     };
     let read = |file| Secret::read(file).unwrap().bytes();
     let inner = HostSeal::new(read(&config.key_file), read(&config.secret_file));

@@ -104,6 +104,7 @@ fn nodes_found_and_decide_over_their_circuits() {
             shards: 1,
             circuits: Default::default(),
             forget_after: Duration::from_secs(10),
+            deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
         };
         let seal = Box::new(HostSeal::new(keys[me].bytes(), secret.bytes()));
         let file = directory.path().join(format!("{me}.redb"));

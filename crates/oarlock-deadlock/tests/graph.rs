@@ -1,0 +1,212 @@
+//! Who is stuck: by name, and against a twin that plays what would happen.
+
+mod table;
+
+use oarlock_deadlock::Graph;
+use oarlock_layout::mode::Mode;
+use proptest::prelude::*;
+
+use table::{Table, hold, names, wait};
+
+/// The names of each knot's waits, and the victim's.
+fn knots(table: &Table) -> Vec<(Vec<String>, String)> {
+    let mut graph = Graph::new();
+    table.sights().into_iter().for_each(|(node, sight)| graph.add(node, sight));
+    let knots = graph.knots();
+    for knot in &knots {
+        // What the circle tells is true, link by link.
+        for (at, link) in knot.cycle.iter().enumerate() {
+            let next = &knot.cycle[(at + 1) % knot.cycle.len()];
+            assert!(table.is_behind(link, next), "{link:?} does not wait for {next:?}");
+        }
+        assert_eq!(knot.cycle[0].party.lock, knot.victim().lock);
+    }
+    knots.iter().map(|knot| (names(table, &knot.waits), names(table, &[knot.victim()]).remove(0))).collect()
+}
+
+fn one(of: &[&str], victim: &str) -> Vec<(Vec<String>, String)> {
+    vec![(of.iter().map(ToString::to_string).collect(), victim.into())]
+}
+
+/// D1: each holds what the other waits for, at nodes of their own.
+#[test]
+fn two_that_wait_for_each_other_are_a_knot_and_the_younger_is_its_victim() {
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "bob", Mode::EX, 10)]);
+    table.put("b", [hold(1, "bob", Mode::EX), wait(0, "ann", Mode::EX, 20)]);
+    assert_eq!(knots(&table), one(&["bob", "ann"], "ann"));
+    // Who holds, and does not wait, will give back.
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "bob", Mode::EX, 10)]);
+    table.put("b", [hold(1, "bob", Mode::EX)]);
+    assert_eq!(knots(&table), []);
+}
+
+/// C18: over three nodes.
+#[test]
+fn three_in_a_circle_are_one_knot() {
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(2, "cid", Mode::PR, 7)]);
+    table.put("b", [hold(1, "bob", Mode::PR), wait(0, "ann", Mode::EX, 9)]);
+    table.put("c", [hold(2, "cid", Mode::PW), wait(1, "bob", Mode::PW, 8)]);
+    assert_eq!(knots(&table), one(&["cid", "bob", "ann"], "ann"));
+}
+
+/// D3: ann's PR does not fit beside nobody's mode; it waits for its place behind bob.
+#[test]
+fn a_place_in_the_queue_is_waited_for() {
+    for strict in [true, false] {
+        let mut table = Table::new(strict);
+        table.put("r", [hold(0, "ann", Mode::PR), wait(1, "bob", Mode::EX, 1), wait(2, "cid", Mode::PR, 2)]);
+        table.put("x", [hold(2, "cid", Mode::EX), wait(0, "ann", Mode::EX, 3)]);
+        assert_eq!(knots(&table), one(&["bob", "cid", "ann"], "ann"), "strict: {strict}");
+    }
+}
+
+/// C10: where entries pass each other the first of all must be granted before anybody is looked at.
+#[test]
+fn in_passover_order_the_first_keeps_all_waiting() {
+    let mut table = Table::new(false);
+    table.put("r", [hold(0, "ann", Mode::PR), wait(1, "bob", Mode::EX, 1), wait(1, "cid", Mode::PR, 2)]);
+    table.put("x", [hold(2, "cid", Mode::EX), wait(0, "ann", Mode::EX, 3)]);
+    assert_eq!(knots(&table), one(&["bob", "cid", "ann"], "ann"));
+    // The second does not: it may be passed.
+    table.put(
+        "r",
+        [
+            hold(0, "dan", Mode::PR),
+            hold(0, "ann", Mode::PR),
+            wait(1, "eve", Mode::PW, 0),
+            wait(1, "bob", Mode::EX, 1),
+            wait(1, "cid", Mode::PR, 2),
+        ],
+    );
+    table.put("y", [hold(3, "eve", Mode::EX), wait(0, "dan", Mode::EX, 4)]);
+    assert_eq!(knots(&table).len(), 1);
+    let mut table = Table::new(false);
+    table.put(
+        "r",
+        [
+            hold(0, "dan", Mode::CR),
+            hold(0, "ann", Mode::CW),
+            wait(1, "eve", Mode::PR, 0),
+            wait(1, "bob", Mode::EX, 1),
+            wait(1, "cid", Mode::CR, 2),
+        ],
+    );
+    table.put("x", [hold(2, "cid", Mode::EX), wait(0, "dan", Mode::EX, 3)]);
+    assert_eq!(knots(&table), []);
+}
+
+/// A lock that converts does not wait for what it holds itself; two of them wait for each other.
+#[test]
+fn a_convert_waits_for_the_others_only() {
+    let mut table = Table::new(true);
+    table.put(
+        "r",
+        [hold(0, "ann", Mode::PR), hold(0, "bob", Mode::PR), wait(0, "ann", Mode::EX, 1).converts(0)],
+    );
+    assert_eq!(knots(&table), []);
+    table.put(
+        "r",
+        [
+            hold(0, "ann", Mode::PR),
+            hold(0, "bob", Mode::PR),
+            wait(0, "ann", Mode::EX, 1).converts(0),
+            wait(0, "bob", Mode::EX, 2).converts(1),
+        ],
+    );
+    assert_eq!(knots(&table), one(&["ann", "bob"], "bob"));
+}
+
+/// D4: somebody holds a mode that is in the way, and it is not the one who is on the circle.
+#[test]
+fn a_circle_over_a_mode_that_fits_is_none() {
+    let mut table = Table::new(false);
+    table.put("r", [hold(0, "ann", Mode::CR), hold(0, "bob", Mode::PR), wait(1, "cid", Mode::CW, 1)]);
+    table.put("x", [hold(1, "cid", Mode::EX), wait(0, "ann", Mode::EX, 2)]);
+    assert_eq!(knots(&table), []);
+}
+
+/// Scenario 56: locks wait for locks, also for those of the same owner.
+#[test]
+fn whoever_waits_for_itself_is_a_knot_of_one() {
+    let mut table = Table::new(true);
+    table.put("r", [hold(0, "ann", Mode::PR), wait(0, "ann", Mode::EX, 1)]);
+    assert_eq!(knots(&table), one(&["ann"], "ann"));
+}
+
+/// An actor with two requests goes on with either.
+#[test]
+fn who_waits_for_something_else_as_well_is_not_stuck() {
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "bob", Mode::EX, 10)]);
+    table.put("b", [hold(1, "bob", Mode::EX), wait(0, "ann", Mode::EX, 20)]);
+    table.put("c", [hold(2, "cid", Mode::EX), wait(0, "ann", Mode::EX, 30)]);
+    assert_eq!(knots(&table), []);
+}
+
+/// R8: a second choice that fits beside everybody who is stuck.
+#[test]
+fn a_second_choice_may_still_be_granted() {
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::PR), wait(1, "bob", Mode::CW, 10).or(Mode::PR)]);
+    table.put("b", [hold(1, "bob", Mode::EX), wait(0, "ann", Mode::EX, 20)]);
+    assert_eq!(knots(&table), []);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "bob", Mode::CW, 10).or(Mode::PR)]);
+    assert_eq!(knots(&table), one(&["bob", "ann"], "ann"));
+}
+
+/// NODLCKWT: its program says that it will resolve it.
+#[test]
+fn a_wait_that_is_excused_breaks_the_circle() {
+    let mut table = Table::new(false);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "bob", Mode::EX, 10).excused()]);
+    table.put("b", [hold(1, "bob", Mode::EX), wait(0, "ann", Mode::EX, 20)]);
+    assert_eq!(knots(&table), []);
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::CR), Just(Mode::CW), Just(Mode::PR), Just(Mode::PW), Just(Mode::EX)]
+}
+
+fn tables() -> impl Strategy<Value = Table> {
+    let name = prop_oneof![Just("ann"), Just("bob"), Just("cid"), Just("dan")];
+    let entry = (any::<bool>(), 0u16..2, name, modes(), prop::option::weighted(0.2, modes()), 0u64..50);
+    let resource = prop::collection::vec(entry, 0..6);
+    (any::<bool>(), prop::collection::vec(resource, 1..4)).prop_map(|(strict, resources)| {
+        let mut table = Table::new(strict);
+        for (resource, entries) in ["a", "b", "c"].into_iter().zip(resources) {
+            let mut list = Vec::new();
+            for (holds, node, who, mode, or, stamp) in entries {
+                list.push(match (holds, or) {
+                    (true, _) => hold(node, who, mode),
+                    (false, None) => wait(node, who, mode, stamp),
+                    (false, Some(or)) => wait(node, who, mode, stamp).or(or),
+                });
+            }
+            table.put_what_fits(resource, list);
+        }
+        table
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+    /// Whoever is called stuck is one whom no order of events ever lets go on; in strict order, where nobody depends on the moment
+    /// at which a queue is looked at, everybody of those is found.
+    #[test]
+    fn who_is_stuck_is_whoever_never_goes_on(table in tables()) {
+        let mut graph = Graph::new();
+        table.sights().into_iter().for_each(|(node, sight)| graph.add(node, sight));
+        let stuck = table.stuck(&graph);
+        let played = table.played();
+        prop_assert!(stuck.is_subset(&played), "{stuck:?} are called stuck, {played:?} are\n{table:?}");
+        if table.is_strict() {
+            prop_assert_eq!(&stuck, &played, "{:?}", table);
+        }
+        // Whoever is stuck waits for a knot in the end, and there is none without them.
+        prop_assert_eq!(graph.knots().is_empty(), stuck.is_empty());
+    }
+}

@@ -1,0 +1,180 @@
+//! What a search for deadlocks needs of a node's locks (C17, D1).
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{LockId, OwnerId, Slot, TransactionId};
+use oarlock_layout::message::look::Party;
+use oarlock_layout::message::trace::{Hold, ROWS_MAX, Sight, Since, Wait, WaitId};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::segment::Words;
+use oarlock_layout::stamp::Stamp;
+use oarlock_layout::time::{Duration, Instant};
+
+use crate::config::Order;
+use crate::space::Lockspace;
+use crate::waiting::Waiting;
+
+/// A lock that waits for others, and not only for an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiter {
+    /// On which resource.
+    pub slot: Slot,
+    /// Which.
+    pub lock: LockId,
+    /// As the program gave it.
+    pub owner: OwnerId,
+    /// As the program gave it.
+    pub transaction: TransactionId,
+    /// Since when.
+    pub since: Instant,
+    /// No search counts it (NODLCKWT).
+    pub excused: bool,
+}
+
+impl Lockspace {
+    /// Everybody here who waits for others, resource by resource, first in its queue first.
+    pub fn waiters(&self) -> impl Iterator<Item = Waiter> + '_ {
+        let slots: BTreeSet<Slot> = self.waiting.values().copied().collect();
+        slots.into_iter().filter_map(|slot| self.shadow(slot)).flat_map(|shadow| {
+            shadow.rare.queues.waiters().map(|entry| Waiter {
+                slot: shadow.slot,
+                lock: entry.lock,
+                owner: entry.owner,
+                transaction: entry.transaction,
+                since: entry.since,
+                excused: entry.flags.contains(Flags::NODLCKWT),
+            })
+        })
+    }
+
+    /// A search of this stamp sees whoever waits and was not seen by one yet.
+    pub fn see_waiters(&mut self, now: Instant, stamp: Stamp) {
+        let slots: BTreeSet<Slot> = self.waiting.values().copied().collect();
+        for slot in slots {
+            let Some(shadow) = self.shadows.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            if shadow.rare.queues.waiters().any(|e| !e.seen.is_seen()) {
+                for entry in shadow.rare.queues.waiters_mut().filter(|e| !e.seen.is_seen()) {
+                    entry.seen = Since::seen(stamp, now.since(entry.since));
+                }
+            }
+        }
+    }
+
+    /// Does anybody wait here?
+    pub fn has_waiters(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Granted locks on a resource that keep others waiting: NL does not, and whoever has NODLCKBLK is not counted.
+    pub fn holds(&self, words: &dyn Words, slot: Slot) -> Vec<Hold> {
+        let entries = words.entries(slot).into_iter();
+        let counts =
+            entries.filter(|entry| entry.mode != Mode::NL && !entry.claim.flags.contains(Flags::NODLCKBLK));
+        let hold = |entry: oarlock_layout::segment::Entry| Hold {
+            lock: entry.claim.lock,
+            owner: entry.claim.owner,
+            transaction: entry.claim.transaction,
+            mode: entry.mode,
+        };
+        counts.map(hold).collect()
+    }
+
+    /// What this node sees of a resource: of the holders `holds`, of those who wait whoever is `wanted`, the first of all, and
+    /// before the last one who is wanted the first of each mode. True beside it: not all of them went in.
+    pub fn sight(
+        &self,
+        words: &dyn Words,
+        name: &Name,
+        mut holds: Vec<Hold>,
+        wanted: &dyn Fn(LockId, OwnerId, TransactionId) -> bool,
+    ) -> (Sight, bool) {
+        let order = self.master(name).map(|master| {
+            master.rare.converting.iter().chain(&master.rare.waiting).copied().collect::<Vec<_>>()
+        });
+        let shadow = words.find(name).and_then(|slot| self.shadow(slot));
+        let mut waits = Vec::new();
+        let mut alone = false;
+        if let Some(shadow) = shadow {
+            let queues = &shadow.rare.queues;
+            // Nobody here wants more than is owned, and nobody elsewhere comes first: the master need not do anything.
+            alone = shadow.rare.wish.conv.is_none()
+                && shadow.rare.head.is_none()
+                && queues.waiters().all(|e| shadow.owned.is_some_and(|owned| owned.covers(e.mode)));
+            let mut modes = BTreeSet::new();
+            // What is after the last one of these keeps nobody waiting who matters.
+            let mut end = 0;
+            for (place, entry) in queues.waiters().enumerate() {
+                let wanted = wanted(entry.lock, entry.owner, entry.transaction);
+                let kind = (entry.mode as u8, entry.alternate.map(|mode| mode as u8), excused(entry));
+                if wanted || place == 0 || modes.insert(kind) {
+                    waits.push(wait(entry));
+                    end = if wanted || place == 0 { waits.len() } else { end };
+                }
+            }
+            waits.truncate(end);
+        }
+        let cut = holds.len() > ROWS_MAX || waits.len() > ROWS_MAX;
+        holds.truncate(ROWS_MAX);
+        waits.truncate(ROWS_MAX);
+        let passover = self.config().order == Order::Passover;
+        let sight = Sight {
+            space: self.config().space,
+            name: name.clone(),
+            holds,
+            waits,
+            alone,
+            order: order.unwrap_or_default(),
+            passover,
+        };
+        (sight, cut)
+    }
+
+    /// A search has found that this wait is one of a circle of waits, and chose it. How long it had waited; none if it does not wait any
+    /// more, or again.
+    pub fn handle_verdict(
+        &mut self,
+        now: Instant,
+        words: &mut dyn Words,
+        victim: &WaitId,
+    ) -> Option<Duration> {
+        let slot = *self.waiting.get(&victim.lock)?;
+        // A releaser may have handed over to it, which is seen only now.
+        self.open(now, words, slot);
+        let shadow = self.shadow(slot)?;
+        let is = |e: &&Waiting| (e.lock, e.attempt, e.seen) == (victim.lock, victim.number, victim.since);
+        let since = shadow.rare.queues.waiters().find(is)?.since;
+        self.counters.deadlock_victims += 1;
+        self.withdraw(now, words, victim.lock, Code::Deadlock);
+        self.drain_inside(now, words);
+        Some(now.since(since))
+    }
+}
+
+fn excused(entry: &Waiting) -> bool {
+    entry.flags.contains(Flags::NODLCKWT)
+}
+
+fn wait(entry: &Waiting) -> Wait {
+    Wait {
+        party: Party {
+            lock: entry.lock,
+            owner: entry.owner,
+            transaction: entry.transaction,
+            ..Party::default()
+        },
+        wanted: entry.mode,
+        alternate: entry.alternate,
+        held: entry.from,
+        kind: entry.kind(),
+        number: entry.attempt,
+        since: entry.seen,
+        passes: entry.flags.contains(Flags::NOORDER),
+        excused: excused(entry),
+    }
+}

@@ -1,0 +1,287 @@
+//! Deadlocks over whole nodes: found by those who wait in them, broken at one place, told to everybody.
+
+use oarlock_layout::code::Code;
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
+use oarlock_layout::time::Duration;
+
+use stage::*;
+
+mod stage;
+
+type At = (usize, SessionId);
+
+/// Who waits is looked at after this, and the circle once more; then it is broken.
+const BROKEN: Duration = Duration::from_millis(400);
+
+fn request(handle: u32, name: &str, mode: Mode) -> LockRequest {
+    LockRequest {
+        handle,
+        space: SpaceId(0),
+        name: Name::new(name.as_bytes()).unwrap(),
+        mode,
+        flags: Flags::empty(),
+        timeout_ms: 0,
+        owner: OwnerId(0),
+        transaction: TransactionId(0),
+    }
+}
+
+fn ask(cluster: &mut Cluster, at: At, handle: u32, name: &str, mode: Mode) {
+    cluster.say(at, &Request::Lock(request(handle, name, mode)));
+}
+
+fn get(cluster: &mut Cluster, at: At, handle: u32, name: &str, mode: Mode) {
+    ask(cluster, at, handle, name, mode);
+    let reply = answer(cluster, at);
+    assert!(matches!(&reply, Reply::Granted(g) if g.handle == handle), "{reply:?}");
+}
+
+/// The next reply that is no notice.
+fn answer(cluster: &mut Cluster, at: At) -> Reply {
+    next(cluster, at).unwrap_or_else(|| panic!("no answer for {at:?}"))
+}
+
+fn next(cluster: &mut Cluster, at: At) -> Option<Reply> {
+    loop {
+        match cluster.heard(at) {
+            Some(Reply::Blocking { .. }) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Runs until the circle is broken, and says whose wait was refused, and what it was told.
+fn victims(cluster: &mut Cluster, among: &[At]) -> Vec<(At, u32, String)> {
+    cluster.run(BROKEN);
+    let mut victims = Vec::new();
+    for at in among {
+        match next(cluster, *at) {
+            Some(Reply::Failed { handle, why }) => {
+                assert_eq!(why.code, Code::Deadlock, "{why:?}");
+                victims.push((*at, handle, why.text));
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+    victims
+}
+
+fn counted(cluster: &mut Cluster, name: &str) -> u64 {
+    let nodes = cluster.nodes.iter().flatten();
+    nodes.flat_map(|node| node.counters()).filter(|it| it.name == name).map(|it| it.value).sum()
+}
+
+/// D1, D7: two nodes, two resources, and both search.
+#[test]
+fn two_that_wait_for_each_other_are_found_and_the_younger_is_refused() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    get(&mut cluster, a, 1, "x", Mode::EX);
+    get(&mut cluster, b, 1, "y", Mode::EX);
+    ask(&mut cluster, a, 2, "y", Mode::EX);
+    cluster.run(Duration::from_millis(30));
+    ask(&mut cluster, b, 2, "x", Mode::EX);
+    let found = victims(&mut cluster, &[a, b]);
+    let [(at, 2, text)] = &found[..] else { panic!("one of them: {found:?}") };
+    assert_eq!(*at, b, "it began to wait later");
+    for part in [
+        "program 2 (process 102 at node-b) wants EX on x, which program 1 (process 101 at node-a) has in EX",
+        "program 1 (process 101 at node-a) wants EX on y, which program 2 (process 102 at node-b) has in EX",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    // Its other locks are as they were; once it gives back what it has, the other goes on.
+    cluster.say(b, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    assert!(matches!(answer(&mut cluster, a), Reply::Granted(g) if g.handle == 2));
+    // Each node knows of it.
+    for n in 0..3 {
+        let known: Vec<_> = cluster.node(n).deadlocks().map(|(_, broken)| broken.clone()).collect();
+        assert_eq!((known.len(), known[0].victim.node, known[0].cycle.len()), (1, NodeId(1), 2));
+    }
+    assert_eq!(counted(&mut cluster, "deadlock_victims"), 1);
+}
+
+/// C18: three nodes, and no two of them know enough.
+#[test]
+fn a_circle_over_three_nodes_is_found() {
+    let mut cluster = serving(3);
+    let all = [cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3)];
+    for (at, name) in all.into_iter().zip(["x", "y", "z"]) {
+        get(&mut cluster, at, 1, name, Mode::EX);
+    }
+    for (at, name) in all.into_iter().zip(["y", "z", "x"]) {
+        ask(&mut cluster, at, 2, name, Mode::PR);
+        cluster.run(Duration::from_millis(20));
+    }
+    let found = victims(&mut cluster, &all);
+    assert_eq!(found.iter().map(|it| it.0).collect::<Vec<_>>(), [all[2]]);
+}
+
+/// D2: no other node is asked.
+#[test]
+fn a_circle_within_a_node_costs_no_message() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(1, 1), cluster.session(1, 2));
+    get(&mut cluster, a, 1, "x", Mode::EX);
+    get(&mut cluster, b, 1, "y", Mode::EX);
+    ask(&mut cluster, a, 2, "y", Mode::PR);
+    ask(&mut cluster, b, 2, "x", Mode::PR);
+    assert_eq!(victims(&mut cluster, &[a, b]).len(), 1);
+    assert_eq!(counted(&mut cluster, "deadlock_asked"), 0);
+}
+
+/// D3: the third waits for nobody who holds, only for its place.
+#[test]
+fn a_circle_over_a_place_in_the_queue_is_found() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    get(&mut cluster, c, 1, "x", Mode::EX);
+    get(&mut cluster, a, 1, "r", Mode::PR);
+    ask(&mut cluster, b, 1, "r", Mode::EX);
+    ask(&mut cluster, c, 2, "r", Mode::PR);
+    ask(&mut cluster, a, 2, "x", Mode::EX);
+    let found = victims(&mut cluster, &[a, b, c]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    // The chain is not broken by whoever waits between them going on, but by one of them.
+    assert!(next(&mut cluster, b).is_none());
+}
+
+/// D4: what the third waits for is not held by whoever waits for it.
+#[test]
+fn a_circle_over_a_mode_that_fits_is_no_deadlock() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    get(&mut cluster, c, 1, "x", Mode::EX);
+    get(&mut cluster, a, 1, "r", Mode::CR);
+    get(&mut cluster, b, 1, "r", Mode::PR);
+    ask(&mut cluster, c, 2, "r", Mode::CW);
+    ask(&mut cluster, a, 2, "x", Mode::EX);
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(victims(&mut cluster, &[a, b, c]), []);
+    assert!(counted(&mut cluster, "deadlock_passes") > 0, "it was looked at");
+    cluster.say(b, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    assert!(matches!(answer(&mut cluster, b), Reply::Released { .. }));
+    assert!(matches!(answer(&mut cluster, c), Reply::Granted(_)));
+}
+
+/// D5: what a node keeps is nobody's, and given up when it is wanted.
+#[test]
+fn what_is_only_kept_is_in_nobodys_way() {
+    let mut cluster = serving(2);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    for (at, name) in [(a, "x"), (b, "y")] {
+        get(&mut cluster, at, 1, name, Mode::EX);
+        cluster.say(at, &Request::Unlock { handle: 1, value: None, invalidate: false });
+        assert!(matches!(answer(&mut cluster, at), Reply::Released { .. }));
+    }
+    get(&mut cluster, a, 2, "y", Mode::EX);
+    get(&mut cluster, b, 2, "x", Mode::EX);
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(counted(&mut cluster, "deadlock_victims"), 0);
+}
+
+/// D8: nobody waits, nobody asks; whoever waits and holds nothing is in nobody's way.
+#[test]
+fn without_anybody_who_holds_and_waits_nothing_is_asked() {
+    let mut cluster = serving(3);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    get(&mut cluster, a, 1, "x", Mode::EX);
+    ask(&mut cluster, b, 1, "x", Mode::EX);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!((counted(&mut cluster, "deadlock_passes"), counted(&mut cluster, "deadlock_asked")), (0, 0));
+}
+
+/// Scenario 55: NODLCKWT and NODLCKBLK are believed.
+#[test]
+fn whoever_says_that_it_resolves_its_waits_itself_is_left_alone() {
+    for (waits, holds) in [(Flags::NODLCKWT, Flags::empty()), (Flags::empty(), Flags::NODLCKBLK)] {
+        let mut cluster = serving(2);
+        let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+        cluster.say(a, &Request::Lock(LockRequest { flags: holds, ..request(1, "x", Mode::EX) }));
+        assert!(matches!(answer(&mut cluster, a), Reply::Granted(_)));
+        get(&mut cluster, b, 1, "y", Mode::EX);
+        cluster.say(a, &Request::Lock(LockRequest { flags: waits, ..request(2, "y", Mode::EX) }));
+        ask(&mut cluster, b, 2, "x", Mode::EX);
+        cluster.run(Duration::from_secs(2));
+        assert_eq!(victims(&mut cluster, &[a, b]), []);
+    }
+}
+
+/// Scenario 56: a second lock of the same program waits for its first.
+#[test]
+fn a_program_that_waits_for_itself_is_told() {
+    let mut cluster = serving(2);
+    let a = cluster.session(0, 1);
+    get(&mut cluster, a, 1, "x", Mode::PR);
+    ask(&mut cluster, a, 2, "x", Mode::EX);
+    assert_eq!(victims(&mut cluster, &[a]).len(), 1);
+}
+
+/// Owners within a session are apart: what the one waits for the other may give back.
+#[test]
+fn owners_within_a_session_are_apart() {
+    let mut cluster = serving(2);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    let of =
+        |owner: u64, request: LockRequest| Request::Lock(LockRequest { owner: OwnerId(owner), ..request });
+    cluster.say(a, &of(1, request(1, "x", Mode::EX)));
+    assert!(matches!(answer(&mut cluster, a), Reply::Granted(_)));
+    get(&mut cluster, b, 1, "y", Mode::EX);
+    cluster.say(a, &of(2, request(2, "y", Mode::EX)));
+    ask(&mut cluster, b, 2, "x", Mode::EX);
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(victims(&mut cluster, &[a, b]), []);
+    cluster.say(a, &of(1, request(3, "y", Mode::EX)));
+    assert_eq!(victims(&mut cluster, &[a, b]).len(), 1);
+}
+
+/// A transaction is one wherever it is at work.
+#[test]
+fn a_transaction_at_two_nodes_is_one() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    let of = |request: LockRequest| Request::Lock(LockRequest { transaction: TransactionId(7), ..request });
+    cluster.say(a, &of(request(1, "x", Mode::EX)));
+    assert!(matches!(answer(&mut cluster, a), Reply::Granted(_)));
+    get(&mut cluster, b, 1, "y", Mode::EX);
+    cluster.say(c, &of(request(1, "y", Mode::EX)));
+    ask(&mut cluster, b, 2, "x", Mode::EX);
+    assert_eq!(victims(&mut cluster, &[a, b, c]).len(), 1);
+}
+
+/// A convert that waits for readers elsewhere, one of whom waits for what the converter has.
+#[test]
+fn a_convert_may_be_part_of_it() {
+    let mut cluster = serving(2);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    get(&mut cluster, a, 1, "x", Mode::PR);
+    get(&mut cluster, b, 1, "x", Mode::PR);
+    get(&mut cluster, a, 2, "y", Mode::EX);
+    ask(&mut cluster, b, 2, "y", Mode::PR);
+    cluster.run(Duration::from_millis(20));
+    let convert =
+        ConvertRequest { handle: 1, mode: Mode::EX, flags: Flags::empty(), timeout_ms: 0, value: None };
+    cluster.say(a, &Request::Convert(convert));
+    let found = victims(&mut cluster, &[a, b]);
+    let [(at, 1, _)] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(*at, a);
+}
+
+/// Two circles at once that share nobody are two.
+#[test]
+fn two_circles_have_two_victims() {
+    let mut cluster = serving(2);
+    let all: Vec<At> = (0..4).map(|n| cluster.session(n % 2, n as u32 + 1)).collect();
+    for (at, name) in all.iter().zip(["w", "x", "y", "z"]) {
+        get(&mut cluster, *at, 1, name, Mode::EX);
+    }
+    for (at, name) in all.iter().zip(["x", "w", "z", "y"]) {
+        ask(&mut cluster, *at, 2, name, Mode::EX);
+    }
+    assert_eq!(victims(&mut cluster, &all).len(), 2);
+}
