@@ -45,8 +45,29 @@ id! {
     SessionId(u32), "c"
 }
 id! {
-    /// Who stands behind a lock, as the application sees it (a task, a connection); 0 if it does not say.
+    /// Who stands behind a lock, as the application sees it (a task, a connection); 0 if it does not say: then it is whoever else of the
+    /// session does not. Numbers from 2^63 on are made up by libraries, and shown to nobody.
     OwnerId(u64), "o"
+}
+
+impl OwnerId {
+    /// Nobody knows to whom it belongs: for a search for deadlocks the lock is by itself.
+    pub const APART: OwnerId = OwnerId(1 << 63);
+
+    /// A thread of a program, as its library counts them, from 1.
+    pub const fn thread(number: u64) -> OwnerId {
+        OwnerId(OwnerId::APART.0 | number)
+    }
+
+    /// What an application may say.
+    pub const fn named(number: u64) -> OwnerId {
+        OwnerId(number & !OwnerId::APART.0)
+    }
+
+    /// What people are to see of it.
+    pub const fn shown(self) -> u64 {
+        if self.0 < OwnerId::APART.0 { self.0 } else { 0 }
+    }
 }
 id! {
     /// The transaction a lock belongs to; 0 if none. The deadlock search groups by it (C19).

@@ -211,11 +211,13 @@ impl Node {
         if waits.0.is_empty() {
             return (suspects, fresh);
         }
-        for Space { locks, .. } in &self.spaces {
+        for Space { locks, words } in &self.spaces {
             for waiter in locks.waiters().filter(|waiter| !waiter.excused && waiter.since + delay <= now) {
                 let actor = self.actor(&waiter);
                 let holds = match actor {
                     Actor::Transaction(_) => true,
+                    // Only a convert holds something.
+                    Actor::Lock(_, lock) => words.entry(lock).is_some_and(|entry| entry.mode != Mode::NL),
                     Actor::Owner(_, session, owner) => *holders
                         .entry((session, owner))
                         .or_insert_with(|| self.holds_anything(session, owner)),

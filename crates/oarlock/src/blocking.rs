@@ -41,7 +41,7 @@ use crate::methods::{
 };
 use crate::session::{Owner, Session};
 use crate::socket::Patience;
-use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Wish};
+use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Whose, Wish};
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -146,12 +146,12 @@ impl Space {
     /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
     #[inline]
     pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
-        LockRequest { wish: Wish::new(&self.space, name.as_ref()) }
+        LockRequest { wish: Wish::new(&self.space, name.as_ref(), Whose::Thread) }
     }
 
     /// A resource that will be locked again and again, each time at no more cost than need be.
     pub fn handle(&self, name: impl AsRef<[u8]>) -> Handle {
-        Handle { opened: Opened::new(&self.space, name.as_ref()), mode: Mode::EX }
+        Handle { opened: Opened::new(&self.space, name.as_ref(), Whose::Thread), mode: Mode::EX }
     }
 
     /// The name of the lockspace.

@@ -9,7 +9,7 @@ use oarlock_layout::token::Token;
 use oarlock_shm::{Hold, Missed, Party, Spot, Taken};
 
 use crate::segment::{self, Segment};
-use crate::wish::{SpaceRef, Wish};
+use crate::wish::{SpaceRef, Whose, Wish};
 
 /// A name, and where it was found.
 pub(crate) struct Opened {
@@ -23,8 +23,8 @@ pub(crate) struct Opened {
 const SLOT_BITS: u32 = 24;
 
 impl Opened {
-    pub(crate) fn new(space: &SpaceRef, name: &[u8]) -> Opened {
-        Opened { wish: Wish::new(space, name), segment: OnceLock::new(), spot: AtomicU64::new(0) }
+    pub(crate) fn new(space: &SpaceRef, name: &[u8], whose: Whose) -> Opened {
+        Opened { wish: Wish::new(space, name, whose), segment: OnceLock::new(), spot: AtomicU64::new(0) }
     }
 
     /// Takes the lock in this process, if nobody needs to be asked.
@@ -43,7 +43,9 @@ impl Opened {
             0 => self.find(segment)?,
             bits => Spot { slot: bits as u32 & ((1 << SLOT_BITS) - 1), generation: bits >> SLOT_BITS },
         };
-        match segment.caller.attempt(spot, mode, &Party::default(), false, segment::first()) {
+        let me = segment::me();
+        let party = Party { owner: self.wish.whose.owner(me).0, ..Party::default() };
+        match segment.caller.attempt(spot, mode, &party, false, me.first) {
             Ok((hold, knock)) => {
                 if knock {
                     self.wish.space.knock();

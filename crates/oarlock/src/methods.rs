@@ -55,13 +55,17 @@ macro_rules! lock_request_methods {
             self
         }
 
-        /// Who stands behind the lock, as the program sees it: a task, a connection. Shown to people.
+        /// Who stands behind the lock, as the program sees it: a task, a connection; below 2^63. Shown to people. In a search for deadlocks all
+        /// locks of an owner are one's, and whoever waits for one of them waits for it.
+        ///
+        /// Where nothing is said, that is the thread that asks, in [`blocking`](crate::blocking), and nobody in the async client, which does not
+        /// know its tasks: name an owner or a [`transaction`](Self::transaction) there to have deadlocks found.
         pub fn owner(mut self, owner: u64) -> Self {
-            self.wish.owner = owner;
+            self.wish.whose = $crate::wish::Whose::named(owner);
             self
         }
 
-        /// The transaction that the lock belongs to; 0 is none.
+        /// The transaction that the lock belongs to; 0 is none. In a search for deadlocks all its locks are one's, at whatever node.
         pub fn transaction(mut self, transaction: u64) -> Self {
             self.wish.transaction = transaction;
             self

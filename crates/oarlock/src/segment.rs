@@ -12,14 +12,14 @@
 
 use std::cell::Cell as Local;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::table::Staged;
 use nix::time::{ClockId, clock_gettime};
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::SharedHandle;
+use oarlock_layout::id::{OwnerId, SharedHandle};
 use oarlock_layout::message::session::Attached;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::segment::geometry::{HOT_ENTRIES, SEATS};
@@ -215,24 +215,35 @@ impl Segment {
     }
 }
 
-/// Which entry this thread tries first: its seat, as long as there are any.
+/// A thread of this process.
+#[derive(Clone, Copy)]
+pub(crate) struct Me {
+    /// Which entry it tries first: its seat, as long as there are any.
+    pub(crate) first: First,
+    /// Who it is to a search for deadlocks.
+    pub(crate) owner: OwnerId,
+}
+
+/// The thread that asks.
 #[inline(always)]
-pub(crate) fn first() -> First {
+pub(crate) fn me() -> Me {
     thread_local! {
-        static FIRST: Local<Option<First>> = const { Local::new(None) };
+        static ME: Local<Option<Me>> = const { Local::new(None) };
         static SEAT: Seat = const { Seat(Local::new(None)) };
     }
 
     #[cold]
     #[inline(never)]
-    fn choose() -> First {
+    fn choose() -> Me {
+        static THREADS: AtomicU64 = AtomicU64::new(1);
         let first = match SEAT.try_with(Seat::take) {
             Ok(Some(number)) => First::seat(number),
             // Also while the thread ends, when its seat may be another's already.
             _ => First::shared(SPREAD.fetch_add(1, Ordering::Relaxed) & 0xffff),
         };
-        FIRST.set(Some(first));
-        first
+        let me = Me { first, owner: OwnerId::thread(THREADS.fetch_add(1, Ordering::Relaxed)) };
+        ME.set(Some(me));
+        me
     }
 
     /// Seats of threads, one bit each.
@@ -263,13 +274,13 @@ pub(crate) fn first() -> First {
         fn drop(&mut self) {
             if let Some(seat) = self.0.take() {
                 // What this thread takes after this it takes from those that all share.
-                FIRST.set(Some(First::shared(seat)));
+                ME.set(ME.get().map(|me| Me { first: First::shared(seat), ..me }));
                 TAKEN.fetch_and(!(1 << seat), Ordering::Release);
             }
         }
     }
 
-    FIRST.get().unwrap_or_else(choose)
+    ME.get().unwrap_or_else(choose)
 }
 
 /// A lock held in an entry.
@@ -412,8 +423,8 @@ mod tests {
         let together = |threads: usize| -> Vec<First> {
             let all = Barrier::new(threads);
             let sit = || {
-                let first = first();
-                assert_eq!(first, super::first(), "it keeps its seat");
+                let first = me().first;
+                assert_eq!(first, super::me().first, "it keeps its seat");
                 all.wait();
                 first
             };
@@ -446,7 +457,7 @@ mod tests {
         struct Late(std::sync::mpsc::Sender<First>);
         impl Drop for Late {
             fn drop(&mut self) {
-                self.0.send(first()).unwrap();
+                self.0.send(me().first).unwrap();
             }
         }
         thread_local! {
@@ -456,7 +467,7 @@ mod tests {
         std::thread::spawn(move || {
             // Registered before the seat, so that it is dropped after it.
             LATE.set(Some(Late(sender)));
-            first();
+            me().first;
         })
         .join()
         .unwrap();

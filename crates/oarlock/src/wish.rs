@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use crate::calls::Answer;
 use crate::error::{Error, Result};
 use crate::held::Held;
-use crate::segment::{self, Cell, Segment, Shared};
+use crate::segment::{self, Cell, Me, Segment, Shared};
 use crate::session::Owner;
 use crate::socket::Patience;
 use crate::table::{Grant, Place};
@@ -190,18 +190,44 @@ pub(crate) struct Wish {
     pub(crate) space: SpaceRef,
     pub(crate) name: Bytes,
     pub(crate) manner: Manner,
-    pub(crate) owner: u64,
+    pub(crate) whose: Whose,
     pub(crate) transaction: u64,
+}
+
+/// Who stands behind a lock.
+#[derive(Clone, Copy)]
+pub(crate) enum Whose {
+    /// Whichever thread asks: it does one thing after the other.
+    Thread,
+    /// Nobody knows which task asks.
+    Apart,
+    /// As the program says.
+    Named(OwnerId),
+}
+
+impl Whose {
+    pub(crate) const fn named(owner: u64) -> Whose {
+        Whose::Named(OwnerId::named(owner))
+    }
+
+    #[inline(always)]
+    pub(crate) fn owner(self, me: Me) -> OwnerId {
+        match self {
+            Whose::Thread => me.owner,
+            Whose::Apart => OwnerId::APART,
+            Whose::Named(owner) => owner,
+        }
+    }
 }
 
 impl Wish {
     #[inline(always)]
-    pub(crate) fn new(space: &SpaceRef, name: &[u8]) -> Wish {
+    pub(crate) fn new(space: &SpaceRef, name: &[u8], whose: Whose) -> Wish {
         Wish {
             space: space.clone(),
             name: Bytes::from_slice(name),
             manner: Manner::new(Mode::EX),
-            owner: 0,
+            whose,
             transaction: 0,
         }
     }
@@ -215,8 +241,9 @@ impl Wish {
         }
         let segment = self.space.segment().filter(|segment| segment.is_mine())?;
         let spot = segment.caller.find(&self.name)?;
-        let (mode, party) = (self.manner.mode, self.party(flags));
-        match segment.caller.attempt(spot, mode, &party, false, segment::first()) {
+        let me = segment::me();
+        let (mode, party) = (self.manner.mode, self.party(me, flags));
+        match segment.caller.attempt(spot, mode, &party, false, me.first) {
             Ok((hold, knock)) => {
                 if knock {
                     self.space.knock();
@@ -264,7 +291,7 @@ impl Wish {
                 mode,
                 flags,
                 timeout_ms,
-                owner: OwnerId(self.owner),
+                owner: self.whose.owner(segment::me()),
                 transaction: TransactionId(self.transaction),
             })
         };
@@ -322,22 +349,23 @@ impl Wish {
     }
 
     #[inline(always)]
-    fn party(&self, flags: Flags) -> Party {
+    fn party(&self, me: Me, flags: Flags) -> Party {
         let flags = flags & (MANNER | Flags::VALBLK);
-        Party { owner: self.owner, transaction: self.transaction, flags }
+        Party { owner: self.whose.owner(me).0, transaction: self.transaction, flags }
     }
 
     /// Tries it in this process.
     fn share<'a>(&self, segment: &'a Arc<Segment>, flags: Flags) -> Sharing<'a> {
         let mode = self.manner.mode;
         let tries = flags.contains(Flags::NOQUEUE);
-        let party = self.party(flags);
+        let me = segment::me();
+        let party = self.party(me, flags);
         let caller = &segment.caller;
         for _ in 0..FINDS_MAX {
             let taken = match caller.find(&self.name) {
-                Some(spot) => caller.acquire(spot, mode, &party, !tries, segment::first()),
+                Some(spot) => caller.acquire(spot, mode, &party, !tries, me.first),
                 None if tries => Taken::NotOwned,
-                None => caller.ask(mode, &party, segment::first()),
+                None => caller.ask(mode, &party, me.first),
             };
             return match taken {
                 Taken::Held { hold, knock } => {

@@ -40,14 +40,17 @@ pub enum Actor {
     Transaction(TransactionId),
     /// Of one session. Owner 0 is whatever in it names no owner.
     Owner(NodeId, SessionId, OwnerId),
+    /// A lock that is by itself ([`OwnerId::APART`]).
+    Lock(NodeId, LockId),
 }
 
 impl Actor {
     /// Who stands behind a lock of this node.
     pub fn of(node: NodeId, lock: LockId, owner: OwnerId, transaction: TransactionId) -> Actor {
-        match transaction {
-            TransactionId(0) => Actor::Owner(node, lock.session(), owner),
-            transaction => Actor::Transaction(transaction),
+        match (transaction, owner) {
+            (TransactionId(0), OwnerId::APART) => Actor::Lock(node, lock),
+            (TransactionId(0), owner) => Actor::Owner(node, lock.session(), owner),
+            (transaction, _) => Actor::Transaction(transaction),
         }
     }
 }

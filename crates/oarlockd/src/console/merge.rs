@@ -149,7 +149,7 @@ fn party(node: &str, party: &look::Party) -> doc::Party {
         lock: party.lock.to_string(),
         pid: party.pid,
         label: party.label.clone(),
-        owner: party.owner.0,
+        owner: party.owner.shown(),
         transaction: party.transaction.0,
     }
 }
