@@ -296,8 +296,11 @@ impl Node {
         for (at, link) in cycle.iter().enumerate() {
             let next = &cycle[(at + 1) % cycle.len()];
             let who = |link: &Link| {
-                let label = if link.party.label.is_empty() { "a program" } else { &link.party.label };
-                format!("{label} (process {} at {})", link.party.pid, self.node_name(link.node))
+                let node = self.node_name(link.node);
+                match link.party.label.is_empty() {
+                    true => format!("{node} pid {}", link.party.pid),
+                    false => format!("{node} pid {} ({})", link.party.pid, link.party.label),
+                }
             };
             let wanted = match link.held {
                 Some(held) => format!("has {held} on {}, wants {}", link.name, link.wanted),

@@ -99,6 +99,7 @@ fn here(mut message: PeerMessage, epoch: Epoch) -> PeerMessage {
         PeerMessage::Lock(packet) => (packet.space, packet.epoch) = (SpaceId(0), epoch),
         PeerMessage::Look(look) => look.space = SpaceId(0),
         PeerMessage::Barrier(barrier) => barrier.epoch = epoch,
+        PeerMessage::Trace(trace) => trace.resources.iter_mut().for_each(|(space, _)| *space = SpaceId(0)),
         _ => {}
     }
     message
@@ -142,7 +143,8 @@ fn a_message_of_another_node_is_heard_as_the_table_says_or_changes_nothing() {
             walked.insert((alloc::format!("{speaker:?}"), kind));
         }
     }
-    let peers = [Kind::Statement, Kind::Decision, Kind::Handover, Kind::Talk, Kind::Coordination];
+    let peers =
+        [Kind::Statement, Kind::Decision, Kind::Handover, Kind::Talk, Kind::Search, Kind::Coordination];
     assert_eq!(walked.len(), Speaker::ALL.len() * peers.len(), "{walked:?}");
     assert_eq!(moved.into_iter().collect::<Vec<_>>(), peers, "what is allowed has some effect");
 }

@@ -240,6 +240,8 @@ kinds! {
     Unfence needs Operate;
     /// Make a join token: whoever shows it is let in
     CreateToken needs Operate;
+    /// Which deadlocks were broken? Without those in lockspaces one may not look at
+    Deadlocks needs Attend;
     /// Which join tokens are out?
     Tokens needs Operate;
     /// Take a join token back
@@ -270,8 +272,10 @@ kinds! {
     Decision needs Decide;
     /// `Handover`: a master of the view before hands over
     Handover needs Decide;
-    /// `Look`, `Seen`, `Barrier`, `Report`, `Pledge`, `Trace`, `Traced`, `Verdict`, `Broken`
+    /// `Look`, `Seen`, `Barrier`, `Report`, `Pledge`
     Talk needs Speak;
+    /// `Trace`, `Traced`, `Verdict`, `Broken`: a search for deadlocks
+    Search needs Decide;
     /// `Call`, `Answer` of coordinators
     Coordination needs Speak;
 }
@@ -317,11 +321,11 @@ impl Kind {
             | PeerMessage::Seen(_)
             | PeerMessage::Barrier(_)
             | PeerMessage::Report(_)
-            | PeerMessage::Pledge(_)
-            | PeerMessage::Trace(_)
+            | PeerMessage::Pledge(_) => Kind::Talk,
+            PeerMessage::Trace(_)
             | PeerMessage::Traced(_)
             | PeerMessage::Verdict(_)
-            | PeerMessage::Broken(_) => Kind::Talk,
+            | PeerMessage::Broken(_) => Kind::Search,
             PeerMessage::Call { .. } | PeerMessage::Answer { .. } => Kind::Coordination,
         }
     }

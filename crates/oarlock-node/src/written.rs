@@ -237,8 +237,8 @@ impl Node {
     /// The node that was written. `words` and `seal` must be as they were then, and nothing is called on them. It goes on as after
     /// any input.
     ///
-    /// `config` says whom the caller expects: cluster, node, run, lockspaces and what all members agree on must be the same. The rest of it
-    /// does not count. Members have come and gone since the start, and what is on its way was cut as the patience of then had it.
+    /// `config` says whom the caller expects: cluster, node, run, lockspaces and what all members agree on must be the same. Of the rest only
+    /// the delay of the search for deadlocks counts. Members have come and gone since the start, and what is on its way was cut as the patience of then had it.
     ///
     /// # Errors
     /// See [`Unreadable`].
@@ -255,10 +255,11 @@ impl Node {
         let (_, rest) = parts(bytes)?;
         let written: Written<'_> = parse(rest)?;
         same(&config, &written.config)?;
+        let deadlock_after = config.deadlock_after;
         #[cfg(feature = "planted")]
-        let config = Config { bug: config.bug, ..written.config.into_owned() };
+        let config = Config { bug: config.bug, deadlock_after, ..written.config.into_owned() };
         #[cfg(not(feature = "planted"))]
-        let config = written.config.into_owned();
+        let config = Config { deadlock_after, ..written.config.into_owned() };
         if written.spaces.len() != words.len() || written.accesses.len() != words.len() {
             return Err(Contradiction("lockspaces are missing").into());
         }

@@ -90,8 +90,8 @@ fn two_that_wait_for_each_other_are_found_and_the_younger_is_refused() {
     let [(at, 2, text)] = &found[..] else { panic!("one of them: {found:?}") };
     assert_eq!(*at, b, "it began to wait later");
     for part in [
-        "program 2 (process 102 at node-b) wants EX on x, which program 1 (process 101 at node-a) has in EX",
-        "program 1 (process 101 at node-a) wants EX on y, which program 2 (process 102 at node-b) has in EX",
+        "node-b pid 102 (program 2) wants EX on x, which node-a pid 101 (program 1) has in EX",
+        "node-a pid 101 (program 1) wants EX on y, which node-b pid 102 (program 2) has in EX",
     ] {
         assert!(text.contains(part), "{text}");
     }

@@ -328,9 +328,11 @@ pub fn page(code: Code) -> Page {
              [[space]] on every member",
         ),
         Code::Deadlock => page_of(
-            "granting would complete a deadlock",
-            "two holders each asked for a mode that the other one blocks; the later request is refused",
-            "release and start again; take PW or EX at once instead of converting from a shared mode",
+            "the request was part of a deadlock",
+            "locks waited for each other in a circle, on this node or over several; the youngest of these waits is refused, and all other \
+             locks of its program are as they were. Two holders that each ask for a mode that the other one blocks are refused at once",
+            "give back what is held and start again; take locks in the same order everywhere, and PW or EX at once instead of \
+             converting from a shared mode. oarlock locks deadlocks shows who waited for whom",
         ),
         Code::Lost => page_of(
             "the lock was lost",

@@ -270,6 +270,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Fitness
         | Kind::Deafen
         | Kind::Failovers
+        | Kind::Deadlocks
         | Kind::Registry
         | Kind::Events
         | Kind::Backup
@@ -291,6 +292,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         | Kind::Decision
         | Kind::Handover
         | Kind::Talk
+        | Kind::Search
         | Kind::Coordination => vec![],
     }
 }

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::{ArgValueCompleter, Shell};
 
+pub use self::locks::Locks;
 use super::complete;
 pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space, Sure};
+
+mod locks;
 
 /// Locks for programs on several machines, granted over encrypted circuits.
 #[derive(Parser, Debug)]
@@ -331,11 +334,12 @@ pub enum Token {
 #[command(
     override_usage = "oarlock lock [OPTIONS] RES [--] CMD…",
     after_help = "The command finds OARLOCK_RESOURCE, OARLOCK_MODE, OARLOCK_TOKEN (a decimal number that grows with \
-                  every exclusive grant: let storage refuse smaller ones), OARLOCK_LKID and OARLOCK_LOST_FD \
-                  (readable when the lock is lost) in its environment. It is killed if the lock is lost or if \
+                  every exclusive grant: let storage refuse smaller ones), OARLOCK_LKID, OARLOCK_LOST_FD \
+                  (readable when the lock is lost) and OARLOCK_TRANSACTION (by which `oarlock lock` within \
+                  `oarlock lock` belongs to it when deadlocks are looked for) in its environment. It is killed if the lock is lost or if \
                   `oarlock lock` itself is killed.\n\n\
                   Exit status: that of the command, 128+n if signal n ended it; 75 not granted (-E changes it); \
-                  76 lock lost; 79 this node is fenced; 126, 127 the command cannot be run."
+                  76 lock lost; 79 this node is fenced; 81 it would wait in a circle; 126, 127 the command cannot be run."
 )]
 pub struct Lock {
     /// Take it exclusively, EX (the default)
@@ -377,91 +381,6 @@ pub struct Lock {
     /// The command and its arguments
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments, add = ArgValueCompleter::new(complete::Words))]
     pub cmd: Vec<OsString>,
-}
-
-/// `oarlock locks`
-#[derive(Subcommand, Debug)]
-pub enum Locks {
-    /// List resources with their holders, waiters and owners
-    #[command(after_help = super::locks::RESOURCES.help())]
-    Ls {
-        /// Only names that begin so
-        #[arg(value_name = "PREFIX", default_value = "", add = ArgValueCompleter::new(complete::resources))]
-        prefix: String,
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: AskList,
-    },
-    /// Show everything about one resource
-    Show {
-        /// The resource
-        #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::resources))]
-        resource: OsString,
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: Ask,
-    },
-    /// Show who waits for whom, and who is at the root
-    Tree {
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: Ask,
-    },
-    /// Say in words why a resource is not granted
-    Why {
-        /// The resource
-        #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::resources))]
-        resource: OsString,
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: Ask,
-    },
-    /// Print a line for each grant, wait and release as they happen
-    Watch {
-        /// Only names that begin so
-        #[arg(value_name = "PREFIX", default_value = "", add = ArgValueCompleter::new(complete::resources))]
-        prefix: String,
-        /// Look so often
-        #[arg(long, value_name = "T", default_value = "500ms")]
-        every: String,
-        /// Stop after so long
-        #[arg(long = "for", value_name = "T")]
-        during: Option<String>,
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: Ask,
-    },
-    /// Show the resources that cause most messages between nodes
-    #[command(after_help = super::locks::HOT.help())]
-    Hot {
-        /// Count for so long
-        #[arg(long = "for", value_name = "T", default_value = "1s")]
-        during: String,
-        /// How many to show
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-        top: usize,
-        /// Which lockspace.
-        #[command(flatten)]
-        space: Space,
-        /// How to ask and print.
-        #[command(flatten)]
-        ask: AskList,
-    },
 }
 
 /// `oarlock space`

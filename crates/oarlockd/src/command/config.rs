@@ -82,6 +82,7 @@ fn print_config(c: &Config, format: &Format) -> Result<()> {
         format!("key_file = {:?}", text(&c.key_file)),
         format!("shards = {}", c.shards),
         format!("spin = {}", c.spin),
+        format!("deadlock_search = \"{}\"", humantime::format_duration(c.deadlock_search)),
     ]);
     out.extend(c.operators.as_ref().map(|it| format!("operators = {it:?}")));
     out.extend([
@@ -162,7 +163,8 @@ fn document(c: &Config) -> serde_json::Value {
         "v": 1,
         "node": {
             "name": c.name(), "listen": c.listen, "api": c.api, "socket": c.socket, "data_dir": c.data_dir,
-            "key_file": c.key_file, "shards": c.shards, "spin": c.spin, "operators": c.operators
+            "key_file": c.key_file, "shards": c.shards, "spin": c.spin, "operators": c.operators,
+            "deadlock_search": humantime::format_duration(c.deadlock_search).to_string()
         },
         "cluster": {"name": c.cluster, "secret_file": c.secret_file, "coordinator": engine(c)},
         "coordinator": {

@@ -37,6 +37,7 @@ use crate::console::doc::Question;
 use crate::host::child::{self, Family};
 use crate::host::clock;
 use crate::host::guard::Guard;
+use crate::host::random;
 use crate::host::signals::Signals;
 use crate::problem::{Problem, Result};
 
@@ -126,9 +127,26 @@ struct Plan {
     timeout_ms: u32,
     conflict_exit_code: u8,
     label: String,
+    /// That of the command in which this one runs, if it runs in one: then the two are not taken for strangers in a search for deadlocks.
+    transaction: TransactionId,
     quiet: bool,
     program: OsString,
     arguments: Vec<OsString>,
+}
+
+/// What a command within a command is told by.
+const TRANSACTION: &str = "OARLOCK_TRANSACTION";
+
+fn transaction() -> Result<TransactionId> {
+    let Some(text) = std::env::var_os(TRANSACTION).filter(|text| !text.is_empty()) else {
+        return Ok(TransactionId(random::seed().max(1)));
+    };
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number != 0);
+    number.map(TransactionId).ok_or_else(|| {
+        Problem::new(Code::Usage, format!("{TRANSACTION} cannot be `{}`", text.display()))
+            .because("it is a number above 0, by which commands within commands are known to belong together")
+            .try_next(format!("unset {TRANSACTION}"))
+    })
 }
 
 impl Plan {
@@ -167,6 +185,7 @@ impl Plan {
             timeout_ms: wait.filter(|w| !w.is_zero()).map_or(0, args::timeout_ms),
             conflict_exit_code: a.conflict_exit_code,
             label,
+            transaction: transaction()?,
             quiet: a.quiet,
             program,
             arguments,
@@ -217,7 +236,7 @@ fn acquire(session: &mut Session, plan: &Plan, signals: &Signals) -> Result<Outc
         flags: plan.flags,
         timeout_ms: plan.timeout_ms,
         owner: OwnerId(0),
-        transaction: TransactionId(0),
+        transaction: plan.transaction,
     }))?;
     let deadline = plan.patience().map(|p| Instant::now() + p);
     let mut tell_at = (!plan.quiet).then(|| Instant::now() + PATIENCE);
@@ -311,6 +330,7 @@ impl Held {
             .env("OARLOCK_RESOURCE", &self.plan.shown)
             .env("OARLOCK_MODE", self.granted.mode.name())
             .env("OARLOCK_TOKEN", self.granted.token.fence.to_string())
+            .env(TRANSACTION, self.plan.transaction.0.to_string())
             .env("OARLOCK_LOST_FD", lost_read.as_raw_fd().to_string());
         if let Some((_, session)) = self.session.identity() {
             command.env("OARLOCK_LKID", LockId::new(session, HANDLE).to_string());

@@ -1,4 +1,4 @@
-//! `oarlock locks ls | show | tree | why | hot`: who has what.
+//! `oarlock locks ls | show | tree | why | hot | deadlocks`: who has what.
 
 use std::ffi::OsStr;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::listing::{Columns, column};
 use super::output::{self, Rows};
 use super::status::session;
 use super::waiting::party;
-use super::{args, tree, watch};
+use super::{args, deadlocks, tree, watch};
 use crate::console::doc::{Locks, Question, Resource};
 use crate::problem::Result;
 
@@ -41,6 +41,7 @@ pub fn run(command: &Command) -> Result<()> {
             space,
             ask,
         ),
+        Command::Deadlocks { svg, ask } => deadlocks::run(svg.as_deref(), ask),
         Command::Hot { during, top, space, ask } => hot(args::duration(during)?, *top, space, ask),
     }
 }

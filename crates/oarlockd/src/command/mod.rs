@@ -23,6 +23,7 @@ pub mod condition;
 pub mod config;
 pub mod connect;
 pub mod coord;
+pub mod deadlocks;
 pub mod dev;
 pub mod doctor;
 pub mod events;

@@ -414,7 +414,7 @@ pub(super) fn node_config(config: &Config, state: State, chain: &Keychain) -> oa
         shards: config.shards,
         circuits: Default::default(),
         forget_after: FORGET_AFTER,
-        deadlock_after: oarlock_layout::limit::DEADLOCK_AFTER,
+        deadlock_after: config.deadlock_search,
     };
     // The configuration names the key that the node had at first.
     let me = node_config.nodes.get_mut(&config.me).expect("this node is a member");

@@ -39,6 +39,7 @@ pub(super) struct Node {
     #[serde(default = "yes")]
     pub(super) segments: bool,
     pub(super) operators: Option<String>,
+    pub(super) deadlock_search: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

@@ -26,10 +26,13 @@ mod shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::id::NodeId;
-use oarlock_layout::limit::{LABEL_BYTES_MAX, NODES_MAX, RESOURCES_MAX_DEFAULT, SPACES_MAX, VALUE_BYTES};
+use oarlock_layout::limit::{
+    DEADLOCK_AFTER, LABEL_BYTES_MAX, NODES_MAX, RESOURCES_MAX_DEFAULT, SPACES_MAX, VALUE_BYTES,
+};
 use toml::{Spanned, Table};
 
 pub use file::{Level, Order};
@@ -92,6 +95,8 @@ pub struct Config {
     pub segments: bool,
     /// The group whose members may change the cluster from this node, besides root and the user as whom it runs.
     pub operators: Option<String>,
+    /// How old a wait is before it is looked whether it is part of a deadlock.
+    pub deadlock_search: Duration,
     /// What keeps a node that left from doing harm, in the order in which it is tried; empty: only its lease.
     pub fencing: Vec<fencing::Method>,
     /// How much is logged.
@@ -387,12 +392,24 @@ impl Founding<'_> {
             spin: file.node.spin,
             segments: file.node.segments,
             operators: file.node.operators,
+            deadlock_search: deadlock_search(source, file.node.deadlock_search)?,
             fencing: fencing::methods(source, file.fencing, base)?,
             log: file.log.level,
             dev: false,
             restoration: None,
         })
     }
+}
+
+fn deadlock_search(source: &Source<'_>, text: Option<Spanned<String>>) -> Result<Duration> {
+    let Some(text) = text else { return Ok(DEADLOCK_AFTER) };
+    let bad = || {
+        source
+            .bad(text.span().start, format_args!("deadlock_search cannot be `{}`", text.get_ref()))
+            .because("it is how long a lock waits before it is looked whether it is part of a deadlock: a time such as 100ms, from 10ms to 1min")
+    };
+    let time = humantime::parse_duration(text.get_ref()).map_err(|_| bad())?;
+    if (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&time) { Ok(time) } else { Err(bad()) }
 }
 
 fn etcd(

@@ -102,6 +102,8 @@ fn bad_values_name_their_line_and_reason() {
     refused(&text("", "[[space]]\nname = \"x\"\n[[space]]\nname = \"x\"\n"), Code::BadConfig, &["twice"]);
     refused("[node", Code::BadConfig, &["oarlock.toml:1"]);
     refused("", Code::BadConfig, &["the key `node` is missing", "no default"]);
+    refused(&text("deadlock_search = \"5ms\"", ""), Code::BadConfig, &["3:19", "from 10ms to 1min"]);
+    refused(&text("deadlock_search = \"soon\"", ""), Code::BadConfig, &["3:19", "`soon`"]);
     refused(&text("spin = 3", ""), Code::BadConfig, &["3:8", "another kind of value"]);
 }
 

@@ -49,6 +49,8 @@ pub enum Question {
     },
     /// How did the last views come into effect here?
     Failovers,
+    /// Which deadlocks were broken, as far as this node remembers?
+    Deadlocks,
     /// What does the coordinator keep?
     Registry,
     /// A copy of what the coordinator keeps, to be kept elsewhere.
@@ -130,6 +132,7 @@ impl Question {
             Question::Health { .. } => Kind::Fitness,
             Question::Deafen { .. } => Kind::Deafen,
             Question::Failovers => Kind::Failovers,
+            Question::Deadlocks => Kind::Deadlocks,
             Question::Registry => Kind::Registry,
             Question::Evict { .. } => Kind::Evict,
             Question::Drain { .. } => Kind::Drain,
@@ -156,6 +159,7 @@ impl Question {
             | Question::Locks { .. }
             | Question::Health { .. }
             | Question::Failovers
+            | Question::Deadlocks
             | Question::Registry
             | Question::Backup { .. }
             | Question::Tokens
@@ -623,6 +627,52 @@ pub struct Record {
     pub acknowledged: u64,
     /// Number of the head it said it really blocks.
     pub busy: u64,
+}
+
+/// Deadlocks that were broken in the cluster, as far as a node has heard of them and remembers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Deadlocks {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// The oldest first.
+    pub deadlocks: Vec<Deadlock>,
+    /// How many there are besides in lockspaces that this user may not look at.
+    pub hidden: u64,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Deadlock {
+    /// When the node heard of it, as RFC 3339 has it.
+    pub at: String,
+    /// How long ago that is.
+    pub age_us: u64,
+    /// How long the wait had lasted that was refused.
+    pub waited_us: u64,
+    /// Why that one.
+    pub why: String,
+    /// The circle of waits, each for the next and the last for the first. The first is the one that was refused.
+    pub cycle: Vec<DeadlockWait>,
+}
+
+/// One wait of a circle.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeadlockWait {
+    /// Whose.
+    #[serde(flatten)]
+    pub party: Party,
+    /// In which lockspace.
+    pub space: String,
+    /// On which resource.
+    pub resource: String,
+    /// Wanted mode.
+    pub wanted: String,
+    /// Mode held meanwhile, if it converts.
+    pub held: Option<String>,
+    /// The mode in which the next one holds the resource; none if the next one only stands before this one in its queue.
+    pub next_holds: Option<String>,
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ fn queue(kind: Kind) -> &'static str {
     }
 }
 
-fn party(node: &str, party: &look::Party) -> doc::Party {
+pub(super) fn party(node: &str, party: &look::Party) -> doc::Party {
     doc::Party {
         node: node.into(),
         lock: party.lock.to_string(),

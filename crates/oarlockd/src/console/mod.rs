@@ -10,6 +10,7 @@
 
 mod backup;
 mod change;
+mod deadlocks;
 pub mod doc;
 mod events;
 mod failover;
@@ -213,6 +214,13 @@ impl Console {
                 let name = names(&self.config, &snapshot);
                 serde_json::to_string(&failover::document(&name, &snapshot, clock::wall_millis()))
             }
+            Question::Deadlocks => {
+                let snapshot = self.snapshot().await?;
+                let name = names(&self.config, &snapshot);
+                let spaces: Vec<&str> = self.config.spaces.iter().map(|it| it.name.as_str()).collect();
+                let document = deadlocks::document(&name, &spaces, &snapshot, permit, clock::wall_millis());
+                serde_json::to_string(&document)
+            }
             Question::Registry => {
                 let snapshot = self.snapshot().await?;
                 let name = names(&self.config, &snapshot);
@@ -401,6 +409,7 @@ mod tests {
             Question::Deafen { from: Vec::new() },
             Question::Backup { here: true },
             Question::Failovers,
+            Question::Deadlocks,
             Question::Registry,
             Question::Stamp { count: 1 },
             Question::Keys,

@@ -11,6 +11,7 @@ use oarlock_cluster::registry::{Command, Outcome, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{NodeId, SessionId, SpaceId};
 use oarlock_layout::message::look::{At, Seen};
+use oarlock_layout::message::trace::Broken;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub view: View,
     /// How the last views came into effect, the newest last.
     pub failovers: Vec<Failover>,
+    /// Deadlocks that were broken, and when this node heard of it, the newest last.
+    pub deadlocks: Vec<(Instant, Broken)>,
     /// The barrier at which the newest waits, and for whom.
     pub waits: Option<(Gate, Vec<NodeId>)>,
     /// The registry as it is here; none before it was read.

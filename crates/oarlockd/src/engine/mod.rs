@@ -705,6 +705,7 @@ impl Engine {
             counters,
             view: node.recovery().view().clone(),
             failovers: node.failovers().cloned().collect(),
+            deadlocks: node.deadlocks().map(|(at, broken)| (at, broken.clone())).collect(),
             waits: node.recovery().waits(),
             registry: self.registry.clone(),
             standing: self.standing.clone(),
