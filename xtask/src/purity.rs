@@ -35,9 +35,13 @@ pub(crate) const PURE: &[(&str, &[&str])] = &[
     ("oarlock-layout", &[]),
     ("oarlock-circuit", &["oarlock-layout"]),
     ("oarlock-cluster", &["oarlock-layout"]),
+    ("oarlock-deadlock", &["oarlock-layout"]),
     ("oarlock-lock", &["oarlock-layout"]),
     ("oarlock-story", &["oarlock-layout"]),
-    ("oarlock-node", &["oarlock-layout", "oarlock-circuit", "oarlock-cluster", "oarlock-lock"]),
+    (
+        "oarlock-node",
+        &["oarlock-layout", "oarlock-circuit", "oarlock-cluster", "oarlock-deadlock", "oarlock-lock"],
+    ),
 ];
 
 /// What pure crates may link from outside. Each is `no_std` and does arithmetic only.

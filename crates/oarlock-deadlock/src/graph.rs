@@ -8,8 +8,6 @@ use oarlock_layout::id::{LockId, NodeId, SpaceId, TransactionId};
 use oarlock_layout::message::trace::{Actor, LINKS_MAX, Link, Sight, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
-use petgraph::algo::kosaraju_scc;
-use petgraph::graph::{DiGraph, NodeIndex};
 
 /// Waits that all wait for each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,27 +94,11 @@ impl Graph {
     pub fn knots(&self) -> Vec<Knot> {
         let mut nodes = self.nodes();
         settle(&mut nodes);
-        let mut graph: DiGraph<(), Option<Mode>> = DiGraph::with_capacity(nodes.len(), nodes.len());
-        for _ in &nodes {
-            graph.add_node(());
-        }
-        let by_actor = by_actor(&nodes);
-        for (at, node) in nodes.iter().enumerate().filter(|(_, node)| node.stuck) {
-            for other in node.behind.iter().filter(|other| nodes[**other].stuck) {
-                graph.add_edge(NodeIndex::new(at), NodeIndex::new(*other), None);
-            }
-            for (actor, mode) in node.choices.iter().flatten() {
-                for other in by_actor.get(actor).into_iter().flatten() {
-                    if is_stuck(&nodes, &by_actor, actor) {
-                        graph.add_edge(NodeIndex::new(at), NodeIndex::new(*other), Some(*mode));
-                    }
-                }
-            }
-        }
-        let mut knots: Vec<Knot> = kosaraju_scc(&graph)
+        let edges = edges(&nodes);
+        let mut knots: Vec<Knot> = components(&edges)
             .into_iter()
-            .filter(|part| part.len() > 1 || graph.contains_edge(part[0], part[0]))
-            .map(|part| knot(&nodes, &graph, &part))
+            .filter(|part| part.len() > 1 || edges[part[0]].contains_key(&part[0]))
+            .map(|part| knot(&nodes, &edges, &part))
             .collect();
         knots.sort_by_key(Knot::victim);
         knots
@@ -244,24 +226,82 @@ fn settle(nodes: &mut [Node<'_>]) {
     }
 }
 
-fn knot(nodes: &[Node<'_>], graph: &DiGraph<(), Option<Mode>>, part: &[NodeIndex]) -> Knot {
-    let mut waits: Vec<WaitId> = part.iter().map(|at| nodes[at.index()].id).collect();
-    waits.sort();
-    let victim = *waits.last().expect("a part has a node");
-    let victim = *part.iter().find(|at| nodes[at.index()].id == victim).expect("it is one of them");
-    let members: BTreeSet<NodeIndex> = part.iter().copied().collect();
-    // Breadth first, back to where it began.
-    let mut came: BTreeMap<NodeIndex, NodeIndex> = BTreeMap::new();
-    let mut queue = VecDeque::from([victim]);
-    'found: while let Some(at) = queue.pop_front() {
-        for next in graph.neighbors(at).filter(|next| members.contains(next)) {
-            if next == victim {
-                came.insert(victim, at);
-                break 'found;
+/// From each stuck wait to those that it waits for: with the mode that is in its way, or none for a place in a queue.
+type Edges = Vec<BTreeMap<usize, Option<Mode>>>;
+
+fn edges(nodes: &[Node<'_>]) -> Edges {
+    let by_actor = by_actor(nodes);
+    let of = |node: &Node<'_>| {
+        let mut edges = BTreeMap::new();
+        if !node.stuck {
+            return edges;
+        }
+        let before = node.behind.iter().filter(|other| nodes[**other].stuck);
+        edges.extend(before.map(|other| (*other, None)));
+        let stuck = |(actor, _): &&(Actor, Mode)| is_stuck(nodes, &by_actor, actor);
+        for (actor, mode) in node.choices.iter().flatten().filter(stuck) {
+            edges.extend(by_actor[actor].iter().map(|other| (*other, Some(*mode))));
+        }
+        edges
+    };
+    nodes.iter().map(of).collect()
+}
+
+/// The strongly connected parts, by the way of Kosaraju and Sharir (Sharir 1981): in the order in which a first walk leaves the nodes for the
+/// last time, backwards, a second walk against the edges finds one part after the other.
+fn components(edges: &Edges) -> Vec<Vec<usize>> {
+    let mut against: Vec<Vec<usize>> = vec![Vec::new(); edges.len()];
+    for (from, next) in edges.iter().enumerate() {
+        next.keys().for_each(|to| against[*to].push(from));
+    }
+    let mut left = Vec::with_capacity(edges.len());
+    let mut seen = vec![false; edges.len()];
+    for root in 0..edges.len() {
+        if core::mem::replace(&mut seen[root], true) {
+            continue;
+        }
+        let mut path = vec![(root, edges[root].keys())];
+        while let Some((at, next)) = path.last_mut() {
+            match next.find(|to| !seen[**to]) {
+                Some(to) => {
+                    seen[*to] = true;
+                    path.push((*to, edges[*to].keys()));
+                }
+                None => {
+                    left.push(*at);
+                    path.pop();
+                }
             }
-            if !came.contains_key(&next) {
-                came.insert(next, at);
-                queue.push_back(next);
+        }
+    }
+    let mut parts = Vec::new();
+    for root in left.into_iter().rev() {
+        if !core::mem::replace(&mut seen[root], false) {
+            continue;
+        }
+        let (mut part, mut open) = (Vec::new(), vec![root]);
+        while let Some(at) = open.pop() {
+            part.push(at);
+            open.extend(against[at].iter().copied().filter(|to| core::mem::replace(&mut seen[*to], false)));
+        }
+        parts.push(part);
+    }
+    parts
+}
+
+fn knot(nodes: &[Node<'_>], edges: &Edges, part: &[usize]) -> Knot {
+    let mut waits: Vec<WaitId> = part.iter().map(|at| nodes[*at].id).collect();
+    waits.sort();
+    let victim = *part.iter().max_by_key(|at| nodes[**at].id).expect("a part has a node");
+    let members: BTreeSet<usize> = part.iter().copied().collect();
+    // Breadth first, back to where it began.
+    let mut came: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut queue = VecDeque::from([victim]);
+    while let Some(at) = queue.pop_front().filter(|_| !came.contains_key(&victim)) {
+        for next in edges[at].keys().filter(|next| members.contains(next)) {
+            if !came.contains_key(next) {
+                came.insert(*next, at);
+                queue.push_back(*next);
             }
         }
     }
@@ -272,10 +312,8 @@ fn knot(nodes: &[Node<'_>], graph: &DiGraph<(), Option<Mode>>, part: &[NodeIndex
         at = came[&at];
     }
     path[1..].reverse();
-    let link = |(index, at): (usize, &NodeIndex)| {
-        let node = &nodes[at.index()];
-        let next = path[(index + 1) % path.len()];
-        let edge = graph.find_edge(*at, next).expect("the path goes along edges");
+    let link = |(index, at): (usize, &usize)| {
+        let node = &nodes[*at];
         Link {
             node: node.id.node,
             space: node.sight.space,
@@ -283,7 +321,7 @@ fn knot(nodes: &[Node<'_>], graph: &DiGraph<(), Option<Mode>>, part: &[NodeIndex
             party: node.wait.party.clone(),
             wanted: node.wait.wanted,
             held: node.wait.held,
-            behind: graph[edge],
+            behind: edges[*at][&path[(index + 1) % path.len()]],
         }
     };
     let cycle = path.iter().enumerate().map(link).take(LINKS_MAX).collect();

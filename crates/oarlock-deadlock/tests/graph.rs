@@ -2,6 +2,8 @@
 
 mod table;
 
+use std::collections::BTreeSet;
+
 use oarlock_deadlock::Graph;
 use oarlock_layout::mode::Mode;
 use proptest::prelude::*;
@@ -28,7 +30,7 @@ fn one(of: &[&str], victim: &str) -> Vec<(Vec<String>, String)> {
     vec![(of.iter().map(ToString::to_string).collect(), victim.into())]
 }
 
-/// D1: each holds what the other waits for, at nodes of their own.
+/// D7 and D1: each holds what the other waits for, at nodes of their own.
 #[test]
 fn two_that_wait_for_each_other_are_a_knot_and_the_younger_is_its_victim() {
     let mut table = Table::new(false);
@@ -206,7 +208,16 @@ proptest! {
         if table.is_strict() {
             prop_assert_eq!(&stuck, &played, "{:?}", table);
         }
-        // Whoever is stuck waits for a knot in the end, and there is none without them.
-        prop_assert_eq!(graph.knots().is_empty(), stuck.is_empty());
+        // Whoever is stuck waits for a knot in the end, and there is none without them; nobody is in two.
+        let knots = graph.knots();
+        prop_assert_eq!(knots.is_empty(), stuck.is_empty());
+        let tied: Vec<_> = knots.iter().flat_map(|knot| &knot.waits).copied().collect();
+        let apart: BTreeSet<_> = tied.iter().copied().collect();
+        prop_assert_eq!(tied.len(), apart.len());
+        prop_assert!(apart.is_subset(&stuck));
+        // If no knot's victim waited, there would be fewer who are stuck.
+        let mut less = table.clone();
+        knots.iter().for_each(|knot| less.withdraw(&knot.victim()));
+        prop_assert!(less.played().len() < played.len() || stuck.is_empty());
     }
 }

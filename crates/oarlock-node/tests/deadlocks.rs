@@ -76,7 +76,7 @@ fn counted(cluster: &mut Cluster, name: &str) -> u64 {
     nodes.flat_map(|node| node.counters()).filter(|it| it.name == name).map(|it| it.value).sum()
 }
 
-/// D1, D7: two nodes, two resources, and both search.
+/// D1, D7, scenario 55: two nodes, two resources, and both search.
 #[test]
 fn two_that_wait_for_each_other_are_found_and_the_younger_is_refused() {
     let mut cluster = serving(3);

@@ -135,14 +135,14 @@ fn the_same_seed_is_the_same_play_to_the_last_letter() {
     }
 }
 
-/// S8: a deliberate deadlock over two resources, which nobody breaks yet, ends with a report and not with a hang.
+/// S8: a deadlock over two resources, which its programs said they would resolve themselves, ends with a report and not with a hang.
 #[test]
 fn flows_that_wait_for_each_other_end_in_a_report() {
     let flow = |name: &str, node: &str, one: &str, two: &str| {
         format!(
             "## flow {name} at {node}\n\n| state | on | do | next |\n| - | - | - | - |\n\
              | start | - | lock {one} EX; wait {one}; expect granted {one} | both |\n\
-             | both | meet inside | lock {two} EX | waits |\n\
+             | both | meet inside | lock {two} EX NODLCKWT | waits |\n\
              | waits | granted {two} | unlock {one}; unlock {two} | done |\n\n"
         )
     };

@@ -25,6 +25,7 @@ pub(crate) struct Entry {
     stamp: u64,
     /// It is the wait of the lock that stands there.
     converts: Option<usize>,
+    gone: bool,
 }
 
 impl Entry {
@@ -42,11 +43,11 @@ impl Entry {
 }
 
 pub(crate) fn hold(node: u16, who: &'static str, mode: Mode) -> Entry {
-    Entry { node, who, mode, or: None, holds: true, excused: false, stamp: 0, converts: None }
+    Entry { node, who, mode, or: None, holds: true, excused: false, stamp: 0, converts: None, gone: false }
 }
 
 pub(crate) fn wait(node: u16, who: &'static str, mode: Mode, stamp: u64) -> Entry {
-    Entry { node, who, mode, or: None, holds: false, excused: false, stamp, converts: None }
+    Entry { node, who, mode, or: None, holds: false, excused: false, stamp, converts: None, gone: false }
 }
 
 #[derive(Clone, Debug)]
@@ -107,6 +108,13 @@ impl Table {
     fn of(&self, wait: &WaitId) -> &'static str {
         let resource = wait.lock.session().0 as usize - 1;
         self.resources.values().nth(resource).unwrap()[wait.number as usize].who
+    }
+
+    /// One wait is taken back; the places of the others stay.
+    pub(crate) fn withdraw(&mut self, wait: &WaitId) {
+        let resource = wait.lock.session().0 as usize - 1;
+        let entries = self.resources.values_mut().nth(resource).unwrap();
+        entries[wait.number as usize].gone = true;
     }
 
     /// As each node sees it.
@@ -192,7 +200,7 @@ impl Table {
         let mut queues: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         let mut stands: BTreeSet<&str> = BTreeSet::new();
         for (resource, entries) in &self.resources {
-            for (at, entry) in entries.iter().enumerate() {
+            for (at, entry) in entries.iter().enumerate().filter(|(_, entry)| !entry.gone) {
                 if entry.holds {
                     holds.insert((resource, at));
                 } else {
