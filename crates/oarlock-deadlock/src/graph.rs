@@ -160,7 +160,8 @@ fn choices(sights: &BTreeMap<NodeId, Sight>, node: NodeId, wait: &Wait) -> Vec<V
 }
 
 /// D3: whoever must be granted first. In strict order that is everybody before it; where entries pass each other, the first,
-/// with whose grant the others are looked at (C10). Of another node's waits the first speaks for all.
+/// with whose grant the others are looked at (C10). Of another node's waits the first speaks for all, unless it is a question that
+/// stands in the master's queue for that node: that is answered soon, and then the node stands behind.
 fn behind(
     nodes: &[Node<'_>],
     firsts: &BTreeMap<NodeId, usize>,
@@ -174,21 +175,14 @@ fn behind(
     if at > 0 {
         return if passover { vec![first] } else { (first..first + at).collect() };
     }
-    let place = order.iter().position(|other| *other == node);
-    let before = match (place, passover) {
+    let before = match (order.iter().position(|other| *other == node), passover) {
         (Some(place), false) => &order[..place],
-        (Some(0), true) => &[],
-        (Some(_), true) => &order[..1],
-        // The master does not know of it: what the node owns would do, and it is held back by the first of all.
-        (None, _) => &order[..order.len().min(1)],
+        (Some(place), true) => &order[..place.min(1)],
+        (None, _) if this.wait.held_back => &order[..order.len().min(1)],
+        (None, _) => &[],
     };
-    let waits = before.iter().filter_map(|other| firsts.get(other)).copied();
-    // Beside the first of all it would be granted.
-    waits
-        .filter(|other| {
-            place.is_some() || !passover || !nodes[*other].wait.wanted.compatible(this.wait.wanted)
-        })
-        .collect()
+    let firsts = before.iter().filter_map(|other| firsts.get(other)).copied();
+    firsts.filter(|other| !nodes[*other].sight.asks).collect()
 }
 
 fn by_actor(nodes: &[Node<'_>]) -> BTreeMap<Actor, Vec<usize>> {

@@ -65,6 +65,17 @@ fn a_place_in_the_queue_is_waited_for() {
     }
 }
 
+/// What stands in the master's queue for a node may be a try of it, which is answered whatever others do.
+#[test]
+fn nobody_waits_for_a_place_behind_a_question() {
+    let mut table = Table::new(true);
+    table.put("r", [hold(0, "ann", Mode::PR), wait(1, "bob", Mode::EX, 1), wait(2, "cid", Mode::PR, 2)]);
+    table.put("x", [hold(2, "cid", Mode::EX), wait(0, "ann", Mode::EX, 3)]);
+    assert_eq!(knots(&table).len(), 1);
+    table.asks.insert(1);
+    assert_eq!(knots(&table), []);
+}
+
 /// C10: where entries pass each other the first of all must be granted before anybody is looked at.
 #[test]
 fn in_passover_order_the_first_keeps_all_waiting() {

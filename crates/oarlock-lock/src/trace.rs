@@ -99,13 +99,18 @@ impl Lockspace {
         });
         let shadow = words.find(name).and_then(|slot| self.shadow(slot));
         let mut waits = Vec::new();
-        let mut alone = false;
+        let (mut alone, mut asks) = (false, false);
         if let Some(shadow) = shadow {
             let queues = &shadow.rare.queues;
             // Nobody here wants more than is owned, and nobody elsewhere comes first: the master need not do anything.
             alone = shadow.rare.wish.conv.is_none()
                 && shadow.rare.head.is_none()
                 && queues.waiters().all(|e| shadow.owned.is_some_and(|owned| owned.covers(e.mode)));
+            asks = !queues.has_no_questions();
+            let held_back = |e: &Waiting| {
+                let covered = shadow.owned.is_some_and(|owned| owned.covers(e.mode));
+                covered && !shadow.passes_head(self.config().order, words, e)
+            };
             let mut modes = BTreeSet::new();
             // What is after the last one of these keeps nobody waiting who matters.
             let mut end = 0;
@@ -113,7 +118,7 @@ impl Lockspace {
                 let wanted = wanted(entry.lock, entry.owner, entry.transaction);
                 let kind = (entry.mode as u8, entry.alternate.map(|mode| mode as u8), excused(entry));
                 if wanted || place == 0 || modes.insert(kind) {
-                    waits.push(wait(entry));
+                    waits.push(Wait { held_back: held_back(entry), ..wait(entry) });
                     end = if wanted || place == 0 { waits.len() } else { end };
                 }
             }
@@ -129,6 +134,7 @@ impl Lockspace {
             holds,
             waits,
             alone,
+            asks,
             order: order.unwrap_or_default(),
             passover,
         };
@@ -176,5 +182,6 @@ fn wait(entry: &Waiting) -> Wait {
         since: entry.seen,
         passes: entry.flags.contains(Flags::NOORDER),
         excused: excused(entry),
+        held_back: false,
     }
 }

@@ -169,6 +169,11 @@ impl Queues {
         self.converts.iter_mut().chain(&mut self.waits)
     }
 
+    /// Does nobody wait for an answer only?
+    pub(crate) fn has_no_questions(&self) -> bool {
+        self.front.is_empty()
+    }
+
     /// Those who wait for others, and not only for an answer.
     pub(crate) fn waiters(&self) -> impl Iterator<Item = &Waiting> {
         self.converts.iter().chain(&self.waits)

@@ -53,6 +53,8 @@ pub(crate) fn wait(node: u16, who: &'static str, mode: Mode, stamp: u64) -> Entr
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     strict: bool,
+    /// Nodes with somebody who waits for an answer only.
+    pub(crate) asks: BTreeSet<u16>,
     resources: BTreeMap<&'static str, Vec<Entry>>,
 }
 
@@ -67,7 +69,7 @@ fn transaction(who: &str) -> TransactionId {
 
 impl Table {
     pub(crate) fn new(strict: bool) -> Table {
-        Table { strict, resources: BTreeMap::new() }
+        Table { strict, asks: BTreeSet::new(), resources: BTreeMap::new() }
     }
 
     pub(crate) fn is_strict(&self) -> bool {
@@ -152,6 +154,7 @@ impl Table {
                     since: since(*entry),
                     passes: false,
                     excused: entry.excused,
+                    held_back: false,
                 };
                 let sight = Sight {
                     space: SPACE,
@@ -159,6 +162,7 @@ impl Table {
                     holds: holds.into_iter().map(hold).collect(),
                     waits: waits.into_iter().map(wait).collect(),
                     alone: false,
+                    asks: self.asks.contains(&node),
                     order: order.clone(),
                     passover: !self.strict,
                 };

@@ -134,6 +134,8 @@ pub struct Sight {
     pub waits: Vec<Wait>,
     /// Whatever waits here waits for programs of this node only: no other need be asked (D2).
     pub alone: bool,
+    /// Somebody here waits for an answer of the master, which comes whatever others do: what stands in its queue for this node may be that.
+    pub asks: bool,
     /// From the master: nodes with somebody waiting, in the order of its queue.
     pub order: Vec<NodeId>,
     /// Entries pass each other within one look at the queue (C10).
@@ -174,6 +176,8 @@ pub struct Wait {
     pub passes: bool,
     /// It is no wait that a search counts (NODLCKWT): its program resolves it.
     pub excused: bool,
+    /// What the node owns would do, and it stands behind the first of the master's queue (C13).
+    pub held_back: bool,
 }
 
 /// A cycle that two passes have found: this wait of yours is to be refused.
@@ -268,6 +272,7 @@ impl Wire for Sight {
             wait.encode(out);
         }
         out.bool(self.alone);
+        out.bool(self.asks);
         out.u32(self.order.len() as u32);
         for node in &self.order {
             out.u16(node.0);
@@ -279,9 +284,9 @@ impl Wire for Sight {
         let (space, name) = (SpaceId(r.u16()?), r.name()?);
         let holds = list(r, "holders", ROWS_MAX, Hold::decode)?;
         let waits = list(r, "waiters", ROWS_MAX, Wait::decode)?;
-        let alone = r.bool("alone")?;
+        let (alone, asks) = (r.bool("alone")?, r.bool("asks")?);
         let order = list(r, "queued nodes", NODES_MAX, |r| Ok(NodeId(r.u16()?)))?;
-        Ok(Sight { space, name, holds, waits, alone, order, passover: r.bool("passover")? })
+        Ok(Sight { space, name, holds, waits, alone, asks, order, passover: r.bool("passover")? })
     }
 }
 
@@ -314,6 +319,7 @@ impl Wire for Wait {
         self.since.encode(out);
         out.bool(self.passes);
         out.bool(self.excused);
+        out.bool(self.held_back);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Wait, Malformed> {
@@ -327,6 +333,7 @@ impl Wire for Wait {
             since: Since::decode(r)?,
             passes: r.bool("passes")?,
             excused: r.bool("excused")?,
+            held_back: r.bool("held back")?,
         })
     }
 }

@@ -286,8 +286,9 @@ fn since() -> impl Strategy<Value = Since> {
 }
 
 fn wait() -> impl Strategy<Value = Wait> {
-    ((party(), mode(), of(mode()), of(mode()), kind()), any::<u64>(), since(), any::<bool>(), any::<bool>())
-        .prop_map(|((party, wanted, alternate, held, kind), number, since, passes, excused)| Wait {
+    let told = (any::<bool>(), any::<bool>(), any::<bool>());
+    ((party(), mode(), of(mode()), of(mode()), kind()), any::<u64>(), since(), told).prop_map(
+        |((party, wanted, alternate, held, kind), number, since, (passes, excused, held_back))| Wait {
             party,
             wanted,
             alternate,
@@ -297,20 +298,25 @@ fn wait() -> impl Strategy<Value = Wait> {
             since,
             passes,
             excused,
-        })
+            held_back,
+        },
+    )
 }
 
 fn sight() -> impl Strategy<Value = Sight> {
-    ((any::<u16>(), name()), vec(hold(), 0..4), vec(wait(), 0..4), nodes(), any::<bool>(), any::<bool>())
-        .prop_map(|((space, name), holds, waits, order, alone, passover)| Sight {
+    let told = (any::<bool>(), any::<bool>(), any::<bool>());
+    ((any::<u16>(), name()), vec(hold(), 0..4), vec(wait(), 0..4), nodes(), told).prop_map(
+        |((space, name), holds, waits, order, (alone, asks, passover))| Sight {
             space: SpaceId(space),
             name,
             holds,
             waits,
             alone,
+            asks,
             order,
             passover,
-        })
+        },
+    )
 }
 
 pub(crate) fn traced() -> impl Strategy<Value = Traced> {

@@ -3,7 +3,7 @@
 use oarlock_layout::flags::Flags;
 use oarlock_layout::message::lock::{Kind, Want};
 use oarlock_layout::mode::Mode;
-use oarlock_layout::segment::Claim;
+use oarlock_layout::segment::{Claim, Words};
 
 use super::{Answer, Shadow, VAIN_MAX, Verdict};
 use crate::config::Order;
@@ -45,16 +45,16 @@ impl Shadow {
     }
 
     /// May `entry` be granted although somebody elsewhere is first in the master's queue (C13, R3)?
-    pub(super) fn passes_head(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
+    pub(crate) fn passes_head(&self, order: Order, words: &dyn Words, entry: &Waiting) -> bool {
         let Some(head) = self.rare.head else { return true };
-        if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(ctx, entry) {
+        if entry.in_place() || entry.flags.contains(Flags::EXPEDITE) || self.exempt(order, words, entry) {
             return true;
         }
         if self.before_head(entry, head) {
             return true;
         }
         let beside = entry.mode.compatible(head.mode);
-        let strict = ctx.config.order == Order::Strict && !entry.flags.contains(Flags::NOORDER);
+        let strict = order == Order::Strict && !entry.flags.contains(Flags::NOORDER);
         match (entry.kind(), head.kind) {
             // Converts come before newcomers everywhere (scenario 8).
             (Kind::Convert, Kind::New) => true,
@@ -68,11 +68,10 @@ impl Shadow {
     }
 
     /// In passover order a transaction may have again what it has already (C13, R12).
-    pub(super) fn exempt(&self, ctx: &Context<'_>, entry: &Waiting) -> bool {
-        ctx.config.order == Order::Passover
+    pub(super) fn exempt(&self, order: Order, words: &dyn Words, entry: &Waiting) -> bool {
+        order == Order::Passover
             && entry.transaction.0 != 0
-            && ctx
-                .words
+            && words
                 .entries(self.slot)
                 .iter()
                 .any(|held| held.claim.transaction == entry.transaction && held.mode.covers(entry.mode))
@@ -89,7 +88,7 @@ impl Shadow {
         if !choices.iter().flatten().any(|m| others.admits(*m)) {
             return Verdict::Held;
         }
-        if !self.passes_head(ctx, entry) || (ctx.frozen && !entry.in_place()) {
+        if !self.passes_head(ctx.config.order, ctx.words, entry) || (ctx.frozen && !entry.in_place()) {
             return Verdict::Head;
         }
         for (index, mode) in choices.into_iter().enumerate() {

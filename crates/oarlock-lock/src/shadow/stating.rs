@@ -137,7 +137,7 @@ impl Shadow {
             return None;
         }
         let covered = self.owned.is_some_and(|owned| owned.covers(first.mode));
-        if covered && self.passes_head(ctx, first) {
+        if covered && self.passes_head(ctx.config.order, ctx.words, first) {
             return None;
         }
         if ctx.frozen {
