@@ -116,7 +116,7 @@ fn what_does_not_come_true_is_told_with_its_line_and_what_is_stuck_with_its_lock
     let stuck = written(
         " at node-a",
         &[
-            "| s | - | lock r EX; wait r; lock r EX as again; expect granted r | t |",
+            "| s | - | lock r EX; wait r; lock r EX NODLCKWT as again; expect granted r | t |",
             "| t | granted again | - | done |",
         ],
     );
