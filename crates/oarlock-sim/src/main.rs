@@ -219,7 +219,7 @@ fn many_seeds(arguments: &Arguments) -> bool {
          {} reads, {} of them outside of doubt; \
          {} verdicts, {} of them beside sound members, {} by whoever was locked out; {} stops, {} of them given up; {} engines died, {} last words; {} members left, {} joined, {} joins refused by a clock; \
          {} upgrades: {} chunks and fields skipped, {} commands not understood, {} versions refused; \
-         {} grants to programs that may not do all, {} refusals to them",
+         {} grants to programs that may not do all, {} refusals to them; {} waits that could close a circle, {} that did",
         t.counted,
         t.failed,
         t.thin,
@@ -250,6 +250,8 @@ fn many_seeds(arguments: &Arguments) -> bool {
         t.load.refused_versions,
         t.load.granted_to_few,
         t.load.denied,
+        t.load.daring,
+        t.load.circles,
     );
     t.failed == 0 && t.counted >= arguments.seeds && covered
 }

@@ -58,6 +58,8 @@ struct Slot {
     /// It was told that it blocks somebody, since its last grant.
     told: bool,
     values: bool,
+    /// It waits against the order of ranks. Until it does no more the program does nothing else.
+    daring: bool,
     /// When to do the next thing about it.
     due: Time,
 }
@@ -161,8 +163,17 @@ impl Process {
         }
     }
 
+    /// Does it wait for something that could close a circle? Then it holds on to what it has.
+    fn dares(&self) -> bool {
+        self.slots.iter().any(|slot| slot.daring && slot.pending && !slot.cancelled)
+    }
+
     /// When it wants to think next.
     pub(crate) fn due(&self) -> Time {
+        if self.dares() {
+            let own = self.slots.iter().filter(|slot| slot.daring).map(|slot| slot.due);
+            return own.min().unwrap_or(Time::MAX);
+        }
         let new = if self.slots.len() < self.slots_max { self.next_lock } else { Time::MAX };
         self.slots.iter().map(|s| s.due).fold(new, Time::min)
     }
@@ -182,10 +193,14 @@ impl Process {
 
     /// Does what is due.
     pub(crate) fn think(&mut self, cx: &mut Context<'_>) {
+        let dares = self.dares();
         for index in 0..self.slots.len() {
-            if self.slots[index].due <= cx.now {
+            if self.slots[index].due <= cx.now && (!dares || self.slots[index].daring) {
                 self.tend(index, cx);
             }
+        }
+        if dares {
+            return;
         }
         if cx.phase == Phase::Load && self.next_lock <= cx.now && self.slots.len() < self.slots_max {
             self.lock(cx);
@@ -283,16 +298,34 @@ impl Process {
         let mut flags = if values { Flags::VALBLK } else { Flags::empty() };
         // Waiting against the order of ranks could close a circle; trying cannot.
         let risky = self.slots.iter().any(|slot| slot.rank >= rank);
+        let dares = risky && !self.anchor && cx.mix.daring > 0 && cx.random.chance(cx.mix.daring);
         if !self.anchor {
-            flags |= self.lock_flags(mode, risky, cx);
+            flags |= self.lock_flags(mode, risky && !dares, cx);
         }
+        let daring = dares && !flags.intersects(Flags::NOQUEUE | Flags::LOCAL);
+        cx.load.daring += u64::from(daring);
         let timed = !flags.intersects(Flags::NOQUEUE | Flags::LOCAL) && cx.random.chance(100);
         let timeout_ms = if timed && !self.anchor { cx.random.spread(5, 1000) as u32 } else { 0 };
         self.next_handle += 1;
         let handle = self.next_handle;
-        let due = if self.anchor { Time::MAX } else { cx.now + patience(cx.random) };
+        let due = match daring {
+            _ if self.anchor => Time::MAX,
+            true => cx.now + cx.random.between(3 * S, 6 * S),
+            false => cx.now + patience(cx.random),
+        };
         let (held, pending, unlocking, cancelled, told) = (None, true, false, false, false);
-        self.slots.push(Slot { handle, rank, held, pending, unlocking, cancelled, told, values, due });
+        self.slots.push(Slot {
+            handle,
+            rank,
+            held,
+            pending,
+            unlocking,
+            cancelled,
+            told,
+            values,
+            daring,
+            due,
+        });
         cx.load.locks += 1;
         let name = cx.names[rank as usize].clone();
         cx.asks.push((handle, Ask::Lock { space: (rank % 2) as u16, name, mode, flags, timeout_ms }));
@@ -404,6 +437,13 @@ impl Process {
     }
 
     fn failed(&mut self, handle: u32, code: Code, cx: &mut Context<'_>) {
+        if code == Code::Deadlock && self.slots.iter().any(|slot| slot.handle == handle && slot.daring) {
+            cx.load.circles += 1;
+            // Whoever hears that gives back what it has, and begins again.
+            for slot in self.slots.iter_mut().filter(|slot| slot.held.is_some() && !slot.unlocking) {
+                slot.due = cx.now;
+            }
+        }
         if code == Code::SpaceDenied {
             self.next_lock = self.next_lock.max(cx.now + 20 * MS);
             cx.load.refused += 1;

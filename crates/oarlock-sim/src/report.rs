@@ -57,6 +57,10 @@ pub struct Load {
     pub reads_certain: u64,
     /// Verdicts while some member was sound, which they must have spared.
     pub verdicts_judged: u64,
+    /// Waits that could close a circle.
+    pub daring: u64,
+    /// Of these, refused because they did.
+    pub circles: u64,
     /// Nodes that were written down and read again.
     pub handovers: u64,
     /// How many bytes that were, together.
@@ -130,6 +134,8 @@ impl Load {
         self.skipped += other.skipped;
         self.unread += other.unread;
         self.refused_versions += other.refused_versions;
+        self.daring += other.daring;
+        self.circles += other.circles;
         self.granted_to_few += other.granted_to_few;
         self.denied += other.denied;
         self.left += other.left;

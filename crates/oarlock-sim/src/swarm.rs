@@ -226,6 +226,8 @@ pub struct Mix {
     pub values: u64,
     /// Of a thousand requests so many are tries.
     pub tries: u64,
+    /// Of a thousand requests that could close a circle so many wait all the same, and hold on to what they have.
+    pub daring: u64,
     /// Longest that a lock is held.
     pub hold_max: Time,
     /// Resources a node may keep per lockspace; small numbers make it refuse (FT25).
@@ -296,6 +298,7 @@ impl Mix {
             modes,
             values: random.between(100, 700),
             tries: random.between(20, 200),
+            daring: 0,
             hold_max: random.spread(4 * MS, 60 * MS),
             resources_max: if random.chance(100) { random.between(8, 30) as u32 } else { 1 << 16 },
             retain: random.chance(800),
@@ -330,6 +333,9 @@ impl Mix {
         if !self.liveness && random.chance(30) && storm_end > 40 * S {
             self.rounds = 20;
             self.upheavals = vec![(random.between(3 * S, storm_end - 34 * S), FaultKind::Restarts)];
+        }
+        if random.chance(400) {
+            self.daring = random.between(20, 300);
         }
     }
 

@@ -9,6 +9,7 @@ use oarlock_story::{Outcome, Report, Story, read};
 
 /// Every file of the folder: one that is lost is missed, one that is new is named.
 const STORIES: &[&str] = &[
+    "a-circle-over-a-mode-that-fits-is-no-deadlock",
     "a-convert-that-fits-passes-all-waiters",
     "a-dead-engine-is-given-up-by-its-keeper",
     "a-dead-writer-leaves-an-invalid-block",
@@ -18,6 +19,7 @@ const STORIES: &[&str] = &[
     "a-node-dies-and-its-lock-moves-on",
     "a-node-is-drained-and-others-go-on-at-once",
     "a-node-that-stands-still-is-waited-for",
+    "a-place-in-a-queue-can-close-a-circle",
     "a-rebuilt-queue-of-conversions-is-granted-without-order",
     "a-release-grants-up-to-the-first-that-does-not-fit",
     "a-restart-storm-loses-no-token",
@@ -29,11 +31,15 @@ const STORIES: &[&str] = &[
     "new-requests-need-an-empty-convert-queue",
     "of-two-conversions-the-later-is-refused",
     "of-two-that-do-not-hear-each-other-one-goes",
+    "of-two-that-wait-for-each-other-the-younger-is-refused",
     "one-name-in-two-lockspaces-is-two-resources",
     "pr-and-cw-cross-a-dead-master",
     "silence-loses-nothing",
     "the-block-of-a-dead-node-is-marked",
+    "three-in-a-circle-lose-one",
+    "two-searches-at-once-refuse-one",
     "what-a-node-keeps-costs-no-message",
+    "what-a-node-only-keeps-is-in-nobodys-way",
     "who-comes-back-disturbs-nobody",
     "who-is-killed-while-it-waits-is-withdrawn",
     "who-leaves-and-who-joins-disturbs-nobody",

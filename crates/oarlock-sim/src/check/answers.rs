@@ -6,6 +6,7 @@ use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode;
 
 use super::Findings;
+use super::knots::Knots;
 use crate::history::{Ask, Event, Ledger, Lock, LockKey, Pending, PendingKind, Rules, Told, What};
 
 /// The last two locks of different clients' making that went, and when. Two, so that one can be left out: nobody is in
@@ -37,11 +38,17 @@ struct Gone {
 #[derive(Debug, Default)]
 pub struct Answers {
     gone: Vec<Gone>,
+    knots: Knots,
 }
 
 impl Answers {
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
+        self.look(rules, ledger, event, findings);
+        self.knots.see(rules, ledger, event);
+    }
+
+    fn look(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         let mut complain = |text: String| findings.add("answers", event.at, text);
         match &event.what {
             What::Told { client, handle, told } => {
@@ -138,8 +145,13 @@ impl Answers {
             Code::Cancelled if withdrawn => Ok(()),
             Code::Cancelled => Err("cancelled, but nobody did".into()),
             Code::Deadlock if pending.kind == PendingKind::Convert => {
-                self.really_deadlocked(rules, ledger, at, lock)
+                let refused_at_once = self.really_deadlocked(rules, ledger, at, lock);
+                refused_at_once.or_else(|why| {
+                    let found = self.knots.was_in_one(rules, ledger, at, lock);
+                    found.map_err(|_| why)
+                })
             }
+            Code::Deadlock => self.knots.was_in_one(rules, ledger, at, lock),
             // Bounds of a node are real answers; so are those of a node that is not in a view.
             Code::SpaceFull | Code::TooManyWaiters | Code::TooManyLocks => Ok(()),
             Code::SpaceDenied if rules.given => Ok(()),
@@ -331,7 +343,7 @@ mod tests {
         finds("answers", "immediate", "1 lock x EX; 1 failed Busy");
         finds("answers", "timed out", "1 lock x EX timeout=50; 1 failed TimedOut");
         finds("answers", "timed out", "1 lock x EX; @5000; 1 failed TimedOut");
-        finds("answers", "no answer", "1 lock x EX; 1 failed Deadlock");
+        finds("answers", "could go on", "1 lock x EX; 1 failed Deadlock");
         finds("answers", "release failed", "1 lock x EX; 1 granted EX 1.1.1; 1 unlock; 1 failed NoSuchLock");
     }
 
@@ -361,7 +373,7 @@ mod tests {
         // Its own grant just now was no waiter behind it, and neither is one that asked for what stands beside it.
         let own = "1 lock x PR; 1 granted PR 1.1.0; 1 convert EX; 1 failed Deadlock";
         finds("answers", "nobody waits", own);
-        let beside = "1 lock x PR; 1 granted PR 1.1.0; 2 lock x CR; 2 granted CR 1.1.0; 1 convert EX; 1 failed Deadlock";
+        let beside = "1 lock x PR; 1 granted PR 1.1.0; 2 lock x CR; 2 granted CR 1.1.0; @5000; 1 convert EX; 1 failed Deadlock";
         finds("answers", "nobody waits", beside);
         let first = "1 lock x PR; 1 granted PR 1.1.0; 3 lock x PR; 3 granted PR 1.1.0; 2 lock x NL; 2 granted NL 1.1.0; \
                      1 convert EX; @5000; ";

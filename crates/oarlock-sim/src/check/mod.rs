@@ -17,6 +17,7 @@ mod answers;
 pub mod delivery;
 mod exclusion;
 mod fences;
+mod knots;
 mod liveness;
 mod order;
 mod tokens;
