@@ -23,6 +23,7 @@ use crate::methods::{
 };
 use crate::session::{Owner, Session, Waiter};
 use crate::table::{Place, Table};
+use crate::threads;
 use crate::wakers::Effects;
 use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Whose, Wish};
 
@@ -88,7 +89,7 @@ async fn open(open: impl FnOnce() -> Result<Arc<Session>> + Send + 'static) -> R
             session.read_until_end();
         }
     };
-    std::thread::Builder::new().name("oarlock-reader".into()).spawn(body).map_err(|error| {
+    threads::spawn("oarlock-reader", body).map_err(|error| {
         Error::new(Code::Failed, "cannot start the thread of a session", error.to_string())
     })?;
     let session = poll_fn(|context| {
@@ -226,6 +227,14 @@ pub struct LockRequest {
 impl LockRequest {
     lock_request_methods!();
 
+    /// Answer from what this node owns, without a message between nodes: granted, [`Kind::Busy`](crate::Kind::Busy) or
+    /// [`Kind::NotOwned`](crate::Kind::NotOwned). With it [`acquire`](Self::acquire) is
+    /// [`try_acquire`](Self::try_acquire) as a future.
+    pub fn local(mut self) -> Self {
+        self.wish.manner.flags |= Flags::NOQUEUE | Flags::LOCAL;
+        self
+    }
+
     /// Waits until the lock is granted.
     ///
     /// Cancel-safe: dropping the future withdraws the request. If the grant was on its way already, the lock
@@ -314,6 +323,15 @@ impl Guard {
     /// A change of mode with more to say about it.
     pub fn conversion(&self, mode: Mode) -> Conversion<'_> {
         Conversion { held: &self.held, manner: Manner::new(mode) }
+    }
+
+    /// Resolves when no conversion is under way whose future was dropped: [`mode`](Guard::mode) then says whether it was
+    /// withdrawn or granted first.
+    pub async fn settled(&self) {
+        let (held, handle) = (&self.held, self.held.handle);
+        if held.session().check_process(String::new).is_ok() {
+            when(held.session(), held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
+        }
     }
 
     /// Resolves when others want what this lock is in the way of: with what they want, once for each news.

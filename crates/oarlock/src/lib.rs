@@ -30,7 +30,7 @@
 //! ```
 //!
 //! The futures need no particular runtime: they run under tokio, smol or a plain `block_on`, because a thread of
-//! the session wakes them. [`blocking`] is the same without futures.
+//! the session wakes them. [`blocking`] is the same without futures, and [`dispatch`] is for programs that wait with `poll`.
 //!
 //! # What a holder must watch
 //!
@@ -71,6 +71,7 @@ mod address;
 pub mod blocking;
 mod calls;
 mod client;
+pub mod dispatch;
 mod error;
 mod greeting;
 mod handle;
@@ -82,6 +83,7 @@ mod segment;
 mod session;
 mod socket;
 mod table;
+mod threads;
 mod wakers;
 mod wish;
 

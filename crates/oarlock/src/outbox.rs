@@ -12,6 +12,7 @@ use oarlock_layout::message::session::Request;
 use rustix::io::Errno;
 
 use crate::session::Session;
+use crate::threads;
 
 #[derive(Default)]
 pub(crate) struct Outbox(Mutex<Queue>);
@@ -51,9 +52,7 @@ impl Session {
         queue.packets.push_back(queue.scratch.clone());
         if !queue.thread {
             let session = Arc::clone(self);
-            std::thread::Builder::new()
-                .name("oarlock-sender".into())
-                .spawn(move || session.send_queued())
+            threads::spawn("oarlock-sender", move || session.send_queued())
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
             queue.thread = true;
         }
