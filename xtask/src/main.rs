@@ -8,6 +8,7 @@
 //!   explore, …    programs of other crates                              fronts.rs
 //!   fuzz          every decoder against libFuzzer                       fuzz.rs
 //!   layout        docs/layout.md, made from the encoders                layout/
+//!   header        oarlock.h, made from the crate of the C interface     header.rs
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod ci;
 mod context;
 mod fronts;
 mod fuzz;
+mod header;
 mod layout;
 mod programs;
 mod purity;
@@ -37,6 +39,7 @@ usage: cargo xtask TASK
             (--ids prints which code and tests name each mechanism id)
   fuzz      fuzz targets: [--seconds N] [--merge] [--planted] [TARGET...]
   layout    writes docs/layout.md from the sources of oarlock-layout
+  header    writes the C header from the sources of oarlock-c
   interleave the shared segment under loom and shuttle
   purity    pure crates build without std, from an allow-list of dependencies
 ";
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::check(&context),
         "fuzz" => fuzz::command(&context, &args[1..]),
         "layout" => layout::write(&context),
+        "header" => header::write(&context),
         "purity" => purity::check(&context),
         "interleave" => testing::interleave(&context),
         other => match Front::find(other) {

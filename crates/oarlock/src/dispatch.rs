@@ -121,6 +121,13 @@ impl Dispatcher {
 
 impl Drop for Dispatcher {
     fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Dispatcher {
+    /// Tells nothing any more, and forgets what was to be told. Tasks stay until they are dropped.
+    pub fn close(&self) {
         // A queued task keeps the queue, which would keep the task.
         let tasks = {
             let mut ready = self.queue.lock();

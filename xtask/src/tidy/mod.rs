@@ -21,7 +21,7 @@ mod tree;
 
 use crate::ci::Outcome;
 use crate::context::{Context, Failure};
-use crate::layout;
+use crate::{header, layout};
 use tree::Tree;
 
 /// Faults found so far.
@@ -67,6 +67,9 @@ pub(crate) fn check(context: &Context) -> Result<String, Failure> {
     pages::check(&tree, &mut faults);
     if tree.get(layout::PAGE).is_none_or(|page| Ok(&page.text) != layout::page(context).as_ref()) {
         faults.add(layout::PAGE, 0, "out of date; run cargo xtask layout");
+    }
+    if tree.get(header::HEADER).is_none_or(|page| Ok(&page.text) != header::header(context).as_ref()) {
+        faults.add(header::HEADER, 0, "out of date; run cargo xtask header");
     }
     manifests::check(&tree, &context.metadata()?, &mut faults);
     for line in &faults.warnings {
