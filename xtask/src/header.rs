@@ -32,8 +32,12 @@ pub(crate) fn header(context: &Context) -> Result<String, Failure> {
     Ok(text.lines().map(polished).collect())
 }
 
-/// No blanks at ends of lines, and a number below zero in parentheses, so that it is one word wherever it is used.
+/// No blanks at ends of lines, a number below zero in parentheses, so that it is one word wherever it is used, and no
+/// `struct` before what has a name without it.
 fn polished(line: &str) -> String {
+    if line.contains("struct oar_") && !line.starts_with("typedef struct") {
+        return polished(&line.replace("struct oar_", "oar_"));
+    }
     match line.rsplit_once(" -") {
         Some((define, number)) if define.starts_with("#define OAR_E_") => format!("{define} (-{number})\n"),
         _ => format!("{}\n", line.trim_end()),
@@ -48,5 +52,7 @@ mod tests {
     fn codes_stand_in_parentheses_and_lines_end_without_blanks() {
         assert_eq!(polished("#define OAR_E_BUSY -1"), "#define OAR_E_BUSY (-1)\n");
         assert_eq!(polished("// a - b "), "// a - b\n");
+        assert_eq!(polished("int f(struct oar_x *x); "), "int f(oar_x *x);\n");
+        assert_eq!(polished("typedef struct oar_x {"), "typedef struct oar_x {\n");
     }
 }

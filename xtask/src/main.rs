@@ -9,6 +9,7 @@
 //!   fuzz          every decoder against libFuzzer                       fuzz.rs
 //!   layout        docs/layout.md, made from the encoders                layout/
 //!   header        oarlock.h, made from the crate of the C interface     header.rs
+//!   manual        its man pages, made from the header                   manual.rs
 //! ```
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod fronts;
 mod fuzz;
 mod header;
 mod layout;
+mod manual;
 mod programs;
 mod purity;
 mod runs;
@@ -40,6 +42,7 @@ usage: cargo xtask TASK
   fuzz      fuzz targets: [--seconds N] [--merge] [--planted] [TARGET...]
   layout    writes docs/layout.md from the sources of oarlock-layout
   header    writes the C header from the sources of oarlock-c
+  manual    writes the man pages of the C interface: DIR
   interleave the shared segment under loom and shuttle
   purity    pure crates build without std, from an allow-list of dependencies
 ";
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::command(&context, &args[1..]),
         "layout" => layout::write(&context),
         "header" => header::write(&context),
+        "manual" => manual::write(&context, &args[1..]),
         "purity" => purity::check(&context),
         "interleave" => testing::interleave(&context),
         other => match Front::find(other) {

@@ -7,7 +7,7 @@
  *     oar_opts opts = OAR_OPTS_INIT;
  *     opts.timeout_ms = 2000;
  *     int rc = oar_connect(NULL, NULL, &client);
- *     if (rc == 0) rc = oar_space_open(client, "default", &space);
+ *     if (rc == 0) rc = oar_space_open(client, "default", 0, &space);
  *     if (rc == 0) rc = oar_lock_wait(space, "orders/1184", 11, OAR_EX, &opts, &lock);
  *     ...
  *     oar_lock_free(lock);
@@ -201,7 +201,7 @@ typedef struct oar_connect_opts {
     // What the program calls itself; people see it when they ask who holds a lock. NULL: its file name.
     const char *label;
     // Where to write why it failed, because there is no client to ask then. May be NULL.
-    struct oar_error *error;
+    oar_error *error;
 } oar_connect_opts;
 
 // What else there is to say about a lock or a conversion. Begin with OAR_OPTS_INIT. NULL is the same as that.
@@ -221,13 +221,13 @@ typedef struct oar_opts {
 } oar_opts;
 
 // An operation has come to its end, with 0 or an error code.
-typedef void (*oar_done_fn)(void *arg, struct oar_lock *lock, int rc);
+typedef void (*oar_done_fn)(void *arg, oar_lock *lock, int rc);
 
 // Others want a mode that this lock is in the way of. To give way is polite, not compulsory.
-typedef void (*oar_blocking_fn)(void *arg, struct oar_lock *lock, int wanted_mode);
+typedef void (*oar_blocking_fn)(void *arg, oar_lock *lock, int wanted_mode);
 
 // The lock is at risk (OAR_E_AT_RISK) or lost (OAR_E_LOST).
-typedef void (*oar_lost_fn)(void *arg, struct oar_lock *lock, int rc);
+typedef void (*oar_lost_fn)(void *arg, oar_lock *lock, int rc);
 
 // Of two PW or EX grants of one resource the later has the larger token: compare hi, then lo. hi is the fence, for
 // storage that compares a single number; it grows with every grant only with OAR_FRESH.
@@ -266,52 +266,52 @@ const char *oar_strerror(int rc);
 // opts may be NULL. On success *client is the session: it and all its locks end when the process does, or when it is
 // closed and all its spaces and locks are.
 int oar_connect(const char *socket,
-                const struct oar_connect_opts *opts,
-                struct oar_client **client);
+                const oar_connect_opts *opts,
+                oar_client **client);
 
 // Closes a client; NULL is no error. Its spaces and locks stay until they are freed. No callback begins any more once
 // this has returned, and none that runs in another thread is waited for.
-void oar_close(struct oar_client *client);
+void oar_close(oar_client *client);
 
 // Fills *error with the last error of this thread with this client, its spaces and locks. Inside a callback, that is
 // what the callback is about.
-int oar_errinfo(const struct oar_client *client,
-                struct oar_error *error);
+int oar_errinfo(const oar_client *client,
+                oar_error *error);
 
 // The name of the node that the session is with. Valid until the client is closed; NULL in a fork.
-const char *oar_node(const struct oar_client *client);
+const char *oar_node(const oar_client *client);
 
 // The name of the cluster. Valid until the client is closed; NULL in a fork.
-const char *oar_cluster(const struct oar_client *client);
+const char *oar_cluster(const oar_client *client);
 
 // A descriptor that is readable while there are callbacks to run: wait for it with poll(), then call oar_dispatch().
 // It is the client's: do not read or close it.
-int oar_fd(const struct oar_client *client);
+int oar_fd(const oar_client *client);
 
 // Runs the callbacks there are to run, in this thread, and returns how many; if there are none, waits up to so many
 // milliseconds for some (0: not at all, -1: as long as it takes). Returns 0 when the time is up or a signal came.
 // Several threads may call it at once, and callbacks may.
-int oar_dispatch(struct oar_client *client,
+int oar_dispatch(oar_client *client,
                  int timeout_ms);
 
 // Finds a lockspace by its name. "default" exists in every cluster. flags: 0.
-int oar_space_open(struct oar_client *client,
+int oar_space_open(oar_client *client,
                    const char *space_name,
                    uint32_t flags,
-                   struct oar_space **space);
+                   oar_space **space);
 
 // Frees a lockspace's handle; NULL is no error. Its locks stay.
-void oar_space_close(struct oar_space *space);
+void oar_space_close(oar_space *space);
 
 // Waits for a lock on the resource of this name: 1 to 255 bytes of any value. opts may be NULL.
 //
 // On success *lock is held until oar_unlock_wait(), oar_unlock_start() or oar_lock_free(). Otherwise *lock stays as it was.
-int oar_lock_wait(struct oar_space *space,
+int oar_lock_wait(oar_space *space,
                   const void *resource,
                   size_t length,
                   int mode,
-                  const struct oar_opts *opts,
-                  struct oar_lock **lock);
+                  const oar_opts *opts,
+                  oar_lock **lock);
 
 // Asks for a lock without waiting. A later oar_dispatch() calls done_fn with what came of it: 0 if it was granted, be it
 // at once, or why it was not. It does so once, unless the handle is freed first. When the lock is held, blocking_fn, which
@@ -319,83 +319,85 @@ int oar_lock_wait(struct oar_space *space,
 //
 // On success *lock is a handle, before any callback has it. It is to be freed, granted or not. If an error is returned,
 // there is no handle, and done_fn is not called.
-int oar_lock_start(struct oar_space *space,
+int oar_lock_start(oar_space *space,
                    const void *resource,
                    size_t length,
                    int mode,
-                   const struct oar_opts *opts,
+                   const oar_opts *opts,
                    oar_done_fn done_fn,
                    oar_blocking_fn blocking_fn,
                    void *arg,
-                   struct oar_lock **lock);
+                   oar_lock **lock);
 
 // Says whom to tell, from now on, that others want this lock, and that it is at risk or lost. NULL for what nobody wants
 // to hear; whoever was told before is not told any more.
-int oar_watch(struct oar_lock *lock,
+int oar_watch(oar_lock *lock,
               oar_blocking_fn blocking_fn,
               oar_lost_fn lost_fn,
               void *arg);
 
 // Changes the mode, up or down, and waits until that is granted. If it is refused, the lock stands as before. From PW
 // or EX down the value block is written.
-int oar_convert_wait(struct oar_lock *lock,
+int oar_convert_wait(oar_lock *lock,
                      int mode,
-                     const struct oar_opts *opts);
+                     const oar_opts *opts);
 
-// The same without waiting; a later oar_dispatch() calls done_fn with what came of it.
-int oar_convert_start(struct oar_lock *lock,
+// Changes the mode as oar_convert_wait() does, without waiting: a later oar_dispatch() calls done_fn with what came of it.
+int oar_convert_start(oar_lock *lock,
                       int mode,
-                      const struct oar_opts *opts,
+                      const oar_opts *opts,
                       oar_done_fn done_fn,
                       void *arg);
 
 // Withdraws what is under way: a request for a new lock, or a conversion that another thread may be waiting for. It
 // ends with OAR_E_CANCELLED, or with success if it was granted first.
-int oar_cancel(struct oar_lock *lock);
+int oar_cancel(oar_lock *lock);
 
 // Gives the lock back and waits until that is done, the value block written included. The handle is still to be freed.
-int oar_unlock_wait(struct oar_lock *lock);
+int oar_unlock_wait(oar_lock *lock);
 
-// The same without waiting; a later oar_dispatch() calls done_fn with what came of it.
-int oar_unlock_start(struct oar_lock *lock, oar_done_fn done_fn, void *arg);
+// Gives the lock back as oar_unlock_wait() does, without waiting: a later oar_dispatch() calls done_fn with what came of it.
+int oar_unlock_start(oar_lock *lock,
+                     oar_done_fn done_fn,
+                     void *arg);
 
 // Frees a handle, whatever its state; NULL is no error. A lock that is held is given back without waiting, a request
 // under way is withdrawn. No callback of the lock begins any more once this has returned, unless another thread is
 // about to call one.
-void oar_lock_free(struct oar_lock *lock);
+void oar_lock_free(oar_lock *lock);
 
 // The mode that is held now: OAR_NL to OAR_EX.
-int oar_lock_mode(const struct oar_lock *lock);
+int oar_lock_mode(const oar_lock *lock);
 
 // The token of this grant; zeros if there is none.
-struct oar_token oar_lock_token(const struct oar_lock *lock);
+oar_token oar_lock_token(const oar_lock *lock);
 
 // The lock's id, as lists of locks show it; 0 if it is not held.
-uint64_t oar_lock_id(const struct oar_lock *lock);
+uint64_t oar_lock_id(const oar_lock *lock);
 
 // 1 if the second choice was granted that OAR_ALTPR or OAR_ALTCW asked for, else 0.
-int oar_lock_is_alternate(const struct oar_lock *lock);
+int oar_lock_is_alternate(const oar_lock *lock);
 
 // 0 if the lock is held and safe, OAR_E_AT_RISK if it will soon be lost, OAR_E_LOST if it is.
-int oar_lock_lost(const struct oar_lock *lock);
+int oar_lock_lost(const oar_lock *lock);
 
 // What others want that this lock is in the way of, if there is news since the last call and no callback was told; OAR_NL
 // if there is none. Does not wait.
-int oar_lock_wanted(const struct oar_lock *lock);
+int oar_lock_wanted(const oar_lock *lock);
 
 // Fills *value with the resource's value block, as last read or written by this lock. OAR_E_USAGE if it was taken without
 // OAR_VALBLK. Look at valid before believing the bytes.
-int oar_value_get(const struct oar_lock *lock,
-                  struct oar_value *value);
+int oar_value_get(const oar_lock *lock,
+                  oar_value *value);
 
 // Writes up to OAR_VALUE_BYTES, filled up with zeros, into the value block. They are written when the lock is given back,
 // or converted down from PW or EX.
-int oar_value_set(struct oar_lock *lock,
+int oar_value_set(oar_lock *lock,
                   const void *value,
                   size_t length);
 
 // Marks the value block as not to be believed, when the lock is given back or converted down from PW or EX.
-int oar_value_invalidate(struct oar_lock *lock);
+int oar_value_invalidate(oar_lock *lock);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -341,7 +341,7 @@ pub unsafe extern "C" fn oar_convert_wait(lock: *mut Lock, mode: c_int, opts: *c
     unsafe { with(lock, body) }
 }
 
-/// The same without waiting; a later oar_dispatch() calls done_fn with what came of it.
+/// Changes the mode as oar_convert_wait() does, without waiting: a later oar_dispatch() calls done_fn with what came of it.
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_convert_start(
@@ -378,7 +378,7 @@ pub unsafe extern "C" fn oar_unlock_wait(lock: *mut Lock) -> c_int {
     unsafe { with(lock, |lock| lock.unlock().map(|()| 0)) }
 }
 
-/// The same without waiting; a later oar_dispatch() calls done_fn with what came of it.
+/// Gives the lock back as oar_unlock_wait() does, without waiting: a later oar_dispatch() calls done_fn with what came of it.
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_unlock_start(lock: *mut Lock, done_fn: oar_done_fn, arg: *mut c_void) -> c_int {

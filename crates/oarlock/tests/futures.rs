@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use oarlock::{Client, Code, Guard, Kind, LockRequest, Mode, Space};
+use oarlock_layout::flags::Flags;
 use oarlock_layout::id::SpaceId;
 use oarlock_layout::message::session::{Failure, Reply, Request};
 use support::{Honest, Peer, Script, Woken, block_on, poll_once};
@@ -182,6 +183,52 @@ fn a_dropped_conversion_is_withdrawn_and_the_next_waits_for_that() {
             },
         );
     }
+}
+
+/// Who gave a conversion up and must know what came of it can wait for that.
+#[test]
+fn a_dropped_conversion_settles_with_the_mode_that_it_came_to() {
+    for (granted, mode) in [(false, Mode::PR), (true, Mode::EX)] {
+        play(
+            |peer| {
+                let handle = peer.next_lock().handle;
+                peer.grant(handle, Mode::PR);
+                peer.next_convert();
+                assert_eq!(peer.next(), Request::Cancel { handle });
+                peer.hears_nothing(20);
+                if granted {
+                    peer.grant(handle, Mode::EX)
+                } else {
+                    peer.fail(handle, Code::Cancelled)
+                }
+                peer.next_unlock(handle, None);
+            },
+            |client| async move {
+                let guard = lock(&client, "x").await.mode(Mode::PR).acquire().await.unwrap();
+                guard.settled().await;
+                assert!(poll_once(pin!(guard.convert(Mode::EX)).as_mut(), &Arc::default()).is_pending());
+                guard.settled().await;
+                assert_eq!(guard.mode(), mode);
+                guard.release().await.unwrap();
+            },
+        );
+    }
+}
+
+/// A try as a future asks for the same as a try that waits.
+#[test]
+fn a_local_request_is_a_try_without_waiting_for_it() {
+    play(
+        |peer| {
+            let request = peer.next_lock();
+            assert_eq!(request.flags, Flags::NOQUEUE | Flags::LOCAL);
+            peer.fail(request.handle, Code::NotOwned);
+        },
+        |client| async move {
+            let error = lock(&client, "x").await.local().acquire().await.map(drop).unwrap_err();
+            assert_eq!(error.kind(), Kind::NotOwned);
+        },
+    );
 }
 
 #[test]

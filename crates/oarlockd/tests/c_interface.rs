@@ -25,7 +25,10 @@ fn home() -> PathBuf {
 
 fn run(command: &mut Command) -> Said {
     Said::of(command.output().unwrap_or_else(|error| {
-        panic!("cannot run {:?}: {error}; these tests need gcc, g++ and binutils", command.get_program())
+        panic!(
+            "cannot run {:?}: {error}; these tests need gcc, g++, binutils and pkg-config",
+            command.get_program()
+        )
     }))
 }
 
@@ -135,6 +138,25 @@ fn handles_do_not_pass_through_fork_in_c_either() {
 #[test]
 fn threads_share_a_client() {
     instrumented("threads", "all threads");
+}
+
+/// A program that asks pkg-config is built as the page says.
+#[test]
+fn pkg_config_knows_how_to_link() {
+    let pc = home().join("packaging/oarlock.pc");
+    let text = fs::read_to_string(&pc).unwrap();
+    assert!(text.contains(&format!("\nVersion: {}\n", env!("CARGO_PKG_VERSION"))), "{text}");
+    let mut ask = Command::new("pkg-config");
+    ask.env("PKG_CONFIG_PATH", home().join("packaging"));
+    ask.arg(format!("--define-variable=includedir={}", home().join("include").display()));
+    ask.arg(format!("--define-variable=libdir={}", library().display()));
+    let flags = run(ask.args(["--cflags", "--libs", "oarlock"])).expect(0, &["-loarlock"]).out;
+    let program = library().join("by-pkg-config");
+    let mut compiler = Command::new("cc");
+    compiler.arg(home().join("examples/first_lock.c")).args(flags.split_whitespace());
+    run(compiler.arg("-o").arg(&program)).expect(0, &[]);
+    let dev = Dev::start();
+    run(&mut self::program(&program, &dev, 'a')).expect(0, &["with fence"]);
 }
 
 /// What the library exports is exactly what the map lists, each with its version, and its name is the one that

@@ -49,7 +49,7 @@ fn every_file_of_the_package_is_there_or_is_made() {
         match from.strip_prefix("../../target/package/") {
             // What `build-deb` makes, it must name.
             Some(made) => {
-                let made = made.trim_end_matches("*.1.gz").trim_end_matches('/');
+                let made = made.rsplit_once("/*.").map_or(made, |(directory, _)| directory);
                 assert!(script.contains(&format!("$made/{made}")), "nobody makes {from}");
             }
             None if from == "target/release/oarlock" => assert_eq!(to, "/usr/bin/oarlock"),
@@ -155,7 +155,8 @@ fn the_package_has_what_it_should() {
     deb(&["--raw-extract", file, at]);
     let there = |path: &str| unpacked.path().join(path.trim_start_matches('/')).exists();
     for (from, to) in assets(&metadata()) {
-        let to = if from.ends_with("*.1.gz") { to.replace('*', "oarlock-lock") } else { to };
+        let page = if from.ends_with("*.3.gz") { "oar_lock_wait" } else { "oarlock-lock" };
+        let to = to.replace('*', page);
         assert!(there(&to) || there(&format!("{to}.gz")), "{to} is not in the package");
     }
     let read = |path: &str| fs::read_to_string(unpacked.path().join(path)).unwrap();
