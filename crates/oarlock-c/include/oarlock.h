@@ -362,8 +362,8 @@ int oar_unlock_start(oar_lock *lock,
                      void *arg);
 
 // Frees a handle, whatever its state; NULL is no error. A lock that is held is given back without waiting, a request
-// under way is withdrawn. No callback of the lock begins any more once this has returned, unless another thread is
-// about to call one.
+// under way is withdrawn. No callback of the lock comes any more, but for one that another thread is at, or about to
+// call, inside its own oar_dispatch(): what its arg points to must outlive that.
 void oar_lock_free(oar_lock *lock);
 
 // The mode that is held now: OAR_NL to OAR_EX.

@@ -387,8 +387,8 @@ pub unsafe extern "C" fn oar_unlock_start(lock: *mut Lock, done_fn: oar_done_fn,
 }
 
 /// Frees a handle, whatever its state; NULL is no error. A lock that is held is given back without waiting, a request
-/// under way is withdrawn. No callback of the lock begins any more once this has returned, unless another thread is
-/// about to call one.
+/// under way is withdrawn. No callback of the lock comes any more, but for one that another thread is at, or about to
+/// call, inside its own oar_dispatch(): what its arg points to must outlive that.
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_lock_free(lock: *mut Lock) {

@@ -10,7 +10,7 @@
 //! looks at them and tells what came of them inside `oar_dispatch`. [`abi`] are the types and numbers of the header, which
 //! `cargo xtask header` writes from this crate.
 //!
-//! Each symbol has its version from the beginning (`oarlock.map`, [`versions`]): `OARLOCK_0` is never taken away or
+//! Each symbol has its version from the beginning (`oarlock.map`): `OARLOCK_0` is never taken away or
 //! changed, what is added gets the next.
 #![deny(unsafe_code)]
 

@@ -37,7 +37,9 @@ fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let built = std::env::current_exe().unwrap().with_file_name("liboarlock_c.so");
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c-{}", std::process::id()));
+        // One place for all runs, which come one after the other.
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-interface");
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         fs::copy(&built, dir.join("liboarlock.so.0")).unwrap_or_else(|error| {
             panic!("{}: {error}; it is built with this test, as a dependency of it", built.display())
@@ -68,7 +70,7 @@ fn program(path: &Path, dev: &Dev, node: char) -> Command {
 }
 
 const EXAMPLES: [&str; 4] = ["first_lock", "with_poll", "counter", "lost"];
-const TESTS: [&str; 3] = ["calls", "forks", "threads"];
+const TESTS: [&str; 4] = ["calls", "ends", "forks", "threads"];
 
 #[test]
 fn everything_compiles_as_c99_and_as_cpp_without_a_warning() {
@@ -127,6 +129,26 @@ fn instrumented(name: &str, says: &str) {
 #[test]
 fn every_call_does_what_the_header_says_and_leaks_nothing() {
     instrumented("calls", "all calls");
+}
+
+/// A node that is killed is heard of at once; one whose engine stands still when its lease is over, after a warning.
+#[test]
+fn everything_under_way_ends_with_the_node() {
+    let dev = Dev::start();
+    let program = compile("tests/c/ends.c", C99, ASAN, "asan-ends");
+    for (node, how, says) in [('a', "KILL", "lost"), ('b', "STOP", "lost after a warning")] {
+        let mut child = self::program(&program, &dev, node).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        let pids = [dev.pid(node), dev.engine(node)];
+        pids.iter().for_each(|pid| signal(*pid, how));
+        let said: Vec<String> = lines.map(Result::unwrap).collect();
+        if how == "STOP" {
+            pids.iter().for_each(|pid| signal(*pid, "CONT"));
+        }
+        assert_eq!(said, [says], "after SIG{how}");
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 /// M12: the session stays with the process that opened it.
