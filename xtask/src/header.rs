@@ -1,4 +1,4 @@
-//! `cargo xtask header`: writes `oarlock.h` from the sources of `oarlock-c`; `cargo xtask tidy` compares.
+//! `cargo xtask header`: writes `oarlock.h` from the sources of `oarlock-c` and `oarlock-handle`; `cargo xtask tidy` compares.
 
 use std::fs;
 
@@ -7,8 +7,17 @@ use crate::context::{Context, Failure};
 /// The header.
 pub(crate) const HEADER: &str = "crates/oarlock-c/include/oarlock.h";
 
-/// What it is made from.
+/// Where it is said how.
 const CRATE: &str = "crates/oarlock-c";
+
+/// What it is made from.
+const SOURCES: [&str; 5] = [
+    "crates/oarlock-handle/src/abi.rs",
+    "crates/oarlock-handle/src/client.rs",
+    "crates/oarlock-handle/src/lock.rs",
+    "crates/oarlock-c/src/pointers.rs",
+    "crates/oarlock-c/src/exports.rs",
+];
 
 /// Writes the header.
 pub(crate) fn write(context: &Context) -> Result<String, Failure> {
@@ -22,8 +31,8 @@ pub(crate) fn header(context: &Context) -> Result<String, Failure> {
     let home = context.root.join(CRATE);
     let config = cbindgen::Config::from_file(home.join("cbindgen.toml"))?;
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["abi", "client", "lock", "pointers", "exports"] {
-        builder = builder.with_src(home.join(format!("src/{file}.rs")));
+    for file in SOURCES {
+        builder = builder.with_src(context.root.join(file));
     }
     let bindings = builder.generate().map_err(|e| format!("{CRATE}: {e}"))?;
     let mut text = Vec::new();

@@ -8,17 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock::Mode;
+use oarlock_handle::abi::*;
+use oarlock_handle::client::{Client, Space};
+use oarlock_handle::fault::{self, Fault, Outcome};
+use oarlock_handle::lock::{Lock, Notices};
+use oarlock_handle::request::{self, Change};
 
-use crate::abi::*;
-use crate::client::{Client, Space};
-use crate::fault::{self, Fault, Outcome};
-use crate::lock::{Lock, Notices};
 use crate::pointers::{
-    Blocking, Done, Lost, boundary, bytes, fill, give, look, oar_blocking_fn, oar_done_fn, oar_lost_fn,
-    share, sized, take_back, text, written,
+    boundary, bytes, done, fill, give, look, oar_blocking_fn, oar_done_fn, oar_lost_fn, share, sized,
+    take_back, text, told, written,
 };
-use crate::request::{self, Change};
 use crate::versions::versions;
 
 /// What has a client to remember errors with.
@@ -34,13 +33,13 @@ impl Handle for Client {
 
 impl Handle for Space {
     fn client(&self) -> &Client {
-        &self.client
+        Space::client(self)
     }
 }
 
 impl Handle for Lock {
     fn client(&self) -> &Client {
-        &self.client
+        Lock::client(self)
     }
 }
 
@@ -80,11 +79,6 @@ unsafe fn leave<T: Handle>(handle: *mut T, last: impl FnOnce(&T)) {
 
 fn required<T>(pointer: *mut T) -> Outcome<*mut T> {
     if pointer.is_null() { Err(Fault::usage("the place for the result is NULL")) } else { Ok(pointer) }
-}
-
-fn done(function: oar_done_fn, argument: *mut c_void) -> Outcome<Done> {
-    Done::new(function, argument)
-        .ok_or_else(|| Fault::usage("a request needs somebody to tell when it is done"))
 }
 
 // ---- sessions ---------------------------------------------------------------------------------------
@@ -152,7 +146,7 @@ pub unsafe extern "C" fn oar_connect(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_close(client: *mut Client) {
     // SAFETY: the caller's handle, or null.
-    unsafe { leave(client, |client| client.dispatcher.close()) }
+    unsafe { leave(client, |client| client.close()) }
 }
 
 /// Fills *error with the last error of this thread with this client, its spaces and locks. Inside a callback, that is
@@ -169,7 +163,7 @@ pub unsafe extern "C" fn oar_errinfo(client: *const Client, error: *mut oar_erro
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_node(client: *const Client) -> *const c_char {
     // SAFETY: the caller's handle, or null.
-    unsafe { name(client, |client| client.node.as_ptr()) }
+    unsafe { name(client, |client| client.node().as_ptr()) }
 }
 
 /// The name of the cluster. Valid until the client is closed; NULL in a fork.
@@ -177,7 +171,7 @@ pub unsafe extern "C" fn oar_node(client: *const Client) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_cluster(client: *const Client) -> *const c_char {
     // SAFETY: the caller's handle, or null.
-    unsafe { name(client, |client| client.cluster.as_ptr()) }
+    unsafe { name(client, |client| client.cluster().as_ptr()) }
 }
 
 /// # Safety
@@ -263,7 +257,7 @@ pub unsafe extern "C" fn oar_lock_wait(
         let to = required(lock)?;
         // SAFETY: the caller's bytes and struct, or null.
         let (resource, opts) = unsafe { (bytes(resource, length)?, sized(opts, oar_opts::default())?) };
-        let taken = Lock::take(space, request::lock(&space.space, resource, mode, &opts)?)?;
+        let taken = Lock::take(space, request::lock(space.space(), resource, mode, &opts)?)?;
         // SAFETY: the caller's variable.
         unsafe { give(to, taken) };
         Ok(0)
@@ -295,8 +289,8 @@ pub unsafe extern "C" fn oar_lock_start(
         let (to, done) = (required(lock)?, done(done_fn, arg)?);
         // SAFETY: the caller's bytes and struct, or null.
         let (resource, opts) = unsafe { (bytes(resource, length)?, sized(opts, oar_opts::default())?) };
-        let request = request::lock(&space.space, resource, mode, &opts)?;
-        let blocking = Blocking::new(blocking_fn, arg);
+        let request = request::lock(space.space(), resource, mode, &opts)?;
+        let blocking = told(blocking_fn, arg);
         let begun = Lock::unasked(space, Notices { blocking, lost: None });
         // SAFETY: the caller's variable.
         unsafe { give(to, Arc::clone(&begun)) };
@@ -318,7 +312,7 @@ pub unsafe extern "C" fn oar_watch(
     arg: *mut c_void,
 ) -> c_int {
     let body = |lock: &Arc<Lock>| {
-        let (blocking, lost) = (Blocking::new(blocking_fn, arg), Lost::new(lost_fn, arg));
+        let (blocking, lost) = (told(blocking_fn, arg), told(lost_fn, arg));
         lock.watch(Notices { blocking, lost });
         Ok(0)
     };
@@ -464,7 +458,7 @@ pub unsafe extern "C" fn oar_lock_lost(lock: *const Lock) -> c_int {
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_lock_wanted(lock: *const Lock) -> c_int {
-    let wanted = |wanted: Option<Mode>| wanted.map_or(OAR_NL, |mode| mode as c_int);
+    let wanted = |wanted: Option<oarlock::Mode>| wanted.map_or(OAR_NL, |mode| mode as c_int);
     // SAFETY: the caller's handle, or null.
     unsafe { with(lock, |lock| lock.ask(|guard| wanted(guard.blocking_now()))) }
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::abi::{OAR_ERROR_BYTES, oar_error};
-use crate::fault::{Fault, Outcome};
-use crate::lock::Lock;
+use oarlock_handle::abi::{OAR_ERROR_BYTES, oar_error};
+use oarlock_handle::fault::{Fault, Outcome};
+use oarlock_handle::lock::{Done, Lock, Told};
 
 /// Every function runs in here: errno stays as it was, and a panic becomes `failed`.
 #[inline]
@@ -183,56 +183,47 @@ pub type oar_blocking_fn =
 #[allow(non_camel_case_types, reason = "the name of the header")]
 pub type oar_lost_fn = Option<unsafe extern "C" fn(arg: *mut c_void, lock: *mut Lock, rc: c_int)>;
 
-macro_rules! callback {
-    ($(#[$doc:meta])* $name:ident, $function:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub struct $name {
-            // SAFETY: for whoever calls it: with this argument.
-            function: unsafe extern "C" fn(*mut c_void, *mut Lock, c_int),
-            argument: *mut c_void,
-        }
-
-        // SAFETY: the argument is only handed through. That its function may be called with it in whatever thread
-        // dispatches, the header says.
-        unsafe impl Send for $name {}
-
-        impl $name {
-            /// None if there is no function.
-            pub fn new(function: $function, argument: *mut c_void) -> Option<$name> {
-                function.map(|function| $name { function, argument })
-            }
-
-            /// Calls it.
-            pub(crate) fn call(self, lock: &Arc<Lock>, number: c_int) {
-                let handle = Arc::as_ptr(lock).cast_mut();
-                // SAFETY: the function came with this argument; the handle is alive, because there is a share of it here.
-                unsafe { (self.function)(self.argument, handle, number) }
-            }
-        }
-    };
+/// A function of the program's, and what to call it with.
+#[derive(Clone, Copy)]
+struct Callback {
+    // SAFETY: for whoever calls it: with this argument.
+    function: unsafe extern "C" fn(*mut c_void, *mut Lock, c_int),
+    argument: *mut c_void,
 }
 
-callback!(
-    /// Whom to tell that an operation is over.
-    Done,
-    oar_done_fn
-);
-callback!(
-    /// Whom to tell what others want.
-    Blocking,
-    oar_blocking_fn
-);
-callback!(
-    /// Whom to tell of danger and loss.
-    Lost,
-    oar_lost_fn
-);
+// SAFETY: the argument is only handed through. That its function may be called with it in whatever thread dispatches, the
+// header says.
+unsafe impl Send for Callback {}
+
+// SAFETY: as above; nothing of it ever changes.
+unsafe impl Sync for Callback {}
+
+impl Callback {
+    fn call(self, lock: &Arc<Lock>, number: c_int) {
+        let handle = Arc::as_ptr(lock).cast_mut();
+        // SAFETY: the function came with this argument; the handle is alive, because there is a share of it here.
+        unsafe { (self.function)(self.argument, handle, number) }
+    }
+}
+
+/// Whom to tell that an operation is over.
+pub(crate) fn done(function: oar_done_fn, argument: *mut c_void) -> Outcome<Done> {
+    let function =
+        function.ok_or_else(|| Fault::usage("a request needs somebody to tell when it is done"))?;
+    let callback = Callback { function, argument };
+    Ok(Box::new(move |lock, rc| callback.call(lock, rc)))
+}
+
+/// Whom to tell what happens to a lock, if anybody.
+pub(crate) fn told(function: oar_blocking_fn, argument: *mut c_void) -> Option<Told> {
+    let callback = Callback { function: function?, argument };
+    Some(Arc::new(move |lock, number| callback.call(lock, number)))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{OAR_E_USAGE, oar_opts};
+    use oarlock_handle::abi::{OAR_E_USAGE, oar_opts};
 
     #[test]
     fn structs_of_other_sizes_are_read_as_far_as_both_know_them() {

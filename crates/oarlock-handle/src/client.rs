@@ -1,6 +1,6 @@
 //! A session as C sees it, and how a thread waits.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::pin;
@@ -24,18 +24,30 @@ const NOTES_MAX: usize = 64;
 pub struct Client {
     mark: Birthmark,
     /// Before the session, so that what is queued goes first.
-    pub(crate) dispatcher: Dispatcher,
-    pub(crate) session: oarlock::Client,
+    dispatcher: Dispatcher,
+    session: oarlock::Client,
     /// The last error of each thread. No thread-local variables: those are global state, and outlive the client.
     notes: Mutex<Vec<(ThreadId, Fault)>>,
-    pub(crate) node: CString,
-    pub(crate) cluster: CString,
+    node: CString,
+    cluster: CString,
 }
 
 /// A lockspace.
 pub struct Space {
-    pub(crate) client: Arc<Client>,
-    pub(crate) space: oarlock::Space,
+    client: Arc<Client>,
+    space: oarlock::Space,
+}
+
+impl Space {
+    /// The client that found it.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// The lockspace itself.
+    pub fn space(&self) -> &oarlock::Space {
+        &self.space
+    }
 }
 
 impl Client {
@@ -69,6 +81,25 @@ impl Client {
     /// have locked it.
     pub fn check_process(&self) -> Outcome<()> {
         if self.mark.is_mine() { Ok(()) } else { Err(Fault::forked()) }
+    }
+
+    /// The name of the node.
+    pub fn node(&self) -> &CStr {
+        &self.node
+    }
+
+    /// The name of the cluster.
+    pub fn cluster(&self) -> &CStr {
+        &self.cluster
+    }
+
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
+    }
+
+    /// Tells nothing any more.
+    pub fn close(&self) {
+        self.dispatcher.close();
     }
 
     /// Finds a lockspace.

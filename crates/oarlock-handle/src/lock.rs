@@ -1,4 +1,4 @@
-//! A lock as C sees it: asked for, held, given back; one operation at a time, and somebody who watches it.
+//! A lock as a handle: asked for, held, given back; one operation at a time, and somebody who watches it.
 //!
 //! A lock's state is locked for moments only, never while a callback runs or a thread waits. Where a task is begun
 //! or ended under it, the order is state, then task; what a task asks of the library never comes back to the state.
@@ -14,12 +14,11 @@ use oarlock::{Guard, LockRequest, Mode};
 
 use crate::client::{Client, Space, wait};
 use crate::fault::{Fault, Outcome};
-use crate::pointers::{Blocking, Done, Lost};
 use crate::request::Change;
 
 /// A lock, from its request until it is freed.
 pub struct Lock {
-    pub(crate) client: Arc<Client>,
+    client: Arc<Client>,
     state: Mutex<State>,
 }
 
@@ -34,13 +33,19 @@ struct State {
     freed: bool,
 }
 
+/// Whom to tell that an operation is over: with 0 or a code. Inside dispatch, with nothing locked.
+pub type Done = Box<dyn FnOnce(&Arc<Lock>, c_int) + Send>;
+
+/// Whom to tell what happens to a lock, in the same way: with a mode or a code.
+pub type Told = Arc<dyn Fn(&Arc<Lock>, c_int) + Send + Sync>;
+
 /// Whom to tell what happens to a lock.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Notices {
-    /// Others want it.
-    pub blocking: Option<Blocking>,
-    /// It is lost.
-    pub lost: Option<Lost>,
+    /// Others want it, in this mode.
+    pub blocking: Option<Told>,
+    /// It is at risk, or lost.
+    pub lost: Option<Told>,
 }
 
 /// What is under way.
@@ -111,23 +116,28 @@ impl Lock {
         Arc::new(Lock { client: Arc::clone(client), state: Mutex::new(state) })
     }
 
+    /// The client whose lock it is.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a new lock.
-    pub(crate) fn take(space: &Space, request: LockRequest) -> Outcome<Arc<Lock>> {
+    pub fn take(space: &Space, request: LockRequest) -> Outcome<Arc<Lock>> {
         let guard = Some(Arc::new(wait(request.acquire())?));
-        Ok(Lock::new(&space.client, State { guard, ..State::default() }))
+        Ok(Lock::new(space.client(), State { guard, ..State::default() }))
     }
 
     /// One that is not asked for yet.
-    pub(crate) fn unasked(space: &Space, notices: Notices) -> Arc<Lock> {
-        Lock::new(&space.client, State { notices, ..State::default() })
+    pub fn unasked(space: &Space, notices: Notices) -> Arc<Lock> {
+        Lock::new(space.client(), State { notices, ..State::default() })
     }
 
     /// Asks for it; `done` is told what came of that. C has the handle by now: another thread may dispatch, and free it.
-    pub(crate) fn start(self: &Arc<Lock>, request: LockRequest, done: Done) {
+    pub fn start(self: &Arc<Lock>, request: LockRequest, done: Done) {
         let then = move |lock: &Arc<Lock>, result: Outcome<Guard>| {
             let result = result.map(|guard| lock.state().guard = Some(Arc::new(guard)));
             lock.tell(done, result);
@@ -148,7 +158,7 @@ impl Lock {
     {
         let cancel = Arc::new(Cancel::default());
         let lock = Arc::downgrade(self);
-        let task = self.client.dispatcher.once(operation(Arc::clone(&cancel)), move |result| {
+        let task = self.client.dispatcher().once(operation(Arc::clone(&cancel)), move |result| {
             // If it was freed, a grant is given back where `result` is dropped.
             let Some(lock) = lock.upgrade() else { return };
             let over = {
@@ -167,18 +177,19 @@ impl Lock {
     /// The last step of an operation, inside dispatch.
     fn tell(self: &Arc<Lock>, done: Done, result: Outcome<()>) {
         let rc = result.map_or_else(|fault| self.client.note(fault), |()| 0);
-        done.call(self, rc);
+        done(self, rc);
         self.keep_watch();
     }
 
     // ----- what happens to it -----------------------------------------------------------------------------
 
     /// Says whom to tell from now on.
-    pub(crate) fn watch(self: &Arc<Lock>, notices: Notices) {
+    pub fn watch(self: &Arc<Lock>, notices: Notices) {
+        let nobody = notices.blocking.is_none() && notices.lost.is_none();
         let old = {
             let mut state = self.state();
-            state.notices = notices;
-            if notices.blocking.is_none() && notices.lost.is_none() { state.watch.take() } else { None }
+            let told = std::mem::replace(&mut state.notices, notices);
+            (told, if nobody { state.watch.take() } else { None })
         };
         drop(old);
         self.keep_watch();
@@ -193,19 +204,19 @@ impl Lock {
         }
         if let Some(guard) = &state.guard {
             let source = watch(Arc::clone(guard), Arc::downgrade(self));
-            state.watch = Some(self.client.dispatcher.begin(source));
+            state.watch = Some(self.client.dispatcher().begin(source));
         }
     }
 
     fn notices(&self) -> Notices {
         let state = self.state();
-        if state.freed || state.guard.is_none() { Notices::default() } else { state.notices }
+        if state.freed || state.guard.is_none() { Notices::default() } else { state.notices.clone() }
     }
 
     // ----- changes ----------------------------------------------------------------------------------------
 
     /// Changes the mode and waits for it.
-    pub(crate) fn convert(&self, change: Change) -> Outcome<()> {
+    pub fn convert(&self, change: Change) -> Outcome<()> {
         let cancel = Arc::new(Cancel::default());
         let guard = {
             let mut state = self.state();
@@ -220,7 +231,7 @@ impl Lock {
     }
 
     /// Asks for another mode.
-    pub(crate) fn start_convert(self: &Arc<Lock>, change: Change, done: Done) -> Outcome<()> {
+    pub fn start_convert(self: &Arc<Lock>, change: Change, done: Done) -> Outcome<()> {
         let mut state = self.state();
         let guard = state.idle()?;
         self.begin(
@@ -234,7 +245,7 @@ impl Lock {
     }
 
     /// Withdraws what is under way.
-    pub(crate) fn cancel(&self) -> Outcome<()> {
+    pub fn cancel(&self) -> Outcome<()> {
         let cancel = {
             let state = self.state();
             let Some(operation) = &state.operation else {
@@ -271,14 +282,14 @@ impl Lock {
     }
 
     /// Gives the lock back and waits until that is done.
-    pub(crate) fn unlock(&self) -> Outcome<()> {
+    pub fn unlock(&self) -> Outcome<()> {
         let result = wait(self.alone()?.release());
         self.state().operation = None;
         Ok(result?)
     }
 
     /// Gives the lock back; `done` is told when that is done.
-    pub(crate) fn start_unlock(self: &Arc<Lock>, done: Done) -> Outcome<()> {
+    pub fn start_unlock(self: &Arc<Lock>, done: Done) -> Outcome<()> {
         let guard = self.alone()?;
         let mut state = self.state();
         let release = async move { Ok(guard.release().await?) };
@@ -290,7 +301,7 @@ impl Lock {
     }
 
     /// The program lets go of it: what is held is given back without waiting, what is asked for is withdrawn.
-    pub(crate) fn free(&self) {
+    pub fn free(&self) {
         let (operation, watch, guard) = {
             let mut state = self.state();
             state.freed = true;
@@ -306,7 +317,7 @@ impl Lock {
     // ----- questions --------------------------------------------------------------------------------------
 
     /// Asks something of what is held.
-    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Guard) -> T) -> Outcome<T> {
+    pub fn ask<T>(&self, question: impl FnOnce(&Guard) -> T) -> Outcome<T> {
         let state = self.state();
         match (&state.guard, &state.operation) {
             (Some(guard), _) => Ok(question(guard)),
@@ -343,7 +354,7 @@ fn watch(guard: Arc<Guard>, lock: Weak<Lock>) -> impl FnMut(&mut Context<'_>) ->
             Poll::Ready(Next::More(Box::new(move || {
                 let Some(lock) = lock.upgrade() else { return };
                 if let Some(blocking) = lock.notices().blocking {
-                    blocking.call(&lock, mode as c_int);
+                    blocking(&lock, mode as c_int);
                 }
             })))
         }
@@ -364,7 +375,7 @@ fn loss(lock: Weak<Lock>, fault: Fault) -> oarlock::dispatch::Job {
         let Some(lock) = lock.upgrade() else { return };
         if let Some(lost) = lock.notices().lost {
             let rc = lock.client.note(fault);
-            lost.call(&lock, rc);
+            lost(&lock, rc);
         }
     })
 }

@@ -20,7 +20,7 @@ const LOCK: u32 = BOTH | OAR_NOORDER | OAR_EXPEDITE | OAR_VALBLK | OAR_LOCAL | O
 const CONVERSION: u32 = BOTH | OAR_QUECVT;
 
 /// The mode of a number.
-pub(crate) fn mode(number: c_int) -> Outcome<Mode> {
+pub fn mode(number: c_int) -> Outcome<Mode> {
     let found = usize::try_from(number).ok().and_then(|at| Mode::ALL.get(at));
     found.copied().ok_or_else(|| Fault::usage(format!("{number} is no mode; they are OAR_NL to OAR_EX")))
 }
@@ -40,7 +40,7 @@ fn check(opts: &oar_opts, known: u32, what: &str) -> Outcome<()> {
 }
 
 /// A request for a new lock.
-pub(crate) fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outcome<LockRequest> {
+pub fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outcome<LockRequest> {
     check(opts, LOCK, "a new lock")?;
     if !(1..=255).contains(&name.len()) {
         return Err(Fault::usage(format!("the name has {} bytes, it may have 1 to 255", name.len())));
@@ -78,13 +78,14 @@ pub(crate) fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -
 
 /// A change of mode, checked before its guard is known.
 #[derive(Clone, Copy)]
-pub(crate) struct Change {
-    pub(crate) mode: Mode,
+pub struct Change {
+    mode: Mode,
     opts: oar_opts,
 }
 
 impl Change {
-    pub(crate) fn new(number: c_int, opts: oar_opts) -> Outcome<Change> {
+    /// From a number and options, if they make sense.
+    pub fn new(number: c_int, opts: oar_opts) -> Outcome<Change> {
         check(&opts, CONVERSION, "a conversion")?;
         if opts.owner != 0 || opts.transaction != 0 {
             return Err(Fault::usage("a conversion keeps the owner and the transaction of its lock"));
