@@ -290,7 +290,7 @@ int oar_fd(const oar_client *client);
 
 // Runs the callbacks there are to run, in this thread, and returns how many; if there are none, waits up to so many
 // milliseconds for some (0: not at all, -1: as long as it takes). Returns 0 when the time is up or a signal came.
-// Several threads may call it at once, and callbacks may.
+// Several threads may call it at once, and callbacks may; then callbacks of one lock may run in several threads at once.
 int oar_dispatch(oar_client *client,
                  int timeout_ms);
 

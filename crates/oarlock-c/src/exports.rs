@@ -195,7 +195,7 @@ pub unsafe extern "C" fn oar_fd(client: *const Client) -> c_int {
 
 /// Runs the callbacks there are to run, in this thread, and returns how many; if there are none, waits up to so many
 /// milliseconds for some (0: not at all, -1: as long as it takes). Returns 0 when the time is up or a signal came.
-/// Several threads may call it at once, and callbacks may.
+/// Several threads may call it at once, and callbacks may; then callbacks of one lock may run in several threads at once.
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_dispatch(client: *mut Client, timeout_ms: c_int) -> c_int {
@@ -458,9 +458,8 @@ pub unsafe extern "C" fn oar_lock_lost(lock: *const Lock) -> c_int {
 // SAFETY: no other library has names that begin so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn oar_lock_wanted(lock: *const Lock) -> c_int {
-    let wanted = |wanted: Option<oarlock::Mode>| wanted.map_or(OAR_NL, |mode| mode as c_int);
     // SAFETY: the caller's handle, or null.
-    unsafe { with(lock, |lock| lock.ask(|guard| wanted(guard.blocking_now()))) }
+    unsafe { with(lock, |lock| Ok(lock.wanted()?.map_or(OAR_NL, |mode| mode as c_int))) }
 }
 
 // ---- value blocks -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 use std::ffi::c_int;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -20,6 +21,8 @@ use crate::request::Change;
 pub struct Lock {
     client: Arc<Client>,
     state: Mutex<State>,
+    /// A mode that others want and that the watch has heard of, until somebody is told; NL if there is none.
+    untold: Arc<AtomicU8>,
 }
 
 #[derive(Default)]
@@ -113,7 +116,8 @@ async fn convert(guard: Arc<Guard>, change: Change, cancel: Arc<Cancel>) -> Outc
 
 impl Lock {
     fn new(client: &Arc<Client>, state: State) -> Arc<Lock> {
-        Arc::new(Lock { client: Arc::clone(client), state: Mutex::new(state) })
+        let untold = Arc::new(AtomicU8::new(Mode::NL as u8));
+        Arc::new(Lock { client: Arc::clone(client), state: Mutex::new(state), untold })
     }
 
     /// The client whose lock it is.
@@ -199,11 +203,11 @@ impl Lock {
     fn keep_watch(self: &Arc<Lock>) {
         let mut state = self.state();
         let wanted = state.notices.blocking.is_some() || state.notices.lost.is_some();
-        if !wanted || state.freed || state.watch.is_some() || state.operation.is_some() {
+        if !wanted || state.freed || state.watch.is_some() {
             return;
         }
         if let Some(guard) = &state.guard {
-            let source = watch(Arc::clone(guard), Arc::downgrade(self));
+            let source = watch(Arc::clone(guard), Arc::downgrade(self), Arc::clone(&self.untold));
             state.watch = Some(self.client.dispatcher().begin(source));
         }
     }
@@ -316,6 +320,13 @@ impl Lock {
 
     // ----- questions --------------------------------------------------------------------------------------
 
+    /// What others want, if there is news of which nobody was told.
+    pub fn wanted(&self) -> Outcome<Option<Mode>> {
+        let news = self.ask(Guard::blocking_now)?;
+        let untold = self.untold.swap(Mode::NL as u8, Ordering::AcqRel);
+        Ok(news.or(Mode::ALL.get(usize::from(untold)).copied().filter(|mode| *mode != Mode::NL)))
+    }
+
     /// Asks something of what is held.
     pub fn ask<T>(&self, question: impl FnOnce(&Guard) -> T) -> Outcome<T> {
         let state = self.state();
@@ -340,7 +351,11 @@ impl State {
 type News = Pin<Box<dyn Future<Output = oarlock::Result<Mode>> + Send>>;
 
 /// Tells of what others want of a lock, of its danger and of its loss.
-fn watch(guard: Arc<Guard>, lock: Weak<Lock>) -> impl FnMut(&mut Context<'_>) -> Poll<Next> + Send {
+fn watch(
+    guard: Arc<Guard>,
+    lock: Weak<Lock>,
+    untold: Arc<AtomicU8>,
+) -> impl FnMut(&mut Context<'_>) -> Poll<Next> + Send {
     let next = |guard: &Arc<Guard>| -> News {
         let guard = Arc::clone(guard);
         Box::pin(async move { guard.blocking().await })
@@ -350,10 +365,13 @@ fn watch(guard: Arc<Guard>, lock: Weak<Lock>) -> impl FnMut(&mut Context<'_>) ->
     move |context| match news.as_mut().poll(context) {
         Poll::Ready(Ok(mode)) => {
             news = next(&guard);
+            untold.store(mode as u8, Ordering::Release);
+            // The lock itself must not be kept here: if this were its last share, it would end this task from within.
             let lock = Weak::clone(&lock);
             Poll::Ready(Next::More(Box::new(move || {
                 let Some(lock) = lock.upgrade() else { return };
                 if let Some(blocking) = lock.notices().blocking {
+                    lock.untold.store(Mode::NL as u8, Ordering::Release);
                     blocking(&lock, mode as c_int);
                 }
             })))

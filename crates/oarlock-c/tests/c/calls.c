@@ -255,6 +255,7 @@ static void inside_callbacks(void)
 {
     struct told told;
     oar_lock *lock, *other;
+    int wanted;
 
     memset(&told, 0, sizeof told);
     told.again = 1;
@@ -293,6 +294,19 @@ static void inside_callbacks(void)
     until_done(&told, 1);
     oar_lock_free(other);
     IS(told.lost, 0);
+
+    /* Who hears of losses only can still ask what is wanted, once for each news. */
+    lock = take("c", OAR_EX, 0);
+    IS(oar_watch(lock, NULL, lost, &told), 0);
+    IS(oar_lock_start(space, "c", 1, OAR_PR, NULL, done, NULL, &told, &other), 0);
+    for (wanted = OAR_NL; wanted == OAR_NL; wanted = oar_lock_wanted(lock)) {
+        IS(oar_dispatch(client, 10) >= 0, 1);
+    }
+    IS(wanted, OAR_PR);
+    IS(oar_lock_wanted(lock), OAR_NL);
+    oar_lock_free(lock);
+    until_done(&told, 2);
+    oar_lock_free(other);
 }
 
 static void errno_and_signals(void)

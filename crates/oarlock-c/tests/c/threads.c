@@ -61,6 +61,12 @@ static void *asks(void *arg)
     return NULL;
 }
 
+static void wanted(void *arg, oar_lock *lock, int mode)
+{
+    (void)lock;
+    *(int *)arg = mode;
+}
+
 static void *converts(void *arg)
 {
     *(int *)arg = oar_convert_wait(shared, OAR_EX, NULL);
@@ -71,8 +77,8 @@ int main(void)
 {
     pthread_t threads[2 * THREADS];
     struct timespec moment;
-    oar_lock *other;
-    int i, rc = 1;
+    oar_lock *other, *pending;
+    int i, rc = 1, heard = 0;
 
     open_all();
     for (i = 0; i < THREADS; ++i) {
@@ -91,12 +97,20 @@ int main(void)
     IS(pthread_create(&threads[0], NULL, converts, &rc), 0);
     moment.tv_sec = 0;
     moment.tv_nsec = 1000000;
-    while (oar_cancel(shared) != 0) {
+    do {
         nanosleep(&moment, NULL);
-    }
+        /* To be told while another thread is at it, from now on. */
+        IS(oar_watch(shared, wanted, NULL, &heard), 0);
+    } while (oar_cancel(shared) != 0);
     IS(pthread_join(threads[0], NULL), 0);
     IS(rc, OAR_E_CANCELLED);
     IS(oar_lock_mode(shared), OAR_PR);
+    IS(oar_lock_start(space, "t/2", 3, OAR_EX, NULL, done, NULL, &told[0], &pending), 0);
+    while (heard == 0) {
+        IS(oar_dispatch(client, 10000) > 0, 1);
+    }
+    IS(heard, OAR_EX);
+    oar_lock_free(pending);
     oar_lock_free(other);
     IS(oar_convert_wait(shared, OAR_EX, NULL), 0);
     oar_lock_free(shared);
