@@ -124,6 +124,8 @@ fn instrumented(name: &str, says: &str) {
     // Under the sanitizer, at a node that does not own what the first one has used.
     let checked = compile(&format!("tests/c/{name}.c"), C99, ASAN, &format!("asan-{name}"));
     run(&mut program(&checked, &dev, 'b')).expect(0, &[says]);
+    // And where the node is asked for every lock.
+    run(program(&checked, &dev, 'c').env("NO_SHARED_MEMORY", "1")).expect(0, &[says]);
 }
 
 #[test]
@@ -202,5 +204,6 @@ fn the_symbols_are_those_of_the_map() {
         .collect();
     assert!(listed.len() > 20);
     assert_eq!(exported, listed.iter().map(String::as_str).collect());
-    run(Command::new("readelf").arg("-d").arg(&library)).expect(0, &["Library soname: [liboarlock.so.0]"]);
+    run(Command::new("readelf").arg("-d").arg(&library))
+        .expect(0, &["Library soname: [liboarlock.so.0]", "NODELETE"]);
 }

@@ -25,7 +25,10 @@ static void check(int line, const char *what, long is, long should)
 
 static inline void open_all(void)
 {
-    IS(oar_connect(NULL, NULL, &client), 0);
+    oar_connect_opts how = OAR_CONNECT_OPTS_INIT;
+
+    how.flags = getenv("NO_SHARED_MEMORY") != NULL ? OAR_NO_SHARED_MEMORY : 0;
+    IS(oar_connect(NULL, &how, &client), 0);
     IS(oar_space_open(client, "default", 0, &space), 0);
 }
 
