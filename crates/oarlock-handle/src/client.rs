@@ -79,6 +79,7 @@ impl Client {
 
     /// Refuses the forks of the process that connected. Must come before anything is locked: a thread that is not here may
     /// have locked it.
+    #[inline]
     pub fn check_process(&self) -> Outcome<()> {
         if self.mark.is_mine() { Ok(()) } else { Err(Fault::forked()) }
     }

@@ -115,6 +115,7 @@ async fn convert(guard: Arc<Guard>, change: Change, cancel: Arc<Cancel>) -> Outc
 }
 
 impl Lock {
+    #[inline]
     fn new(client: &Arc<Client>, state: State) -> Arc<Lock> {
         let untold = Arc::new(AtomicU8::new(Mode::NL as u8));
         Arc::new(Lock { client: Arc::clone(client), state: Mutex::new(state), untold })
@@ -130,8 +131,13 @@ impl Lock {
     }
 
     /// Waits for a new lock.
+    #[inline]
     pub fn take(space: &Space, request: LockRequest) -> Outcome<Arc<Lock>> {
-        let guard = Some(Arc::new(wait(request.acquire())?));
+        let guard = match request.acquire_here() {
+            Ok(guard) => Arc::new(guard),
+            Err(request) => Arc::new(wait(request.acquire())?),
+        };
+        let guard = Some(guard);
         Ok(Lock::new(space.client(), State { guard, ..State::default() }))
     }
 

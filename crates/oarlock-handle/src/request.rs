@@ -20,11 +20,13 @@ const LOCK: u32 = BOTH | OAR_NOORDER | OAR_EXPEDITE | OAR_VALBLK | OAR_LOCAL | O
 const CONVERSION: u32 = BOTH | OAR_QUECVT;
 
 /// The mode of a number.
+#[inline]
 pub fn mode(number: c_int) -> Outcome<Mode> {
     let found = usize::try_from(number).ok().and_then(|at| Mode::ALL.get(at));
     found.copied().ok_or_else(|| Fault::usage(format!("{number} is no mode; they are OAR_NL to OAR_EX")))
 }
 
+#[inline]
 fn check(opts: &oar_opts, known: u32, what: &str) -> Outcome<()> {
     let strange = opts.flags & !known;
     if strange != 0 {
@@ -40,16 +42,20 @@ fn check(opts: &oar_opts, known: u32, what: &str) -> Outcome<()> {
 }
 
 /// A request for a new lock.
+#[inline]
 pub fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outcome<LockRequest> {
     check(opts, LOCK, "a new lock")?;
     if !(1..=255).contains(&name.len()) {
         return Err(Fault::usage(format!("the name has {} bytes, it may have 1 to 255", name.len())));
     }
-    let has = |flag| opts.flags & flag != 0;
     let mut request = space.lock(name).mode(mode(number)?).owner(opts.owner).transaction(opts.transaction);
     if opts.timeout_ms != 0 {
         request = request.timeout(Duration::from_millis(opts.timeout_ms.into()));
     }
+    Ok(if opts.flags == 0 { request } else { flagged(request, opts.flags) })
+}
+
+fn flagged(mut request: LockRequest, flags: u32) -> LockRequest {
     type Setter = fn(LockRequest) -> LockRequest;
     let setters: [(u32, Setter); 13] = [
         (OAR_NOQUEUE, LockRequest::no_queue),
@@ -66,14 +72,12 @@ pub fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outco
         (OAR_NODLCKBLK, LockRequest::no_deadlock_blocker),
         (OAR_NOBAST, LockRequest::no_notices),
     ];
-    if opts.flags != 0 {
-        for (flag, set) in setters {
-            if has(flag) {
-                request = set(request);
-            }
+    for (flag, set) in setters {
+        if flags & flag != 0 {
+            request = set(request);
         }
     }
-    Ok(request)
+    request
 }
 
 /// A change of mode, checked before its guard is known.

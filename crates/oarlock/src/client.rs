@@ -235,6 +235,21 @@ impl LockRequest {
         self
     }
 
+    /// Takes the lock if this process can grant it by itself, from memory that it shares with its node. If not, the request comes
+    /// back, to be asked for with [`acquire`](Self::acquire), which tries this first: so it only spares a caller that has no
+    /// executor the making of a future.
+    ///
+    /// # Errors
+    /// The request.
+    #[allow(clippy::result_large_err, reason = "it is what the caller goes on with, and not rare")]
+    #[inline]
+    pub fn acquire_here(self) -> std::result::Result<Guard, LockRequest> {
+        match self.wish.take() {
+            Some(shared) => Ok(Guard { held: self.wish.held(shared) }),
+            None => Err(self),
+        }
+    }
+
     /// Waits until the lock is granted.
     ///
     /// Cancel-safe: dropping the future withdraws the request. If the grant was on its way already, the lock

@@ -65,6 +65,26 @@ fn a_busy_lock_elsewhere_is_busy_and_a_timeout_ends_the_wait() {
     assert_eq!(there.lock("x").acquire().unwrap().mode(), Mode::EX);
 }
 
+/// A request that this process can grant by itself needs no future; one that it cannot comes back, and can be asked for.
+#[test]
+fn what_this_process_cannot_grant_comes_back() {
+    let dev = Dev::start();
+    run(async {
+        let space = oarlock::Client::connect(dev.socket('a')).await.unwrap().space("default").await.unwrap();
+        let mut granted = None;
+        // The node must own it, and the memory have come.
+        drop(space.lock("x").acquire().await.unwrap());
+        until("it is granted in this process", || {
+            granted = space.lock("x").acquire_here().ok();
+            granted.is_some()
+        });
+        let request = space.lock("x").timeout(Duration::from_secs(20)).acquire_here().err();
+        let request = request.expect("it is held");
+        drop(granted);
+        assert_eq!(request.acquire().await.unwrap().mode(), Mode::EX);
+    });
+}
+
 /// R6 and the value block: three nodes in turn, each sees what the one before wrote, with a larger token.
 #[test]
 fn values_and_tokens_travel_with_the_lock() {
