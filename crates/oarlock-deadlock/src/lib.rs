@@ -32,4 +32,4 @@ mod graph;
 mod search;
 
 pub use graph::{Graph, Knot};
-pub use search::{CONFIRM, Counters, Output, PATIENCE, PAUSE_MAX, Search};
+pub use search::{CONFIRM, Counters, Output, PATIENCE, PAUSE_MAX, Search, Suspects};

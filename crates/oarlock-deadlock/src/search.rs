@@ -35,6 +35,17 @@ pub enum Output {
     Found(Verdict),
 }
 
+/// What this node sees of waits that are old enough and whose actors hold something as well: in each circle there is one of those.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Suspects {
+    /// The resources on which they wait, and what follows from those at this node.
+    pub sights: Vec<Sight>,
+    /// Somebody waits here, suspect or not.
+    pub any: bool,
+    /// One of the suspects was none in the pass before.
+    pub fresh: bool,
+}
+
 /// What has been counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -142,17 +153,14 @@ impl Search {
         self.pass.is_none() && self.next.is_some_and(|next| next <= now)
     }
 
-    /// Begins a pass with what this node sees of waits that are old enough and whose actors hold something as well: in each circle there is one
-    /// of those. `any` says whether somebody waits at all, `fresh` whether one of those was not among them in the last pass.
+    /// Begins a pass among these members.
     pub fn begin(
         &mut self,
         now: Instant,
         stamp: Stamp,
         me: NodeId,
         members: BTreeSet<NodeId>,
-        sights: Vec<Sight>,
-        any: bool,
-        fresh: bool,
+        Suspects { sights, any, fresh }: Suspects,
     ) {
         assert!(self.pass.is_none(), "one pass after the other");
         self.next = None;

@@ -4,7 +4,7 @@ mod table;
 
 use std::collections::BTreeSet;
 
-use oarlock_deadlock::{CONFIRM, Output, PATIENCE, PAUSE_MAX, Search};
+use oarlock_deadlock::{CONFIRM, Output, PATIENCE, PAUSE_MAX, Search, Suspects};
 use oarlock_layout::id::NodeId;
 use oarlock_layout::message::trace::{Sight, Trace, Traced, Verdict};
 use oarlock_layout::mode::Mode;
@@ -48,7 +48,7 @@ impl Play {
             let members = BTreeSet::from([ME, NodeId(1)]);
             let sights = self.sights(ME);
             let any = !sights.is_empty();
-            self.search.begin(self.now, Stamp(7), ME, members, sights, any, fresh);
+            self.search.begin(self.now, Stamp(7), ME, members, Suspects { sights, any, fresh });
         }
         while let Some(output) = self.search.poll_output() {
             match output {

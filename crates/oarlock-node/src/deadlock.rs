@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_circuit::Class;
-use oarlock_deadlock::{Output, Search};
+use oarlock_deadlock::{Output, Search, Suspects};
 use oarlock_layout::id::{LockId, NodeId, OwnerId, SessionId, Slot, SpaceId, TransactionId};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::trace::{Actor, Broken, Hold, Link, ROWS_MAX, Sight, Trace, Traced, Verdict};
@@ -111,7 +111,7 @@ impl Node {
         // With less than there is to see, the rest would be mistaken for somebody who waits for nothing.
         let sights = if cut { Vec::new() } else { sights };
         let me = self.config.me;
-        self.deadlocks.search.begin(now, stamp, me, members, sights, any, fresh);
+        self.deadlocks.search.begin(now, stamp, me, members, Suspects { sights, any, fresh });
     }
 
     /// Carries what the search has to say. Returns whether anything moved.

@@ -428,13 +428,11 @@ impl World {
             #[cfg(feature = "planted")]
             bug: self.options.bug,
         };
-        let generation = self.hosts[usize::from(index)].identity.generation;
+        let host = &mut self.hosts[usize::from(index)];
+        let generation = host.identity.generation;
         let seal = match self.options.crypto {
             Some(make) => make(machine(index, generation), seed).0,
-            None => {
-                let own = self.hosts[usize::from(index)].keys.begin();
-                Box::new(ChecksumSeal::changing(own, SECRET, seed))
-            }
+            None => Box::new(ChecksumSeal::changing(host.keys.begin(), SECRET, seed)),
         };
         let words = self.words(index, seed_of_run);
         let host = &mut self.hosts[usize::from(index)];

@@ -44,7 +44,7 @@ fn save(file: &Path, asked: &Deadlocks) -> Result<()> {
         true => io::stdout().write_all(text.as_bytes()),
         false => fs::write(file, text),
     };
-    written.map_err(|e| Problem::io(Code::Failed, &format!("cannot write {}", file.display()), &e))
+    written.map_err(|e| Problem::io(Code::Failed, format!("cannot write {}", file.display()), &e))
 }
 
 fn pages(asked: &Deadlocks) -> String {
