@@ -467,7 +467,7 @@ mod tests {
         std::thread::spawn(move || {
             // Registered before the seat, so that it is dropped after it.
             LATE.set(Some(Late(sender)));
-            me().first;
+            me();
         })
         .join()
         .unwrap();
