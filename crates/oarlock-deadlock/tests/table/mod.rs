@@ -1,5 +1,8 @@
 //! A lock table in a few words, as several nodes see it, and what would happen to it.
 
+// Each test uses a part of it.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_deadlock::Graph;
