@@ -199,6 +199,50 @@ impl Pure {
         self.nodes[node].handle_session_packet(self.now, SESSION, &request.to_bytes());
     }
 
+    /// Asks for a lock on behalf of somebody within the session.
+    pub(crate) fn ask_as(&mut self, node: usize, owner: u64, handle: u32, name: &Name) {
+        let request = Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(0),
+            name: name.clone(),
+            mode: Mode::EX,
+            flags: Flags::empty(),
+            timeout_ms: 0,
+            owner: OwnerId(owner),
+            transaction: TransactionId(0),
+        });
+        self.nodes[node].handle_session_packet(self.now, SESSION, &request.to_bytes());
+    }
+
+    /// Forgets which locks were granted.
+    pub(crate) fn forget_granted(&mut self) -> Option<Failure> {
+        self.granted.iter_mut().for_each(VecDeque::clear);
+        self.failure.take()
+    }
+
+    /// Lets a node's search for deadlocks make so many passes, and nothing else happen; how long the passes took.
+    pub(crate) fn search(&mut self, node: usize, passes: u64) -> Result<std::time::Duration, Failure> {
+        let counted = |pure: &Pure| {
+            let counters = pure.nodes[node].counters();
+            counters.iter().find(|c| c.name == "deadlock_passes").map_or(0, |counter| counter.value)
+        };
+        let mut taken = std::time::Duration::ZERO;
+        let end = counted(self) + passes;
+        for _ in 0..100_000 {
+            let before = counted(self);
+            if before == end {
+                return Ok(taken);
+            }
+            let began = std::time::Instant::now();
+            self.let_time_pass();
+            self.settle();
+            if counted(self) > before {
+                taken += began.elapsed();
+            }
+        }
+        Err("the node does not search".into())
+    }
+
     /// The next lock that was granted at a node is this one.
     pub(crate) fn check_granted(&mut self, node: usize, handle: u32) -> Result<(), Failure> {
         if let Some(failure) = self.failure.take() {

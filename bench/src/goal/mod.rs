@@ -9,6 +9,7 @@ pub(crate) mod million;
 pub(crate) mod outstanding;
 pub(crate) mod programs;
 pub(crate) mod remote;
+pub(crate) mod search;
 
 use crate::machine::Cpus;
 use crate::report::Line;
@@ -56,6 +57,7 @@ pub(crate) const LOCK: &[Measurement] = &[
     // Reported without a goal's number.
     Measurement { goals: &[], run: flat::run },
     Measurement { goals: &[], run: instructions::run },
+    Measurement { goals: &[], run: search::run },
     Measurement { goals: &[], run: command::run },
 ];
 

@@ -3,9 +3,10 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use oarlock_layout::id::{LockId, NodeId, SpaceId, TransactionId};
-use oarlock_layout::message::trace::{Actor, LINKS_MAX, Link, Sight, Wait, WaitId};
+use oarlock_layout::message::trace::{Actor, Hold, LINKS_MAX, Link, Sight, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 
@@ -34,18 +35,53 @@ pub struct Graph {
     resources: BTreeMap<(SpaceId, Name), BTreeMap<NodeId, Sight>>,
 }
 
-/// A wait, with everything that could keep it from going on.
+/// Everything that is known, with numbers instead of names.
+struct Picture<'a> {
+    nodes: Vec<Node<'a>>,
+    /// The waits of each actor.
+    actors: Vec<Vec<usize>>,
+    /// Locks of actors who wait, by resource.
+    holds: Vec<Vec<Held>>,
+}
+
+/// A wait.
 struct Node<'a> {
     id: WaitId,
     sight: &'a Sight,
     wait: &'a Wait,
-    actor: Actor,
-    /// For each mode that would do, whoever holds one beside which it does not fit.
-    choices: Vec<Vec<(Actor, Mode)>>,
-    /// Waits that come first.
-    behind: Vec<usize>,
+    actor: usize,
+    resource: usize,
+    /// Waits of its own node that come first.
+    local: Range<usize>,
+    /// First waits of other nodes that come first.
+    remote: Vec<usize>,
     stuck: bool,
 }
+
+struct Held {
+    node: NodeId,
+    lock: LockId,
+    actor: usize,
+    mode: Mode,
+}
+
+impl Node<'_> {
+    fn behind(&self) -> impl Iterator<Item = usize> + '_ {
+        self.local.clone().chain(self.remote.iter().copied())
+    }
+
+    fn choices(&self) -> impl Iterator<Item = Mode> + use<> {
+        [Some(self.wait.wanted), self.wait.alternate].into_iter().flatten()
+    }
+
+    fn is(&self, held: &Held) -> bool {
+        held.node == self.id.node && held.lock == self.id.lock
+    }
+}
+
+/// In strict order everybody before keeps a wait waiting. It is enough to look at so many, and at one who is stuck if anybody is:
+/// whoever is behind somebody who is stuck is stuck as well. More of them make shorter circles to show.
+const NEAR: usize = 16;
 
 impl Graph {
     /// Nothing has been seen.
@@ -85,56 +121,81 @@ impl Graph {
 
     /// Waits that cannot go on, whatever everybody else does: those of knots, and those behind them.
     pub fn stuck(&self) -> BTreeSet<WaitId> {
-        let mut nodes = self.nodes();
-        settle(&mut nodes);
-        nodes.iter().filter(|node| node.stuck).map(|node| node.id).collect()
+        let mut picture = self.picture();
+        picture.settle();
+        picture.nodes.iter().filter(|node| node.stuck).map(|node| node.id).collect()
     }
 
     /// The knots in it, by victim.
     pub fn knots(&self) -> Vec<Knot> {
-        let mut nodes = self.nodes();
-        settle(&mut nodes);
-        let edges = edges(&nodes);
+        let mut picture = self.picture();
+        picture.settle();
+        if picture.nodes.iter().all(|node| !node.stuck) {
+            return Vec::new();
+        }
+        let edges = picture.edges();
         let mut knots: Vec<Knot> = components(&edges)
             .into_iter()
             .filter(|part| part.len() > 1 || edges[part[0]].contains_key(&part[0]))
-            .map(|part| knot(&nodes, &edges, &part))
+            .map(|part| picture.knot(&edges, &part))
             .collect();
         knots.sort_by_key(Knot::victim);
         knots
     }
 
-    fn nodes(&self) -> Vec<Node<'_>> {
-        let mut nodes: Vec<Node<'_>> = Vec::new();
-        for sights in self.resources.values() {
+    fn picture(&self) -> Picture<'_> {
+        let mut picture = Picture { nodes: Vec::new(), actors: Vec::new(), holds: Vec::new() };
+        let mut numbers: BTreeMap<Actor, usize> = BTreeMap::new();
+        for (resource, sights) in self.resources.values().enumerate() {
             // Where the waits of each node begin.
             let mut firsts: BTreeMap<NodeId, usize> = BTreeMap::new();
             for (node, sight) in sights {
+                let first = picture.nodes.len();
                 if !sight.waits.is_empty() {
-                    firsts.insert(*node, nodes.len());
+                    firsts.insert(*node, first);
                 }
-                for wait in &sight.waits {
-                    nodes.push(Node {
-                        id: id(*node, sight.space, wait),
-                        sight,
-                        wait,
-                        actor: actor(*node, wait),
-                        choices: choices(sights, *node, wait),
-                        behind: Vec::new(),
-                        stuck: !wait.excused,
-                    });
+                // The last one of whom it is said that he is stuck, as long as it is not known better.
+                let mut last = first;
+                for (at, wait) in sight.waits.iter().enumerate() {
+                    let of = Actor::of(*node, wait.party.lock, wait.party.owner, wait.party.transaction);
+                    let next = numbers.len();
+                    let actor = *numbers.entry(of).or_insert(next);
+                    if actor == next {
+                        picture.actors.push(Vec::new());
+                    }
+                    picture.actors[actor].push(first + at);
+                    let local = match at {
+                        0 => first..first,
+                        _ if sight.passover || wait.passes => first..first + 1,
+                        at => last.min((first + at).saturating_sub(NEAR).max(first))..first + at,
+                    };
+                    if !wait.excused {
+                        last = first + at;
+                    }
+                    let (remote, stuck) = (Vec::new(), !wait.excused);
+                    let id = id(*node, sight.space, wait);
+                    picture.nodes.push(Node { id, sight, wait, actor, resource, local, remote, stuck });
                 }
             }
             let order = sights.values().map(|sight| &sight.order).find(|order| !order.is_empty());
             let order = order.map_or(&[][..], Vec::as_slice);
             for (node, first) in &firsts {
-                for at in 0..sights[node].waits.len() {
-                    let behind = behind(&nodes, &firsts, order, *node, *first, at);
-                    nodes[first + at].behind = behind;
-                }
+                let remote = before(&picture.nodes, &firsts, order, *node, *first);
+                picture.nodes[*first].remote = remote;
             }
         }
-        nodes
+        for sights in self.resources.values() {
+            let held = |(node, sight): (&NodeId, &'_ Sight)| {
+                let node = *node;
+                let of = |hold: &Hold| Actor::of(node, hold.lock, hold.owner, hold.transaction);
+                let waits = sight.holds.iter().filter_map(|hold| Some((hold, *numbers.get(&of(hold))?)));
+                waits
+                    .map(|(hold, actor)| Held { node, lock: hold.lock, actor, mode: hold.mode })
+                    .collect::<Vec<_>>()
+            };
+            picture.holds.push(sights.iter().flat_map(held).collect());
+        }
+        picture
     }
 }
 
@@ -142,39 +203,18 @@ fn id(node: NodeId, space: SpaceId, wait: &Wait) -> WaitId {
     WaitId { since: wait.since, node, space, lock: wait.party.lock, number: wait.number }
 }
 
-fn actor(node: NodeId, wait: &Wait) -> Actor {
-    Actor::of(node, wait.party.lock, wait.party.owner, wait.party.transaction)
-}
-
-/// D4: pair by pair, because a resource that somebody holds in two modes has no mode of its own.
-fn choices(sights: &BTreeMap<NodeId, Sight>, node: NodeId, wait: &Wait) -> Vec<Vec<(Actor, Mode)>> {
-    let itself = |at: NodeId, lock: LockId| at == node && lock == wait.party.lock;
-    let against = |mode: Mode| {
-        let holds = sights.iter().flat_map(|(at, sight)| sight.holds.iter().map(move |hold| (*at, hold)));
-        holds
-            .filter(|(at, hold)| !itself(*at, hold.lock) && !hold.mode.compatible(mode))
-            .map(|(at, hold)| (Actor::of(at, hold.lock, hold.owner, hold.transaction), hold.mode))
-            .collect()
-    };
-    [Some(wait.wanted), wait.alternate].into_iter().flatten().map(against).collect()
-}
-
-/// D3: whoever must be granted first. In strict order that is everybody before it; where entries pass each other, the first,
-/// with whose grant the others are looked at (C10). Of another node's waits the first speaks for all, unless it is a question that
-/// stands in the master's queue for that node: that is answered soon, and then the node stands behind.
-fn behind(
+/// D3: whoever of other nodes must be granted first. In strict order that is everybody before it in the master's queue; where entries pass
+/// each other, the first, with whose grant the others are looked at (C10). Of a node's waits the first speaks for all, unless it is a
+/// question that stands in the queue for that node: that is answered soon, and then the node stands behind.
+fn before(
     nodes: &[Node<'_>],
     firsts: &BTreeMap<NodeId, usize>,
     order: &[NodeId],
     node: NodeId,
     first: usize,
-    at: usize,
 ) -> Vec<usize> {
-    let this = &nodes[first + at];
+    let this = &nodes[first];
     let passover = this.sight.passover || this.wait.passes;
-    if at > 0 {
-        return if passover { vec![first] } else { (first..first + at).collect() };
-    }
     let before = match (order.iter().position(|other| *other == node), passover) {
         (Some(place), false) => &order[..place],
         (Some(place), true) => &order[..place.min(1)],
@@ -185,60 +225,125 @@ fn behind(
     firsts.filter(|other| !nodes[*other].sight.asks).collect()
 }
 
-fn by_actor(nodes: &[Node<'_>]) -> BTreeMap<Actor, Vec<usize>> {
-    let mut by_actor: BTreeMap<Actor, Vec<usize>> = BTreeMap::new();
-    for (at, node) in nodes.iter().enumerate() {
-        by_actor.entry(node.actor).or_default().push(at);
-    }
-    by_actor
-}
-
-/// It waits, and with all that it waits for it is stuck.
-fn is_stuck(nodes: &[Node<'_>], by_actor: &BTreeMap<Actor, Vec<usize>>, actor: &Actor) -> bool {
-    by_actor.get(actor).is_some_and(|waits| waits.iter().all(|at| nodes[*at].stuck))
-}
-
-/// Takes out whoever can go on, until nobody can: the largest set that is stuck by its own.
-fn settle(nodes: &mut [Node<'_>]) {
-    let by_actor = by_actor(nodes);
-    loop {
-        let free: Vec<usize> = (0..nodes.len())
-            .filter(|at| {
-                let node = &nodes[*at];
-                let queued = node.behind.iter().any(|other| nodes[*other].stuck);
-                let held = node
-                    .choices
-                    .iter()
-                    .all(|holds| holds.iter().any(|(actor, _)| is_stuck(nodes, &by_actor, actor)));
-                node.stuck && !queued && !held
-            })
-            .collect();
-        if free.is_empty() {
-            return;
-        }
-        free.into_iter().for_each(|at| nodes[at].stuck = false);
-    }
-}
-
 /// From each stuck wait to those that it waits for: with the mode that is in its way, or none for a place in a queue.
 type Edges = Vec<BTreeMap<usize, Option<Mode>>>;
 
-fn edges(nodes: &[Node<'_>]) -> Edges {
-    let by_actor = by_actor(nodes);
-    let of = |node: &Node<'_>| {
-        let mut edges = BTreeMap::new();
-        if !node.stuck {
-            return edges;
+/// Of the locks on a resource that conflict with a mode and whose actors are stuck: none, one, or several.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Free,
+    One(&'a Held),
+    Several,
+}
+
+impl Picture<'_> {
+    /// Takes out whoever can go on, until nobody can: the largest set that is stuck by its own.
+    fn settle(&mut self) {
+        loop {
+            let stuck = self.stuck_actors();
+            let ways: Vec<[Way<'_>; 6]> = self.holds.iter().map(|holds| ways(holds, &stuck)).collect();
+            let mut free = Vec::new();
+            let mut may_be = vec![true; self.nodes.len()];
+            for (at, node) in self.nodes.iter().enumerate() {
+                may_be[at] = node.stuck
+                    && (node.behind().any(|other| {
+                        // Whoever stands before it in its own queue has been looked at already.
+                        self.nodes[other].stuck && (other > at || may_be[other])
+                    }) || node.choices().all(|mode| match ways[node.resource][mode as usize] {
+                        Way::Free => false,
+                        Way::One(held) => !node.is(held),
+                        Way::Several => true,
+                    }));
+                if node.stuck && !may_be[at] {
+                    free.push(at);
+                }
+            }
+            if free.is_empty() {
+                return;
+            }
+            free.into_iter().for_each(|at| self.nodes[at].stuck = false);
         }
-        let before = node.behind.iter().filter(|other| nodes[**other].stuck);
-        edges.extend(before.map(|other| (*other, None)));
-        let stuck = |(actor, _): &&(Actor, Mode)| is_stuck(nodes, &by_actor, actor);
-        for (actor, mode) in node.choices.iter().flatten().filter(stuck) {
-            edges.extend(by_actor[actor].iter().map(|other| (*other, Some(*mode))));
+    }
+
+    /// An actor is stuck that waits, and with all that it waits for.
+    fn stuck_actors(&self) -> Vec<bool> {
+        let stuck = |waits: &Vec<usize>| !waits.is_empty() && waits.iter().all(|at| self.nodes[*at].stuck);
+        self.actors.iter().map(stuck).collect()
+    }
+
+    fn edges(&self) -> Edges {
+        let stuck = self.stuck_actors();
+        let of = |node: &Node<'_>| {
+            let mut edges = BTreeMap::new();
+            if !node.stuck {
+                return edges;
+            }
+            edges.extend(node.behind().filter(|other| self.nodes[*other].stuck).map(|other| (other, None)));
+            let in_way = |held: &&Held| {
+                stuck[held.actor] && !node.is(held) && node.choices().any(|mode| !held.mode.compatible(mode))
+            };
+            for held in self.holds[node.resource].iter().filter(in_way) {
+                edges.extend(self.actors[held.actor].iter().map(|other| (*other, Some(held.mode))));
+            }
+            edges
+        };
+        self.nodes.iter().map(of).collect()
+    }
+
+    fn knot(&self, edges: &Edges, part: &[usize]) -> Knot {
+        let nodes = &self.nodes;
+        let mut waits: Vec<WaitId> = part.iter().map(|at| nodes[*at].id).collect();
+        waits.sort();
+        let victim = *part.iter().max_by_key(|at| nodes[**at].id).expect("a part has a node");
+        let members: BTreeSet<usize> = part.iter().copied().collect();
+        // Breadth first, back to where it began.
+        let mut came: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut queue = VecDeque::from([victim]);
+        while let Some(at) = queue.pop_front().filter(|_| !came.contains_key(&victim)) {
+            for next in edges[at].keys().filter(|next| members.contains(next)) {
+                if !came.contains_key(next) {
+                    came.insert(*next, at);
+                    queue.push_back(*next);
+                }
+            }
         }
-        edges
-    };
-    nodes.iter().map(of).collect()
+        let mut path = vec![victim];
+        let mut at = came[&victim];
+        while at != victim {
+            path.push(at);
+            at = came[&at];
+        }
+        path[1..].reverse();
+        let link = |(index, at): (usize, &usize)| {
+            let node = &nodes[*at];
+            Link {
+                node: node.id.node,
+                space: node.sight.space,
+                name: node.sight.name.clone(),
+                party: node.wait.party.clone(),
+                wanted: node.wait.wanted,
+                held: node.wait.held,
+                behind: edges[*at][&path[(index + 1) % path.len()]],
+            }
+        };
+        let cycle = path.iter().enumerate().map(link).take(LINKS_MAX).collect();
+        Knot { waits, cycle }
+    }
+}
+
+/// D4: by mode, because a resource that somebody holds in two modes has no mode of its own.
+fn ways<'a>(holds: &'a [Held], stuck: &[bool]) -> [Way<'a>; 6] {
+    let mut ways = [Way::Free; 6];
+    for held in holds.iter().filter(|held| stuck[held.actor]) {
+        for mode in Mode::ALL.into_iter().filter(|mode| !held.mode.compatible(*mode)) {
+            let way = &mut ways[mode as usize];
+            *way = match way {
+                Way::Free => Way::One(held),
+                Way::One(_) | Way::Several => Way::Several,
+            };
+        }
+    }
+    ways
 }
 
 /// The strongly connected parts, by the way of Kosaraju and Sharir (Sharir 1981): in the order in which a first walk leaves the nodes for the
@@ -281,43 +386,4 @@ fn components(edges: &Edges) -> Vec<Vec<usize>> {
         parts.push(part);
     }
     parts
-}
-
-fn knot(nodes: &[Node<'_>], edges: &Edges, part: &[usize]) -> Knot {
-    let mut waits: Vec<WaitId> = part.iter().map(|at| nodes[*at].id).collect();
-    waits.sort();
-    let victim = *part.iter().max_by_key(|at| nodes[**at].id).expect("a part has a node");
-    let members: BTreeSet<usize> = part.iter().copied().collect();
-    // Breadth first, back to where it began.
-    let mut came: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut queue = VecDeque::from([victim]);
-    while let Some(at) = queue.pop_front().filter(|_| !came.contains_key(&victim)) {
-        for next in edges[at].keys().filter(|next| members.contains(next)) {
-            if !came.contains_key(next) {
-                came.insert(*next, at);
-                queue.push_back(*next);
-            }
-        }
-    }
-    let mut path = vec![victim];
-    let mut at = came[&victim];
-    while at != victim {
-        path.push(at);
-        at = came[&at];
-    }
-    path[1..].reverse();
-    let link = |(index, at): (usize, &usize)| {
-        let node = &nodes[*at];
-        Link {
-            node: node.id.node,
-            space: node.sight.space,
-            name: node.sight.name.clone(),
-            party: node.wait.party.clone(),
-            wanted: node.wait.wanted,
-            held: node.wait.held,
-            behind: edges[*at][&path[(index + 1) % path.len()]],
-        }
-    };
-    let cycle = path.iter().enumerate().map(link).take(LINKS_MAX).collect();
-    Knot { waits, cycle }
 }

@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use oarlock_layout::id::{NodeId, SpaceId, TransactionId};
-use oarlock_layout::message::trace::{ASKED_MAX, Sight, Trace, Traced, Verdict, WaitId};
+use oarlock_layout::message::trace::{Sight, Trace, Traced, Verdict, WaitId};
 use oarlock_layout::name::Name;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
@@ -19,7 +19,9 @@ pub const CONFIRM: Duration = Duration::from_millis(40);
 /// grant elsewhere.
 pub const PAUSE_MAX: Duration = Duration::from_millis(400);
 /// So many sights are put together; whoever sees more gives up, and says so in a counter.
-const SIGHTS_MAX: usize = 16_384;
+const SIGHTS_MAX: usize = 1 << 18;
+/// Resources in one question: what follows from them at a node goes into the same answer.
+const AT_ONCE: usize = 256;
 
 /// Something for the hall to carry on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -239,10 +241,10 @@ impl Search {
     fn go_on(&mut self, now: Instant) {
         let pass = self.pass.as_mut().expect("a pass is under way");
         let resources: Vec<(SpaceId, Name)> =
-            pass.graph.open().filter(|it| !pass.resources.contains(it)).take(ASKED_MAX).cloned().collect();
+            pass.graph.open().filter(|it| !pass.resources.contains(it)).take(AT_ONCE).cloned().collect();
         let transactions = pass.graph.transactions().into_iter();
         let transactions: Vec<TransactionId> =
-            transactions.filter(|it| !pass.transactions.contains(it)).take(ASKED_MAX).collect();
+            transactions.filter(|it| !pass.transactions.contains(it)).take(AT_ONCE).collect();
         if pass.graph.len() > SIGHTS_MAX {
             return self.give_up(now);
         }

@@ -75,7 +75,7 @@ pub struct Lockspace {
     #[serde(with = "oarlock_layout::written::drained")]
     pub(crate) inside: VecDeque<Packet>,
     #[serde(with = "oarlock_layout::written::drained")]
-    outputs: VecDeque<Output>,
+    pub(crate) outputs: VecDeque<Output>,
     pub(crate) counters: Counters,
 }
 

@@ -7,7 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, OwnerId, Slot, TransactionId};
 use oarlock_layout::message::look::Party;
-use oarlock_layout::message::trace::{Hold, ROWS_MAX, Sight, Since, Wait, WaitId};
+use oarlock_layout::message::trace::{Hold, Sight, Since, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
@@ -15,6 +15,7 @@ use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 
 use crate::config::Order;
+use crate::output::Output;
 use crate::space::Lockspace;
 use crate::waiting::Waiting;
 
@@ -86,11 +87,12 @@ impl Lockspace {
     }
 
     /// What this node sees of a resource: of the holders `holds`, of those who wait whoever is `wanted`, the first of all, and
-    /// before the last one who is wanted the first of each mode. True beside it: not all of them went in.
+    /// before the last one who is wanted the first of each mode; but no more than `most` of either. True beside it: there are more.
     pub fn sight(
         &self,
         words: &dyn Words,
         name: &Name,
+        most: usize,
         mut holds: Vec<Hold>,
         wanted: &dyn Fn(LockId, OwnerId, TransactionId) -> bool,
     ) -> (Sight, bool) {
@@ -124,9 +126,9 @@ impl Lockspace {
             }
             waits.truncate(end);
         }
-        let cut = holds.len() > ROWS_MAX || waits.len() > ROWS_MAX;
-        holds.truncate(ROWS_MAX);
-        waits.truncate(ROWS_MAX);
+        let cut = holds.len() > most || waits.len() > most;
+        holds.truncate(most);
+        waits.truncate(most);
         let passover = self.config().order == Order::Passover;
         let sight = Sight {
             space: self.config().space,
@@ -155,9 +157,16 @@ impl Lockspace {
         let shadow = self.shadow(slot)?;
         let is = |e: &&Waiting| (e.lock, e.attempt, e.seen) == (victim.lock, victim.number, victim.since);
         let since = shadow.rare.queues.waiters().find(is)?.since;
-        self.counters.deadlock_victims += 1;
+        let said = self.outputs.len();
         self.withdraw(now, words, victim.lock, Code::Deadlock);
+        // Its program may have withdrawn it in its entry at this very moment.
+        let refused = Output::Failed { lock: victim.lock, code: Code::Deadlock };
+        let refused = self.outputs.iter().skip(said).any(|output| *output == refused);
         self.drain_inside(now, words);
+        if !refused {
+            return None;
+        }
+        self.counters.deadlock_victims += 1;
         Some(now.since(since))
     }
 }

@@ -107,7 +107,7 @@ impl Node {
         for actor in old {
             gathering.want(actor, &waits, self);
         }
-        let (sights, cut) = self.gather(gathering, &waits);
+        let (sights, cut) = self.gather(gathering, &waits, usize::MAX);
         // With less than there is to see, the rest would be mistaken for somebody who waits for nothing.
         let sights = if cut { Vec::new() } else { sights };
         let me = self.config.me;
@@ -130,7 +130,9 @@ impl Node {
                     let traced = self.traced(&trace);
                     self.deadlocks.search.handle_traced(now, self.config.me, traced);
                 }
-                Output::Found(verdict) => {
+                Output::Found(mut verdict) => {
+                    let own = verdict.cycle.iter_mut().filter(|link| link.node == self.config.me);
+                    own.for_each(|link| self.name_party(&mut link.party));
                     let node = verdict.victim.node;
                     if node == self.config.me {
                         self.verdict(now, verdict);
@@ -206,7 +208,7 @@ impl Node {
     /// last looked.
     fn suspects(&self, now: Instant, waits: &Waits) -> (BTreeSet<Actor>, bool) {
         let delay = self.deadlocks.search.delay();
-        let mut holders: BTreeMap<(SessionId, OwnerId), bool> = BTreeMap::new();
+        let mut holders: BTreeMap<SessionId, BTreeSet<OwnerId>> = BTreeMap::new();
         let (mut suspects, mut fresh) = (BTreeSet::new(), false);
         if waits.0.is_empty() {
             return (suspects, fresh);
@@ -218,9 +220,10 @@ impl Node {
                     Actor::Transaction(_) => true,
                     // Only a convert holds something.
                     Actor::Lock(_, lock) => words.entry(lock).is_some_and(|entry| entry.mode != Mode::NL),
-                    Actor::Owner(_, session, owner) => *holders
-                        .entry((session, owner))
-                        .or_insert_with(|| self.holds_anything(session, owner)),
+                    Actor::Owner(_, session, owner) => {
+                        let of_session = || self.owners_that_hold(session);
+                        holders.entry(session).or_insert_with(of_session).contains(&owner)
+                    }
                 };
                 if holds {
                     fresh |= self.deadlocks.looked.is_none_or(|looked| waiter.since + delay > looked);
@@ -231,11 +234,12 @@ impl Node {
         (suspects, fresh)
     }
 
-    fn holds_anything(&self, session: SessionId, owner: OwnerId) -> bool {
-        self.spaces.iter().any(|Space { words, .. }| {
-            let held = words.of_session(session).into_iter().filter_map(|lock| words.entry(lock));
-            held.into_iter().any(|entry| entry.mode != Mode::NL && entry.claim.owner == owner)
-        })
+    /// Owners within a session who hold something that could be in anybody's way.
+    fn owners_that_hold(&self, session: SessionId) -> BTreeSet<OwnerId> {
+        let held = self.spaces.iter().flat_map(|Space { words, .. }| {
+            words.of_session(session).into_iter().filter_map(|lock| words.entry(lock))
+        });
+        held.filter(|entry| entry.mode != Mode::NL).map(|entry| entry.claim.owner).collect()
     }
 
     fn traced(&self, trace: &Trace) -> Traced {
@@ -247,14 +251,17 @@ impl Node {
         for transaction in &trace.transactions {
             gathering.want(Actor::Transaction(*transaction), &waits, self);
         }
-        let (sights, cut) = self.gather(gathering, &waits);
+        let (mut sights, cut) = self.gather(gathering, &waits, ROWS_MAX);
+        for wait in sights.iter_mut().flat_map(|sight| &mut sight.waits) {
+            self.name_party(&mut wait.party);
+        }
         Traced { question: trace.question, cut, sights }
     }
 
-    /// Everything from there on, as far as it goes at this node.
-    fn gather(&self, mut gathering: Gathering, waits: &Waits) -> (Vec<Sight>, bool) {
+    /// Everything from there on, as far as it goes at this node. Nobody is named yet: next to none of them is ever told.
+    fn gather(&self, mut gathering: Gathering, waits: &Waits, most: usize) -> (Vec<Sight>, bool) {
         while let Some((space, name)) = gathering.queue.pop() {
-            if gathering.slots.len() > ROWS_MAX {
+            if gathering.slots.len() > most {
                 return (Vec::new(), true);
             }
             let Space { locks, words } = &self.spaces[usize::from(space.0)];
@@ -277,11 +284,8 @@ impl Node {
         let mut sights = Vec::with_capacity(slots.len());
         for ((space, name), holds) in slots {
             let Space { locks, words } = &self.spaces[usize::from(space.0)];
-            let (mut sight, less) = locks.sight(words.as_ref(), &name, holds, &wanted);
+            let (sight, less) = locks.sight(words.as_ref(), &name, most, holds, &wanted);
             cut |= less;
-            for wait in &mut sight.waits {
-                self.name_party(&mut wait.party);
-            }
             if !sight.holds.is_empty() || !sight.waits.is_empty() || !sight.order.is_empty() {
                 sights.push(sight);
             }

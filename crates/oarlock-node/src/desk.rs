@@ -402,7 +402,9 @@ impl Node {
                 if code == Code::TimedOut {
                     text += &self.silence();
                 }
-                if let Some(circle) = self.verdict_in_words(SpaceId(index as u16), lock) {
+                if code == Code::Deadlock
+                    && let Some(circle) = self.verdict_in_words(SpaceId(index as u16), lock)
+                {
                     text = circle;
                 }
                 let why = Failure { code, text };
