@@ -214,7 +214,8 @@ typedef struct oar_opts {
     uint32_t timeout_ms;
     // 0.
     uint32_t reserved;
-    // Who stands behind a new lock, as the program sees it. Shown to people.
+    // Who stands behind a new lock, as the program sees it. Shown to people. In a search for deadlocks all locks of an owner are one's. 0: the
+    // thread that waits, in oar_lock_wait(), and nobody in oar_lock_start().
     uint64_t owner;
     // The transaction that a new lock belongs to; 0 is none.
     uint64_t transaction;

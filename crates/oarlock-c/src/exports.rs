@@ -257,7 +257,7 @@ pub unsafe extern "C" fn oar_lock_wait(
         let to = required(lock)?;
         // SAFETY: the caller's bytes and struct, or null.
         let (resource, opts) = unsafe { (bytes(resource, length)?, sized(opts, oar_opts::default())?) };
-        let taken = Lock::take(space, request::lock(space.space(), resource, mode, &opts)?)?;
+        let taken = Lock::take(space, request::awaited(space.space(), resource, mode, &opts)?)?;
         // SAFETY: the caller's variable.
         unsafe { give(to, taken) };
         Ok(0)

@@ -107,7 +107,8 @@ pub struct oar_opts {
     pub timeout_ms: u32,
     /// 0.
     pub reserved: u32,
-    /// Who stands behind a new lock, as the program sees it. Shown to people.
+    /// Who stands behind a new lock, as the program sees it. Shown to people. In a search for deadlocks all locks of an owner are one's. 0: the
+    /// thread that waits, in oar_lock_wait(), and nobody in oar_lock_start().
     pub owner: u64,
     /// The transaction that a new lock belongs to; 0 is none.
     pub transaction: u64,

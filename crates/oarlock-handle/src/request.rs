@@ -41,14 +41,25 @@ fn check(opts: &oar_opts, known: u32, what: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// A request for a new lock.
+/// A request for a new lock that the calling thread waits for: in a search for deadlocks that thread stands behind it, unless the
+/// program names somebody.
+#[inline]
+pub fn awaited(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outcome<LockRequest> {
+    let request = lock(space, name, number, opts)?;
+    Ok(if opts.owner == 0 { request.by_thread() } else { request })
+}
+
+/// A request for a new lock. If the program names nobody, nobody is known to stand behind it.
 #[inline]
 pub fn lock(space: &Space, name: &[u8], number: c_int, opts: &oar_opts) -> Outcome<LockRequest> {
     check(opts, LOCK, "a new lock")?;
     if !(1..=255).contains(&name.len()) {
         return Err(Fault::usage(format!("the name has {} bytes, it may have 1 to 255", name.len())));
     }
-    let mut request = space.lock(name).mode(mode(number)?).owner(opts.owner).transaction(opts.transaction);
+    let mut request = space.lock(name).mode(mode(number)?).transaction(opts.transaction);
+    if opts.owner != 0 {
+        request = request.owner(opts.owner);
+    }
     if opts.timeout_ms != 0 {
         request = request.timeout(Duration::from_millis(opts.timeout_ms.into()));
     }

@@ -65,6 +65,13 @@ macro_rules! lock_request_methods {
             self
         }
 
+        /// The thread that asks stands behind the lock, as it does in [`blocking`](crate::blocking) where nothing is said: for
+        /// programs of the async client that have one request at a time in each thread.
+        pub fn by_thread(mut self) -> Self {
+            self.wish.whose = $crate::wish::Whose::Thread;
+            self
+        }
+
         /// The transaction that the lock belongs to; 0 is none. In a search for deadlocks all its locks are one's, at whatever node.
         pub fn transaction(mut self, transaction: u64) -> Self {
             self.wish.transaction = transaction;
