@@ -29,10 +29,29 @@ impl Knot {
     }
 }
 
-/// Sights of resources, by node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// Sights of resources, by node. In writing it is their list, each as it came.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(into = "Vec<Seen>", from = "Vec<Seen>")]
 pub struct Graph {
     resources: BTreeMap<(SpaceId, Name), BTreeMap<NodeId, Sight>>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Seen(NodeId, #[serde(with = "oarlock_layout::written::wire")] Sight);
+
+impl From<Graph> for Vec<Seen> {
+    fn from(graph: Graph) -> Vec<Seen> {
+        let sights = graph.resources.into_values().flatten();
+        sights.map(|(node, sight)| Seen(node, sight)).collect()
+    }
+}
+
+impl From<Vec<Seen>> for Graph {
+    fn from(seen: Vec<Seen>) -> Graph {
+        let mut graph = Graph::new();
+        seen.into_iter().for_each(|Seen(node, sight)| graph.add(node, sight));
+        graph
+    }
 }
 
 /// Everything that is known, with numbers instead of names.
@@ -49,7 +68,6 @@ struct Node<'a> {
     id: WaitId,
     sight: &'a Sight,
     wait: &'a Wait,
-    actor: usize,
     resource: usize,
     /// Waits of its own node that come first.
     local: Range<usize>,
@@ -174,7 +192,7 @@ impl Graph {
                     }
                     let (remote, stuck) = (Vec::new(), !wait.excused);
                     let id = id(*node, sight.space, wait);
-                    picture.nodes.push(Node { id, sight, wait, actor, resource, local, remote, stuck });
+                    picture.nodes.push(Node { id, sight, wait, resource, local, remote, stuck });
                 }
             }
             let order = sights.values().map(|sight| &sight.order).find(|order| !order.is_empty());

@@ -49,7 +49,8 @@ pub struct Suspects {
 }
 
 /// What has been counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counters {
     /// Passes that were begun with waits that might be part of a circle.
     pub passes: u64,
@@ -82,7 +83,8 @@ impl Counters {
 }
 
 /// A pass that is under way.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pass {
     stamp: Stamp,
     question: u64,
@@ -101,7 +103,8 @@ struct Pass {
 /// The calling contract: [`waits`](Search::waits) whenever somebody waits here; when [`poll_timeout`](Search::poll_timeout) has come,
 /// [`handle_timeout`](Search::handle_timeout), and if that says so, [`begin`](Search::begin). After each call drain
 /// [`poll_output`](Search::poll_output).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Search {
     delay: Duration,
     /// When the next pass begins; none while nobody waits, or one is under way.
@@ -112,6 +115,7 @@ pub struct Search {
     seen: BTreeMap<WaitId, Vec<WaitId>>,
     last: u64,
     counters: Counters,
+    #[serde(with = "oarlock_layout::written::drained")]
     outputs: VecDeque<Output>,
 }
 
@@ -128,6 +132,12 @@ impl Search {
             counters: Counters::default(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same with another delay.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Search {
+        Search { delay, ..self }
     }
 
     /// How old a wait must be.

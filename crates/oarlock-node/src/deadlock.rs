@@ -22,17 +22,28 @@ use crate::node::{Node, Space};
 const REMEMBERED: usize = 64;
 
 /// What a node has to do with deadlocks.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Deadlocks {
     pub(crate) search: Search,
     /// When the last pass looked at what waits here.
     looked: Option<Instant>,
     /// Those that were broken, with the time at which this node heard of it; the newest last.
-    broken: VecDeque<(Instant, Broken)>,
-    /// What victims are to be told, until they are.
+    broken: VecDeque<Heard>,
+    /// What victims are to be told, until they are, which is before anybody writes this down.
+    #[serde(skip)]
     texts: BTreeMap<(SpaceId, LockId), String>,
 }
 
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Heard(Instant, #[serde(with = "oarlock_layout::written::wire")] Broken);
+
 impl Deadlocks {
+    /// Another process goes on with the node, and its configuration says so.
+    pub(crate) fn after(self, delay: Duration) -> Deadlocks {
+        Deadlocks { search: self.search.after(delay), ..self }
+    }
+
     pub(crate) fn new(delay: Duration) -> Deadlocks {
         Deadlocks {
             search: Search::new(delay),
@@ -46,7 +57,7 @@ impl Deadlocks {
         if self.broken.len() >= REMEMBERED {
             self.broken.pop_front();
         }
-        self.broken.push_back((now, broken));
+        self.broken.push_back(Heard(now, broken));
     }
 }
 
@@ -67,7 +78,7 @@ struct Gathering {
 impl Node {
     /// Deadlocks that were broken anywhere, as far as this node has heard of them and remembers: the last of them last.
     pub fn deadlocks(&self) -> impl Iterator<Item = (Instant, &Broken)> {
-        self.deadlocks.broken.iter().map(|(at, broken)| (*at, broken))
+        self.deadlocks.broken.iter().map(|Heard(at, broken)| (*at, broken))
     }
 
     /// What a victim is told.

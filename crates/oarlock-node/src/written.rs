@@ -130,6 +130,7 @@ struct Written<'a> {
     sessions: Cow<'a, Sessions>,
     left: Cow<'a, BTreeMap<SessionId, u32>>,
     questions: Cow<'a, Questions>,
+    deadlocks: Cow<'a, Deadlocks>,
     ended: bool,
 }
 
@@ -217,6 +218,7 @@ impl Node {
             sessions: Cow::Borrowed(&self.sessions),
             left: Cow::Borrowed(&self.left),
             questions: Cow::Borrowed(&self.questions),
+            deadlocks: Cow::Borrowed(&self.deadlocks),
             ended: self.ended,
         };
         let mut bytes = Vec::with_capacity(1 << 16);
@@ -292,7 +294,7 @@ impl Node {
         #[cfg(feature = "planted")]
         let membership =
             membership.map(|it| it.with_bug(config.bug.and_then(crate::planted::Bug::of_member)));
-        let deadlocks = Deadlocks::new(config.deadlock_after);
+        let deadlocks = written.deadlocks.into_owned().after(config.deadlock_after);
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "nothing is lost"))]
         let mut node = Node {
             config,
@@ -323,7 +325,6 @@ impl Node {
             sessions: written.sessions.into_owned(),
             left: written.left.into_owned(),
             questions: written.questions.into_owned(),
-            // Whoever waits is looked at again soon.
             deadlocks,
             ended: written.ended,
             outputs: VecDeque::new(),

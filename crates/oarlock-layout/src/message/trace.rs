@@ -56,7 +56,8 @@ impl Actor {
 }
 
 /// Which wait: the same lock may wait again later. Of two the larger one is the younger (D7).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WaitId {
     /// Since when.
     pub since: Since,

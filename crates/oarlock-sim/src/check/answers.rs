@@ -45,7 +45,7 @@ impl Answers {
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         self.look(rules, ledger, event, findings);
-        self.knots.see(rules, ledger, event);
+        self.knots.see(rules, ledger, event, findings);
     }
 
     fn look(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
