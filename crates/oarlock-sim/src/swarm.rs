@@ -335,7 +335,7 @@ impl Mix {
             self.upheavals = vec![(random.between(3 * S, storm_end - 34 * S), FaultKind::Restarts)];
         }
         if random.chance(400) {
-            self.daring = random.between(100, 900);
+            self.daring = random.between(50, 400);
         }
     }
 

@@ -42,6 +42,11 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Who may have been in a deadlock.
+    pub(super) const fn knots(&self) -> &Knots {
+        &self.knots
+    }
+
     /// An event that the ledger has not entered yet.
     pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         self.look(rules, ledger, event, findings);

@@ -20,10 +20,14 @@ use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Fence;
 
 use super::Findings;
+use super::knots::Knots;
 use crate::history::{Event, Ledger, Lock, LockKey, Mark, PendingKind, Rules, Told, What};
 
 /// How a scan of a node may hand a lock on locally before it must look at its queue again (I6).
 const LOCAL_HANDOFFS_MAX: usize = 16;
+
+/// A wait that is younger is part of no deadlock yet.
+const SEARCH: u64 = 100_000_000;
 
 /// Requests that asked to be treated out of order, and those that never wait.
 const UNORDERED: Flags = Flags::NOQUEUE
@@ -51,12 +55,18 @@ struct Overtaken {
 
 impl Order {
     /// An event that the ledger has not entered yet.
-    pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
+    pub(super) fn see(
+        &mut self,
+        (rules, knots): (&Rules, &Knots),
+        ledger: &Ledger,
+        event: &Event,
+        findings: &mut Findings,
+    ) {
         match &event.what {
             What::Told { client, handle, told: Told::Granted { mode, token, .. } } => {
                 if let Some(lock) = ledger.lock((*client, *handle)) {
                     let fence = token.map(|token| token.fence);
-                    self.granted(rules, ledger, event.at, (lock, *mode, fence), findings);
+                    self.granted((rules, knots), ledger, event.at, (lock, *mode, fence), findings);
                 }
             }
             // What waits is queued anew, in whatever order it is stated (47).
@@ -70,7 +80,7 @@ impl Order {
 
     fn granted(
         &mut self,
-        rules: &Rules,
+        (rules, knots): (&Rules, &Knots),
         ledger: &Ledger,
         at: u64,
         (winner, mode, fence): (&Lock, Mode, Option<Fence>),
@@ -123,7 +133,10 @@ impl Order {
                 let terms = (here + 1) * (usize::from(rules.nodes) - 1);
                 (count.terms.len(), if strict { terms } else { terms + ahead + count.converts })
             };
-            if counted > bound && !count.told {
+            // It may have been refused as a deadlock, and not have read that yet.
+            let refused =
+                at.saturating_sub(lost.at) >= SEARCH && knots.was_in_one(rules, ledger, at, loser).is_ok();
+            if counted > bound && !count.told && !refused {
                 count.told = true;
                 let whose = if home { "times by its own node" } else { "terms of other nodes" };
                 findings.add(
