@@ -177,6 +177,8 @@ pub struct Values {
     tracks: Vec<Track>,
     /// Nodes that were put out, and when, as long as others may not have recovered from it.
     gone: Vec<(Option<u16>, u64)>,
+    /// When each node was put out last.
+    out: BTreeMap<u16, u64>,
     now: u64,
     reads: Reads,
 }
@@ -224,6 +226,14 @@ impl Values {
                 self.gone.retain(|(_, gone)| event.at < gone + RECOVERY_MAX);
                 self.gone.push((*node, event.at));
                 self.tracks.iter_mut().for_each(|track| track.doubt(event.at, *node));
+                if let Some(node) = node {
+                    self.out.insert(*node, event.at);
+                    for resource in 0..self.tracks.len() {
+                        if !self.is_kept(ledger, resource, None) {
+                            self.track(resource).may_vanish();
+                        }
+                    }
+                }
             }
             What::Opened { .. } | What::Mark(_) => {}
         }
@@ -355,10 +365,19 @@ impl Values {
 
     /// A lock is over; if it was the last one that is known, the resource may vanish.
     fn left(&mut self, ledger: &Ledger, gone: &Lock) {
-        let others = ledger.locks_on(gone.resource).filter(|l| l.key != gone.key);
-        if others.into_iter().all(|l| l.certain().is_none()) {
+        if !self.is_kept(ledger, gone.resource, Some(gone.key)) {
             self.track(gone.resource).may_vanish();
         }
+    }
+
+    /// Does anybody keep a resource, beside this lock? Programs of a node that was put out do not, also if they have not heard of it.
+    fn is_kept(&self, ledger: &Ledger, resource: usize, but: Option<LockKey>) -> bool {
+        let left = |lock: &Lock| {
+            let out = self.out.get(&lock.node);
+            out.is_some_and(|out| lock.held.is_none_or(|held| held.at <= *out))
+        };
+        let others = ledger.locks_on(resource).filter(|lock| Some(lock.key) != but);
+        others.into_iter().any(|lock| lock.certain().is_some() && !left(lock))
     }
 }
 
@@ -476,6 +495,11 @@ mod tests {
         passes(
             "a vanished resource",
             "1 lock x EX; 1 granted EX 1.1.1; 1 unlock write=a; 1 released; 2 lock x PR VALBLK; 2 granted PR 1.2.0 read=0:0",
+        );
+        passes(
+            "a resource that only programs of a departed node kept, who have not heard of it",
+            "11 lock x NL; 11 granted NL 1.1.0; 1 lock x EX VALBLK; 1 granted EX 1.1.1; 1 unlock write=a; 1 released; \
+             node-gone 1; 2 lock x PR VALBLK; 2 granted PR 2.1.0 read=0:0",
         );
         passes(
             "a reader beside a writer sees the block before or after",
