@@ -128,7 +128,7 @@ impl Judge {
         self.answers.see(&self.rules, &self.ledger, event, findings);
         self.values.see(&self.rules, &self.ledger, event, findings);
         self.tokens.see(&self.ledger, event, findings);
-        self.order.see((&self.rules, self.answers.knots()), &self.ledger, event, findings);
+        self.order.see(&self.rules, &self.ledger, event, findings);
         self.liveness.see(&self.rules, &self.ledger, event, findings);
         self.ledger.enter(event);
         self.exclusion.see(&self.ledger, event, findings);
@@ -160,7 +160,9 @@ impl Judge {
 
     /// Everything that was found, in order.
     pub fn finish(self) -> Vec<Finding> {
-        self.findings.0
+        let mut findings = self.findings;
+        self.order.finish(&mut findings);
+        findings.0
     }
 }
 

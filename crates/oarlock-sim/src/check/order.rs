@@ -15,19 +15,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::mode::Mode;
 use oarlock_layout::token::Fence;
 
 use super::Findings;
-use super::knots::Knots;
 use crate::history::{Event, Ledger, Lock, LockKey, Mark, PendingKind, Rules, Told, What};
 
 /// How a scan of a node may hand a lock on locally before it must look at its queue again (I6).
 const LOCAL_HANDOFFS_MAX: usize = 16;
-
-/// A wait that is younger is part of no deadlock yet.
-const SEARCH: u64 = 100_000_000;
 
 /// Requests that asked to be treated out of order, and those that never wait.
 const UNORDERED: Flags = Flags::NOQUEUE
@@ -42,7 +39,13 @@ const UNORDERED: Flags = Flags::NOQUEUE
 #[derive(Debug, Default)]
 pub struct Order {
     overtaken: BTreeMap<LockKey, Overtaken>,
+    /// Who was passed once too often, when, and what there is to say about it. It may have been refused as a deadlock and not have read
+    /// that yet: what it is told next decides.
+    accused: BTreeMap<LockKey, (u64, String)>,
 }
+
+/// A program that ends so soon after it was passed may have been refused and not have read it.
+const UNREAD: u64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
 struct Overtaken {
@@ -55,36 +58,50 @@ struct Overtaken {
 
 impl Order {
     /// An event that the ledger has not entered yet.
-    pub(super) fn see(
-        &mut self,
-        (rules, knots): (&Rules, &Knots),
-        ledger: &Ledger,
-        event: &Event,
-        findings: &mut Findings,
-    ) {
+    pub fn see(&mut self, rules: &Rules, ledger: &Ledger, event: &Event, findings: &mut Findings) {
         match &event.what {
             What::Told { client, handle, told: Told::Granted { mode, token, .. } } => {
                 if let Some(lock) = ledger.lock((*client, *handle)) {
                     let fence = token.map(|token| token.fence);
-                    self.granted((rules, knots), ledger, event.at, (lock, *mode, fence), findings);
+                    self.granted(rules, ledger, event.at, (lock, *mode, fence));
                 }
             }
             // What waits is queued anew, in whatever order it is stated (47).
             What::Mark(Mark::NewCluster | Mark::NodeGone(_)) => self.overtaken.clear(),
             _ => {}
         }
-        if let What::Told { client, handle, told: Told::Granted { .. } | Told::Failed { .. } } = &event.what {
-            self.overtaken.remove(&(*client, *handle));
+        match &event.what {
+            What::Told { client, handle, told: told @ (Told::Granted { .. } | Told::Failed { .. }) } => {
+                let key = (*client, *handle);
+                self.overtaken.remove(&key);
+                let refused = matches!(told, Told::Failed { code: Code::Deadlock });
+                let accused = self.accused.remove(&key).filter(|_| !refused);
+                accused.into_iter().for_each(|(at, text)| findings.add("order", at, text));
+            }
+            What::Ended { client, .. } => {
+                let ended: Vec<LockKey> =
+                    self.accused.keys().filter(|key| key.0 == *client).copied().collect();
+                for (at, text) in ended.into_iter().filter_map(|key| self.accused.remove(&key)) {
+                    if event.at > at + UNREAD {
+                        findings.add("order", at, text);
+                    }
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// The history is over: who has been told nothing was passed.
+    pub fn finish(self, findings: &mut Findings) {
+        self.accused.into_values().for_each(|(at, text)| findings.add("order", at, text));
     }
 
     fn granted(
         &mut self,
-        (rules, knots): (&Rules, &Knots),
+        rules: &Rules,
         ledger: &Ledger,
         at: u64,
         (winner, mode, fence): (&Lock, Mode, Option<Fence>),
-        findings: &mut Findings,
     ) {
         let Some(calm) = ledger.calm_since() else { return };
         let Some(won) = &winner.pending else { return };
@@ -133,16 +150,10 @@ impl Order {
                 let terms = (here + 1) * (usize::from(rules.nodes) - 1);
                 (count.terms.len(), if strict { terms } else { terms + ahead + count.converts })
             };
-            // It may have been refused as a deadlock, and not have read that yet.
-            let refused =
-                at.saturating_sub(lost.at) >= SEARCH && knots.was_in_one(rules, ledger, at, loser).is_ok();
-            if counted > bound && !count.told && !refused {
+            if counted > bound && !count.told {
                 count.told = true;
                 let whose = if home { "times by its own node" } else { "terms of other nodes" };
-                findings.add(
-                    "order",
-                    at,
-                    format!(
+                self.accused.insert(loser.key, (at, format!(
                         "client {} (node {}) waits for {} on {:?} since {} ms and was overtaken in {counted} \
                          {whose}, {bound} are allowed; last by client {} (node {}) in {mode}, asked {} ms",
                         loser.key.0,
@@ -153,8 +164,7 @@ impl Order {
                         winner.key.0,
                         winner.node,
                         won.at / 1_000_000,
-                    ),
-                );
+                )));
             }
         }
     }
@@ -167,7 +177,8 @@ fn is_held_anyway(lock: &Lock, mode: Mode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::check::script::{finds, passes};
+    use crate::check::judge;
+    use crate::check::script::{finds, parse, passes, rules};
 
     /// Client 1 holds, client 2 of the same node has waited since 10 s.
     const WAITING: &str =
@@ -215,6 +226,17 @@ mod tests {
         };
         passes("its time is over", &timed(10_301));
         finds("order", "its own node", &timed(10_200));
+    }
+
+    #[test]
+    fn who_was_refused_as_a_deadlock_is_not_overtaken() {
+        let passed = |then: &str| story(&format!("3 lock strict/x EX; 1 unlock; 3 granted EX 1.1.2; {then}"));
+        // Whether there was a deadlock is for others to judge.
+        let refused = judge(&rules(), &parse(&passed("2 failed Deadlock")));
+        assert!(refused.iter().all(|found| found.checker != "order"), "{refused:?}");
+        finds("order", "its own node", &passed("3 unlock; 3 released; 2 granted EX 1.1.3"));
+        finds("order", "its own node", &passed("@12000; 2 died"));
+        passes("it may not have read it", &passed("2 died"));
     }
 
     /// M10: within a node nobody overtakes.

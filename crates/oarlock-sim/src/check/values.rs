@@ -498,7 +498,7 @@ mod tests {
         );
         passes(
             "a resource that only programs of a departed node kept, who have not heard of it",
-            "11 lock x NL; 11 granted NL 1.1.0; 1 lock x EX VALBLK; 1 granted EX 1.1.1; 1 unlock write=a; 1 released; \
+            "11 lock x NL; 11 granted NL 1.1.0; 1 lock x EX; 1 granted EX 1.1.1; 1 unlock write=a; 1 released; \
              node-gone 1; 2 lock x PR VALBLK; 2 granted PR 2.1.0 read=0:0",
         );
         passes(
