@@ -10,6 +10,8 @@ use oarlock_layout::message::trace::{Actor, Hold, LINKS_MAX, Link, Sight, Wait, 
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 
+use crate::planted::{Bug, Planted};
+
 /// Waits that all wait for each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Knot {
@@ -61,6 +63,7 @@ struct Picture<'a> {
     actors: Vec<Vec<usize>>,
     /// Locks of actors who wait, by resource.
     holds: Vec<Vec<Held>>,
+    planted: Planted,
 }
 
 /// A wait.
@@ -139,14 +142,18 @@ impl Graph {
 
     /// Waits that cannot go on, whatever everybody else does: those of knots, and those behind them.
     pub fn stuck(&self) -> BTreeSet<WaitId> {
-        let mut picture = self.picture();
+        let mut picture = self.picture(Planted::default());
         picture.settle();
         picture.nodes.iter().filter(|node| node.stuck).map(|node| node.id).collect()
     }
 
     /// The knots in it, by victim.
     pub fn knots(&self) -> Vec<Knot> {
-        let mut picture = self.picture();
+        self.knots_with(Planted::default())
+    }
+
+    pub(crate) fn knots_with(&self, planted: Planted) -> Vec<Knot> {
+        let mut picture = self.picture(planted);
         picture.settle();
         if picture.nodes.iter().all(|node| !node.stuck) {
             return Vec::new();
@@ -161,8 +168,8 @@ impl Graph {
         knots
     }
 
-    fn picture(&self) -> Picture<'_> {
-        let mut picture = Picture { nodes: Vec::new(), actors: Vec::new(), holds: Vec::new() };
+    fn picture(&self, planted: Planted) -> Picture<'_> {
+        let mut picture = Picture { nodes: Vec::new(), actors: Vec::new(), holds: Vec::new(), planted };
         let mut numbers: BTreeMap<Actor, usize> = BTreeMap::new();
         for (resource, sights) in self.resources.values().enumerate() {
             // Where the waits of each node begin.
@@ -183,21 +190,23 @@ impl Graph {
                     }
                     picture.actors[actor].push(first + at);
                     let local = match at {
+                        _ if planted.has(Bug::NoPlaces) => first..first,
                         0 => first..first,
                         _ if sight.passover || wait.passes => first..first + 1,
                         at => last.min((first + at).saturating_sub(NEAR).max(first))..first + at,
                     };
-                    if !wait.excused {
+                    let counts = !wait.excused || planted.has(Bug::ExcusedCounted);
+                    if counts {
                         last = first + at;
                     }
-                    let (remote, stuck) = (Vec::new(), !wait.excused);
+                    let (remote, stuck) = (Vec::new(), counts);
                     let id = id(*node, sight.space, wait);
                     picture.nodes.push(Node { id, sight, wait, resource, local, remote, stuck });
                 }
             }
             let order = sights.values().map(|sight| &sight.order).find(|order| !order.is_empty());
             let order = order.map_or(&[][..], Vec::as_slice);
-            for (node, first) in &firsts {
+            for (node, first) in firsts.iter().filter(|_| !planted.has(Bug::NoPlaces)) {
                 let remote = before(&picture.nodes, &firsts, order, *node, *first);
                 picture.nodes[*first].remote = remote;
             }
@@ -285,7 +294,11 @@ impl Picture<'_> {
 
     /// An actor is stuck that waits, and with all that it waits for.
     fn stuck_actors(&self) -> Vec<bool> {
-        let stuck = |waits: &Vec<usize>| !waits.is_empty() && waits.iter().all(|at| self.nodes[*at].stuck);
+        let any = self.planted.has(Bug::AnyWait);
+        let stuck = |waits: &Vec<usize>| {
+            let mut each = waits.iter().map(|at| self.nodes[*at].stuck);
+            !waits.is_empty() && if any { each.any(|stuck| stuck) } else { each.all(|stuck| stuck) }
+        };
         self.actors.iter().map(stuck).collect()
     }
 

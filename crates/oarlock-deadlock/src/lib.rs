@@ -29,6 +29,7 @@
 extern crate alloc;
 
 mod graph;
+pub mod planted;
 mod search;
 
 pub use graph::{Graph, Knot};

@@ -169,6 +169,13 @@ impl Lockspace {
         self.counters.deadlock_victims += 1;
         Some(now.since(since))
     }
+
+    /// A wait is refused, whether anybody has found it in a circle or not.
+    #[cfg(feature = "planted")]
+    pub fn refuse(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
+        self.withdraw(now, words, lock, Code::Deadlock);
+        self.drain_inside(now, words);
+    }
 }
 
 fn excused(entry: &Waiting) -> bool {

@@ -215,6 +215,7 @@ impl Node {
     #[cfg(feature = "planted")]
     pub(crate) fn replant(&mut self) {
         self.clock.take(self.config.bug.and_then(Planted::of_clock));
+        self.deadlocks.search.plant(self.config.bug.and_then(Planted::of_search));
     }
 
     #[cfg(not(feature = "planted"))]

@@ -188,6 +188,13 @@ impl Node {
 
     /// A wait of another node was refused.
     pub(crate) fn broken(&mut self, now: Instant, broken: Broken) {
+        #[cfg(feature = "planted")]
+        if self.has_bug(crate::planted::Bug::WholeCircle) {
+            for link in broken.cycle.iter().filter(|link| link.node == self.config.me) {
+                let Space { locks, words } = &mut self.spaces[usize::from(link.space.0)];
+                locks.refuse(now, words.as_mut(), link.party.lock);
+            }
+        }
         self.deadlocks.remember(now, broken);
     }
 

@@ -56,6 +56,7 @@ pub use written::{Unreadable, Whose, whose};
 #[cfg(feature = "planted")]
 pub use {
     oarlock_cluster::planted::Bug as MemberBug,
+    oarlock_deadlock::planted::Bug as SearchBug,
     oarlock_lock::planted::Bug as RoomBug,
     planted::{Bug, Lost},
 };

@@ -3,6 +3,7 @@
 use oarlock_cluster::planted::Bug as MemberBug;
 #[cfg(feature = "planted")]
 use oarlock_cluster::watermark::Shortcut;
+use oarlock_deadlock::planted::Bug as SearchBug;
 use oarlock_lock::planted::Bug as RoomBug;
 
 /// A rule that a node leaves out on purpose.
@@ -12,6 +13,8 @@ pub enum Bug {
     Room(RoomBug),
     /// One of membership.
     Member(MemberBug),
+    /// One of the search for deadlocks.
+    Search(SearchBug),
     /// Masters grant as soon as their own node has restated (L11).
     OpenEarly,
     /// Programs may do everything, whoever's they are (I22).
@@ -36,6 +39,8 @@ pub enum Bug {
     GaspOfAnyRun,
     /// A stamp is issued above the ceiling that all have acknowledged, by one (E5).
     OneAboveCeiling,
+    /// Whoever hears that a deadlock was broken refuses its own part of it too (D7).
+    WholeCircle,
 }
 
 /// What whoever goes on from a written state may have forgotten.
@@ -74,9 +79,17 @@ impl Bug {
             Bug::FencesOfThisView,
             Bug::GaspOfAnyRun,
             Bug::OneAboveCeiling,
+            Bug::WholeCircle,
         ];
         let members = MemberBug::ALL.map(Bug::Member);
-        RoomBug::ALL.into_iter().map(Bug::Room).chain(hall).chain(members).chain(Lost::ALL.map(Bug::Lose))
+        let search = SearchBug::ALL.map(Bug::Search);
+        RoomBug::ALL
+            .into_iter()
+            .map(Bug::Room)
+            .chain(hall)
+            .chain(members)
+            .chain(search)
+            .chain(Lost::ALL.map(Bug::Lose))
     }
 
     /// A word for tables.
@@ -84,6 +97,7 @@ impl Bug {
         match self {
             Bug::Room(bug) => alloc::format!("{bug:?}"),
             Bug::Member(bug) => alloc::format!("{bug:?}"),
+            Bug::Search(bug) => alloc::format!("{bug:?}"),
             Bug::Lose(what) => alloc::format!("Lose{what:?}"),
             hall => alloc::format!("{hall:?}"),
         }
@@ -99,6 +113,14 @@ impl Bug {
     #[cfg(feature = "planted")]
     pub(crate) fn of_clock(self) -> Option<Shortcut> {
         (self == Bug::OneAboveCeiling).then_some(Shortcut::OneAboveCeiling)
+    }
+
+    #[cfg(feature = "planted")]
+    pub(crate) fn of_search(self) -> Option<SearchBug> {
+        match self {
+            Bug::Search(bug) => Some(bug),
+            _ => None,
+        }
     }
 
     pub(crate) fn of_member(self) -> Option<MemberBug> {

@@ -316,7 +316,7 @@ mod planted {
     use std::thread;
 
     use oarlock_node::Bug::{self, Member, Room};
-    use oarlock_node::{Lost, MemberBug, RoomBug};
+    use oarlock_node::{Lost, MemberBug, RoomBug, SearchBug};
     use oarlock_sim::{Options, RegisterBug, run};
 
     /// Bugs that no client of a simulated cluster can see. The explorer, which looks into the room, catches them, or a test.
@@ -330,6 +330,12 @@ mod planted {
             Room(RoomBug::MarkAlways),
             "which modes the lost node owned no client sees, so each block may be marked until somebody writes it",
         ),
+        (
+            Bug::Search(SearchBug::OnePass),
+            "what ends between two passes has only just ended, and may have been there; a test of the search",
+        ),
+        (Bug::Search(SearchBug::AnyWait), "where so many wait most of them are stuck; a storyboard"),
+        (Bug::WholeCircle, "where so many wait who is left over is in another circle too; a storyboard"),
         (
             Bug::Lose(Lost::Deadlines),
             "to wait longer than one would breaks no promise; a test of the hall waits for the end",
@@ -367,6 +373,9 @@ mod planted {
         (Room(RoomBug::StaleEpoch), &["honesty", "assertion"]),
         (Room(RoomBug::ToldAlready), &["assertion"]),
         (Room(RoomBug::TokenReset), &["tokens"]),
+        (Bug::Search(SearchBug::NoPlaces), &["deadlock", "liveness", "words"]),
+        (Bug::Search(SearchBug::ExcusedCounted), &["answers"]),
+        (Bug::Search(SearchBug::Silent), &["deadlock"]),
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),
         (Bug::AnyRight, &["rights", "honesty"]),
         (Bug::IgnoreFences, &["exclusion", "value", "tokens", "fence"]),
@@ -472,6 +481,7 @@ mod planted {
                 Member(MemberBug::KeepFewer) => (options.liveness, options.torn) = (Some(true), true),
                 // Whoever asks its node for every lock hears from that when a lease is over.
                 Bug::LongLease => options.segments = Some(true),
+                Bug::Search(_) | Bug::WholeCircle => options.circles = true,
                 _ => {}
             }
             let sure = SURE.iter().find(|(sure, _)| *sure == bug).map(|(_, by)| *by);

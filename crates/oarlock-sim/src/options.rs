@@ -18,6 +18,8 @@ pub struct Options {
     pub faults: bool,
     /// Resources per lockspace; drawn by the seed if none is given.
     pub resources: Option<u64>,
+    /// Programs close circles of waits in each seed.
+    pub circles: bool,
     /// Nodes have segments; drawn by the seed if it is not given.
     pub segments: Option<bool>,
     /// What locks protect are registers that fence departed nodes; drawn by the seed if it is not given.
@@ -72,6 +74,7 @@ impl Default for Options {
             processes: 40,
             faults: true,
             resources: None,
+            circles: false,
             segments: None,
             fences: None,
             rights: None,

@@ -133,7 +133,7 @@ impl World {
         self.phase = phase;
         let now = self.queue.now();
         for index in 0..self.processes.len() {
-            self.processes[index].enter(now, phase, &mut self.load_random);
+            self.processes[index].enter(now, phase, self.mix.uncounted, &mut self.load_random);
             self.schedule(index);
         }
     }

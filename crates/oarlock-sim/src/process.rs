@@ -179,10 +179,12 @@ impl Process {
     }
 
     /// All processes enter another phase.
-    pub(crate) fn enter(&mut self, now: Time, phase: Phase, random: &mut Random) {
+    pub(crate) fn enter(&mut self, now: Time, phase: Phase, uncounted: bool, random: &mut Random) {
         self.next_lock = Time::MAX;
         for slot in &mut self.slots {
             slot.due = match phase {
+                // It may be part of a circle that no search may count.
+                _ if uncounted && slot.daring && slot.pending => now,
                 // Who was told before remembers; everybody else sits on what he has.
                 Phase::Polite if slot.told && !slot.pending && !slot.unlocking => now,
                 Phase::Drain if slot.held.is_some() && !slot.pending => now + random.below(20 * MS),
@@ -303,6 +305,14 @@ impl Process {
             flags |= self.lock_flags(mode, risky && !dares, cx);
         }
         let daring = dares && !flags.intersects(Flags::NOQUEUE | Flags::LOCAL);
+        if cx.mix.uncounted && !self.anchor {
+            if daring && cx.random.chance(100) {
+                flags |= Flags::NODLCKWT;
+            }
+            if cx.random.chance(30) {
+                flags |= Flags::NODLCKBLK;
+            }
+        }
         cx.load.daring += u64::from(daring);
         let timed = !flags.intersects(Flags::NOQUEUE | Flags::LOCAL) && cx.random.chance(100);
         let timeout_ms = if timed && !self.anchor { cx.random.spread(5, 1000) as u32 } else { 0 };

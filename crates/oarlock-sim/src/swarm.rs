@@ -228,6 +228,8 @@ pub struct Mix {
     pub tries: u64,
     /// Of a thousand requests that could close a circle so many wait all the same, and hold on to what they have.
     pub daring: u64,
+    /// Some of those say that no search should count them, and some who hold say so too.
+    pub uncounted: bool,
     /// Longest that a lock is held.
     pub hold_max: Time,
     /// Resources a node may keep per lockspace; small numbers make it refuse (FT25).
@@ -299,6 +301,7 @@ impl Mix {
             values: random.between(100, 700),
             tries: random.between(20, 200),
             daring: 0,
+            uncounted: false,
             hold_max: random.spread(4 * MS, 60 * MS),
             resources_max: if random.chance(100) { random.between(8, 30) as u32 } else { 1 << 16 },
             retain: random.chance(800),
@@ -315,7 +318,12 @@ impl Mix {
     }
 
     /// What else a storm may be about: from a stream of its own, so that it changes nothing of what is drawn otherwise.
-    pub fn draw_aims(&mut self, random: &mut Random, wanted: Option<bool>, storm_end: Time) {
+    pub fn draw_aims(
+        &mut self,
+        random: &mut Random,
+        (wanted, circles): (Option<bool>, bool),
+        storm_end: Time,
+    ) {
         self.liveness = wanted.unwrap_or(random.chance(300));
         self.late = self.liveness && random.chance(500);
         // Each fault of an ambush may cost a node its service for seconds.
@@ -336,6 +344,11 @@ impl Mix {
         }
         if random.chance(400) {
             self.daring = random.between(50, 400);
+            self.uncounted = random.chance(300);
+        }
+        if circles {
+            self.daring = self.daring.max(200);
+            self.uncounted = random.chance(300);
         }
     }
 
@@ -388,7 +401,7 @@ mod tests {
         }
         let aims = |seed: u64| {
             let mut mix = mixes[0].clone();
-            mix.draw_aims(&mut Random::new(seed), None, 46 * S);
+            mix.draw_aims(&mut Random::new(seed), (None, false), 46 * S);
             mix
         };
         let handed = |seed: u64| {

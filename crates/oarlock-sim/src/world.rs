@@ -176,7 +176,7 @@ impl World {
         let mut random = Random::new(seed);
         let storm_end = Plan::new(options.seconds, false, false, false).storm_end;
         let mut mix = Mix::draw(&mut random, options.nodes, storm_end, options.resources);
-        mix.draw_aims(&mut Random::new(seed ^ AIMS), options.liveness, storm_end);
+        mix.draw_aims(&mut Random::new(seed ^ AIMS), (options.liveness, options.circles), storm_end);
         let plan = Plan::new(options.seconds, mix.liveness, mix.late, options.torn);
         let mut segment_random = Random::new(seed ^ SEGMENTS);
         mix.draw_segments(&mut segment_random, options.segments);

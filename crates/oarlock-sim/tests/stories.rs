@@ -43,6 +43,7 @@ const STORIES: &[&str] = &[
     "who-comes-back-disturbs-nobody",
     "who-is-killed-while-it-waits-is-withdrawn",
     "who-leaves-and-who-joins-disturbs-nobody",
+    "who-may-get-one-of-two-is-in-no-circle",
 ];
 
 fn files() -> Vec<PathBuf> {
@@ -203,11 +204,10 @@ fn a_wrong_expectation_names_its_line_and_what_is_so_instead() {
 #[test]
 fn a_planted_bug_is_seen_by_the_storyboard_about_its_rule() {
     use oarlock_node::Bug::{self, Room};
-    use oarlock_node::RoomBug;
+    use oarlock_node::{RoomBug, SearchBug};
 
     for (name, bug, says) in [
         ("a-try-is-answered", Room(RoomBug::TryByRetention), "expected `granted r EX`, but r failed"),
-        ("of-two-conversions-the-later-is-refused", Room(RoomBug::NoDeadlock), ""),
         ("what-a-node-keeps-costs-no-message", Room(RoomBug::KeepRetained), ""),
         ("a-newcomer-waits-behind-a-waiter", Room(RoomBug::NoNotice), ""),
         ("dead-readers-change-nothing", Room(RoomBug::MarkAlways), "expected `value cargo"),
@@ -227,6 +227,10 @@ fn a_planted_bug_is_seen_by_the_storyboard_about_its_rule() {
         ("a-dead-engine-is-given-up-by-its-keeper", Room(RoomBug::HalfBuilt), "exclusion"),
         ("a-node-is-drained-and-others-go-on-at-once", Bug::GiveBackAtEnd, "expected `raised is-told`"),
         ("who-leaves-and-who-joins-disturbs-nobody", Bug::GiveBackAtEnd, "expected `raised dora-out`"),
+        ("three-in-a-circle-lose-one", Bug::Search(SearchBug::Silent), "waits for `deadlock x`"),
+        ("a-place-in-a-queue-can-close-a-circle", Bug::Search(SearchBug::NoPlaces), "waits for `deadlock x`"),
+        ("who-may-get-one-of-two-is-in-no-circle", Bug::Search(SearchBug::AnyWait), "OAR-2301"),
+        ("two-searches-at-once-refuse-one", Bug::WholeCircle, "expected `waiting"),
     ] {
         let story = named(name);
         let options = Options { bug: Some(bug), ..Options::default() };

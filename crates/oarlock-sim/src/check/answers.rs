@@ -147,9 +147,15 @@ impl Answers {
             Code::Deadlock if pending.kind == PendingKind::Convert => {
                 let refused_at_once = self.really_deadlocked(rules, ledger, at, lock);
                 refused_at_once.or_else(|why| {
+                    if pending.flags.contains(Flags::NODLCKWT) {
+                        return Err(why);
+                    }
                     let found = self.knots.was_in_one(rules, ledger, at, lock);
                     found.map_err(|_| why)
                 })
+            }
+            Code::Deadlock if pending.flags.contains(Flags::NODLCKWT) => {
+                Err("refused as a deadlock, but it was not to be counted".into())
             }
             Code::Deadlock => self.knots.was_in_one(rules, ledger, at, lock),
             // Bounds of a node are real answers; so are those of a node that is not in a view.
@@ -344,6 +350,8 @@ mod tests {
         finds("answers", "timed out", "1 lock x EX timeout=50; 1 failed TimedOut");
         finds("answers", "timed out", "1 lock x EX; @5000; 1 failed TimedOut");
         finds("answers", "could go on", "1 lock x EX; 1 failed Deadlock");
+        let excused = "1 lock x EX; 1 granted EX 1.1.1; 1.2 lock x EX NODLCKWT; 1.2 failed Deadlock";
+        finds("answers", "not to be counted", excused);
         finds("answers", "release failed", "1 lock x EX; 1 granted EX 1.1.1; 1 unlock; 1 failed NoSuchLock");
     }
 

@@ -27,7 +27,7 @@ use crate::history::{Event, Ledger, Lock, LockKey, Mark, PendingKind, Rules, Tol
 const LOCAL_HANDOFFS_MAX: usize = 16;
 
 /// Requests that asked to be treated out of order, and those that never wait.
-const UNORDERED: Flags = Flags::NOQUEUE
+pub(super) const UNORDERED: Flags = Flags::NOQUEUE
     .union(Flags::LOCAL)
     .union(Flags::EXPEDITE)
     .union(Flags::HEADQUE)
