@@ -50,9 +50,13 @@ pub(crate) fn seal_and_open(bytes: usize, window: Duration) -> Result<[f64; 2], 
 mod tests {
     use super::*;
 
+    /// The least of several: on a machine that others use one measurement of some milliseconds says nothing.
     #[test]
     fn longer_packets_cost_more() {
-        let cost = |bytes| seal_and_open(bytes, Duration::from_millis(20)).unwrap();
+        let cost = |bytes| {
+            let tries = (0..10).map(|_| seal_and_open(bytes, Duration::from_millis(2)).unwrap());
+            tries.reduce(|least, one| [least[0].min(one[0]), least[1].min(one[1])]).expect("ten")
+        };
         let (short, long) = (cost(64), cost(DATAGRAM));
         assert!(short[0] > 1.0 && long[0] > short[0] && long[1] > short[1], "{short:?} {long:?}");
     }

@@ -1,6 +1,6 @@
 //! Deliberate bugs of the search. Each is a rule left out; a general checker that does not know of it must notice.
 //!
-//! In a build without the `planted` feature there are none, and [`Planted::has`] is a constant.
+//! In a build without the `planted` feature there are none, and what asks for one is a constant.
 
 /// A rule that is left out on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -95,7 +95,7 @@ fn the_wait_that_was_seen_is_refused_once() {
     assert_eq!((room.verdict(&wait), room.said()), (None, vec![]), "two members may have found it");
 }
 
-/// The program gave the wait up and began another with the same lock.
+/// D7: the program gave the wait up and began another with the same lock.
 #[test]
 fn a_verdict_about_an_earlier_wait_of_a_lock_changes_nothing() {
     let mut room = Room::new();

@@ -17,8 +17,8 @@ use super::machine::{Machine, Shown};
 use super::store::Store;
 use super::types::Types;
 use super::{Embedded, Line, Tuning};
-use crate::coordinator::Coordinator;
 use crate::coordinator::conformance::{self, Nodes};
+use crate::coordinator::{Coordinator, Trouble};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -102,8 +102,16 @@ impl Three {
         for node in 1..3 {
             first.add_learner(NodeId(node)).await.unwrap();
         }
-        first.set_voters(&(0..3).map(NodeId).collect()).await.unwrap();
-        three
+        // On a busy machine another may lead before all have voted on it, and then nobody knows what became of it.
+        let voters = (0..3).map(NodeId).collect();
+        for _ in 0..20 {
+            let leader = three.leader().await;
+            match three.at(leader).set_voters(&voters).await {
+                Err(Trouble::Unknown) => tokio::time::sleep(ELECTION).await,
+                answer => return answer.map(|()| three).unwrap(),
+            }
+        }
+        panic!("nobody could say who votes")
     }
 
     fn of(nodes: usize) -> Three {
