@@ -168,6 +168,14 @@ impl Node {
         let _ = self.send(now, from, Class::Bulk, &PeerMessage::Traced(traced));
     }
 
+    /// An answer. What it tells of a lockspace that there is not would be asked for next, of this node too.
+    pub(crate) fn was_traced(&mut self, now: Instant, from: NodeId, traced: Traced) {
+        if traced.sights.iter().any(|sight| self.spaces.len() <= usize::from(sight.space.0)) {
+            return self.violation(from, "it tells of waits in a lockspace that there is not".into());
+        }
+        self.deadlocks.search.handle_traced(now, from, traced);
+    }
+
     /// A wait of this node is to be refused.
     pub(crate) fn verdict(&mut self, now: Instant, verdict: Verdict) {
         let Verdict { victim, cycle } = verdict;

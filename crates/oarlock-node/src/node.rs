@@ -690,7 +690,7 @@ impl Node {
             }
             PeerMessage::Seen(seen) => self.questions.answer(from, seen),
             PeerMessage::Trace(trace) => self.trace(now, from, &trace),
-            PeerMessage::Traced(traced) => self.deadlocks.search.handle_traced(now, from, traced),
+            PeerMessage::Traced(traced) => self.was_traced(now, from, traced),
             PeerMessage::Verdict(verdict) => self.verdict(now, verdict),
             PeerMessage::Broken(broken) => self.broken(now, broken),
         }

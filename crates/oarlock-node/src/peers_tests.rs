@@ -2,11 +2,17 @@
 //! it does not allow changes nothing.
 
 use alloc::collections::BTreeSet;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use oarlock_circuit::{Class, SendError};
-use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
+use oarlock_layout::flags::Flags;
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SpaceId, TransactionId};
 use oarlock_layout::message::peer::PeerMessage;
+use oarlock_layout::message::session::{LockRequest, Request};
+use oarlock_layout::message::trace::{Sight, Traced};
+use oarlock_layout::mode::Mode;
+use oarlock_layout::name::Name;
 use oarlock_layout::seal::Seal;
 use oarlock_layout::time::Duration;
 
@@ -203,4 +209,48 @@ fn who_gets_no_circuit_can_say_nothing() {
             cluster.events.iter().filter(|event| event.starts_with("0: ")).any(|it| it.contains("refused"));
         assert!(told, "{who}: {:#?}", cluster.events);
     }
+}
+
+/// D8: an answer to a search that tells of a lockspace that there is not is its sender's fault, and nothing follows from it.
+#[test]
+fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    let lock = |handle, name: &str| {
+        Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(0),
+            name: Name::new(name.as_bytes()).unwrap(),
+            mode: Mode::EX,
+            flags: Flags::empty(),
+            timeout_ms: 0,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        })
+    };
+    cluster.say(a, &lock(1, "x"));
+    cluster.say(b, &lock(1, "y"));
+    cluster.say(a, &lock(2, "y"));
+    // Node 1 answers no more, so that a pass is under way when the answer comes. Its question has one of the first numbers.
+    cluster.nodes[1] = None;
+    cluster.run(Duration::from_millis(150));
+    let sights = samples::peer().into_iter().filter_map(|(_, message)| match message {
+        PeerMessage::Traced(traced) => traced.sights.into_iter().find(|sight| !sight.waits.is_empty()),
+        _ => None,
+    });
+    let sight = sights.into_iter().next().expect("a sample with waits");
+    let sight = Sight { space: SpaceId(7), alone: false, ..sight };
+    let (now, node) = (cluster.now, cluster.node(0));
+    let mut misdeeds = 0;
+    for question in 1..20 {
+        for from in [1, 2] {
+            let traced = Traced { question, cut: false, sights: vec![sight.clone()] };
+            node.deliver(now, NodeId(from), PeerMessage::Traced(traced));
+            let outputs = said(node, now);
+            misdeeds +=
+                outputs.iter().filter(|it| matches!(it, Output::Event(Event::Violation { .. }))).count();
+        }
+    }
+    assert!(misdeeds > 0, "nobody was blamed");
 }
