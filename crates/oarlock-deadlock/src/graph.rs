@@ -15,19 +15,18 @@ use crate::planted::{Bug, Planted};
 /// Waits that all wait for each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Knot {
-    /// All of them, ascending. The last is the youngest: the victim.
+    /// All of them, ascending.
     pub waits: Vec<WaitId>,
+    chosen: WaitId,
     /// A shortest circle through the victim, which comes first.
     pub cycle: Vec<Link>,
 }
 
 impl Knot {
-    /// Whose wait is to be refused.
-    ///
-    /// # Panics
-    /// Never: a knot has waits.
-    pub fn victim(&self) -> WaitId {
-        *self.waits.last().expect("a knot has waits")
+    /// Whose wait is to be refused: the youngest of those whose actors hold what another of them waits for. One that only stands in a queue
+    /// between them has nothing to give back, and to refuse it would help nobody.
+    pub const fn victim(&self) -> WaitId {
+        self.chosen
     }
 }
 
@@ -142,7 +141,11 @@ impl Graph {
 
     /// Waits that cannot go on, whatever everybody else does: those of knots, and those behind them.
     pub fn stuck(&self) -> BTreeSet<WaitId> {
-        let mut picture = self.picture(Planted::default());
+        self.stuck_with(Planted::default())
+    }
+
+    pub(crate) fn stuck_with(&self, planted: Planted) -> BTreeSet<WaitId> {
+        let mut picture = self.picture(planted);
         picture.settle();
         picture.nodes.iter().filter(|node| node.stuck).map(|node| node.id).collect()
     }
@@ -153,7 +156,19 @@ impl Graph {
     }
 
     pub(crate) fn knots_with(&self, planted: Planted) -> Vec<Knot> {
+        self.knots_among(planted, None)
+    }
+
+    /// The knots of those that are stuck among these waits: whoever is no such wait is taken for one who can go on.
+    pub(crate) fn knots_among(&self, planted: Planted, among: Option<&BTreeSet<WaitId>>) -> Vec<Knot> {
         let mut picture = self.picture(planted);
+        if let Some(among) = among {
+            picture
+                .nodes
+                .iter_mut()
+                .filter(|node| !among.contains(&node.id))
+                .for_each(|node| node.stuck = false);
+        }
         picture.settle();
         if picture.nodes.iter().all(|node| !node.stuck) {
             return Vec::new();
@@ -196,7 +211,8 @@ impl Graph {
                         at => last.min((first + at).saturating_sub(NEAR).max(first))..first + at,
                     };
                     let counts = !wait.excused || planted.has(Bug::ExcusedCounted);
-                    if counts {
+                    // Whoever passes the queue is not stuck because of whom it passes: it stands for nobody before it.
+                    if counts && !wait.passes {
                         last = first + at;
                     }
                     let (remote, stuck) = (Vec::new(), counts);
@@ -325,8 +341,11 @@ impl Picture<'_> {
         let nodes = &self.nodes;
         let mut waits: Vec<WaitId> = part.iter().map(|at| nodes[*at].id).collect();
         waits.sort();
-        let victim = *part.iter().max_by_key(|at| nodes[**at].id).expect("a part has a node");
         let members: BTreeSet<usize> = part.iter().copied().collect();
+        let inside = part.iter().flat_map(|at| &edges[*at]);
+        let held: BTreeSet<usize> =
+            inside.filter(|(to, mode)| mode.is_some() && members.contains(to)).map(|(to, _)| *to).collect();
+        let victim = *held.iter().max_by_key(|at| nodes[**at].id).expect("somebody in a circle holds");
         // Breadth first, back to where it began.
         let mut came: BTreeMap<usize, usize> = BTreeMap::new();
         let mut queue = VecDeque::from([victim]);
@@ -358,7 +377,7 @@ impl Picture<'_> {
             }
         };
         let cycle = path.iter().enumerate().map(link).take(LINKS_MAX).collect();
-        Knot { waits, cycle }
+        Knot { waits, chosen: nodes[victim].id, cycle }
     }
 }
 

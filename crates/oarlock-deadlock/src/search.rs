@@ -1,6 +1,6 @@
 //! When to ask whom, and when a knot counts.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use oarlock_layout::id::{NodeId, SpaceId, TransactionId};
@@ -112,8 +112,12 @@ pub struct Search {
     next: Option<Instant>,
     pause: Duration,
     pass: Option<Pass>,
-    /// What the last pass found: the waits of each knot, by victim.
-    seen: BTreeMap<WaitId, Vec<WaitId>>,
+    /// The waits that were stuck in the last pass, if it found somebody to refuse in the next one.
+    #[serde(default)]
+    stood: BTreeSet<WaitId>,
+    /// How many knots they made.
+    #[serde(default)]
+    knots: u64,
     last: u64,
     counters: Counters,
     #[serde(with = "oarlock_layout::written::drained")]
@@ -130,7 +134,8 @@ impl Search {
             next: None,
             pause: delay,
             pass: None,
-            seen: BTreeMap::new(),
+            stood: BTreeSet::new(),
+            knots: 0,
             last: 0,
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -247,8 +252,8 @@ impl Search {
     }
 
     fn forget(&mut self) {
-        self.counters.unconfirmed += self.seen.len() as u64;
-        self.seen.clear();
+        self.counters.unconfirmed += core::mem::take(&mut self.knots);
+        self.stood.clear();
     }
 
     fn give_up(&mut self, now: Instant) {
@@ -288,24 +293,22 @@ impl Search {
             // Whoever seems to wait for stuck ones only may wait for others too.
             return self.give_up(now);
         }
-        let mut seen = core::mem::take(&mut self.seen);
-        let mut found = false;
-        for knot in pass.graph.knots_with(self.planted) {
-            let victim = knot.victim();
-            if seen.get(&victim) == Some(&knot.waits) || self.planted.has(Bug::OnePass) {
-                seen.remove(&victim);
-                found = true;
-                self.counters.found += 1;
-                if self.planted.has(Bug::Silent) {
-                    continue;
-                }
-                self.outputs.push_back(Output::Found(Verdict { victim, cycle: knot.cycle }));
-            } else {
-                self.seen.insert(victim, knot.waits);
-            }
+        // Whoever began to wait since may go on, for all that is known: so nobody can keep others in their knot by asking again and again.
+        let stood = core::mem::take(&mut self.stood);
+        let among = (!self.planted.has(Bug::OnePass)).then_some(&stood);
+        let knots = pass.graph.knots_among(self.planted, among);
+        let (before, found) = (core::mem::take(&mut self.knots), knots.len() as u64);
+        self.counters.found += found;
+        self.counters.unconfirmed += before.saturating_sub(found);
+        if knots.is_empty() {
+            self.knots = pass.graph.knots_with(self.planted).len() as u64;
+            self.stood = if self.knots > 0 { pass.graph.stuck_with(self.planted) } else { BTreeSet::new() };
         }
-        self.counters.unconfirmed += seen.len() as u64;
-        let again = found || !self.seen.is_empty();
+        let again = found > 0 || self.knots > 0;
+        for knot in knots.into_iter().filter(|_| !self.planted.has(Bug::Silent)) {
+            let verdict = Verdict { victim: knot.victim(), cycle: knot.cycle };
+            self.outputs.push_back(Output::Found(verdict));
+        }
         self.next = Some(now + if again { CONFIRM.min(self.delay) } else { self.pause });
     }
 }

@@ -65,6 +65,27 @@ fn a_place_in_the_queue_is_waited_for() {
     }
 }
 
+/// D3: also behind many who pass the queue.
+#[test]
+fn who_is_far_behind_a_stuck_wait_is_stuck() {
+    const PASS: &[&str] =
+        &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q"];
+    for many in [1, PASS.len()] {
+        let mut table = Table::new(true);
+        let first = [hold(0, "ann", Mode::CR), hold(0, "fred", Mode::PR)];
+        let waits = [wait(1, "zed", Mode::CW, 1), wait(1, "bob", Mode::EX, 2)];
+        let between = PASS[..many].iter().map(|who| wait(1, who, Mode::CR, 3));
+        table.put("r", first.into_iter().chain(waits).chain(between).chain([wait(1, "cid", Mode::CR, 4)]));
+        table.put("x", [hold(1, "cid", Mode::EX), wait(0, "ann", Mode::EX, 5)]);
+        let mut graph = Graph::new();
+        for (node, mut sight) in table.sights() {
+            sight.waits.iter_mut().for_each(|it| it.passes = PASS.contains(&it.party.label.as_str()));
+            graph.add(node, sight);
+        }
+        assert_eq!(graph.knots().len(), 1, "with {many} in between");
+    }
+}
+
 /// What stands in the master's queue for a node may be a try of it, which is answered whatever others do.
 #[test]
 fn nobody_waits_for_a_place_behind_a_question() {

@@ -285,3 +285,86 @@ fn two_circles_have_two_victims() {
     }
     assert_eq!(victims(&mut cluster, &all).len(), 2);
 }
+
+/// ann and bob wait for each other, and cid for ann: he holds beside bob what ann wants.
+fn two_and_one_beside(cluster: &mut Cluster) -> [At; 3] {
+    let all = [cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3)];
+    let [ann, bob, cid] = all;
+    get(cluster, ann, 1, "x", Mode::EX);
+    get(cluster, bob, 1, "y", Mode::PR);
+    get(cluster, cid, 1, "y", Mode::PR);
+    ask(cluster, ann, 2, "y", Mode::EX);
+    ask(cluster, bob, 2, "x", Mode::EX);
+    cluster.run(Duration::from_millis(50));
+    all
+}
+
+/// D6: cid begins to wait anew whenever it is told no, or has waited for too long. Each time it joins the circle of the two others as its
+/// youngest, and that must not keep them in it.
+#[test]
+fn who_asks_again_and_again_keeps_nobody_in_a_circle() {
+    for timeout_ms in [0, 30] {
+        let mut cluster = serving(3);
+        let [ann, bob, cid] = two_and_one_beside(&mut cluster);
+        let again = Request::Lock(LockRequest { timeout_ms, ..request(2, "x", Mode::EX) });
+        cluster.say(cid, &again);
+        let broken = (0..100).any(|_| {
+            cluster.run(Duration::from_millis(10));
+            if next(&mut cluster, cid).is_some() {
+                cluster.say(cid, &again);
+            }
+            [ann, bob].into_iter().any(|at| next(&mut cluster, at).is_some())
+        });
+        assert!(broken, "with a patience of {timeout_ms} ms: a second, and none of the two was refused");
+    }
+}
+
+/// ann holds r and waits for cid, who waits for r behind bob.
+fn circle_over_a_queue(cluster: &mut Cluster) -> [At; 3] {
+    let all = [cluster.session(0, 1), cluster.session(1, 2), cluster.session(1, 3)];
+    let [ann, bob, cid] = all;
+    get(cluster, cid, 1, "x", Mode::EX);
+    get(cluster, ann, 1, "r", Mode::PR);
+    ask(cluster, bob, 1, "r", Mode::EX);
+    ask(cluster, cid, 2, "r", Mode::PR);
+    ask(cluster, ann, 2, "x", Mode::EX);
+    cluster.run(Duration::from_millis(30));
+    all
+}
+
+/// D7: who converts from NL stands in the same queue, before those who have nothing, and is the youngest. To refuse it helps nobody.
+#[test]
+fn who_has_nothing_to_give_back_is_no_victim() {
+    let mut cluster = serving(2);
+    let by = cluster.session(1, 4);
+    get(&mut cluster, by, 1, "r", Mode::NL);
+    let all = circle_over_a_queue(&mut cluster);
+    let convert =
+        ConvertRequest { handle: 1, mode: Mode::EX, flags: Flags::empty(), timeout_ms: 0, value: None };
+    cluster.say(by, &Request::Convert(convert));
+    assert_eq!(victims(&mut cluster, &[by]), []);
+    let found = victims(&mut cluster, &all);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_ne!(found[0].0, all[1], "bob has nothing either");
+}
+
+/// The same with a stream of them.
+#[test]
+fn many_who_have_nothing_keep_nobody_in_a_circle() {
+    let mut cluster = serving(2);
+    let by: Vec<At> = (0..12).map(|n| cluster.session(1, 10 + n)).collect();
+    for at in &by {
+        get(&mut cluster, *at, 1, "r", Mode::NL);
+    }
+    let all = circle_over_a_queue(&mut cluster);
+    let convert =
+        ConvertRequest { handle: 1, mode: Mode::EX, flags: Flags::empty(), timeout_ms: 300, value: None };
+    let broken = (0..30).any(|n| {
+        let at = by[n % by.len()];
+        cluster.say(at, &Request::Convert(convert.clone()));
+        cluster.run(Duration::from_millis(35));
+        let _ = next(&mut cluster, at);
+        all.into_iter().any(|at| next(&mut cluster, at).is_some())
+    });
+    assert!(broken, "a second, and the circle stands");
+}
