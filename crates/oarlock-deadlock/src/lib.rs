@@ -10,7 +10,7 @@
 //!
 //! [`Graph`] puts together what nodes see and says who is stuck: not who stands on a circle, which is necessary and not
 //! sufficient, but who cannot go on whatever everybody else does. [`Search`] is when to ask whom, and that a circle counts only
-//! if two passes find it with the same waits (D6).
+//! if its waits were stuck in two passes (D6).
 //!
 //! # Who waits for whom
 //!
@@ -19,8 +19,9 @@
 //! What a node merely owns is nobody's (D5). An actor is a transaction wherever it is at work, else the owner that a request
 //! names, within its session ([`Actor`](oarlock_layout::message::trace::Actor)).
 //!
-//! Of the waits of one knot (each waits for each) the youngest by the cluster clock is refused. All nodes see the same knot and the same
-//! numbers, so whoever searches names the same victim (D7).
+//! Of the waits of one knot (each waits for each) whose actors hold what another waits for, the youngest by the cluster clock is refused:
+//! one that only stands in a queue between them has nothing to give back. All nodes see the same knot and the same numbers, so whoever
+//! searches names the same victim (D7).
 //!
 //! The room is pure: time arrives as an argument, and nothing is random.
 #![cfg_attr(not(test), no_std)]

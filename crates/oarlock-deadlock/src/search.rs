@@ -59,7 +59,7 @@ pub struct Counters {
     pub asked: u64,
     /// Passes that were given up: somebody did not answer, another view came, or there was too much to see.
     pub given_up: u64,
-    /// Knots that were found twice.
+    /// Knots of waits that were stuck in two passes.
     pub found: u64,
     /// Knots that were not there any more, or not the same, when they were looked at again.
     pub unconfirmed: u64,
