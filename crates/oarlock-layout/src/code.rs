@@ -141,6 +141,10 @@ codes! {
     BadMode = 2110, exit 2;
     /// Not a duration.
     BadDuration = 2111, exit 2;
+    /// There is no orphan of that name and mode, and none in another mode.
+    NoOrphan = 2112, exit 1;
+    /// There are orphans of that name, in other modes.
+    OrphanMode = 2113, exit 75;
     /// The lockspace has as many resources as it may.
     SpaceFull = 2201, exit 1;
     /// There is no such lockspace.
@@ -155,6 +159,14 @@ codes! {
     NoSegment = 2206, exit 69;
     /// This user, or this node, has not the right to that in the lockspace.
     SpaceDenied = 2207, exit 77;
+    /// There is a branch of that name already, and the program wanted to be the first.
+    BranchExists = 2208, exit 1;
+    /// The branch has locks of this node, or other programs have it open.
+    BranchInUse = 2209, exit 1;
+    /// There is no such branch at this node.
+    UnknownBranch = 2210, exit 2;
+    /// The node has as many orphans, or as many branches, as it may.
+    TooManyKept = 2211, exit 1;
     /// Granting would complete a cycle of conversions; the later one is refused (D9).
     Deadlock = 2301, exit 81;
     /// The lock was lost: daemon gone, or its incarnation ended.

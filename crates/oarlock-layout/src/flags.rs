@@ -36,6 +36,11 @@ bitflags::bitflags! {
         const NOBAST = 1 << 14;
         /// The program looks at the lock's entry in the segment by itself: no message about a grant.
         const QUIET = 1 << 15;
+        /// Granted like this, the lock outlives its session as an orphan. Each request about it says so anew, and the last one that
+        /// was granted counts (scenarios 37, 39).
+        const PERSISTENT = 1 << 16;
+        /// Not a new lock, but an orphan of this name and mode (scenario 38).
+        const ORPHAN = 1 << 17;
     }
 }
 

@@ -16,6 +16,13 @@ use crate::shadow::Shadow;
 use crate::space::Lockspace;
 
 impl Lockspace {
+    /// Is a lock held here, or does one wait, on a resource whose name begins like this?
+    pub fn is_used(&self, words: &dyn Words, prefix: &[u8]) -> bool {
+        let here = self.shadows().filter(|shadow| words.name(shadow.slot).as_bytes().starts_with(prefix));
+        here.into_iter()
+            .any(|shadow| !shadow.rare.queues.is_empty() || !words.entries(shadow.slot).is_empty())
+    }
+
     /// What this node sees, sorted by name; and whether rows were left off.
     ///
     /// Who a session is (process, label) is not known here: those fields are empty.

@@ -19,8 +19,10 @@ pub enum Request {
     Unlock(Unlock),
     /// Withdraw what the lock waits for. A granted lock is not touched (scenario 19).
     Cancel(LockId),
-    /// The session ended: all its locks go, as by force (scenarios 35, 36).
+    /// The session ended: all its locks go, as by force (scenarios 35, 36), but those that were granted to outlive it (37).
     End(SessionId),
+    /// This lock goes as those of a session that ended, whatever it was granted for: an orphan that is purged (40).
+    Drop(LockId),
 }
 
 /// A new lock.
@@ -77,7 +79,13 @@ impl Lock {
         let both = f.contains(Flags::ALTPR | Flags::ALTCW);
         // Who has no entry to look at must be told.
         let deaf = f.contains(Flags::QUIET) && self.lock.entry().is_none();
-        if expedite || both || deaf || f.contains(Flags::QUECVT) { Err(Code::BadFlags) } else { Ok(()) }
+        // An entry goes with its program's place in the segment. Orphans are the hall's business.
+        let stays = f.contains(Flags::PERSISTENT) && self.lock.entry().is_some() || f.contains(Flags::ORPHAN);
+        if expedite || both || deaf || stays || f.contains(Flags::QUECVT) {
+            Err(Code::BadFlags)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -85,8 +93,9 @@ impl Convert {
     /// Scenarios 3, 10: `from` is the mode held now.
     pub(crate) fn check(&self, from: Mode) -> Result<(), Code> {
         let f = self.flags;
-        if f.intersects(Flags::EXPEDITE | Flags::LOCAL | Flags::QUIET)
+        if f.intersects(Flags::EXPEDITE | Flags::LOCAL | Flags::QUIET | Flags::ORPHAN)
             || f.contains(Flags::ALTPR | Flags::ALTCW)
+            || f.contains(Flags::PERSISTENT) && self.lock.entry().is_some()
         {
             return Err(Code::BadFlags);
         }

@@ -133,6 +133,7 @@ impl Lockspace {
             Request::Unlock(request) => self.unlock(now, words, request),
             Request::Cancel(lock) => self.withdraw(now, words, lock, Code::Cancelled),
             Request::End(session) => self.end(now, words, session),
+            Request::Drop(lock) => self.drop_lock(now, words, lock),
         }
         self.drain_inside(now, words);
     }
@@ -369,16 +370,27 @@ impl Lockspace {
         let range = LockId::new(session, 0)..=LockId::new(session, u32::MAX);
         let waiting: Vec<LockId> = self.waiting.range(range).map(|(lock, _)| *lock).collect();
         for lock in waiting {
-            if let Some(slot) = self.waiting.get(&lock).copied() {
-                let (shadow, mut ctx) = self.open(now, words, slot);
-                shadow.withdraw(&mut ctx, lock, None);
-            }
+            self.withdraw_silently(now, words, lock);
         }
         for lock in words.of_session(session) {
-            if let Some(entry) = words.entry(lock) {
-                let (shadow, mut ctx) = self.open(now, words, entry.slot);
-                shadow.unlock(&mut ctx, lock, None, false, true);
+            if words.entry(lock).is_some_and(|entry| !entry.claim.flags.contains(Flags::PERSISTENT)) {
+                self.drop_lock(now, words, lock);
             }
+        }
+    }
+
+    fn withdraw_silently(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
+        if let Some(slot) = self.waiting.get(&lock).copied() {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.withdraw(&mut ctx, lock, None);
+        }
+    }
+
+    fn drop_lock(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
+        self.withdraw_silently(now, words, lock);
+        if let Some(entry) = words.entry(lock) {
+            let (shadow, mut ctx) = self.open(now, words, entry.slot);
+            shadow.unlock(&mut ctx, lock, None, false, true);
         }
     }
 

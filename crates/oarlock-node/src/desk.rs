@@ -9,6 +9,7 @@ use oarlock_cluster::registry::CUT_OFF_MAX;
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::directory;
+use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, LockId, SessionId, SharedHandle, SpaceId};
 use oarlock_layout::limit::{BACKLOG_BYTES_MAX, SESSION_LOCKS_MAX};
 use oarlock_layout::message::form::Phase;
@@ -143,6 +144,12 @@ impl Node {
                 if let Err((code, text)) = self.may_ask(now, session, &m) {
                     return self.refuse_lock(session, m.handle, code, text);
                 }
+                if m.flags.contains(Flags::ORPHAN) && lock.entry().is_none() {
+                    if let Err((code, text)) = self.adopt(session, &m) {
+                        self.failed(session, m.handle, code, text);
+                    }
+                    return;
+                }
                 if lock.entry().is_none()
                     && let Some(known) = self.sessions.get_mut(session)
                 {
@@ -160,8 +167,11 @@ impl Node {
                 self.ask_room(now, m.space, oarlock_lock::Request::Lock(request));
             }
             Request::Convert(m) => {
+                if let Err((code, text)) = self.may_stay(m.flags) {
+                    return self.failed(session, m.handle, code, text);
+                }
                 let request = Convert {
-                    lock: LockId::new(session, m.handle),
+                    lock: self.lock_of(session, m.handle),
                     mode: m.mode,
                     flags: m.flags,
                     timeout: timeout(m.timeout_ms),
@@ -170,14 +180,14 @@ impl Node {
                 self.ask_about(now, session, m.handle, oarlock_lock::Request::Convert(request));
             }
             Request::Unlock { handle, value, invalidate } => {
-                let lock = LockId::new(session, handle);
+                let lock = self.lock_of(session, handle);
                 let request = Unlock { lock, value, invalidate };
                 self.ask_about(now, session, handle, oarlock_lock::Request::Unlock(request));
             }
             Request::Cancel { handle } => {
                 // A cancel that comes too late has nothing to withdraw, and no answer of its own.
                 if self.sessions.get(session).is_some_and(|s| s.space_of(handle).is_some()) {
-                    let lock = LockId::new(session, handle);
+                    let lock = self.lock_of(session, handle);
                     self.ask_about(now, session, handle, oarlock_lock::Request::Cancel(lock));
                 }
             }
@@ -262,6 +272,7 @@ impl Node {
             let text = format!("the session has {SESSION_LOCKS_MAX} locks, which is all it may have");
             return Err((Code::TooManyLocks, text));
         }
+        self.may_stay(m.flags)?;
         let master = directory::master(m.space, m.name.as_bytes(), self.recovery.view().nodes());
         if let Some(master) = master.filter(|n| *n != self.config.me)
             && self.circuits.backlog(master) > BACKLOG_BYTES_MAX
@@ -271,6 +282,18 @@ impl Node {
             return Err((Code::MemberSilent, text));
         }
         Ok(())
+    }
+
+    /// May what is granted with these flags outlive its session?
+    fn may_stay(&self, flags: Flags) -> Result<(), (Code, String)> {
+        if !flags.contains(Flags::PERSISTENT) || !self.orphans.are_many() {
+            return Ok(());
+        }
+        let many = self.orphans.len();
+        Err((
+            Code::TooManyKept,
+            format!("{many} locks of this node have outlived their sessions; purge them"),
+        ))
     }
 
     pub(crate) fn may_serve(&self, now: Instant) -> Result<(), (Code, String)> {
@@ -389,15 +412,13 @@ impl Node {
                 })
             }),
             L::Released { lock } => {
-                self.lock_gone(lock);
                 self.tell(lock, |handle| Reply::Released { handle });
+                self.lock_gone(lock);
             }
             L::Failed { lock, code } => {
                 // What is refused because another operation is under way leaves that operation alone (22): the
                 // lock that it waits for must still be found when the session ends.
-                if code != Code::InFlight && self.spaces[index].words.entry(lock).is_none() {
-                    self.lock_gone(lock);
-                }
+                let gone = code != Code::InFlight && self.spaces[index].words.entry(lock).is_none();
                 let mut text = text::lock_failure(code);
                 if code == Code::TimedOut {
                     text += &self.silence();
@@ -409,6 +430,9 @@ impl Node {
                 }
                 let why = Failure { code, text };
                 self.tell(lock, |handle| Reply::Failed { handle, why });
+                if gone {
+                    self.lock_gone(lock);
+                }
             }
             L::Blocking { lock, wanted } if lock.entry().is_some() => {
                 // What counts stands in the entry: a program that does not read must not make the node keep these.
@@ -422,15 +446,19 @@ impl Node {
     }
 
     pub(crate) fn lock_gone(&mut self, lock: LockId) {
-        if let Some(session) = self.sessions.get_mut(lock.session()) {
-            session.locks.remove(&lock.handle());
+        let (session, handle) = self.orphans.whose(lock);
+        self.orphans.forget(lock);
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.locks.remove(&handle);
+            session.adopted.remove(&handle);
         }
     }
 
     /// Tells a program about its lock, if it is still there.
     pub(crate) fn tell(&mut self, lock: LockId, reply: impl FnOnce(u32) -> Reply) {
-        if self.sessions.get(lock.session()).is_some() {
-            self.reply(lock.session(), &reply(lock.handle()));
+        let (session, handle) = self.orphans.whose(lock);
+        if self.sessions.get(session).is_some() {
+            self.reply(session, &reply(handle));
         }
     }
 

@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod branch;
 mod cluster;
 mod config;
 mod deadlock;
@@ -27,6 +28,7 @@ mod desk;
 mod event;
 mod fencing;
 mod node;
+mod orphans;
 #[cfg_attr(not(feature = "planted"), allow(dead_code, unreachable_pub, reason = "named, never planted"))]
 mod planted;
 mod question;

@@ -26,10 +26,12 @@ use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_lock::Lockspace;
 
+use crate::branch::Branches;
 use crate::config::{Config, NodeConfig};
 use crate::deadlock::Deadlocks;
 use crate::event::Event;
 use crate::fencing::Fences;
+use crate::orphans::Orphans;
 use crate::question::{Question, Questions};
 use crate::rights::{Access, Accesses, Kind, Permit, Role, Who};
 use crate::session::Sessions;
@@ -164,6 +166,8 @@ pub struct Node {
     /// To whom they are given.
     pub(crate) accesses: Accesses,
     pub(crate) sessions: Sessions,
+    pub(crate) orphans: Orphans,
+    pub(crate) branches: Branches,
     /// Sessions that left places in segments which wait for the end of their process, and that process.
     pub(crate) left: BTreeMap<SessionId, u32>,
     pub(crate) questions: Questions,
@@ -251,6 +255,8 @@ impl Node {
             spaces,
             accesses,
             sessions: Sessions::default(),
+            orphans: Orphans::default(),
+            branches: Branches::default(),
             left: BTreeMap::new(),
             questions: Questions::default(),
             deadlocks,
@@ -318,7 +324,7 @@ impl Node {
         }
     }
 
-    /// A program hung up or died: its locks go, as by force (35, 36).
+    /// A program hung up or died: its locks go, as by force (35, 36), but those that were to outlive it (37).
     pub fn handle_session_closed(&mut self, now: Instant, session: SessionId) {
         let Some(ended) = self.sessions.close(session) else { return };
         if !ended.attached.is_empty() && !ended.detached {
@@ -328,16 +334,7 @@ impl Node {
         for space in &ended.attached {
             self.spaces[space.0 as usize].words.end(session);
         }
-        let mut spaces: Vec<SpaceId> = ended.locks.into_values().chain(ended.attached).collect();
-        spaces.sort();
-        spaces.dedup();
-        for space in spaces {
-            let Space { locks, words } = &mut self.spaces[space.0 as usize];
-            locks.handle_request(now, words.as_mut(), oarlock_lock::Request::End(session));
-            if ended.detached {
-                words.bury(session);
-            }
-        }
+        self.leave_behind(now, session, &ended);
     }
 
     /// Where its lockspaces keep held locks, by id: what is to be written down beside the node itself.

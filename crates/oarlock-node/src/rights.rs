@@ -218,6 +218,12 @@ kinds! {
     Status needs Attend;
     /// What has it counted?
     Counters needs Attend;
+    /// `locks purge`
+    Purge needs Write;
+    /// `dlm ls`
+    Branches needs Look;
+    /// `dlm join`, `dlm leave`
+    Branch needs Write;
     /// Who holds and wants what in a lockspace?
     Locks needs Look;
     /// How well is the node?

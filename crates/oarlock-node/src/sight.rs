@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use oarlock_cluster::membership::Membership;
 use oarlock_cluster::recovery::Gate;
 use oarlock_layout::code::Code;
+use oarlock_layout::codec::cut;
 use oarlock_layout::directory;
 use oarlock_layout::id::{NodeId, SpaceId};
 use oarlock_layout::lease::Standing;
-use oarlock_layout::limit::SERIAL_WARN;
+use oarlock_layout::limit::{LABEL_BYTES_MAX, SERIAL_WARN};
 use oarlock_layout::message::form::Phase;
 use oarlock_layout::message::look::{Look, Party, Seen, What};
 use oarlock_layout::name::Name;
@@ -38,7 +39,10 @@ impl Node {
     }
 
     pub(crate) fn name_party(&self, party: &mut Party) {
-        if let Some(session) = self.sessions.get(party.lock.session()) {
+        if let Some(orphan) = self.orphans.get(party.lock) {
+            party.pid = orphan.pid;
+            party.label = cut(&format!("orphan of {}", orphan.label), LABEL_BYTES_MAX).into();
+        } else if let Some(session) = self.sessions.get(self.orphans.whose(party.lock).0) {
             party.pid = session.pid;
             party.label = session.label.clone();
         }

@@ -40,10 +40,12 @@ use oarlock_lock::Lockspace;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::branch::Branches;
 use crate::config::Config;
 use crate::deadlock::Deadlocks;
 use crate::fencing::Fences;
 use crate::node::{Node, Space, lock_config};
+use crate::orphans::Orphans;
 use crate::question::Questions;
 use crate::rights::Access;
 use crate::session::Sessions;
@@ -128,6 +130,10 @@ struct Written<'a> {
     spaces: Vec<Cow<'a, Lockspace>>,
     accesses: Cow<'a, [Access]>,
     sessions: Cow<'a, Sessions>,
+    #[serde(default)]
+    orphans: Cow<'a, Orphans>,
+    #[serde(default)]
+    branches: Cow<'a, Branches>,
     left: Cow<'a, BTreeMap<SessionId, u32>>,
     questions: Cow<'a, Questions>,
     deadlocks: Cow<'a, Deadlocks>,
@@ -216,6 +222,8 @@ impl Node {
             spaces: self.spaces.iter().map(|space| Cow::Borrowed(&space.locks)).collect(),
             accesses: Cow::Borrowed(&self.accesses),
             sessions: Cow::Borrowed(&self.sessions),
+            orphans: Cow::Borrowed(&self.orphans),
+            branches: Cow::Borrowed(&self.branches),
             left: Cow::Borrowed(&self.left),
             questions: Cow::Borrowed(&self.questions),
             deadlocks: Cow::Borrowed(&self.deadlocks),
@@ -277,6 +285,15 @@ impl Node {
         if !written.sessions.spaces().all(there) {
             return Err(Contradiction("a session has locks in a lockspace that is not there").into());
         }
+        let has = |session, handle, lock| {
+            written.sessions.get(session).is_some_and(|known| known.adopted.get(&handle) == Some(&lock))
+        };
+        if !written.orphans.fits(spaces.len(), has) {
+            return Err(Contradiction("orphans are where nothing is").into());
+        }
+        if !written.branches.fit(spaces.len()) {
+            return Err(Contradiction("branches are of lockspaces that are not there").into());
+        }
         let circuits = Circuits::read(
             oarlock_circuit::Config {
                 me: config.me,
@@ -323,6 +340,8 @@ impl Node {
             spaces,
             accesses: written.accesses.into_owned().into(),
             sessions: written.sessions.into_owned(),
+            orphans: written.orphans.into_owned(),
+            branches: written.branches.into_owned(),
             left: written.left.into_owned(),
             questions: written.questions.into_owned(),
             deadlocks,

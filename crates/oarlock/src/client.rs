@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::greeting;
 use crate::handle::{Opened, Taking, There};
 use crate::held::Held;
+use crate::kept;
 use crate::methods::{
     builder_methods, client_methods, conversion_methods, guard_methods, handle_guard_methods, handle_methods,
     lock_request_methods,
@@ -154,6 +155,42 @@ impl Client {
         let what = "cannot get an answer";
         let answer = self.call(what, |request| Request::Ask { request, question: question.to_owned() });
         answer_text(what, answer.await?)
+    }
+
+    /// Opens a branch of a lockspace at this node: a part of it, with the resources whose names begin with the branch's and a `/`.
+    /// It stays open until it is [closed](Self::close_branch) as often, whatever becomes of this program. `exclusive`: not if it is
+    /// open already.
+    ///
+    /// # Errors
+    /// [`Kind::Branch`](crate::Kind::Branch) if it is open and should not be.
+    pub async fn open_branch(&self, space: &str, branch: &str, exclusive: bool) -> Result<()> {
+        let question = kept::branch(space, branch, &kept::Step::Open { exclusive });
+        kept::opened(&self.ask(&question).await?).map(|_| ())
+    }
+
+    /// Whether a branch is open at this node.
+    ///
+    /// # Errors
+    /// [`Kind::Branch`](crate::Kind::Branch) if it is not.
+    pub async fn find_branch(&self, space: &str, branch: &str) -> Result<()> {
+        let question = kept::branch(space, branch, &kept::Step::Find);
+        kept::opened(&self.ask(&question).await?).map(|_| ())
+    }
+
+    /// Closes a branch at this node, and tells how often it is still open. `force`: for the last time too while locks are held in
+    /// it; orphans there are given back.
+    ///
+    /// # Errors
+    /// [`Kind::Branch`](crate::Kind::Branch) if it is not open, or if locks are held in it.
+    pub async fn close_branch(&self, space: &str, branch: &str, force: bool) -> Result<u32> {
+        let question = kept::branch(space, branch, &kept::Step::Close { force });
+        kept::opened(&self.ask(&question).await?)
+    }
+
+    /// Gives back the orphans of this node on resources whose names begin with `prefix`, of one process if it is named. Tells how
+    /// many there were.
+    pub async fn purge(&self, space: &str, prefix: &[u8], pid: Option<u32>) -> Result<u64> {
+        kept::purged(&self.ask(&kept::purge(space, prefix, pid)).await?)
     }
 
     async fn call(

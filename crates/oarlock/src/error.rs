@@ -71,6 +71,10 @@ pub enum Kind {
     Version,
     /// The daemon does not know the lockspace.
     UnknownSpace,
+    /// There is no lock to adopt on this resource, or none in this mode.
+    NoOrphan,
+    /// A branch of a lockspace is there already, is not there, or is in use.
+    Branch,
     /// A bound was reached; which one, the message says.
     Limit,
     /// The daemon sent what no honest daemon sends; the session was ended.
@@ -113,11 +117,14 @@ impl Error {
             Code::SocketDenied | Code::SpaceDenied | Code::NotOperator => Kind::Denied,
             Code::SessionVersion => Kind::Version,
             Code::UnknownSpace => Kind::UnknownSpace,
+            Code::NoOrphan | Code::OrphanMode => Kind::NoOrphan,
+            Code::BranchExists | Code::BranchInUse | Code::UnknownBranch => Kind::Branch,
             Code::SpaceFull
             | Code::TooManyWaiters
             | Code::TooManyLocks
             | Code::TooManySessions
             | Code::NoSegment
+            | Code::TooManyKept
             | Code::OutOfDescriptors => Kind::Limit,
             Code::SessionMalformed => Kind::Malformed,
             Code::SessionForked => Kind::Forked,
@@ -171,6 +178,8 @@ impl Error {
             Kind::UnknownSpace => "add the lockspace to the configuration of every node, or use \"default\"",
             Kind::Forked => "connect again in the child",
             Kind::Malformed => "check that the socket belongs to an Oarlock daemon",
+            Kind::NoOrphan => "see `oarlock locks ls` for what was left behind, and in which mode",
+            Kind::Branch => "see `oarlock dlm ls` for the branches that are open at this node",
             Kind::Cancelled | Kind::Usage | Kind::Limit | Kind::Failed => return None,
         })
     }

@@ -77,6 +77,7 @@ mod greeting;
 mod handle;
 mod held;
 mod json;
+mod kept;
 mod methods;
 mod outbox;
 mod segment;

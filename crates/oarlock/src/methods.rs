@@ -49,6 +49,28 @@ macro_rules! lock_request_methods {
             self
         }
 
+        /// Let the node grant it, whatever could be granted in this process: for a lock that a conversion is to make
+        /// [`persistent`](Self::persistent).
+        pub fn by_message(mut self) -> Self {
+            self.wish.by_message = true;
+            self
+        }
+
+        /// Let the lock outlive this program: if the session ends without giving it back, it stays held as an orphan, until
+        /// somebody at this node [adopts](Self::adopt) or purges it, or the node's run ends. A conversion says it anew, or the lock is
+        /// ordinary again.
+        pub fn persistent(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::PERSISTENT;
+            self
+        }
+
+        /// Take over a lock that an ended program of this node has left behind on this resource, in just this mode, instead of
+        /// asking for a new one: [`Kind::NoOrphan`](crate::Kind::NoOrphan) if there is none. The value block is not read by it.
+        pub fn adopt(mut self) -> Self {
+            self.wish.manner.flags |= $crate::Flags::ORPHAN;
+            self
+        }
+
         /// Read the resource's value block with the grant, and be allowed to write it.
         pub fn value_block(mut self) -> Self {
             self.wish.manner.flags |= $crate::Flags::VALBLK;
@@ -143,6 +165,14 @@ macro_rules! conversion_methods {
         /// Like [`no_queue`](Self::no_queue), and if somebody is in the way, tell them.
         pub fn no_queue_notify(mut self) -> Self {
             self.manner.flags |= $crate::Flags::NOQUEUE | $crate::Flags::NOQUEUEBAST;
+            self
+        }
+
+        /// From now on let the lock outlive this program, as the request for a new lock may say; without this it is ordinary again.
+        /// Only for a lock that was asked for by message: it was persistent from the beginning, or
+        /// [`by_message`](crate::LockRequest::by_message).
+        pub fn persistent(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::PERSISTENT;
             self
         }
 

@@ -192,6 +192,8 @@ pub(crate) struct Wish {
     pub(crate) manner: Manner,
     pub(crate) whose: Whose,
     pub(crate) transaction: u64,
+    /// Not in this process, whatever can be granted here.
+    pub(crate) by_message: bool,
 }
 
 /// Who stands behind a lock.
@@ -229,6 +231,7 @@ impl Wish {
             manner: Manner::new(Mode::EX),
             whose,
             transaction: 0,
+            by_message: false,
         }
     }
 
@@ -236,7 +239,8 @@ impl Wish {
     #[inline(always)]
     pub(crate) fn take(&self) -> Option<Shared> {
         let flags = self.manner.flags;
-        if flags.intersects(BY_THE_NODE | Flags::VALBLK) || self.manner.alternate.is_some() {
+        if flags.intersects(BY_THE_NODE | Flags::VALBLK) || self.manner.alternate.is_some() || self.by_message
+        {
             return None;
         }
         let segment = self.space.segment().filter(|segment| segment.is_mine())?;
@@ -296,7 +300,7 @@ impl Wish {
             })
         };
         let begun = match self.space.segment() {
-            Some(segment) if !flags.intersects(BY_THE_NODE) => self.share(segment, flags),
+            Some(segment) if !flags.intersects(BY_THE_NODE) && !self.by_message => self.share(segment, flags),
             _ => Sharing::Not,
         };
         let begun = match begun {
@@ -401,7 +405,8 @@ impl Wish {
 }
 
 /// Requests with these go to the node as they are.
-const BY_THE_NODE: Flags = Flags::FRESH.union(Flags::ALTPR).union(Flags::ALTCW);
+const BY_THE_NODE: Flags =
+    Flags::FRESH.union(Flags::ALTPR).union(Flags::ALTCW).union(Flags::PERSISTENT).union(Flags::ORPHAN);
 /// How often a name is looked up again because its slot was given to another.
 const FINDS_MAX: u32 = 4;
 

@@ -289,6 +289,17 @@ pub fn page(code: Code) -> Page {
             "durations are numbers with a unit, such as 250ms, 10s, 1m 30s; a bare number means seconds",
             "-w 10s",
         ),
+        Code::NoOrphan => page_of(
+            "there is no orphan to adopt",
+            "a lock that was taken to outlive its program is adopted by name and mode, at the node where it was taken; here nobody has \
+             left one behind on this resource, or somebody has adopted it",
+            "oarlock locks ls shows orphans as such; take the lock anew",
+        ),
+        Code::OrphanMode => page_of(
+            "the orphans of this resource are held in other modes",
+            "an orphan is adopted in the mode in which it is held, since to adopt it grants nothing",
+            "adopt it in the mode that the message names, then convert it",
+        ),
         Code::SpaceFull => page_of(
             "the lockspace is full",
             "it has as many resources on this node as its configuration allows",
@@ -326,6 +337,26 @@ pub fn page(code: Code) -> Page {
              take locks to write in; and it may be for the programs of some nodes only",
             "oarlock space ls shows what is given to whom; whoever runs the cluster changes owner, group, mode or nodes of the \
              [[space]] on every member",
+        ),
+        Code::BranchExists => page_of(
+            "the branch is there already",
+            "somebody at this node has opened a branch of this name, and the program wanted to be the first",
+            "open it without that wish, or choose another name; oarlock dlm ls lists them",
+        ),
+        Code::BranchInUse => page_of(
+            "the branch is in use",
+            "locks of this node are held in it, or wait there, so that it was not closed for the last time",
+            "give the locks back, or close it by force: then what was left behind there goes",
+        ),
+        Code::UnknownBranch => page_of(
+            "there is no such branch at this node",
+            "a branch is opened at each node that uses it, and closed again",
+            "oarlock dlm join NAME opens it; oarlock dlm ls lists those that are open",
+        ),
+        Code::TooManyKept => page_of(
+            "the node keeps too many locks or branches without a program",
+            "what outlives programs is bounded, so that it cannot take all memory",
+            "oarlock locks purge gives orphans back, oarlock dlm leave closes branches",
         ),
         Code::Deadlock => page_of(
             "the request was part of a deadlock",

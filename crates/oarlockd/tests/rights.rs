@@ -267,6 +267,9 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
         Kind::Status
         | Kind::Counters
         | Kind::Locks
+        | Kind::Purge
+        | Kind::Branches
+        | Kind::Branch
         | Kind::Fitness
         | Kind::Deafen
         | Kind::Failovers

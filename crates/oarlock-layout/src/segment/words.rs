@@ -71,14 +71,16 @@ pub struct Claim {
     pub owner: OwnerId,
     /// As the program gave it.
     pub transaction: TransactionId,
-    /// [`Flags::NOBAST`], [`Flags::VALBLK`], [`Flags::NODLCKWT`] and [`Flags::NODLCKBLK`] matter later.
+    /// [`Flags::NOBAST`], [`Flags::VALBLK`], [`Flags::NODLCKWT`], [`Flags::NODLCKBLK`] and
+    /// [`Flags::PERSISTENT`] matter later.
     pub flags: Flags,
     /// When it was granted.
     pub since: Instant,
 }
 
 /// What of a claim's flags belongs to the latest request about a lock, not to its first.
-pub const MANNER: Flags = Flags::NOBAST.union(Flags::NODLCKWT).union(Flags::NODLCKBLK);
+pub const MANNER: Flags =
+    Flags::NOBAST.union(Flags::NODLCKWT).union(Flags::NODLCKBLK).union(Flags::PERSISTENT);
 
 /// A held lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::{ArgValueCompleter, Shell};
 
+pub use self::dlm::{DLM_SPACE, Dlm, Home};
 pub use self::locks::Locks;
 use super::complete;
 pub use super::options::{Ask, AskList, Connect, Format, List, Output, Space, Sure};
 
+mod dlm;
 mod locks;
 
 /// Locks for programs on several machines, granted over encrypted circuits.
@@ -79,6 +81,9 @@ pub enum Command {
     /// Look at locks
     #[command(subcommand)]
     Locks(Locks),
+    /// Look at the lockspaces of programs that were written for libdlm, open and close them
+    #[command(subcommand)]
+    Dlm(Dlm),
     /// Look at lockspaces, and to whom they are given
     #[command(subcommand)]
     Space(Spaces),

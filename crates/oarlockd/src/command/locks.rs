@@ -1,4 +1,4 @@
-//! `oarlock locks ls | show | tree | why | hot | deadlocks`: who has what.
+//! `oarlock locks ls | show | tree | why | hot | deadlocks | purge`: who has what.
 
 use std::ffi::OsStr;
 use std::time::Instant;
@@ -7,10 +7,10 @@ use super::cli::{Ask, AskList, Locks as Command, Output, Space};
 use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output::{self, Rows};
-use super::status::session;
+use super::status::{counted, session};
 use super::waiting::party;
 use super::{args, deadlocks, tree, watch};
-use crate::console::doc::{Locks, Question, Resource};
+use crate::console::doc::{Locks, Purged, Question, Resource};
 use crate::problem::Result;
 
 /// Runs one of them.
@@ -41,6 +41,15 @@ pub fn run(command: &Command) -> Result<()> {
             space,
             ask,
         ),
+        Command::Purge { prefix, pid, space, ask } => {
+            let (space, prefix) = (space.space.clone(), prefix.clone());
+            let question = Question::Purge { space, prefix, pid: *pid };
+            let purged: Purged = session(&ask.connect)?.document(&question)?;
+            match ask.format.output {
+                form @ (Output::Json | Output::Yaml) => output::print_document(form, &purged),
+                _ => output::print_text(&format!("{} given back", counted(purged.purged, "orphan"))),
+            }
+        }
         Command::Deadlocks { svg, ask } => deadlocks::run(svg.as_deref(), ask),
         Command::Hot { during, top, space, ask } => hot(args::duration(during)?, *top, space, ask),
     }

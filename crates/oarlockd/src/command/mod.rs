@@ -4,7 +4,7 @@
 //!   cli        the command line, declared once
 //!   connect    which daemon;  session  the conversation with it
 //!   lock       run a command under a lock;  waiting  what it says meanwhile
-//!   status  locks  space  tree  why  watch  node  metrics     questions, answered as tables or documents
+//!   status  locks  dlm  space  tree  why  watch  node  metrics     questions, answered as tables or documents
 //!   failover  coord  events                            the same about views, what decides them, what happened
 //!   backup                                             a copy of what the coordinator keeps, and a beginning from one
 //!   hand                                               what somebody asks a member to change of the cluster
@@ -25,6 +25,7 @@ pub mod connect;
 pub mod coord;
 pub mod deadlocks;
 pub mod dev;
+pub mod dlm;
 pub mod doctor;
 pub mod events;
 pub mod failover;
@@ -103,6 +104,7 @@ fn run(command: Command) -> Result<()> {
         Command::Ok(ask) => status::ok(&ask),
         Command::Health(args) => health::run(&args),
         Command::Locks(command) => locks::run(&command),
+        Command::Dlm(command) => dlm::run(&command),
         Command::Space(command) => space::run(&command),
         Command::Node(command) => status::node(&command),
         Command::Failover(command) => failover::run(&command),

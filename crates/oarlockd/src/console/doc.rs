@@ -8,6 +8,7 @@ mod cluster;
 mod health;
 mod keys;
 
+use oarlock_node::branch::Step;
 use oarlock_node::rights::Kind;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,24 @@ pub enum Question {
         /// Only this one; printed form of a name.
         #[serde(default)]
         name: Option<String>,
+    },
+    /// Locks of this node that outlived their programs are to be given back.
+    Purge {
+        /// Name of the lockspace.
+        space: String,
+        /// Only on resources whose names begin like this; printed form of a name.
+        #[serde(default)]
+        prefix: Option<String>,
+        /// Only what this process left behind.
+        #[serde(default)]
+        pid: Option<u32>,
+    },
+    /// A part of a lockspace is to be opened or closed at this node, or looked for.
+    Branch {
+        /// Name of the lockspace.
+        space: String,
+        /// What is to be done.
+        step: Step,
     },
     /// How well is this node, matter by matter?
     Health {
@@ -129,6 +148,9 @@ impl Question {
             Question::Status => Kind::Status,
             Question::Counters => Kind::Counters,
             Question::Locks { .. } => Kind::Locks,
+            Question::Purge { .. } => Kind::Purge,
+            Question::Branch { step: Step::List | Step::Find { .. }, .. } => Kind::Branches,
+            Question::Branch { .. } => Kind::Branch,
             Question::Health { .. } => Kind::Fitness,
             Question::Deafen { .. } => Kind::Deafen,
             Question::Failovers => Kind::Failovers,
@@ -157,6 +179,7 @@ impl Question {
             Question::Status
             | Question::Counters
             | Question::Locks { .. }
+            | Question::Branch { step: Step::List | Step::Find { .. }, .. }
             | Question::Health { .. }
             | Question::Failovers
             | Question::Deadlocks
@@ -166,6 +189,8 @@ impl Question {
             | Question::Keys
             | Question::Events { .. } => true,
             Question::Deafen { .. }
+            | Question::Purge { .. }
+            | Question::Branch { .. }
             | Question::Evict { .. }
             | Question::Drain { .. }
             | Question::Unfence { .. }

@@ -18,6 +18,7 @@ mod fences;
 mod health;
 mod http;
 mod joining;
+mod kept;
 mod keys;
 mod members;
 mod merge;
@@ -48,7 +49,7 @@ use crate::engine::{Answer, Asked, Control, Knock, Link, Next, Snapshot};
 use crate::host::clock;
 use crate::host::key::Secret;
 use crate::host::keychain::Keychain;
-use crate::problem::{Problem, Result, did_you_mean};
+use crate::problem::{Problem, Result};
 use change::Wish;
 use doc::Question;
 use joining::Greeter;
@@ -175,7 +176,9 @@ impl Console {
     /// Has somebody the right to this? The one place where that is asked.
     fn allowed(&self, question: &Question, permit: &Permit) -> std::result::Result<(), (Code, String)> {
         let space = match question {
-            Question::Locks { space, .. } => self.space(space),
+            Question::Locks { space, .. }
+            | Question::Purge { space, .. }
+            | Question::Branch { space, .. } => self.space(space),
             _ => None,
         };
         let name = |space: SpaceId| format!("{:?}", self.config.spaces[usize::from(space.0)].name);
@@ -258,6 +261,12 @@ impl Console {
                 let me = self.config.name().to_owned();
                 serde_json::to_string(&events::document(me, first, &noted))
             }
+            Question::Purge { space, prefix, pid } => {
+                serde_json::to_string(&self.purge(&space, prefix.as_deref(), pid, permit).await?)
+            }
+            Question::Branch { space, step } => {
+                serde_json::to_string(&self.branch(&space, step, permit).await?)
+            }
             Question::Locks { space, waiting, name } => {
                 let locks = self.locks(&space, waiting, name.as_deref(), permit).await?;
                 serde_json::to_string(&doc::Locks { waits: self.waits(&locks).await?, ..locks })
@@ -327,18 +336,7 @@ impl Console {
         name: Option<&str>,
         permit: &Permit,
     ) -> std::result::Result<doc::Locks, (Code, String)> {
-        let Some(id) = self.space(space) else {
-            let spaces = self.config.spaces.iter().enumerate();
-            let seen: Vec<&str> = spaces
-                .filter(|(i, _)| permit.sees(SpaceId(*i as u16)))
-                .map(|(_, s)| s.name.as_str())
-                .collect();
-            let hint = did_you_mean(space, seen.iter().copied())
-                .map_or(String::new(), |s| format!("; did you mean {s:?}?"));
-            let all = text::names(&seen, self.config.spaces.len() - seen.len());
-            let text = format!("there is no lockspace {space:?}; this cluster has {all}{hint}");
-            return Err((Code::UnknownSpace, text));
-        };
+        let id = self.asked_space(space, permit)?;
         let at = match name {
             Some(name) => At::Resource(
                 Name::new(&Name::unescape(name))
@@ -386,6 +384,7 @@ mod tests {
     use super::*;
     use crate::host::wake::Wake;
     use oarlock_layout::id::SessionId;
+    use oarlock_node::branch::Step;
     use oarlock_node::rights::{Access, Kind, Right, Role, Who};
 
     const CONFIG: &str = "[node]\nname = \"a\"\n[cluster]\nname = \"c\"\nsecret_file = \"secret\"\n\
@@ -405,6 +404,14 @@ mod tests {
             Question::Locks { space: "default".into(), waiting: false, name: None },
             Question::Locks { space: "default".into(), waiting: true, name: None },
             Question::Locks { space: "default".into(), waiting: false, name: Some("job".into()) },
+            Question::Purge { space: "default".into(), prefix: None, pid: Some(7) },
+            Question::Branch { space: "default".into(), step: Step::List },
+            Question::Branch { space: "default".into(), step: Step::Find { branch: node() } },
+            Question::Branch {
+                space: "default".into(),
+                step: Step::Open { branch: node(), exclusive: true },
+            },
+            Question::Branch { space: "default".into(), step: Step::Close { branch: node(), force: false } },
             Question::Health { stuck_ms: 1 },
             Question::Deafen { from: Vec::new() },
             Question::Backup { here: true },
@@ -495,6 +502,8 @@ mod tests {
                                 | Control::Events { .. }
                                 | Control::Rehearse(_)
                                 | Control::Stamp { .. }
+                                | Control::Purge { .. }
+                                | Control::Branch { .. }
                                 | Control::Deafen { .. },
                             ] => None,
                             _ => panic!("{what}: the engine hears {}", heard.len()),

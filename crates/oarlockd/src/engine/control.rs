@@ -15,6 +15,7 @@ use oarlock_layout::message::trace::Broken;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
+use oarlock_node::branch::Step;
 use oarlock_node::rights::Permit;
 use oarlock_node::{Counter, Status};
 
@@ -81,6 +82,9 @@ pub type Proposed = Result<(Outcome, Arc<Registry>), Trouble>;
 /// Stamps, or none: the run has ended, or the clock has come to its end.
 pub(crate) type Issued = Option<Vec<Stamp>>;
 
+/// Branches, with how often each is open; or why not.
+pub(crate) type Branched = Result<Vec<(String, u32)>, (Code, String)>;
+
 /// What the console wants.
 pub enum Control {
     /// How is the node?
@@ -145,6 +149,26 @@ pub enum Control {
         asked_by: (SessionId, u32),
         /// What the next program has tried: it is to find the same.
         sight: super::Sight,
+    },
+    /// Give back locks of this node that outlived their programs.
+    Purge {
+        /// In which lockspace.
+        space: SpaceId,
+        /// How the names of their resources begin.
+        prefix: Vec<u8>,
+        /// Which process left them behind.
+        pid: Option<u32>,
+        /// Takes how many there were.
+        reply: tokio::sync::oneshot::Sender<usize>,
+    },
+    /// Open or close a part of a lockspace at this node, or look for it.
+    Branch {
+        /// Of which lockspace.
+        space: SpaceId,
+        /// What is to be done.
+        step: Step,
+        /// Takes what came of it.
+        reply: tokio::sync::oneshot::Sender<Branched>,
     },
     /// What happened?
     Events {

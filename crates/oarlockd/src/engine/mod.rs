@@ -676,6 +676,17 @@ impl Engine {
                 self.p.deaf = from;
                 let _ = reply.send(());
             }
+            Control::Purge { space, prefix, pid, reply } => {
+                let purged = self.p.node.purge(now, space, &prefix, pid);
+                if purged > 0 {
+                    let text = format!("as somebody wishes, {purged} orphans are given back");
+                    self.events.note(Level::Info, None, text);
+                }
+                let _ = reply.send(purged);
+            }
+            Control::Branch { space, step, reply } => {
+                let _ = reply.send(self.p.node.branch(now, space, &step));
+            }
             Control::Events { after, reply } => _ = reply.send(self.events.after(after)),
             Control::Look { space, at, reply } => {
                 let ticket = self.next_ticket;

@@ -76,6 +76,23 @@ pub enum Locks {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Give back locks of this node that outlived their programs and that nobody has adopted
+    ///
+    /// They go as if their programs had just died: whoever held EX or PW leaves a value block that is not to be believed.
+    Purge {
+        /// Only names that begin so
+        #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(complete::resources))]
+        prefix: Option<String>,
+        /// Only what this process left behind
+        #[arg(long, value_name = "PID")]
+        pid: Option<u32>,
+        /// Which lockspace.
+        #[command(flatten)]
+        space: Space,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Show the resources that cause most messages between nodes
     #[command(after_help = crate::command::locks::HOT.help())]
     Hot {

@@ -278,6 +278,41 @@ pub struct Deafened {
     pub from: Vec<String>,
 }
 
+/// Orphans that were given back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Purged {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Name of the lockspace.
+    pub space: String,
+    /// How many there were.
+    pub purged: u64,
+}
+
+/// Branches of a lockspace, as open at one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Branches {
+    /// Version of all documents.
+    pub v: u32,
+    /// Name of the node that answers.
+    pub node: String,
+    /// Name of the lockspace.
+    pub space: String,
+    /// Those that were asked about, in order of their names.
+    pub branches: Vec<Branch>,
+}
+
+/// A part of a lockspace that programs of a node have opened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Branch {
+    /// Its name.
+    pub name: String,
+    /// How often it was opened and not closed; 0 if it has just gone.
+    pub opened: u32,
+}
+
 /// A join token that was made. The only document with a secret in it: the token itself is shown once, and never again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewToken {
