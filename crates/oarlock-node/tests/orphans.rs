@@ -161,6 +161,8 @@ fn an_orphan_is_adopted_in_its_mode_and_by_one() {
     // The number is free again, and means a lock of its own.
     granted(&mut cluster, c, &lock("z", 77, Mode::EX, Flags::empty()));
     assert!(!free(&mut cluster, b, "z", Mode::PR));
+    granted(&mut cluster, c, &convert(77, Mode::PR, Flags::empty(), None));
+    assert!(free(&mut cluster, b, "z", Mode::PR));
     let read = granted(&mut cluster, b, &lock("x", 9, Mode::CR, Flags::VALBLK));
     assert!(read.value.is_some_and(|value| value.valid && value.bytes == [7; VALUE_BYTES]));
 }
