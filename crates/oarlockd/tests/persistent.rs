@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use oarlock::blocking::{Client, Guard, Space};
 use oarlock::{Kind, Mode};
-use support::{Dev, Held, until};
+use support::{Dev, Held, ask, until};
 
 const SOCKET: &str = "TEST_PERSISTENT_SOCKET";
 
@@ -144,12 +144,25 @@ fn branches_are_opened_and_closed_by_people_and_programs() {
     drop(client);
     dev.run('a', &["node", "restart"]).expect(0, &[]);
     assert_eq!(count(), 2, "the node counts, also over its engine's end");
-    dev.run('a', &["dlm", "ls"]).expect(0, &["LOCKSPACE", "vg0"]);
+    dev.run('b', &["dlm", "join", "vg0"]).expect(0, &["vg0 is open"]);
+    dev.run('c', &["dlm", "ls"]).expect(0, &["LOCKSPACE", "NODES", "vg0", "node-a,node-b"]);
+    dev.run('b', &["dlm", "leave", "vg0"]).expect(0, &["vg0 is closed"]);
+    dev.run('c', &["dlm", "ls"]).expect(0, &["vg0", "node-a"]);
+    dev.run('b', &["dlm", "status"]).expect(0, &["cluster nodeid 2 quorate 1", "node 1 M", "node 3 M"]);
     dev.run('b', &["dlm", "leave", "vg0"]).expect(2, &["OAR-2210"]);
     dev.run('a', &["dlm", "leave", "vg0"]).expect(0, &["vg0 is open"]);
     let client = Client::connect(dev.socket('a')).unwrap();
     let guard = client.space("dlm").unwrap().lock("vg0/x").acquire().unwrap();
     dev.run('a', &["dlm", "leave", "vg0"]).expect(1, &["OAR-2209"]);
+    let waits = ask(&dev, 'a', "waits", &["--space", "dlm", "vg0/x"]);
+    until("both are in the dump", || {
+        let dump = dev.run('a', &["dlm", "lockdump", "vg0"]).expect(0, &["gr EX rq IV", "\"x\""]).out;
+        let mine = format!("pid {} ", std::process::id());
+        assert!(dump.contains(&mine) && !dump.contains("vg0"), "{dump}");
+        dump.contains("gr IV rq EX")
+    });
+    assert_eq!(dev.run('b', &["dlm", "lockdump", "vg0"]).expect(0, &[]).out.trim(), "");
+    drop(waits);
     assert_eq!(client.close_branch("dlm", "vg0", false).unwrap_err().kind(), Kind::Branch);
     drop(guard);
     until("nothing is held in it", || client.close_branch("dlm", "vg0", false).is_ok_and(|left| left == 0));

@@ -20,7 +20,7 @@ pub struct Home {
 /// `oarlock dlm`
 #[derive(Subcommand, Debug)]
 pub enum Dlm {
-    /// List the lockspaces that are open at this node, with how often each was opened
+    /// List the lockspaces that are open, with how often each was opened at this node, and the nodes that have it open
     #[command(after_help = crate::command::dlm::BRANCHES.help())]
     Ls {
         /// Where they live.
@@ -29,6 +29,21 @@ pub enum Dlm {
         /// How to ask and print.
         #[command(flatten)]
         ask: AskList,
+    },
+    /// Show the members of the cluster, a line each
+    Status(Ask),
+    /// Show the locks of this node's programs in a lockspace, a line each: id, modes granted and requested (IV is none), process, master,
+    /// resource
+    Lockdump {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Where it lives.
+        #[command(flatten)]
+        home: Home,
+        /// How to ask and print.
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Open a lockspace at this node; it stays open until as many leave it as have joined
     Join {
