@@ -31,6 +31,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/oarlockd/src/host/",
     "crates/oarlock-c/src/exports.rs",
     "crates/oarlock-c/src/pointers.rs",
+    "crates/oarlock-dlm-paths/src/exports.rs",
     "fuzz/",
     "crates/oarlock-layout/tests/corpus.rs",
     "bench/src/anchor/robust.rs",
@@ -205,8 +206,10 @@ fn root(file: &File, faults: &mut Faults) {
         _ => return,
     };
     // These hold unsafe in stated places; `unsafe_blocks` watches the places.
-    let exempt =
-        matches!((crates, name), (true, "oarlock-shm" | "oarlockd" | "oarlock-c") | (false, "bench"));
+    let exempt = matches!(
+        (crates, name),
+        (true, "oarlock-shm" | "oarlockd" | "oarlock-c" | "oarlock-dlm-paths") | (false, "bench")
+    );
     let forbids = file.code.contains("#![forbid(unsafe_code)]")
         || exempt && file.code.contains("#![deny(unsafe_code)]");
     if !forbids && !exempt {

@@ -1,4 +1,4 @@
-//! `oarlock dlm ls | status | lockdump | join | leave`: the lockspaces of programs that were written for libdlm, which are branches of one of ours.
+//! `oarlock dlm run | ls | status | lockdump | join | leave`: the lockspaces of programs that were written for libdlm, which are branches of one of ours.
 
 use oarlock_layout::name::Escaped;
 use oarlock_node::branch::{MARK, Step};
@@ -8,7 +8,7 @@ use super::condition::{Cell, Kind};
 use super::listing::{Columns, column};
 use super::output;
 use super::status::session;
-use super::tree;
+use super::{dlm_run, tree};
 use crate::console::doc::{Branch, Branches, Locks, Party, Question, Status};
 use crate::problem::Result;
 
@@ -37,6 +37,7 @@ pub fn run(command: &Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Run { libraries, connect, program } => dlm_run::run(libraries.as_deref(), connect, program),
         Command::Status(ask) => {
             let status: Status = session(&ask.connect)?.document(&Question::Status)?;
             match ask.format.output {

@@ -1,9 +1,12 @@
 //! `oarlock dlm …`
 
-use clap::{Args, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
 use clap_complete::ArgValueCompleter;
 
-use super::{Ask, AskList};
+use super::{Ask, AskList, Connect};
 use crate::command::complete;
 
 /// In which native lockspace those of another lock manager's programs live, if nothing is said.
@@ -29,6 +32,23 @@ pub enum Dlm {
         /// How to ask and print.
         #[command(flatten)]
         ask: AskList,
+    },
+    /// Run a program that was written for libdlm, with our libraries in place of it
+    ///
+    /// The program is not changed: it finds `libdlm.so.3` and `libdlm_lt.so.3` of Oarlock first (LD_LIBRARY_PATH), and the few files of the
+    /// kernel's lock manager that such programs read are answered by the node (LD_PRELOAD). It and what it starts talk to the
+    /// node that is found now. Programs that run with other rights than those of who starts them, and static ones, take no notice of either.
+    #[command(after_help = "Exit status: that of the program; 126, 127 it cannot be run.")]
+    Run {
+        /// Where the libraries are [default: where they are installed, or built, beside this program]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        libraries: Option<PathBuf>,
+        /// How to reach the daemon.
+        #[command(flatten)]
+        connect: Connect,
+        /// The program and its arguments
+        #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments, add = ArgValueCompleter::new(complete::Words))]
+        program: Vec<OsString>,
     },
     /// Show the members of the cluster, a line each
     Status(Ask),
