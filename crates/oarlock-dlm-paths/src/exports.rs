@@ -10,6 +10,19 @@ use libc::{DIR, FILE, mode_t, stat as Stat, stat64 as Stat64};
 
 use crate::paths;
 
+// SAFETY: only a type.
+type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
+// SAFETY: only a type.
+type FileOpen = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
+// SAFETY: only a type.
+type DirOpen = unsafe extern "C" fn(*const c_char) -> *mut DIR;
+// SAFETY: only a type.
+type Access = unsafe extern "C" fn(*const c_char, c_int) -> c_int;
+// SAFETY: only a type.
+type Look = unsafe extern "C" fn(*const c_char, *mut Stat) -> c_int;
+// SAFETY: only a type.
+type Look64 = unsafe extern "C" fn(*const c_char, *mut Stat64) -> c_int;
+
 /// Where the path of a call leads.
 enum Way {
     /// Where it says.
@@ -85,26 +98,26 @@ macro_rules! hooks {
 hooks! {
     /// `open`
     open as c"open" (flags: c_int, mode: mode_t) -> c_int, or -1,
-        by unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
+        by Open;
     /// `open64`
     open64 as c"open64" (flags: c_int, mode: mode_t) -> c_int, or -1,
-        by unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
+        by Open;
     /// `fopen`
     fopen as c"fopen" (how: *const c_char) -> *mut FILE, or std::ptr::null_mut(),
-        by unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
+        by FileOpen;
     /// `fopen64`
     fopen64 as c"fopen64" (how: *const c_char) -> *mut FILE, or std::ptr::null_mut(),
-        by unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
+        by FileOpen;
     /// `opendir`
     opendir as c"opendir" () -> *mut DIR, or std::ptr::null_mut(),
-        by unsafe extern "C" fn(*const c_char) -> *mut DIR;
+        by DirOpen;
     /// `access`
     access as c"access" (how: c_int) -> c_int, or -1,
-        by unsafe extern "C" fn(*const c_char, c_int) -> c_int;
+        by Access;
     /// `stat`
     stat as c"stat" (to: *mut Stat) -> c_int, or -1,
-        by unsafe extern "C" fn(*const c_char, *mut Stat) -> c_int;
+        by Look;
     /// `stat64`
     stat64 as c"stat64" (to: *mut Stat64) -> c_int, or -1,
-        by unsafe extern "C" fn(*const c_char, *mut Stat64) -> c_int;
+        by Look64;
 }
