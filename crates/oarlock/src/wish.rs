@@ -149,11 +149,12 @@ pub(crate) struct Manner {
     pub(crate) flags: Flags,
     pub(crate) timeout: Option<Duration>,
     pub(crate) alternate: Option<Mode>,
+    pub(crate) likely: Option<Mode>,
 }
 
 impl Manner {
     pub(crate) fn new(mode: Mode) -> Manner {
-        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None }
+        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None, likely: None }
     }
 
     /// Flags and milliseconds as they are sent.
@@ -165,6 +166,15 @@ impl Manner {
             Some(Mode::CW) => flags |= Flags::ALTCW,
             Some(other) => {
                 let why = format!("{other} cannot be a second choice, only PR and CW can");
+                return Err(Error::new(Code::BadFlags, what(), why));
+            }
+        }
+        match self.likely {
+            None => {}
+            Some(Mode::PW) => flags |= Flags::LIKELYPW,
+            Some(Mode::EX) => flags |= Flags::LIKELYEX,
+            Some(other) => {
+                let why = format!("{other} cannot be hinted at, only PW and EX can");
                 return Err(Error::new(Code::BadFlags, what(), why));
             }
         }
