@@ -59,6 +59,7 @@ fn still() -> Vec<Menu> {
         Menu::new("manners alone", 2, 1, 4)
             .only(&MANNERS, &[(PR, Flags::ALTCW), (EX, Flags::QUECVT)])
             .forgets(),
+        // C20: a node may own more than its programs asked for.
         Menu::new("hints", 2, 2, 3).only(
             &[(PR, Flags::LIKELYEX), (CR, Flags::LIKELYPW | Flags::VALBLK), (EX, NONE)],
             &[(PW, Flags::VALBLK), (EX, NONE)],
