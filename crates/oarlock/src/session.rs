@@ -149,8 +149,8 @@ impl Session {
         while self.read_for_a_while(&mut buffer, Patience::Endless) != Some(false) {}
     }
 
-    /// No caller is left. What is still to be sent is sent; then the daemon sees the end of the session.
-    fn close(self: &Arc<Self>) {
+    /// No caller is left, or none counts. What is still to be sent is sent; then the daemon sees the end of the session.
+    pub(crate) fn close(self: &Arc<Self>) {
         if self.forked() {
             // The parent's session goes on. This process only closes its copy of the descriptor.
             return;
