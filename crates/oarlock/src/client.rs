@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
@@ -195,10 +196,11 @@ impl Client {
         kept::purged(&self.ask(&kept::purge(space, prefix, pid)).await?)
     }
 
-    /// Ends the session now, whoever still has a share of it: pending requests fail, and whatever was held is lost, as if the
-    /// program had died. Nothing that a lock protected may be touched any more.
-    pub fn hang_up(&self) {
-        self.session.close();
+    /// Ends the session now, whoever has a share of it: pending requests fail, and what is held goes as if the program had died,
+    /// so nothing that a lock protected may be touched any more. Waits in this thread until the node has heard it, but not longer
+    /// than `patience`; false if it has not.
+    pub fn hang_up(&self, patience: Duration) -> bool {
+        self.session.hang_up(patience)
     }
 
     async fn call(

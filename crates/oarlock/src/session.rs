@@ -149,8 +149,8 @@ impl Session {
         while self.read_for_a_while(&mut buffer, Patience::Endless) != Some(false) {}
     }
 
-    /// No caller is left, or none counts. What is still to be sent is sent; then the daemon sees the end of the session.
-    pub(crate) fn close(self: &Arc<Self>) {
+    /// No caller is left. What is still to be sent is sent; then the daemon sees the end of the session.
+    fn close(self: &Arc<Self>) {
         if self.forked() {
             // The parent's session goes on. This process only closes its copy of the descriptor.
             return;
@@ -176,6 +176,28 @@ impl Session {
                 {}
             }
         }
+    }
+
+    /// Ends the session, whoever has a share of it, and waits until the node has heard it; false if that took too long.
+    pub(crate) fn hang_up(self: &Arc<Self>, patience: Duration) -> bool {
+        if self.forked() {
+            return false;
+        }
+        self.change(|table, effects| {
+            table.end(Ended { code: Code::Lost, text: "the session was closed".into() }, effects);
+        });
+        self.socket.finish();
+        let (until, mut buffer) = (Instant::now() + patience, vec![0; SESSION_PACKET_BYTES_MAX]);
+        // What it said before it heard concerns nobody any more.
+        let heard = loop {
+            match self.socket.receive(&mut buffer, Patience::Until(until)) {
+                Ok(Received::Packet(_) | Received::TooLong(_)) => {}
+                Ok(Received::HungUp) => break true,
+                Ok(Received::Nothing) | Err(_) => break false,
+            }
+        };
+        self.close();
+        heard
     }
 
     /// Is this a fork of the process that opened the session?
