@@ -13,7 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 #include <libdlm.h>
+#ifdef __cplusplus
+}
+#endif
 
 #ifndef DLM_LSFL_NEWEXCL
 #define DLM_LSFL_NEWEXCL 8
