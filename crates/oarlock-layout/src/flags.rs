@@ -41,6 +41,10 @@ bitflags::bitflags! {
         const PERSISTENT = 1 << 16;
         /// Not a new lock, but an orphan of this name and mode (scenario 38).
         const ORPHAN = 1 << 17;
+        /// PW is likely to be wanted next: a master that knows nobody else may let the node own it at once (C20).
+        const LIKELYPW = 1 << 18;
+        /// EX is likely to be wanted next, likewise.
+        const LIKELYEX = 1 << 19;
     }
 }
 
@@ -52,7 +56,9 @@ impl Flags {
         .union(Flags::NOORDER)
         .union(Flags::QUECVT)
         .union(Flags::EXPEDITE)
-        .union(Flags::NODLCKWT);
+        .union(Flags::NODLCKWT)
+        .union(Flags::LIKELYPW)
+        .union(Flags::LIKELYEX);
 }
 
 impl serde::Serialize for Flags {

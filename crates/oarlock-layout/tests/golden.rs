@@ -94,6 +94,7 @@ fn every_kind_of_message_has_a_sample() {
                 What::Shadow(_) => 13,
                 What::Master(_) => 14,
                 What::Record(_) => 15,
+                What::Branch(_) => 25,
             },
             // Calls and answers have files of their own.
             PeerMessage::Call { .. } => 16,
@@ -162,6 +163,6 @@ fn every_kind_of_message_has_a_sample() {
             Answer::Unsure => 10,
         })
         .collect();
-    assert_eq!((peer.len(), requests.len(), replies.len()), (25, 10, 11));
+    assert_eq!((peer.len(), requests.len(), replies.len()), (26, 10, 11));
     assert_eq!((calls.len(), answers.len()), (6, 11));
 }

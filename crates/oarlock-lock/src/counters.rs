@@ -61,6 +61,8 @@ pub struct Counters {
     pub head_refusals: u64,
     /// Grants past a nearer request that did not fit (C9, C10).
     pub passover_grants: u64,
+    /// Grants of more than was wanted, because the request hinted at it and nobody else was there (C20).
+    pub anticipatory_granted: u64,
     /// Releases after which less was needed than owned (C15).
     pub proactive_considered: u64,
     /// Of these, those after which the node lowered what it owns (C16).
@@ -132,6 +134,11 @@ impl Counters {
             ("head_cleared", "Heads that went away", self.head_cleared),
             ("head_refusals", "Local requests held back because of a head", self.head_refusals),
             ("passover_grants", "Grants past a nearer request that did not fit", self.passover_grants),
+            (
+                "anticipatory_granted",
+                "Grants of more than was wanted, as the request hinted",
+                self.anticipatory_granted,
+            ),
             ("proactive_considered", "Releases that left less needed than owned", self.proactive_considered),
             ("proactive_done", "Owned modes lowered without being asked", self.proactive_done),
             ("forget_sent", "Records given up or confirmed gone", self.forget_sent),

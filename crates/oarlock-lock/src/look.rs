@@ -43,6 +43,8 @@ impl Lockspace {
                     self.master_rows(&mut rows, &Master::new(name.clone()));
                 }
             }
+            // The hall knows these.
+            At::Branches(_) => {}
             At::All | At::Waiting => {
                 let all = *at == At::All;
                 for shadow in

@@ -13,7 +13,7 @@ use oarlock_layout::limit::SERIAL_MAX;
 use oarlock_layout::message::lock::{
     Body, Conv, Deny, Forget, ForgetAck, Grant, Handover, Head, HeadNotice, Info, Kind, Reason, Remains, Want,
 };
-use oarlock_layout::mode::Mode;
+use oarlock_layout::mode::{Mode, join_option};
 use oarlock_layout::name::Name;
 use oarlock_layout::value::Value;
 use oarlock_layout::view::Member;
@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::output::Violation;
 use crate::planted::Bug;
 use crate::records::Records;
+use crate::request::likely;
 use crate::seldom::{Nothing, Seldom};
 use crate::value::newer;
 
@@ -418,7 +419,7 @@ impl Master {
     /// Puts a wish in its place, or answers it at once.
     fn place(
         &mut self,
-        ctx: &Context<'_>,
+        ctx: &mut Context<'_>,
         node: NodeId,
         conv: Option<Conv>,
         decided: &mut Vec<(NodeId, Decision)>,
@@ -535,13 +536,27 @@ impl Master {
         conv.alternate.filter(|mode| self.is_free(ctx, node, *mode)).map(|_| true)
     }
 
-    /// Gives a shadow the mode it stated. False if there is no serial left to give.
-    fn grant(&mut self, ctx: &Context<'_>, node: NodeId, alternate: bool) -> bool {
+    /// What a shadow may own at once beyond what it wants, because its program is likely to want that next: only where nobody else
+    /// holds or wants anything, so that it takes nothing from anybody (C20).
+    fn stronger(&self, ctx: &Context<'_>, node: NodeId, conv: Conv) -> Option<Mode> {
+        let mode = join_option(Some(conv.mode), Some(likely(conv.flags)?))?;
+        let idle = |rec: &Record| rec.held.is_none_or(|held| held == Mode::NL) && rec.rare.conv.is_none();
+        let alone = self.records.iter().all(|(other, rec)| *other == node || idle(rec));
+        let may = alone && self.is_free(ctx, node, mode) || ctx.planted.has(Bug::LikelyUnchecked);
+        (mode != conv.mode && may).then_some(mode)
+    }
+
+    /// Gives a shadow the mode it stated, or more if it hinted at that. False if there is no serial left to give.
+    fn grant(&mut self, ctx: &mut Context<'_>, node: NodeId, alternate: bool) -> bool {
         if *ctx.serial >= SERIAL_MAX {
             return false;
         }
         let conv = self.conv(node);
-        let mode = if alternate { conv.alternate.unwrap_or(conv.mode) } else { conv.mode };
+        let mode = match conv.alternate.filter(|_| alternate) {
+            Some(second) => second,
+            None => self.stronger(ctx, node, conv).unwrap_or(conv.mode),
+        };
+        ctx.counters.anticipatory_granted += u64::from(!alternate && mode != conv.mode);
         assert!(
             ctx.planted != crate::planted::Planted::NONE || self.beside_others(ctx, node, mode),
             "{mode} beside an incompatible mode on {:?}",
@@ -624,7 +639,7 @@ impl Master {
 
     fn decide(
         &mut self,
-        ctx: &Context<'_>,
+        ctx: &mut Context<'_>,
         node: NodeId,
         alternate: bool,
         decided: &mut Vec<(NodeId, Decision)>,

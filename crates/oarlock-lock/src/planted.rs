@@ -94,11 +94,13 @@ pub enum Bug {
     AllUnknown,
     /// A run that is followed by another of its node counts as if it had stayed (44).
     SameNode,
+    /// What a request says is likely to be wanted next is granted whoever else is there (C20).
+    LikelyUnchecked,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 44] = [
+    pub const ALL: [Bug; 45] = [
         Bug::NoSequenceCheck,
         Bug::StaleLowers,
         Bug::DropUnwantedGrant,
@@ -143,6 +145,7 @@ impl Bug {
         Bug::UnknownForgotten,
         Bug::AllUnknown,
         Bug::SameNode,
+        Bug::LikelyUnchecked,
     ];
 }
 

@@ -76,7 +76,7 @@ impl Lock {
         let f = self.flags;
         let expedite = f.contains(Flags::EXPEDITE)
             && (self.mode != Mode::NL || f.intersects(Flags::NOQUEUE | Flags::LOCAL));
-        let both = f.contains(Flags::ALTPR | Flags::ALTCW);
+        let both = f.contains(Flags::ALTPR | Flags::ALTCW) || f.contains(Flags::LIKELYPW | Flags::LIKELYEX);
         // Who has no entry to look at must be told.
         let deaf = f.contains(Flags::QUIET) && self.lock.entry().is_none();
         // An entry goes with its program's place in the segment. Orphans are the hall's business.
@@ -95,6 +95,7 @@ impl Convert {
         let f = self.flags;
         if f.intersects(Flags::EXPEDITE | Flags::LOCAL | Flags::QUIET | Flags::ORPHAN)
             || f.contains(Flags::ALTPR | Flags::ALTCW)
+            || f.contains(Flags::LIKELYPW | Flags::LIKELYEX)
             || f.contains(Flags::PERSISTENT) && self.lock.entry().is_some()
         {
             return Err(Code::BadFlags);
@@ -104,6 +105,17 @@ impl Convert {
             return Err(Code::BadFlags);
         }
         Ok(())
+    }
+}
+
+/// The mode that flags say is likely to be wanted next (C20).
+pub(crate) fn likely(flags: Flags) -> Option<Mode> {
+    if flags.contains(Flags::LIKELYEX) {
+        Some(Mode::EX)
+    } else if flags.contains(Flags::LIKELYPW) {
+        Some(Mode::PW)
+    } else {
+        None
     }
 }
 

@@ -251,6 +251,7 @@ impl Cluster {
                         let head = it.head.map(|head| head.mode);
                         format!("head {head:?}, {:?} convert, {:?} wait", it.converting, it.waiting)
                     }
+                    What::Branch(_) => unreachable!("no look at locks brings one"),
                     What::Record(it) => format!("{:?} has {:?} and wants {:?}", it.node, it.held, it.conv),
                 });
                 table.insert((resource, n), rows.collect());

@@ -28,6 +28,7 @@ fn menus() -> Vec<Menu> {
         Menu::new("tries", 2, 1, 4).only(&[(PR, none), (EX, Flags::NOQUEUE)], &[(EX, none)]),
         Menu::new("forgetting", 2, 1, 4).modes(&[NL, EX]).forgets(),
         Menu::new("six modes", 2, 1, 4).modes(&[CR, CW, PR]),
+        Menu::new("hints", 2, 1, 4).only(&[(PR, Flags::LIKELYEX)], &[(EX, none)]),
         Menu::new("two programs each", 2, 2, 4).modes(&[NL, PR, EX]),
         Menu::new("a full table", 2, 1, 4).modes(&[EX]).pressed(),
         Menu::new("values", 2, 1, 4).only(&[(CR, v), (PW, v), (EX, v)], &[(CR, v)]).writes(),
@@ -125,6 +126,7 @@ const SEEN: &[(Bug, &str, &str)] = &[
     (Bug::UnknownForgotten, "fences: a master joins, a shadow's node dies", "which left, may act under"),
     (Bug::AllUnknown, "fences: a shadow's node dies", "nobody is in its way"),
     (Bug::SameNode, "blocks: a shadow's node is back at once", "the next to read is shown"),
+    (Bug::LikelyUnchecked, "hints", "beside Some(PR)"),
 ];
 
 #[test]

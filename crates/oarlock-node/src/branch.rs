@@ -13,6 +13,8 @@ use alloc::vec::Vec;
 use oarlock_layout::code::Code;
 use oarlock_layout::id::SpaceId;
 use oarlock_layout::limit::{BRANCHES_MAX, LABEL_BYTES_MAX};
+use oarlock_layout::message::look::{Look, ROWS_MAX, Row, Seen, What};
+use oarlock_layout::name::Name;
 use oarlock_layout::time::Instant;
 
 use crate::node::{Node, Space};
@@ -58,6 +60,11 @@ pub(crate) struct Branches {
 }
 
 impl Branches {
+    fn of(&self, space: SpaceId) -> impl Iterator<Item = (&String, u32)> {
+        let all = self.opened.range((space.0, String::new())..);
+        all.take_while(move |((of, _), _)| *of == space.0).map(|((_, name), count)| (name, *count))
+    }
+
     pub(crate) fn fit(&self, spaces: usize) -> bool {
         self.opened.iter().all(|((space, _), count)| usize::from(*space) < spaces && *count > 0)
     }
@@ -76,9 +83,7 @@ impl Node {
     ) -> Result<Vec<(String, u32)>, (Code, String)> {
         let branch = match step {
             Step::List => {
-                let all = self.branches.opened.range((space.0, String::new())..);
-                let here = all.take_while(|((of, _), _)| *of == space.0);
-                return Ok(here.map(|((_, name), count)| (name.clone(), *count)).collect());
+                return Ok(self.branches.of(space).map(|(name, count)| (name.clone(), count)).collect());
             }
             Step::Find { branch } | Step::Open { branch, .. } | Step::Close { branch, .. } => branch,
         };
@@ -124,5 +129,20 @@ impl Node {
             _ => self.branches.opened.insert(key, count),
         };
         Ok(vec![(branch.clone(), count)])
+    }
+
+    /// This node's part of the answer to who has which branches open.
+    pub(crate) fn see_branches(&self, look: &Look, name: Option<&Name>) -> Seen {
+        let asked = |branch: &String| name.is_none_or(|name| name.as_bytes() == branch.as_bytes());
+        let mut rows: Vec<Row> = (self.branches.of(look.space).filter(|(branch, _)| asked(branch)))
+            .take(ROWS_MAX + 1)
+            .map(|(branch, opened)| Row {
+                name: Name::new(branch.as_bytes()).expect("a branch's name is short enough"),
+                what: What::Branch(opened),
+            })
+            .collect();
+        let cut = rows.len() > ROWS_MAX;
+        rows.truncate(ROWS_MAX);
+        Seen { question: look.question, cut, rows }
     }
 }

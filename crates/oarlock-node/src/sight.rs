@@ -14,7 +14,7 @@ use oarlock_layout::id::{NodeId, SpaceId};
 use oarlock_layout::lease::Standing;
 use oarlock_layout::limit::{LABEL_BYTES_MAX, SERIAL_WARN};
 use oarlock_layout::message::form::Phase;
-use oarlock_layout::message::look::{Look, Party, Seen, What};
+use oarlock_layout::message::look::{At, Look, Party, Seen, What};
 use oarlock_layout::name::Name;
 use oarlock_layout::time::Instant;
 use oarlock_lock::Counters as LockCounters;
@@ -26,6 +26,9 @@ use crate::status::{ClockStatus, Counter, MemberStatus, SpaceStatus, Status};
 impl Node {
     /// What this node sees, with the sessions' names put to the locks.
     pub(crate) fn see(&self, now: Instant, look: &Look) -> Seen {
+        if let At::Branches(name) = &look.at {
+            return self.see_branches(look, name.as_ref());
+        }
         let Space { locks, words } = &self.spaces[look.space.0 as usize];
         let (mut rows, cut) = locks.look(now, words.as_ref(), &look.at);
         for row in &mut rows {

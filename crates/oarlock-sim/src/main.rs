@@ -326,6 +326,7 @@ mod planted {
             "a request behind a head that has gone is stated, and granted by the master a message later",
         ),
         (Room(RoomBug::ForgetUncounted), "it needs callers that take locks without asking their node"),
+        (Room(RoomBug::LikelyUnchecked), "nobody here hints at what is wanted next"),
         (
             Room(RoomBug::MarkAlways),
             "which modes the lost node owned no client sees, so each block may be marked until somebody writes it",

@@ -125,6 +125,14 @@ macro_rules! lock_request_methods {
             self
         }
 
+        /// A stronger mode is likely to be wanted next: PW or EX. Where nobody else holds or wants the resource, the node owns that at
+        /// once, and a conversion to it costs no message. It costs others one if they come first.
+        /// What a [`Habit`](crate::Habit) says can be given as it is.
+        pub fn likely(mut self, mode: impl Into<Option<$crate::Mode>>) -> Self {
+            self.wish.manner.likely = mode.into();
+            self
+        }
+
         /// Send no notices while this lock blocks others. A conversion says it anew, or the notices begin.
         pub fn no_notices(mut self) -> Self {
             self.wish.manner.flags |= $crate::Flags::NOBAST;
@@ -197,6 +205,14 @@ macro_rules! conversion_methods {
         /// If the wanted mode does not fit, this one will do: PR or CW.
         pub fn alternate(mut self, mode: $crate::Mode) -> Self {
             self.manner.alternate = Some(mode);
+            self
+        }
+
+        /// A stronger mode is likely to be wanted next: PW or EX. Where nobody else holds or wants the resource, the node owns that at
+        /// once, and a conversion to it costs no message. It costs others one if they come first.
+        /// What a [`Habit`](crate::Habit) says can be given as it is.
+        pub fn likely(mut self, mode: impl Into<Option<$crate::Mode>>) -> Self {
+            self.manner.likely = mode.into();
             self
         }
 

@@ -151,11 +151,12 @@ pub(crate) struct Manner {
     pub(crate) alternate: Option<Mode>,
     /// Of a change of mode: the value block moves, though nothing has said so before.
     pub(crate) value: bool,
+    pub(crate) likely: Option<Mode>,
 }
 
 impl Manner {
     pub(crate) fn new(mode: Mode) -> Manner {
-        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None, value: false }
+        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None, likely: None, value: false }
     }
 
     /// Flags and milliseconds as they are sent.
@@ -167,6 +168,15 @@ impl Manner {
             Some(Mode::CW) => flags |= Flags::ALTCW,
             Some(other) => {
                 let why = format!("{other} cannot be a second choice, only PR and CW can");
+                return Err(Error::new(Code::BadFlags, what(), why));
+            }
+        }
+        match self.likely {
+            None => {}
+            Some(Mode::PW) => flags |= Flags::LIKELYPW,
+            Some(Mode::EX) => flags |= Flags::LIKELYEX,
+            Some(other) => {
+                let why = format!("{other} cannot be hinted at, only PW and EX can");
                 return Err(Error::new(Code::BadFlags, what(), why));
             }
         }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use oarlock::blocking::{Client, Space};
+use oarlock::blocking::{Client, Guard, Space};
 use oarlock::{Kind, Mode};
 use rustix::event::{PollFd, PollFlags};
 use support::{Dev, signal, until};
@@ -51,6 +51,37 @@ fn a_try_answers_ok_busy_and_not_owned_without_a_message() {
     // Asking is what finds it: retained by node a, held by nobody.
     assert!(there.lock("x").no_queue().acquire().is_ok());
     assert!(lock_messages(&dev) > before);
+}
+
+/// C20: who reads and then writes asks once and not twice, if it says so before and nobody else is there; beside others the hint
+/// takes nothing.
+#[test]
+fn a_hint_saves_the_second_request() {
+    let dev = Dev::start();
+    let (here, there) = (space(&dev, 'a'), space(&dev, 'b'));
+    // Requests to other nodes for sixty locks, and for making them stronger.
+    let work = |names: &str, hint: Option<Mode>| {
+        let stated = || dev.counter('a', "info_sent");
+        let before = stated();
+        let lock = |n| here.lock(format!("{names}{n}")).mode(Mode::PR).likely(hint).acquire().unwrap();
+        let guards: Vec<Guard> = (0..60).map(lock).collect();
+        let between = stated();
+        guards.iter().for_each(|guard| guard.convert(Mode::EX).unwrap());
+        (between - before, stated() - between)
+    };
+    let (plain, hinted) = (work("plain", None), work("hinted", Some(Mode::EX)));
+    assert!(plain.0 > 20 && plain.1 == plain.0, "{plain:?}: asked twice");
+    assert!(hinted.0 > 20 && hinted.1 == 0, "{hinted:?}: asked once");
+    let granted =
+        || ['a', 'b', 'c'].map(|node| dev.counter(node, "anticipatory_granted")).iter().sum::<u64>();
+    assert_eq!(granted(), 60);
+    // A reader elsewhere: the hint gives nothing, and the reader keeps its lock.
+    let reader = there.lock("shared").mode(Mode::PR).acquire().unwrap();
+    let guard = here.lock("shared").mode(Mode::PR).likely(Mode::EX).acquire().unwrap();
+    assert!(!reader.is_lost() && granted() == 60);
+    assert_eq!(guard.conversion(Mode::EX).no_queue().convert().unwrap_err().kind(), Kind::Busy);
+    let error = here.lock("x").mode(Mode::PR).likely(Mode::CW).acquire().map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
 }
 
 #[test]

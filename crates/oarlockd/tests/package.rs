@@ -172,6 +172,10 @@ fn the_package_has_what_it_should() {
     program.arg("version");
     let version = checked(program);
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    // It finds its own libraries: the node is what is missing.
+    let mut program = Command::new(unpacked.path().join("usr/bin/oarlock"));
+    program.args(["dlm", "run", "--", "true"]).env("OARLOCK_SOCKET", "/nobody/listens/here");
+    Said::of(program.output().unwrap()).expect(69, &["OAR-1101"]);
     let control = read("DEBIAN/control");
     assert!(control.contains("Package: oarlock\n") && control.contains("adduser"), "{control}");
     let mut check = Command::new(unpacked.path().join("usr/bin/oarlock"));

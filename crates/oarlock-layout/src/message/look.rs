@@ -36,6 +36,8 @@ pub enum At {
     All,
     /// Only resources with somebody waiting.
     Waiting,
+    /// Not locks, but the branches that are open: this one, or all, in order of names.
+    Branches(Option<Name>),
 }
 
 /// What one node sees.
@@ -71,6 +73,8 @@ pub enum What {
     Master(MasterRow),
     /// What the master knows of one shadow, in order of node id.
     Record(RecordRow),
+    /// A branch of that name is open at the node, so many times.
+    Branch(u32),
 }
 
 /// Who stands behind a lock.
@@ -192,6 +196,10 @@ impl Wire for Look {
             }
             At::All => out.u8(1),
             At::Waiting => out.u8(2),
+            At::Branches(name) => {
+                out.u8(3);
+                out.option(name.as_ref(), |out, name| out.name(name));
+            }
         }
     }
 
@@ -203,6 +211,7 @@ impl Wire for Look {
                 0 => At::Resource(r.name()?),
                 1 => At::All,
                 2 => At::Waiting,
+                3 => At::Branches(r.option("branch", Reader::name)?),
                 n => return Err(Malformed::Unknown { field: "place to look at", value: n.into() }),
             },
         })
@@ -311,6 +320,10 @@ impl Wire for What {
                 out.u64(k.a);
                 out.u64(k.busy);
             }
+            What::Branch(opened) => {
+                out.u8(6);
+                out.u32(*opened);
+            }
         }
     }
 
@@ -365,6 +378,7 @@ impl Wire for What {
                 a: r.u64()?,
                 busy: r.u64()?,
             }),
+            6 => What::Branch(r.u32()?),
             n => return Err(Malformed::Unknown { field: "row", value: n.into() }),
         })
     }

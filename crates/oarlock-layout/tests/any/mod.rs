@@ -182,7 +182,12 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
 }
 
 fn at() -> impl Strategy<Value = At> {
-    prop_oneof![name().prop_map(At::Resource), Just(At::All), Just(At::Waiting)]
+    prop_oneof![
+        name().prop_map(At::Resource),
+        Just(At::All),
+        Just(At::Waiting),
+        of(name()).prop_map(At::Branches)
+    ]
 }
 
 pub(crate) fn look() -> impl Strategy<Value = Look> {
@@ -247,6 +252,7 @@ fn what() -> impl Strategy<Value = What> {
                 What::Record(RecordRow { node: NodeId(node), held, conv, g, a, busy })
             }
         ),
+        any::<u32>().prop_map(What::Branch),
     ]
 }
 

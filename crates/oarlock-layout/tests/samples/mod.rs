@@ -126,6 +126,8 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         ("look at one", look(At::Resource(name("accounts/7")))),
         ("look at all", look(At::All)),
         ("look at waiting", look(At::Waiting)),
+        ("look at a branch", look(At::Branches(Some(name("vg0"))))),
+        ("look at branches", look(At::Branches(None))),
         (
             "seen: holder",
             seen(What::Holder(Holder {
@@ -185,6 +187,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                 busy: 3,
             })),
         ),
+        ("seen: branch", seen(What::Branch(2))),
         (
             "trace",
             PeerMessage::Trace(Trace {

@@ -158,9 +158,15 @@ impl Shadow {
             kind: first.kind(),
             from: first.from,
             attempt: first.attempt,
-            flags: first.flags & Flags::STATED,
+            flags: self.stated(ctx, first),
             demand: false,
         })
+    }
+
+    /// A hint at what comes next is of no use where nothing is kept that nobody needs.
+    fn stated(&self, ctx: &Context<'_>, first: &Waiting) -> Flags {
+        let flags = first.flags & Flags::STATED;
+        if ctx.config.retain { flags } else { flags - (Flags::LIKELYPW | Flags::LIKELYEX) }
     }
 
     pub(super) fn want(&self, ctx: &Context<'_>, word: &Word, conv: Option<&Conv>) -> Want {

@@ -59,6 +59,14 @@ fn still() -> Vec<Menu> {
         Menu::new("manners alone", 2, 1, 4)
             .only(&MANNERS, &[(PR, Flags::ALTCW), (EX, Flags::QUECVT)])
             .forgets(),
+        // C20: a node may own more than its programs asked for.
+        Menu::new("hints", 2, 2, 3).only(
+            &[(PR, Flags::LIKELYEX), (CR, Flags::LIKELYPW | Flags::VALBLK), (EX, NONE)],
+            &[(PW, Flags::VALBLK), (EX, NONE)],
+        ),
+        Menu::new("hints alone", 2, 1, 5)
+            .only(&[(PR, Flags::LIKELYEX), (EX, NONE)], &[(EX, NONE), (PR, Flags::LIKELYEX)])
+            .forgets(),
         Menu::new("ends and forgetting", 2, 1, 5).modes(&THREE).ends().forgets(),
         Menu::new("a full table", 2, 1, 4).modes(&[CR, EX]).pressed(),
         Menu::new("no retention", 2, 1, 5).modes(&THREE).unretained(),

@@ -449,6 +449,7 @@ impl Stage {
                             if m.value_valid { "" } else { "!" },
                         )
                     }
+                    What::Branch(_) => unreachable!("no look at locks brings one"),
                     What::Record(r) => format!(
                         "{who}   knows {}: held {} wants {} g{} a{} busy {}",
                         letter(r.node.0 as usize),

@@ -26,6 +26,7 @@ pub mod coord;
 pub mod deadlocks;
 pub mod dev;
 pub mod dlm;
+mod dlm_run;
 pub mod doctor;
 pub mod events;
 pub mod failover;

@@ -49,6 +49,14 @@ pub enum Question {
         #[serde(default)]
         pid: Option<u32>,
     },
+    /// Which parts of a lockspace are open at which nodes?
+    Branches {
+        /// Name of the lockspace.
+        space: String,
+        /// Only this one.
+        #[serde(default)]
+        branch: Option<String>,
+    },
     /// A part of a lockspace is to be opened or closed at this node, or looked for.
     Branch {
         /// Name of the lockspace.
@@ -149,7 +157,9 @@ impl Question {
             Question::Counters => Kind::Counters,
             Question::Locks { .. } => Kind::Locks,
             Question::Purge { .. } => Kind::Purge,
-            Question::Branch { step: Step::List | Step::Find { .. }, .. } => Kind::Branches,
+            Question::Branches { .. } | Question::Branch { step: Step::List | Step::Find { .. }, .. } => {
+                Kind::Branches
+            }
             Question::Branch { .. } => Kind::Branch,
             Question::Health { .. } => Kind::Fitness,
             Question::Deafen { .. } => Kind::Deafen,
@@ -179,6 +189,7 @@ impl Question {
             Question::Status
             | Question::Counters
             | Question::Locks { .. }
+            | Question::Branches { .. }
             | Question::Branch { step: Step::List | Step::Find { .. }, .. }
             | Question::Health { .. }
             | Question::Failovers

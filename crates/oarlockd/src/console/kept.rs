@@ -1,7 +1,10 @@
 //! What a node keeps without a program: orphans, and branches of lockspaces.
 
+use std::collections::BTreeMap;
+
 use oarlock_layout::code::Code;
 use oarlock_layout::id::SpaceId;
+use oarlock_layout::message::look::{At, What};
 use oarlock_layout::name::Name;
 use oarlock_node::branch::Step;
 use oarlock_node::rights::Permit;
@@ -49,7 +52,48 @@ impl Console {
         let (reply, receiver) = oneshot::channel();
         self.link.send(Control::Branch { space: id, step, reply });
         let branches = wait(receiver).await??;
-        let branches = branches.into_iter().map(|(name, opened)| doc::Branch { name, opened }).collect();
-        Ok(doc::Branches { v: doc::VERSION, node: self.config.name().into(), space: space.into(), branches })
+        let branch = |(name, opened)| doc::Branch { name, opened, nodes: None };
+        let branches = branches.into_iter().map(branch).collect();
+        Ok(self.branches(space, branches))
+    }
+
+    fn branches(&self, space: &str, branches: Vec<doc::Branch>) -> doc::Branches {
+        let (node, space) = (self.config.name().into(), space.into());
+        doc::Branches { v: doc::VERSION, node, space, branches, unanswered: Vec::new(), cut: Vec::new() }
+    }
+
+    /// The branches that are open anywhere, or one of them, with the nodes that have it open.
+    pub(super) async fn members_of_branches(
+        &self,
+        space: &str,
+        branch: Option<&str>,
+        permit: &Permit,
+    ) -> Answer<doc::Branches> {
+        let id = self.asked_space(space, permit)?;
+        let name = branch.map(|branch| Name::new(branch.as_bytes())).transpose();
+        let name = name.map_err(|e| (Code::BadName, format!("not a name of a branch: {e}")))?;
+        let (names, seen) = self.look(id, At::Branches(name)).await?;
+        let mut answer = self.branches(space, Vec::new());
+        let mut merged: BTreeMap<String, doc::Branch> = BTreeMap::new();
+        for (id, seen) in seen {
+            let node = names.get(&id).cloned().unwrap_or_else(|| format!("node {id}"));
+            let Some(seen) = seen else {
+                answer.unanswered.push(node);
+                continue;
+            };
+            if seen.cut {
+                answer.cut.push(node.clone());
+            }
+            for row in seen.rows {
+                let What::Branch(opened) = row.what else { continue };
+                let name = String::from_utf8_lossy(row.name.as_bytes()).into_owned();
+                let nothing = || doc::Branch { name: name.clone(), opened: 0, nodes: Some(Vec::new()) };
+                let branch = merged.entry(name.clone()).or_insert_with(nothing);
+                branch.opened += if id == self.config.me { opened } else { 0 };
+                branch.nodes.get_or_insert_default().push(doc::BranchNode { node: node.clone(), id: id.0 });
+            }
+        }
+        answer.branches = merged.into_values().collect();
+        Ok(answer)
     }
 }

@@ -97,6 +97,8 @@ impl Merged {
                 self.converting.clone_from(&m.converting);
                 self.waiting.clone_from(&m.waiting);
             }
+            // No look at locks brings one.
+            What::Branch(_) => {}
             What::Record(r) => self.doc.records.push(doc::Record {
                 node: name_of(r.node),
                 held: mode(r.held),

@@ -27,7 +27,7 @@ mod registry;
 mod restart;
 pub(crate) mod status;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use oarlock_cluster::registry::{Need, Registry};
 use oarlock_layout::code::Code;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, SpaceId};
-use oarlock_layout::message::look::At;
+use oarlock_layout::message::look::{At, Seen};
 use oarlock_layout::name::Name;
 use oarlock_node::rights::Permit;
 use oarlock_node::text;
@@ -66,6 +66,9 @@ const LOOKS_MAX: usize = 4;
 /// The same for looks at one resource. They cost little, and do not stand in line with the others: while a member is
 /// silent each look takes a second, and every `oarlock lock` that waits asks for one.
 const LOOKS_AT_ONE_MAX: usize = 64;
+
+/// The names of the members, and what they saw.
+type Sights = (BTreeMap<NodeId, String>, Vec<(NodeId, Option<Seen>)>);
 
 /// What every answer needs.
 pub(crate) struct Console {
@@ -178,7 +181,8 @@ impl Console {
         let space = match question {
             Question::Locks { space, .. }
             | Question::Purge { space, .. }
-            | Question::Branch { space, .. } => self.space(space),
+            | Question::Branch { space, .. }
+            | Question::Branches { space, .. } => self.space(space),
             _ => None,
         };
         let name = |space: SpaceId| format!("{:?}", self.config.spaces[usize::from(space.0)].name);
@@ -264,6 +268,9 @@ impl Console {
             Question::Purge { space, prefix, pid } => {
                 serde_json::to_string(&self.purge(&space, prefix.as_deref(), pid, permit).await?)
             }
+            Question::Branches { space, branch } => {
+                serde_json::to_string(&self.members_of_branches(&space, branch.as_deref(), permit).await?)
+            }
             Question::Branch { space, step } => {
                 serde_json::to_string(&self.branch(&space, step, permit).await?)
             }
@@ -345,8 +352,15 @@ impl Console {
             None if waiting => At::Waiting,
             None => At::All,
         };
+        let (names, seen) = self.look(id, at).await?;
+        let name_of = |node| names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
+        Ok(merge(space, &name_of, &seen))
+    }
+
+    /// What all members see, and what they are called.
+    async fn look(&self, space: SpaceId, at: At) -> std::result::Result<Sights, (Code, String)> {
         let places = match at {
-            At::Resource(_) => &self.looks_at_one,
+            At::Resource(_) | At::Branches(_) => &self.looks_at_one,
             At::Waiting | At::All => &self.looks,
         };
         let _place = places.acquire().await.expect("nobody closes it");
@@ -355,10 +369,8 @@ impl Console {
             // Whoever asked may have left meanwhile.
             let _ = sender.send((names, seen));
         });
-        self.link.send(Control::Look { space: id, at, reply });
-        let (names, seen) = wait(receiver).await?;
-        let name_of = |node| names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
-        Ok(merge(space, &name_of, &seen))
+        self.link.send(Control::Look { space, at, reply });
+        wait(receiver).await
     }
 }
 
@@ -405,6 +417,7 @@ mod tests {
             Question::Locks { space: "default".into(), waiting: true, name: None },
             Question::Locks { space: "default".into(), waiting: false, name: Some("job".into()) },
             Question::Purge { space: "default".into(), prefix: None, pid: Some(7) },
+            Question::Branches { space: "default".into(), branch: None },
             Question::Branch { space: "default".into(), step: Step::List },
             Question::Branch { space: "default".into(), step: Step::Find { branch: node() } },
             Question::Branch {

@@ -302,6 +302,12 @@ pub struct Branches {
     pub space: String,
     /// Those that were asked about, in order of their names.
     pub branches: Vec<Branch>,
+    /// Members that did not answer in time, if all were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<String>,
+    /// Members that have more of them than they said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<String>,
 }
 
 /// A part of a lockspace that programs of a node have opened.
@@ -309,8 +315,20 @@ pub struct Branches {
 pub struct Branch {
     /// Its name.
     pub name: String,
-    /// How often it was opened and not closed; 0 if it has just gone.
+    /// How often it was opened at the node that answers, and not closed; 0 if it has just gone, or is open elsewhere only.
     pub opened: u32,
+    /// The nodes that have it open, if all were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<BranchNode>>,
+}
+
+/// A node that has a branch open.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BranchNode {
+    /// Its name.
+    pub node: String,
+    /// Its number.
+    pub id: u16,
 }
 
 /// A join token that was made. The only document with a secret in it: the token itself is shown once, and never again.
