@@ -1,6 +1,9 @@
 //! The functions, one by one: take what C hands over apart, do it, set errno. And the macro that gives them their names.
 #![allow(unsafe_code, reason = "this is the boundary")]
-#![allow(clippy::missing_safety_doc, reason = "what libdlm.h asks of callers is said there, and is the same for all")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "what libdlm.h asks of callers is said there, and is the same for all"
+)]
 #![allow(clippy::too_many_arguments, reason = "C has them")]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -264,7 +267,11 @@ pub fn unlock_resource(lkid: c_int) -> c_int {
     boundary(-1, || {
         let handle = registry().default_handle()?;
         let report = calls::unlock_silently(Library::Threaded, handle, lkid.cast_unsigned())?;
-        if report.status == oarlock_dlm::status::UNLOCKED { Ok(0) } else { Err(Errno::from_raw_os_error(report.status)) }
+        if report.status == oarlock_dlm::status::UNLOCKED {
+            Ok(0)
+        } else {
+            Err(Errno::from_raw_os_error(report.status))
+        }
     })
 }
 

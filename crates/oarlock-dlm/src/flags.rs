@@ -53,10 +53,8 @@ bitflags::bitflags! {
 }
 
 /// What may be said about giving a lock back.
-const UNLOCK: LockFlags = LockFlags::CANCEL
-    .union(LockFlags::VALBLK)
-    .union(LockFlags::IVVALBLK)
-    .union(LockFlags::FORCEUNLOCK);
+const UNLOCK: LockFlags =
+    LockFlags::CANCEL.union(LockFlags::VALBLK).union(LockFlags::IVVALBLK).union(LockFlags::FORCEUNLOCK);
 
 /// A mode and flags that go together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +73,8 @@ impl Asked {
     pub fn new(mode: u32, flags: u32, name: &[u8], lkid: u32, value: bool) -> Result<Asked, Errno> {
         use LockFlags as F;
         let flags = F::from_bits_truncate(flags);
-        let mode = usize::try_from(mode).ok().and_then(|at| Mode::ALL.get(at)).copied().ok_or(Errno::INVAL)?;
+        let mode =
+            usize::try_from(mode).ok().and_then(|at| Mode::ALL.get(at)).copied().ok_or(Errno::INVAL)?;
         let converts = flags.contains(F::CONVERT);
         let wrong = name.len() > RESOURCE_BYTES_MAX
             || flags.contains(F::CANCEL)
@@ -93,13 +92,20 @@ impl Asked {
     /// # Errors
     /// [`Errno::INVAL`].
     pub fn check_from(&self, held: Mode) -> Result<(), Errno> {
-        if self.flags.contains(LockFlags::QUECVT) && held.covers(self.mode) { Err(Errno::INVAL) } else { Ok(()) }
+        if self.flags.contains(LockFlags::QUECVT) && held.covers(self.mode) {
+            Err(Errno::INVAL)
+        } else {
+            Ok(())
+        }
     }
 
     /// The second choice.
     pub fn alternate(&self) -> Option<Mode> {
         let choices = [(LockFlags::ALTPR, Mode::PR), (LockFlags::ALTCW, Mode::CW)];
-        choices.into_iter().find(|(flag, mode)| self.flags.contains(*flag) && self.mode != *mode).map(|it| it.1)
+        choices
+            .into_iter()
+            .find(|(flag, mode)| self.flags.contains(*flag) && self.mode != *mode)
+            .map(|it| it.1)
     }
 }
 
@@ -155,7 +161,9 @@ mod tests {
         }
         assert!(Asked::new(5, F::VALBLK.bits(), b"r", 0, false).is_err());
         assert!(Asked::new(5, F::CONVERT.bits(), b"r", 0, true).is_err());
-        assert!(Asked::new(5, 0, &[b'x'; 65], 0, true).is_err() && Asked::new(5, 0, &[0; 64], 0, true).is_ok());
+        assert!(
+            Asked::new(5, 0, &[b'x'; 65], 0, true).is_err() && Asked::new(5, 0, &[0; 64], 0, true).is_ok()
+        );
     }
 
     #[test]

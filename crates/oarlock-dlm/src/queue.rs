@@ -80,10 +80,10 @@ impl<U> Queue<U> {
         Some(record)
     }
 
-
     /// Drops what is not wanted any more.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Record<U>) -> bool) {
-        let rest: Vec<Record<U>> = std::mem::take(&mut self.records).into_iter().filter(|it| keep(it)).collect();
+        let rest: Vec<Record<U>> =
+            std::mem::take(&mut self.records).into_iter().filter(|it| keep(it)).collect();
         self.went = self.came - rest.len() as u64;
         self.records = rest.into();
         if self.records.is_empty() {

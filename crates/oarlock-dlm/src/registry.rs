@@ -61,7 +61,12 @@ impl<U: Clone + Send + 'static> Registry<U> {
         Registry {
             pid: std::process::id(),
             mark: Birthmark::new().ok(),
-            open: Mutex::new(Open { entries: BTreeMap::new(), by_fd: BTreeMap::new(), last: 0, default: None }),
+            open: Mutex::new(Open {
+                entries: BTreeMap::new(),
+                by_fd: BTreeMap::new(),
+                last: 0,
+                default: None,
+            }),
             entering: Mutex::new(()),
             child: OnceLock::new(),
         }
@@ -195,7 +200,8 @@ impl<U: Clone + Send + 'static> Registry<U> {
                 call(event);
             }
         };
-        let thread = std::thread::Builder::new().name("dlm-callbacks".into()).stack_size(STACK_BYTES).spawn(body);
+        let thread =
+            std::thread::Builder::new().name("dlm-callbacks".into()).stack_size(STACK_BYTES).spawn(body);
         let no_thread = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
         entry.callbacks = Some(Callbacks { over, thread: thread.map_err(no_thread)? });
         Ok(())

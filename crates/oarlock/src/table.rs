@@ -384,9 +384,7 @@ impl Table {
 
     /// What is under way is to be withdrawn; its answer says whether it was. A lock that waits in an entry is not.
     pub(crate) fn withdraw(&mut self, handle: u32, effects: &mut Effects) {
-        if self.ended.is_none()
-            && self.entry(handle).is_some_and(Entry::is_withdrawable)
-        {
+        if self.ended.is_none() && self.entry(handle).is_some_and(Entry::is_withdrawable) {
             effects.send.push(Request::Cancel { handle });
         }
     }

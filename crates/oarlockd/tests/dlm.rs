@@ -191,7 +191,8 @@ fn everything_compiles_as_c99_and_as_cpp_without_a_warning() {
     let real = Path::new("/usr/include/libdlm.h");
     if real.exists() {
         let both = libraries().join("both.c");
-        let headers = [real, &spare_header().join("libdlm.h")].map(|it| format!("#include \"{}\"\n", it.display()));
+        let headers =
+            [real, &spare_header().join("libdlm.h")].map(|it| format!("#include \"{}\"\n", it.display()));
         fs::write(&both, headers.concat()).unwrap();
         run(Command::new("cc").args(["-Werror", "-E", "-o", "/dev/null"]).arg(&both)).expect(0, &[]);
     }
@@ -235,7 +236,8 @@ fn the_symbols_are_those_of_libdlm() {
     for library in BOTH {
         let file = libraries().join(format!("lib{}.so.3", library.name));
         let more = if library.name == THREADED.name { &THREADED_SYMBOLS[..] } else { &[] };
-        let listed: BTreeSet<String> = LIGHT_SYMBOLS.iter().chain(more).map(|name| (*name).to_owned()).collect();
+        let listed: BTreeSet<String> =
+            LIGHT_SYMBOLS.iter().chain(more).map(|name| (*name).to_owned()).collect();
         assert_eq!(symbols(&file), listed, "{}", library.name);
         let soname = format!("Library soname: [lib{}.so.3]", library.name);
         run(Command::new("readelf").arg("-d").arg(&file)).expect(0, &[&soname, "NODELETE"]);
