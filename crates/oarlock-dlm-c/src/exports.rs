@@ -77,6 +77,8 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// # Safety
+    /// The pointers are as `libdlm.h` asks for them.
     unsafe fn wanted<'a>(self) -> Result<Wanted<'a>, Errno> {
         if !self.range.is_null() {
             return Err(Errno::NOSYS);
@@ -98,6 +100,9 @@ impl Arguments {
 }
 
 /// Asks for a lock or a change of mode.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn lock(arguments: Arguments) -> c_int {
     boundary(-1, || {
         let handle = arguments.place.entered()?;
@@ -107,6 +112,9 @@ pub unsafe fn lock(arguments: Arguments) -> c_int {
 }
 
 /// The same, and waits.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn lock_wait(library: Library, arguments: Arguments) -> c_int {
     boundary_telling(|| {
         let handle = arguments.place.entered()?;
@@ -116,6 +124,9 @@ pub unsafe fn lock_wait(library: Library, arguments: Arguments) -> c_int {
 }
 
 /// Gives a lock back, or withdraws what it waits for.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn unlock(
     place: Place,
     lkid: u32,
@@ -131,6 +142,9 @@ pub unsafe fn unlock(
 }
 
 /// The same, and waits.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn unlock_wait(
     library: Library,
     place: Place,
@@ -176,12 +190,18 @@ fn pointer(handle: usize) -> *mut c_void {
 }
 
 /// Makes a lockspace, or takes part in it.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn create(name: *const c_char, flags: u32) -> *mut c_void {
     // SAFETY: the caller's string, or null.
     boundary(std::ptr::null_mut(), || calls::create(unsafe { text(name)? }, flags).map(pointer))
 }
 
 /// Takes part in a lockspace.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn attach(name: *const c_char) -> *mut c_void {
     // SAFETY: the caller's string, or null.
     boundary(std::ptr::null_mut(), || calls::attach(unsafe { text(name)? }).map(pointer))
@@ -198,6 +218,9 @@ pub fn close(place: Place) -> c_int {
 }
 
 /// Closes a lockspace, and gives it up.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn release(name: *const c_char, place: Place, force: c_int) -> c_int {
     boundary_telling(|| {
         // SAFETY: the caller's string, or null.
@@ -210,6 +233,9 @@ pub unsafe fn release(name: *const c_char, place: Place, force: c_int) -> c_int 
 }
 
 /// Writes the version.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn version(major: *mut u32, minor: *mut u32, patch: *mut u32) -> c_int {
     // SAFETY: the caller's variables, or null.
     unsafe {
@@ -231,6 +257,9 @@ pub fn stop() -> c_int {
 }
 
 /// Locks a resource in the default lockspace.
+///
+/// # Safety
+/// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn lock_resource(resource: *const c_char, mode: c_int, flags: c_int, lkid: *mut c_int) -> c_int {
     boundary(-1, || {
         if lkid.is_null() {
