@@ -4,11 +4,13 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::message::session::{Failure, Request};
 use oarlock_layout::mode::Mode;
+use oarlock_layout::value::Value;
 
 use crate::address;
 use crate::blocking::{answer_text, wait_for_lock};
@@ -27,6 +29,7 @@ use crate::table::{Place, Table};
 use crate::threads;
 use crate::wakers::Effects;
 use crate::wish::{Begun, Manner, PendingCall, SpaceFound, SpaceRef, Whose, Wish};
+use crate::withdrawal::{self, Withdrawal};
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -193,6 +196,13 @@ impl Client {
         kept::purged(&self.ask(&kept::purge(space, prefix, pid)).await?)
     }
 
+    /// Ends the session now, whoever has a share of it: pending requests fail, and what is held goes as if the program had died,
+    /// so nothing that a lock protected may be touched any more. Waits in this thread until the node has heard it, but not longer
+    /// than `patience`; false if it has not.
+    pub fn hang_up(&self, patience: Duration) -> bool {
+        self.session.hang_up(patience)
+    }
+
     async fn call(
         &self,
         what: &str,
@@ -229,7 +239,7 @@ impl Space {
     /// [`acquire`](LockRequest::acquire) or [`try_acquire`](LockRequest::try_acquire).
     #[inline]
     pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
-        LockRequest { wish: Wish::new(&self.space, name.as_ref(), Whose::Apart) }
+        LockRequest { wish: Wish::new(&self.space, name.as_ref(), Whose::Apart), withdrawal: None }
     }
 
     /// A resource that will be locked again and again, each time at no more cost than need be.
@@ -259,10 +269,25 @@ impl Space {
 #[must_use = "a lock is taken by acquire() or try_acquire()"]
 pub struct LockRequest {
     wish: Wish,
+    withdrawal: Option<Withdrawal>,
 }
 
 impl LockRequest {
     lock_request_methods!();
+
+    /// Let this one withdraw it, [by message](Self::by_message).
+    pub fn withdrawn_by(mut self, withdrawal: &Withdrawal) -> Self {
+        self.withdrawal = Some(withdrawal.clone());
+        self.by_message()
+    }
+
+    /// Move the value block only where a call says so: with the grant if [`value_block`](Self::value_block) is said as well, with
+    /// a conversion that has [`Conversion::value_block`], and with the release after [`Guard::set_value`]. It goes
+    /// [by message](Self::by_message).
+    pub fn value_by_call(mut self) -> Self {
+        self.wish.value_by_call = true;
+        self.by_message()
+    }
 
     /// Answer from what this node owns, without a message between nodes: granted, [`Kind::Busy`](crate::Kind::Busy) or
     /// [`Kind::NotOwned`](crate::Kind::NotOwned). With it [`acquire`](Self::acquire) is
@@ -304,7 +329,8 @@ impl LockRequest {
             Begun::Waits(pending) => pending,
         };
         let handle = pending.handle();
-        let answer = when(pending.session(), pending.place(), |t, e| t.collect(handle, e)).await;
+        let answer =
+            withdrawal::answer(pending.session(), handle, self.withdrawal, |t, e| t.collect(handle, e)).await;
         Ok(Guard { held: pending.finish(answer)? })
     }
 
@@ -374,7 +400,13 @@ impl Guard {
 
     /// A change of mode with more to say about it.
     pub fn conversion(&self, mode: Mode) -> Conversion<'_> {
-        Conversion { held: &self.held, manner: Manner::new(mode) }
+        Conversion { held: &self.held, manner: Manner::new(mode), withdrawal: None }
+    }
+
+    /// The value block if the last request about this lock that was granted has shown it.
+    pub fn value_shown(&self) -> Option<Value> {
+        let grant = self.held.grant();
+        grant.value.filter(|_| grant.shown)
     }
 
     /// Resolves when no conversion is under way whose future was dropped: [`mode`](Guard::mode) then says whether it was
@@ -438,10 +470,25 @@ impl Guard {
 pub struct Conversion<'a> {
     held: &'a Held,
     manner: Manner,
+    withdrawal: Option<Withdrawal>,
 }
 
 impl Conversion<'_> {
     conversion_methods!();
+
+    /// Let this one withdraw it.
+    pub fn withdrawn_by(mut self, withdrawal: &Withdrawal) -> Self {
+        self.withdrawal = Some(withdrawal.clone());
+        self
+    }
+
+    /// Move the value block with this change of mode: upward it is read, and downward what was
+    /// [set](Guard::set_value) is written. Only this says so for a lock whose block moves
+    /// [by call](LockRequest::value_by_call).
+    pub fn value_block(mut self) -> Self {
+        self.manner.value = true;
+        self
+    }
 
     /// Asks for it.
     ///
@@ -454,7 +501,8 @@ impl Conversion<'_> {
         held.session().check_process(|| format!("cannot convert {}", held.subject()))?;
         when(held.session(), held.place(), |table, _| (!table.settling(handle)).then_some(())).await;
         let Some(pending) = held.begin_convert(&self.manner)? else { return Ok(()) };
-        let answer = when(held.session(), held.place(), |t, e| t.collect(handle, e)).await;
+        let answer =
+            withdrawal::answer(held.session(), handle, self.withdrawal, |t, e| t.collect(handle, e)).await;
         pending.finish(answer)
     }
 }
@@ -484,7 +532,7 @@ impl Handle {
         if let Some(here) = self.opened.take(self.mode) {
             return Ok(HandleGuard { taking: Taking::Here(here) });
         }
-        let request = LockRequest { wish: self.opened.wish(self.mode, false) };
+        let request = LockRequest { wish: self.opened.wish(self.mode, false), withdrawal: None };
         Ok(HandleGuard { taking: Taking::There(There::new(request.acquire().await?)) })
     }
 
@@ -497,7 +545,7 @@ impl Handle {
         if let Some(here) = self.opened.take(self.mode) {
             return Ok(HandleGuard { taking: Taking::Here(here) });
         }
-        let request = LockRequest { wish: self.opened.wish(self.mode, true) };
+        let request = LockRequest { wish: self.opened.wish(self.mode, true), withdrawal: None };
         Ok(HandleGuard { taking: Taking::There(There::new(request.try_acquire()?)) })
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) flags: Flags,
     /// If it is held in an entry.
     shared: Option<Mutex<Shared>>,
+    /// Each request says for itself whether the value block moves.
+    value_by_call: bool,
 }
 
 impl Held {
@@ -44,7 +46,13 @@ impl Held {
         shared: Option<Shared>,
     ) -> Held {
         let shared = shared.map(Mutex::new);
-        Held { space, handle, name, flags, shared }
+        Held { space, handle, name, flags, shared, value_by_call: false }
+    }
+
+    /// The same, where each request says for itself whether the value block moves.
+    pub(crate) fn value_by_call(mut self, by_call: bool) -> Held {
+        self.value_by_call = by_call;
+        self
     }
 
     /// The same, held in an entry.
@@ -107,7 +115,8 @@ impl Held {
     pub(crate) fn grant(&self) -> Grant {
         if let Some(mut shared) = self.shared() {
             let (mode, token) = (shared.hold.mode, shared.token(self.space.place()));
-            return Grant { mode, token, value: shared.value(), alternate: shared.alternate };
+            let (value, alternate) = (shared.value(), shared.alternate);
+            return Grant { mode, token, value, shown: value.is_some(), alternate };
         }
         match self.session().check_process(String::new) {
             Ok(()) => self.session().look(|table| table.grant(self.handle)),
@@ -139,7 +148,7 @@ impl Held {
         let what = || format!("cannot set the value block of {}", self.subject());
         self.session().check_process(what)?;
         let mode = self.mode();
-        let why = if !self.uses_value() {
+        let why = if !self.uses_value() && !self.value_by_call {
             "the lock was taken without value_block()".to_owned()
         } else if !mode.writes_value() {
             format!("it is held in {mode}, and only PW and EX write")
@@ -261,7 +270,8 @@ impl Held {
         // Upward the block is read. Downward it is written only if the caller set it: an unset block
         // stays as it is (29).
         let leaves = carried.from.writes_value() && carried.from.covers(mode);
-        if self.uses_value() && (carried.value.is_some() || !leaves) {
+        let uses = manner.value || self.uses_value() && !self.value_by_call;
+        if uses && (carried.value.is_some() || !leaves) {
             flags |= Flags::VALBLK;
         }
         if carried.invalidate {

@@ -88,6 +88,7 @@ mod table;
 mod threads;
 mod wakers;
 mod wish;
+mod withdrawal;
 
 pub use address::{SOCKET_VARIABLE, SYSTEM_SOCKET, dev_file, dev_sockets};
 pub use client::{Builder, Client, Conversion, Guard, Handle, HandleGuard, LockRequest, Space};
@@ -99,3 +100,4 @@ pub use oarlock_layout::id::{Epoch, LockId, SessionId};
 pub use oarlock_layout::mode::Mode;
 pub use oarlock_layout::token::{Fence, Token};
 pub use oarlock_layout::value::Value;
+pub use withdrawal::Withdrawal;

@@ -227,6 +227,12 @@ macro_rules! conversion_methods {
             self.manner.flags |= $crate::Flags::NODLCKWT;
             self
         }
+
+        /// Leave this lock out of the search for deadlocks from now on, as the request for a new lock may say.
+        pub fn no_deadlock_blocker(mut self) -> Self {
+            self.manner.flags |= $crate::Flags::NODLCKBLK;
+            self
+        }
     };
 }
 

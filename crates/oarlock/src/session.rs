@@ -178,6 +178,28 @@ impl Session {
         }
     }
 
+    /// Ends the session, whoever has a share of it, and waits until the node has heard it; false if that took too long.
+    pub(crate) fn hang_up(self: &Arc<Self>, patience: Duration) -> bool {
+        if self.forked() {
+            return false;
+        }
+        self.change(|table, effects| {
+            table.end(Ended { code: Code::Lost, text: "the session was closed".into() }, effects);
+        });
+        self.socket.finish();
+        let (until, mut buffer) = (Instant::now() + patience, vec![0; SESSION_PACKET_BYTES_MAX]);
+        // What it said before it heard concerns nobody any more.
+        let heard = loop {
+            match self.socket.receive(&mut buffer, Patience::Until(until)) {
+                Ok(Received::Packet(_) | Received::TooLong(_)) => {}
+                Ok(Received::HungUp) => break true,
+                Ok(Received::Nothing) | Err(_) => break false,
+            }
+        };
+        self.close();
+        heard
+    }
+
     /// Is this a fork of the process that opened the session?
     #[inline(always)]
     fn forked(&self) -> bool {

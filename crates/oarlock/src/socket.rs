@@ -162,6 +162,12 @@ impl Socket {
         }
     }
 
+    /// Nothing more is sent. What the daemon says until it hangs up can be received.
+    pub(crate) fn finish(&self) {
+        // As below.
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
+    }
+
     /// Ends the conversation in both directions. What was sent stays readable for the daemon.
     pub(crate) fn shut_down(&self) {
         // The only failure is that it is not connected any more.

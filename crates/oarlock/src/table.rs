@@ -58,6 +58,8 @@ pub(crate) struct Grant {
     pub(crate) mode: Mode,
     pub(crate) token: Token,
     pub(crate) value: Option<Value>,
+    /// The last grant has shown that value.
+    pub(crate) shown: bool,
     pub(crate) alternate: bool,
 }
 
@@ -67,6 +69,7 @@ impl Grant {
         mode: Mode::NL,
         token: Token { fence: Fence::from_number(0), local: 0 },
         value: None,
+        shown: false,
         alternate: false,
     };
 }
@@ -379,6 +382,13 @@ impl Table {
         }
     }
 
+    /// What is under way is to be withdrawn; its answer says whether it was. A lock that waits in an entry is not.
+    pub(crate) fn withdraw(&mut self, handle: u32, effects: &mut Effects) {
+        if self.ended.is_none() && self.entry(handle).is_some_and(Entry::is_withdrawable) {
+            effects.send.push(Request::Cancel { handle });
+        }
+    }
+
     /// The caller of a conversion went away without collecting the answer. The guard stays.
     pub(crate) fn desert_convert(&mut self, handle: u32, effects: &mut Effects) {
         let ended = self.ended.is_some();
@@ -520,6 +530,15 @@ impl Entry {
     /// Does somebody hold it, or is about to be told so?
     fn is_guarded(&self) -> bool {
         self.guard && matches!(self.stage, Stage::Held | Stage::Converting(_))
+    }
+
+    /// Is something under way that the node may withdraw?
+    fn is_withdrawable(&self) -> bool {
+        match self.stage {
+            Stage::Asked => self.shared.is_none(),
+            Stage::Converting(_) => true,
+            Stage::Held | Stage::Releasing | Stage::Ended => false,
+        }
     }
 
     /// Gives back what is held in an entry, without the node.
@@ -761,6 +780,7 @@ impl Table {
         entry.grant.mode = granted.mode;
         entry.grant.token = granted.token;
         entry.grant.alternate = granted.alternate;
+        entry.grant.shown = granted.value.is_some();
         if granted.value.is_some() {
             entry.grant.value = granted.value;
         }

@@ -394,7 +394,7 @@ fn a_grant_shows_what_the_daemon_said() {
     let value = Some(Value::NEVER.written([1; VALUE_BYTES]));
     bench.hear(Reply::Granted(Granted { handle, mode: Mode::PR, token, value, alternate: true }));
     let grant = bench.table.collect(handle, &mut bench.effects).unwrap().unwrap();
-    assert_eq!(grant, Grant { mode: Mode::PR, token, value, alternate: true });
+    assert_eq!(grant, Grant { mode: Mode::PR, token, value, shown: true, alternate: true });
     assert_eq!(bench.table.grant(handle), grant);
 }
 

@@ -149,12 +149,14 @@ pub(crate) struct Manner {
     pub(crate) flags: Flags,
     pub(crate) timeout: Option<Duration>,
     pub(crate) alternate: Option<Mode>,
+    /// Of a change of mode: the value block moves, though nothing has said so before.
+    pub(crate) value: bool,
     pub(crate) likely: Option<Mode>,
 }
 
 impl Manner {
     pub(crate) fn new(mode: Mode) -> Manner {
-        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None, likely: None }
+        Manner { mode, flags: Flags::empty(), timeout: None, alternate: None, likely: None, value: false }
     }
 
     /// Flags and milliseconds as they are sent.
@@ -204,6 +206,8 @@ pub(crate) struct Wish {
     pub(crate) transaction: u64,
     /// Not in this process, whatever can be granted here.
     pub(crate) by_message: bool,
+    /// Later requests about the lock say for themselves whether the value block moves.
+    pub(crate) value_by_call: bool,
 }
 
 /// Who stands behind a lock.
@@ -242,6 +246,7 @@ impl Wish {
             whose,
             transaction: 0,
             by_message: false,
+            value_by_call: false,
         }
     }
 
@@ -351,7 +356,8 @@ impl Wish {
                 let handle = session
                     .change(|table, _| table.begin_lock())
                     .map_err(|failure| Error::from_failure(what(), failure))?;
-                let pending = PendingLock { held: Some(held(handle, None)), mode, looks: false, entry: None };
+                let held = Some(held(handle, None).value_by_call(self.value_by_call));
+                let pending = PendingLock { held, mode, looks: false, entry: None };
                 session.request(&ask(handle, flags));
                 Ok(Begun::Waits(pending))
             }

@@ -172,6 +172,11 @@ impl Place {
             let (name, order) = text.split_once(':').unwrap_or((text, "passover"));
             spaces += &format!("\n[[space]]\nname = {name:?}\norder = {order:?}\nretain = {retain}\n");
         }
+        // For programs that were written for libdlm; whoever wants it otherwise says so.
+        let dlm = cli::DLM_SPACE;
+        if !args.space.iter().any(|text| text.split(':').next() == Some(dlm)) {
+            spaces += &format!("\n[[space]]\nname = {dlm:?}\norder = \"strict\"\nretain = {retain}\n");
+        }
         let (engine, etcd) = match etcd {
             None => ("raft", String::new()),
             Some(endpoint) => ("etcd", format!("\n[coordinator.etcd]\nendpoints = [\"{endpoint}\"]\n")),
@@ -349,7 +354,8 @@ mod tests {
             assert_eq!((usize::from(config.me.0), config.shared()), (i, configs[0].shared()));
             super::super::super::config::check_files(config).unwrap();
         }
-        assert_eq!(configs[0].spaces[1].name, "orders");
+        let spaces: Vec<&str> = configs[0].spaces.iter().map(|space| &*space.name).collect();
+        assert_eq!(spaces, ["default", "orders", cli::DLM_SPACE]);
         drop(place);
         assert!(!dir.exists());
     }
