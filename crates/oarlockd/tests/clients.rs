@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use support::solo::Solo;
 use support::{Dev, Held, Said, until};
 
 /// Where Cargo has put the libraries of the crates that this one is tested with.
@@ -43,7 +44,7 @@ fn said(mut command: Command) -> Said {
 /// Programs of any kind read the few files of the kernel that there are.
 #[test]
 fn the_kernels_files_are_answered_by_the_node() {
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
+    let dev = Dev::start();
     let cat = |path: &str| {
         let mut command = over(&dev, 'b');
         command.args(["cat", path]);
@@ -75,11 +76,12 @@ fn the_kernels_files_are_answered_by_the_node() {
 
 #[test]
 fn what_cannot_be_run_is_said() {
+    let mut other = Solo::new("");
+    other.start();
+    let mut command = other.at();
+    command.args(["dlm", "run", "--libraries"]).arg(libraries()).args(["--", "true"]);
+    said(command).expect(2, &["OAR-2202", "order = \"strict\""]);
     let dev = Dev::start();
-    let mut command = over(&dev, 'a');
-    command.arg("true");
-    said(command).expect(2, &["OAR-2202", "--space dlm:strict"]);
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
     for (program, status) in [("/no/such/program", 127), ("/etc", 126)] {
         let mut command = over(&dev, 'a');
         command.arg(program);
@@ -100,7 +102,7 @@ fn dlm_tool_joins_leaves_and_dumps() {
     if !there("dlm_tool") {
         return;
     }
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
+    let dev = Dev::start();
     let tool = |words: &[&str]| {
         let mut command = over(&dev, 'a');
         command.arg("dlm_tool").args(words);
@@ -226,7 +228,7 @@ fn lvmlockd_shares_a_volume_group_between_two_hosts() {
     if !there("lvmlockd") {
         return;
     }
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
+    let dev = Dev::start();
     let Some(disk) = Disk::new(dev.dir.path()) else { return eprintln!("left out: no loop devices here") };
     let lvm = dev.dir.path().join("lvm");
     fs::create_dir(&lvm).unwrap();

@@ -354,7 +354,7 @@ fn program() {
 
 #[test]
 fn random_requests_are_answered_as_the_model_says_and_races_have_one_answer() {
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
+    let dev = Dev::start();
     let mut program = Command::new(std::env::current_exe().unwrap());
     program.args(["program", "--exact", "--ignored", "--nocapture"]).env("OARLOCK_SOCKET", dev.socket('a'));
     let said = Said::of(program.stderr(Stdio::piped()).output().unwrap()).expect(0, &["races <"]);

@@ -129,7 +129,7 @@ fn what_is_given_back_is_no_orphan() {
 /// Scenarios 65, 66 by hand and by program: branches are counted by the node, whoever opened them and whatever became of that.
 #[test]
 fn branches_are_opened_and_closed_by_people_and_programs() {
-    let dev = Dev::start_with(&["--space", "dlm:strict"]);
+    let dev = Dev::start();
     let count = || {
         let said = dev.run('a', &["dlm", "ls", "-o", "json"]).expect(0, &[]).json();
         said["branches"].as_array().unwrap().iter().map(|it| it["opened"].as_u64().unwrap()).sum::<u64>()
