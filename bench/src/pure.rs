@@ -220,24 +220,46 @@ impl Pure {
         self.failure.take()
     }
 
+    /// What a node has counted.
+    pub(crate) fn counted(&self, node: usize, name: &str) -> u64 {
+        let counters = self.nodes[node].counters();
+        counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.value)
+    }
+
     /// Lets a node's search for deadlocks make so many passes, and nothing else happen; how long the passes took.
     pub(crate) fn search(&mut self, node: usize, passes: u64) -> Result<std::time::Duration, Failure> {
-        let counted = |pure: &Pure| {
-            let counters = pure.nodes[node].counters();
-            counters.iter().find(|c| c.name == "deadlock_passes").map_or(0, |counter| counter.value)
-        };
+        self.search_for(node, passes, Duration::ZERO)
+    }
+
+    /// The same for passes that go over nodes: their answers come a little later.
+    pub(crate) fn search_over(&mut self, node: usize, passes: u64) -> Result<std::time::Duration, Failure> {
+        // Less than there is between two passes.
+        self.search_for(node, passes, Duration::from_millis(30))
+    }
+
+    fn search_for(
+        &mut self,
+        node: usize,
+        passes: u64,
+        each: Duration,
+    ) -> Result<std::time::Duration, Failure> {
         let mut taken = std::time::Duration::ZERO;
-        let end = counted(self) + passes;
+        let (mut left, mut until) = (passes, None);
         for _ in 0..100_000 {
-            let before = counted(self);
-            if before == end {
+            if left == 0 && until.is_none_or(|until| until < self.now) {
                 return Ok(taken);
             }
+            let before = self.counted(node, "deadlock_passes");
             let began = std::time::Instant::now();
             self.let_time_pass();
             self.settle();
-            if counted(self) > before {
-                taken += began.elapsed();
+            let elapsed = began.elapsed();
+            if self.counted(node, "deadlock_passes") > before && left > 0 {
+                left -= 1;
+                until = Some(self.now + each);
+            }
+            if until.is_some_and(|until| self.now <= until) {
+                taken += elapsed;
             }
         }
         Err("the node does not search".into())

@@ -1,5 +1,6 @@
 //! What nodes see, put together.
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -32,25 +33,36 @@ impl Knot {
 
 /// Sights of resources, by node. In writing it is their list, each as it came.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(into = "Vec<Seen>", from = "Vec<Seen>")]
+#[serde(into = "Written", from = "Written")]
 pub struct Graph {
     resources: BTreeMap<(SpaceId, Name), BTreeMap<NodeId, Sight>>,
+    /// Of these it is not known for what they wait.
+    left: BTreeSet<TransactionId>,
+    sights: usize,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    sights: Vec<Seen>,
+    left: BTreeSet<TransactionId>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Seen(NodeId, #[serde(with = "oarlock_layout::written::wire")] Sight);
 
-impl From<Graph> for Vec<Seen> {
-    fn from(graph: Graph) -> Vec<Seen> {
+impl From<Graph> for Written {
+    fn from(graph: Graph) -> Written {
         let sights = graph.resources.into_values().flatten();
-        sights.map(|(node, sight)| Seen(node, sight)).collect()
+        let sights = sights.map(|(node, sight)| Seen(node, sight)).collect();
+        Written { sights, left: graph.left }
     }
 }
 
-impl From<Vec<Seen>> for Graph {
-    fn from(seen: Vec<Seen>) -> Graph {
-        let mut graph = Graph::new();
-        seen.into_iter().for_each(|Seen(node, sight)| graph.add(node, sight));
+impl From<Written> for Graph {
+    fn from(Written { sights, left }: Written) -> Graph {
+        let mut graph = Graph { left, ..Graph::new() };
+        sights.into_iter().for_each(|Seen(node, sight)| graph.add(node, sight));
         graph
     }
 }
@@ -60,6 +72,8 @@ struct Picture<'a> {
     nodes: Vec<Node<'a>>,
     /// The waits of each actor.
     actors: Vec<Vec<usize>>,
+    /// Those who wait for something that is not told as well: it may come.
+    partly: Vec<bool>,
     /// Locks of actors who wait, by resource.
     holds: Vec<Vec<Held>>,
     planted: Planted,
@@ -109,34 +123,51 @@ impl Graph {
         Graph::default()
     }
 
-    /// What a node sees; a later sight of the same resource takes the place of an earlier one.
-    pub fn add(&mut self, node: NodeId, sight: Sight) {
-        self.resources.entry((sight.space, sight.name.clone())).or_default().insert(node, sight);
+    /// What a node sees. Of two sights of a resource the later one says who holds it; each tells only of those who wait that it was asked
+    /// about, so whoever stands in either waits.
+    pub fn add(&mut self, node: NodeId, mut sight: Sight) {
+        let nodes = self.resources.entry((sight.space, sight.name.clone())).or_default();
+        match nodes.entry(node) {
+            Entry::Vacant(place) => {
+                self.sights += 1;
+                place.insert(sight);
+            }
+            Entry::Occupied(mut place) => {
+                let told: BTreeSet<LockId> = sight.waits.iter().map(|wait| wait.party.lock).collect();
+                let before = core::mem::take(&mut place.get_mut().waits);
+                sight.waits.extend(before.into_iter().filter(|wait| !told.contains(&wait.party.lock)));
+                sight.waits.sort_by_key(Wait::place);
+                place.insert(sight);
+            }
+        }
+    }
+
+    /// For what these wait is not known: each of them may go on.
+    pub fn leave(&mut self, transactions: impl IntoIterator<Item = TransactionId>) {
+        self.left.extend(transactions);
+    }
+
+    /// Is somebody stuck though for what these wait is not known either?
+    pub(crate) fn is_tied_without(
+        &mut self,
+        planted: Planted,
+        transactions: impl IntoIterator<Item = TransactionId>,
+    ) -> bool {
+        let left = self.left.clone();
+        self.leave(transactions);
+        let tied = !self.knots_with(planted).is_empty();
+        self.left = left;
+        tied
     }
 
     /// How many sights there are.
-    pub fn len(&self) -> usize {
-        self.resources.values().map(BTreeMap::len).sum()
+    pub const fn len(&self) -> usize {
+        self.sights
     }
 
     /// Has nobody seen anything?
-    pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
-    }
-
-    /// Resources on which somebody waits whom programs of other nodes may keep waiting.
-    pub fn open(&self) -> impl Iterator<Item = &(SpaceId, Name)> {
-        let waits = |sight: &Sight| !sight.alone && !sight.waits.is_empty();
-        self.resources
-            .iter()
-            .filter(move |(_, nodes)| nodes.values().any(waits))
-            .map(|(resource, _)| resource)
-    }
-
-    /// Transactions that hold something: they may wait anywhere.
-    pub fn transactions(&self) -> BTreeSet<TransactionId> {
-        let holds = self.resources.values().flat_map(BTreeMap::values).flat_map(|sight| &sight.holds);
-        holds.map(|hold| hold.transaction).filter(|transaction| transaction.0 != 0).collect()
+    pub const fn is_empty(&self) -> bool {
+        self.sights == 0
     }
 
     /// Waits that cannot go on, whatever everybody else does: those of knots, and those behind them.
@@ -184,8 +215,11 @@ impl Graph {
     }
 
     fn picture(&self, planted: Planted) -> Picture<'_> {
-        let mut picture = Picture { nodes: Vec::new(), actors: Vec::new(), holds: Vec::new(), planted };
+        let mut picture =
+            Picture { nodes: Vec::new(), actors: Vec::new(), partly: Vec::new(), holds: Vec::new(), planted };
         let mut numbers: BTreeMap<Actor, usize> = BTreeMap::new();
+        // How many waits of an actor are told by a node, and how many there are at that node.
+        let mut told: BTreeMap<(usize, NodeId), (u32, u32)> = BTreeMap::new();
         for (resource, sights) in self.resources.values().enumerate() {
             // Where the waits of each node begin.
             let mut firsts: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -202,8 +236,12 @@ impl Graph {
                     let actor = *numbers.entry(of).or_insert(next);
                     if actor == next {
                         picture.actors.push(Vec::new());
+                        let left = matches!(of, Actor::Transaction(it) if self.left.contains(&it));
+                        picture.partly.push(left);
                     }
                     picture.actors[actor].push(first + at);
+                    let (count, all) = told.entry((actor, *node)).or_default();
+                    (*count, *all) = (*count + 1, wait.of.max(*all));
                     let local = match at {
                         _ if planted.has(Bug::NoPlaces) => first..first,
                         0 => first..first,
@@ -226,6 +264,9 @@ impl Graph {
                 let remote = before(&picture.nodes, &firsts, order, *node, *first);
                 picture.nodes[*first].remote = remote;
             }
+        }
+        for ((actor, _), (count, all)) in told {
+            picture.partly[actor] |= count < all && !planted.has(Bug::CutCounted);
         }
         for sights in self.resources.values() {
             let held = |(node, sight): (&NodeId, &'_ Sight)| {
@@ -311,11 +352,12 @@ impl Picture<'_> {
     /// An actor is stuck that waits, and with all that it waits for.
     fn stuck_actors(&self) -> Vec<bool> {
         let any = self.planted.has(Bug::AnyWait);
-        let stuck = |waits: &Vec<usize>| {
+        let stuck = |(waits, partly): (&Vec<usize>, &bool)| {
             let mut each = waits.iter().map(|at| self.nodes[*at].stuck);
-            !waits.is_empty() && if any { each.any(|stuck| stuck) } else { each.all(|stuck| stuck) }
+            let stuck = if any { each.any(|stuck| stuck) } else { each.all(|stuck| stuck) };
+            !waits.is_empty() && !partly && stuck
         };
-        self.actors.iter().map(stuck).collect()
+        self.actors.iter().zip(&self.partly).map(stuck).collect()
     }
 
     fn edges(&self) -> Edges {

@@ -1,7 +1,7 @@
 //! Finds locks that wait for each other in a circle, over all nodes and lockspaces (C18, C19, D1 to D8).
 //!
 //! ```text
-//!   an old wait here ──► begin ─► ┌────────────┐ ─► Ask: all members, for resources and transactions not yet seen
+//!   an old wait here ──► begin ─► ┌────────────┐ ─► Ask: whoever may know, for resources and transactions not yet seen
 //!   Traced, Traced, … ──────────► │   Search   │
 //!   time, another view ─────────► │            │ ─► Found: one wait to be refused, and the circle that it is in
 //!                                 │   Graph    │
@@ -34,4 +34,7 @@ pub mod planted;
 mod search;
 
 pub use graph::{Graph, Knot};
-pub use search::{CONFIRM, Counters, Output, PATIENCE, PAUSE_MAX, Search, Suspects};
+pub use search::{
+    CONFIRM, Counters, Output, PATIENCE, PATIENCE_MAX, PAUSE_MAX, PAUSE_TRANSACTIONS_MAX, Search, Start,
+    Suspects,
+};

@@ -15,11 +15,14 @@ pub enum Bug {
     ExcusedCounted,
     /// Nobody is told what was found.
     Silent,
+    /// Whoever waits for something that was left out of an answer is stuck with what was told.
+    CutCounted,
 }
 
 impl Bug {
     /// Every one of them.
-    pub const ALL: [Bug; 5] = [Bug::OnePass, Bug::AnyWait, Bug::NoPlaces, Bug::ExcusedCounted, Bug::Silent];
+    pub const ALL: [Bug; 6] =
+        [Bug::OnePass, Bug::AnyWait, Bug::NoPlaces, Bug::ExcusedCounted, Bug::Silent, Bug::CutCounted];
 }
 
 /// Which bug is planted, if any.

@@ -191,6 +191,22 @@ fn a_second_choice_may_still_be_granted() {
     assert_eq!(knots(&table), one(&["bob", "ann"], "ann"));
 }
 
+/// Of two answers each tells of whom it was asked about.
+#[test]
+fn who_stands_in_either_of_two_sights_waits() {
+    let mut table = Table::new(true);
+    table.put("a", [hold(0, "ann", Mode::EX), wait(1, "zed", Mode::EX, 1), wait(1, "bob", Mode::EX, 10)]);
+    table.put("b", [hold(1, "bob", Mode::EX), wait(0, "ann", Mode::EX, 20)]);
+    let mut graph = Graph::new();
+    table.sights().into_iter().for_each(|(node, sight)| graph.add(node, sight));
+    for (node, mut sight) in table.sights() {
+        sight.waits.truncate(1);
+        graph.add(node, sight);
+    }
+    assert_eq!(graph.knots().len(), 1);
+    assert_eq!(graph.stuck().len(), 3);
+}
+
 /// NODLCKWT: its program says that it will resolve it.
 #[test]
 fn a_wait_that_is_excused_breaks_the_circle() {
@@ -247,9 +263,33 @@ proptest! {
         let apart: BTreeSet<_> = tied.iter().copied().collect();
         prop_assert_eq!(tied.len(), apart.len());
         prop_assert!(apart.is_subset(&stuck));
-        // If no knot's victim waited, there would be fewer who are stuck.
-        let mut less = table.clone();
-        knots.iter().for_each(|knot| less.withdraw(&knot.victim()));
-        prop_assert!(less.played().len() < played.len() || stuck.is_empty());
+        // Whoever is refused can give something back that another one waits for, and is the youngest of whom that is true.
+        for knot in &knots {
+            let helps = knot.waits.iter().filter(|wait| table.gives_back(wait, &knot.waits, &stuck));
+            prop_assert_eq!(helps.max(), Some(&knot.victim()), "{:?}\n{:?}", knot, table);
+        }
+    }
+
+    /// Whatever is left out of what nodes tell can hide who is stuck, and make nobody so: rows, the holders of a resource, and all of it; only
+    /// the first of a queue is never left out alone.
+    #[test]
+    fn what_is_left_out_makes_nobody_stuck(
+        table in tables(),
+        left_out in prop::collection::vec(prop::bool::weighted(0.3), 64),
+    ) {
+        let (mut all, mut part) = (Graph::new(), Graph::new());
+        let mut left_out = left_out.into_iter().cycle();
+        let mut out = || left_out.next().expect("it begins anew");
+        for (node, mut sight) in table.sights() {
+            all.add(node, sight.clone());
+            let mut first = true;
+            sight.waits.retain(|_| core::mem::take(&mut first) || !out());
+            sight.holds.retain(|_| !out());
+            if !out() {
+                part.add(node, sight);
+            }
+        }
+        let (all, part) = (table.stuck(&all), table.stuck(&part));
+        prop_assert!(part.is_subset(&all), "{part:?} are called stuck, {all:?} are\n{table:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering, fence};
 
 use nix::errno::Errno as Last;
 use oarlock_dlm::{Block, Errno, Event, Report, VALUE_BYTES, What, status};
@@ -38,7 +38,8 @@ pub(crate) fn callable(callback: dlm_callback) -> bool {
     callback.is_some_and(|callback| callback as usize >= FIRST_PAGE)
 }
 
-/// A status block that is there for as long as something about its lock is under way.
+/// A status block that is there for as long as something about its lock is under way. Programs may have it at any address: lvmlockd
+/// keeps its own in an array of bytes.
 #[derive(Clone, Copy)]
 pub struct StatusBlock(*mut dlm_lksb);
 
@@ -58,13 +59,13 @@ impl StatusBlock {
     /// The number of its lock.
     pub(crate) fn lkid(self) -> u32 {
         // SAFETY: it is there.
-        unsafe { (*self.0).sb_lkid }
+        unsafe { (&raw const (*self.0).sb_lkid).read_unaligned() }
     }
 
     /// The program's value block, if it has one.
     pub(crate) fn value(self) -> Option<Block> {
         // SAFETY: it is there.
-        let block = unsafe { (*self.0).sb_lvbptr };
+        let block = unsafe { (&raw const (*self.0).sb_lvbptr).read_unaligned() };
         // SAFETY: so is this; bytes need no alignment.
         (!block.is_null()).then(|| unsafe { block.cast::<Block>().read() })
     }
@@ -73,26 +74,34 @@ impl StatusBlock {
     pub(crate) fn accept(self, lkid: Option<u32>) {
         if let Some(lkid) = lkid {
             // SAFETY: it is there.
-            unsafe { (&raw mut (*self.0).sb_lkid).write(lkid) };
+            unsafe { (&raw mut (*self.0).sb_lkid).write_unaligned(lkid) };
         }
         self.set_status(status::IN_PROGRESS);
     }
 
     fn set_status(self, status: c_int) {
-        // SAFETY: it is there, an int is aligned in it, and programs do no more than look at it.
-        unsafe { AtomicI32::from_ptr(&raw mut (*self.0).sb_status).store(status, Ordering::Release) };
+        // SAFETY: it is there.
+        let place = unsafe { &raw mut (*self.0).sb_status };
+        if place.is_aligned() {
+            // SAFETY: it is there, and programs do no more than look at it.
+            unsafe { AtomicI32::from_ptr(place).store(status, Ordering::Release) };
+        } else {
+            fence(Ordering::Release);
+            // SAFETY: it is there.
+            unsafe { place.write_unaligned(status) };
+        }
     }
 
     /// Writes a report. The status comes last, for programs that only look at it.
     pub(crate) fn write(self, report: &Report) {
         // SAFETY: it is there, and the block it leads to.
         unsafe {
-            let block = (*self.0).sb_lvbptr;
+            let block = (&raw const (*self.0).sb_lvbptr).read_unaligned();
             if let Some(value) = report.value.filter(|_| !block.is_null()) {
                 std::ptr::copy_nonoverlapping(value.as_ptr().cast::<c_char>(), block, VALUE_BYTES);
             }
             (&raw mut (*self.0).sb_flags).write(report.flags as c_char);
-            (&raw mut (*self.0).sb_lkid).write(report.lkid);
+            (&raw mut (*self.0).sb_lkid).write_unaligned(report.lkid);
         }
         self.set_status(report.status);
     }

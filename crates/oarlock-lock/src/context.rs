@@ -12,6 +12,7 @@ use oarlock_layout::time::Instant;
 
 use crate::config::Config;
 use crate::counters::{Counters, How};
+use crate::index::Index;
 use crate::output::Output;
 use crate::planted::Planted;
 
@@ -35,6 +36,8 @@ pub(crate) struct Context<'a> {
     pub(crate) inside: &'a mut VecDeque<Packet>,
     /// Where each waiting or converting lock stands.
     pub(crate) waiting: &'a mut BTreeMap<LockId, Slot>,
+    /// Who stands behind those of them that wait for others.
+    pub(crate) index: &'a mut Index,
     pub(crate) deadlines: &'a mut BTreeSet<(Instant, LockId)>,
     /// Shadows that may be forgotten, by the time since when.
     pub(crate) idle: &'a mut BTreeSet<(Instant, Slot)>,

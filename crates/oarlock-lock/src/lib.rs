@@ -36,6 +36,7 @@ mod context;
 mod counters;
 #[cfg(test)]
 mod exhausted_tests;
+mod index;
 mod look;
 mod master;
 mod masters;
@@ -60,5 +61,5 @@ pub use counters::{Counters, How};
 pub use output::{Granted, Output, Violation};
 pub use request::{Convert, Lock, Request, Unlock};
 pub use space::Lockspace;
-pub use trace::Waiter;
+pub use trace::{Rank, Waiter};
 pub use waits::Waits;

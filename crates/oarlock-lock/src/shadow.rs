@@ -320,6 +320,7 @@ impl Shadow {
         self.attempts += 1;
         entry.attempt = self.attempts;
         ctx.waiting.insert(entry.lock, self.slot);
+        ctx.index.begin(ctx.config.me, &entry, self.slot);
         if let Some(deadline) = entry.deadline {
             ctx.deadlines.insert((deadline, entry.lock));
         }
@@ -413,6 +414,7 @@ impl Shadow {
             self.rare.vain.remove(&entry.attempt);
         }
         ctx.waiting.remove(&entry.lock);
+        ctx.index.end(ctx.config.me, entry);
         if let Some(deadline) = entry.deadline {
             ctx.deadlines.remove(&(deadline, entry.lock));
         }

@@ -18,6 +18,7 @@ use oarlock_layout::view::View;
 use crate::config::Config;
 use crate::context::Context;
 use crate::counters::{Counters, How};
+use crate::index::Index;
 use crate::master::Master;
 use crate::masters::Masters;
 use crate::output::{Output, Violation};
@@ -68,6 +69,9 @@ pub struct Lockspace {
     pub(crate) overtaken: Vec<View>,
     pub(crate) serial: u64,
     pub(crate) waiting: BTreeMap<LockId, Slot>,
+    /// Made again from the queues by whoever reads the state.
+    #[serde(skip)]
+    pub(crate) index: Index,
     pub(crate) deadlines: BTreeSet<(Instant, LockId)>,
     idle: BTreeSet<(Instant, Slot)>,
     /// Where the search for a slot to free goes on.
@@ -104,6 +108,7 @@ impl Lockspace {
             overtaken: Vec::new(),
             serial: 0,
             waiting: BTreeMap::new(),
+            index: Index::default(),
             deadlines: BTreeSet::new(),
             idle: BTreeSet::new(),
             sweep: 0,
@@ -586,6 +591,7 @@ impl Lockspace {
             outputs: &mut self.outputs,
             inside: &mut self.inside,
             waiting: &mut self.waiting,
+            index: &mut self.index,
             deadlines: &mut self.deadlines,
             idle: &mut self.idle,
             how: How::Local,

@@ -7,7 +7,7 @@ use oarlock_layout::code::Code;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{LockId, OwnerId, Slot, TransactionId};
 use oarlock_layout::message::look::Party;
-use oarlock_layout::message::trace::{Hold, Sight, Since, Wait, WaitId};
+use oarlock_layout::message::trace::{Actor, Hold, Sight, Since, Wait, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::segment::Words;
@@ -34,6 +34,19 @@ pub struct Waiter {
     pub since: Instant,
     /// No search counts it (NODLCKWT).
     pub excused: bool,
+    /// It came to stand before others: a convert, or HEADQUE.
+    pub jumped: bool,
+}
+
+/// How much an actor matters to whoever asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Rank {
+    /// Somebody else.
+    Other,
+    /// It holds what somebody waits for.
+    Wanted,
+    /// It was asked for.
+    Asked,
 }
 
 impl Lockspace {
@@ -48,14 +61,14 @@ impl Lockspace {
                 transaction: entry.transaction,
                 since: entry.since,
                 excused: entry.flags.contains(Flags::NODLCKWT),
+                jumped: entry.from.is_some() || entry.flags.contains(Flags::HEADQUE),
             })
         })
     }
 
     /// A search of this stamp sees whoever waits and was not seen by one yet.
     pub fn see_waiters(&mut self, now: Instant, stamp: Stamp) {
-        let slots: BTreeSet<Slot> = self.waiting.values().copied().collect();
-        for slot in slots {
+        for slot in core::mem::take(&mut self.index.unseen) {
             let Some(shadow) = self.shadows.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
                 continue;
             };
@@ -65,6 +78,16 @@ impl Lockspace {
                 }
             }
         }
+    }
+
+    /// Where an actor waits for others: on which resources, on one as often as it has locks that wait there.
+    pub fn waits_of(&self, actor: Actor) -> impl Iterator<Item = Slot> + '_ {
+        self.index.of(actor)
+    }
+
+    /// How many have begun to wait for others here, and how many waits have ended of whoever still waits for something else.
+    pub fn turns(&self) -> (u64, u64) {
+        (self.index.begun, self.index.turned)
     }
 
     /// Does anybody wait here?
@@ -86,22 +109,26 @@ impl Lockspace {
         counts.map(hold).collect()
     }
 
-    /// What this node sees of a resource: of the holders `holds`, of those who wait whoever is `wanted`, the first of all, and
-    /// before the last one who is wanted the first of each mode; but no more than `most` of either. True beside it: there are more.
+    /// What this node sees of a resource: of the holders `holds`, of those who wait whoever has a rank, the first of all, and
+    /// before the last one who has one the first of each mode; but no more than `most` of either, and then whoever was asked for before
+    /// others. True beside it: there are more. How many things an actor waits for is left to the caller.
     pub fn sight(
         &self,
         words: &dyn Words,
         name: &Name,
         most: usize,
         mut holds: Vec<Hold>,
-        wanted: &dyn Fn(LockId, OwnerId, TransactionId) -> bool,
+        rank: &dyn Fn(LockId, OwnerId, TransactionId) -> Rank,
     ) -> (Sight, bool) {
-        let order = self.master(name).map(|master| {
+        let master = self.master(name);
+        let order = master.map(|master| {
             master.rare.converting.iter().chain(&master.rare.waiting).copied().collect::<Vec<_>>()
         });
+        let records = master.map(|master| master.records.keys().copied().collect());
         let shadow = words.find(name).and_then(|slot| self.shadow(slot));
-        let mut waits = Vec::new();
-        let (mut alone, mut asks) = (false, false);
+        let (mut waits, mut alone, mut asks) = (Vec::new(), false, false);
+        let mut cut = holds.len() > most;
+        holds.truncate(most);
         if let Some(shadow) = shadow {
             let queues = &shadow.rare.queues;
             // Nobody here wants more than is owned, and nobody elsewhere comes first: the master need not do anything.
@@ -114,31 +141,38 @@ impl Lockspace {
                 covered && !shadow.passes_head(self.config().order, words, e)
             };
             let mut modes = BTreeSet::new();
+            let mut rows = Vec::new();
             // What is after the last one of these keeps nobody waiting who matters.
             let mut end = 0;
             for (place, entry) in queues.waiters().enumerate() {
-                let wanted = wanted(entry.lock, entry.owner, entry.transaction);
+                let rank = match place {
+                    // Without the first of all, those behind it would seem to wait for another.
+                    0 => Rank::Asked,
+                    _ => rank(entry.lock, entry.owner, entry.transaction),
+                };
                 let kind = (entry.mode as u8, entry.alternate.map(|mode| mode as u8), excused(entry));
-                if wanted || place == 0 || modes.insert(kind) {
-                    waits.push(Wait { held_back: held_back(entry), ..wait(entry) });
-                    end = if wanted || place == 0 { waits.len() } else { end };
+                if rank > Rank::Other || modes.insert(kind) {
+                    rows.push((rank, entry));
+                    end = if rank > Rank::Other { rows.len() } else { end };
                 }
             }
-            waits.truncate(end);
+            rows.truncate(end);
+            cut |= rows.len() > most;
+            keep(&mut rows, most);
+            let row = |(_, entry): (Rank, &Waiting)| Wait { held_back: held_back(entry), ..wait(entry) };
+            waits = rows.into_iter().map(row).collect();
         }
-        let cut = holds.len() > most || waits.len() > most;
-        holds.truncate(most);
-        waits.truncate(most);
-        let passover = self.config().order == Order::Passover;
         let sight = Sight {
             space: self.config().space,
             name: name.clone(),
             holds,
             waits,
             alone,
+            more: false,
             asks,
             order: order.unwrap_or_default(),
-            passover,
+            records: records.unwrap_or_default(),
+            passover: self.config().order == Order::Passover,
         };
         (sight, cut)
     }
@@ -178,6 +212,25 @@ impl Lockspace {
     }
 }
 
+/// No more than so many, those of a higher rank before others, and of equals the first; in the order in which they are.
+fn keep<T>(rows: &mut Vec<(Rank, T)>, most: usize) {
+    if rows.len() <= most {
+        return;
+    }
+    let mut room = most;
+    let mut rooms = [Rank::Asked, Rank::Wanted, Rank::Other].map(|rank| {
+        let of_rank = rows.iter().filter(|row| row.0 == rank).count().min(room);
+        room -= of_rank;
+        (rank, of_rank)
+    });
+    rows.retain(|row| {
+        let (_, room) = rooms.iter_mut().find(|(rank, _)| *rank == row.0).expect("all ranks are there");
+        let stays = *room > 0;
+        *room -= usize::from(stays);
+        stays
+    });
+}
+
 fn excused(entry: &Waiting) -> bool {
     entry.flags.contains(Flags::NODLCKWT)
 }
@@ -199,5 +252,7 @@ fn wait(entry: &Waiting) -> Wait {
         passes: entry.flags.contains(Flags::NOORDER),
         excused: excused(entry),
         held_back: false,
+        ahead: entry.flags.contains(Flags::HEADQUE),
+        of: 0,
     }
 }

@@ -9,6 +9,7 @@ use oarlock_layout::id::Slot;
 use oarlock_layout::written::Contradiction;
 
 use crate::config::Config;
+use crate::index::Index;
 use crate::space::Lockspace;
 
 impl Lockspace {
@@ -35,6 +36,17 @@ impl Lockspace {
         Ok(())
     }
 
+    /// The same with what is not written because it follows from the rest. Whoever has read a state and checked it does this first.
+    #[must_use]
+    pub fn resume(mut self) -> Lockspace {
+        let me = self.config().me;
+        self.index = Index::default();
+        for shadow in self.shadows.iter().flatten() {
+            shadow.rare.queues.waiters().for_each(|entry| self.index.begin(me, entry, shadow.slot));
+        }
+        self
+    }
+
     /// The same with a rule left out: what is planted is not written.
     #[cfg(feature = "planted")]
     #[must_use]
@@ -56,6 +68,7 @@ impl Lockspace {
     pub fn lose_waiters(&mut self) {
         self.waiting.clear();
         self.deadlines.clear();
+        self.index = Index::default();
         self.shadows.iter_mut().flatten().for_each(|shadow| shadow.rare.queues = Default::default());
     }
 

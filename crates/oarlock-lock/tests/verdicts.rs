@@ -10,7 +10,7 @@ use oarlock_layout::segment::PlainWords;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
 use oarlock_layout::view::{Member, View};
-use oarlock_lock::{Config, Convert, Lock, Lockspace, Output, Request};
+use oarlock_lock::{Config, Convert, Lock, Lockspace, Output, Rank, Request};
 
 const HOLDER: LockId = LockId::new(SessionId(1), 1);
 const WAITER: LockId = LockId::new(SessionId(2), 1);
@@ -70,7 +70,8 @@ impl Room {
         self.now += Duration::from_millis(150);
         self.space.see_waiters(self.now, Stamp(stamp));
         let name = Name::new(b"r").expect("a short name");
-        let (sight, _) = self.space.sight(&self.words, &name, usize::MAX, Vec::new(), &|_, _, _| true);
+        let (sight, _) =
+            self.space.sight(&self.words, &name, usize::MAX, Vec::new(), &|_, _, _| Rank::Wanted);
         let [wait] = &sight.waits[..] else { panic!("not one waits: {sight:?}") };
         WaitId {
             since: wait.since,

@@ -6,15 +6,19 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use oarlock_circuit::Class;
-use oarlock_deadlock::{Output, Search, Suspects};
+use oarlock_deadlock::{Output, Search, Start, Suspects};
+use oarlock_layout::codec::Wire;
 use oarlock_layout::id::{LockId, NodeId, OwnerId, SessionId, Slot, SpaceId, TransactionId};
+use oarlock_layout::limit::MESSAGE_BYTES_MAX;
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::trace::{Actor, Broken, Hold, Link, ROWS_MAX, Sight, Trace, Traced, Verdict};
+use oarlock_layout::message::trace::{
+    ASKED_MAX, Actor, Broken, Hold, Link, ROWS_MAX, SIGHTS_BYTES_MAX, Sight, Trace, Traced, Verdict,
+};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::stamp::Stamp;
 use oarlock_layout::time::{Duration, Instant};
-use oarlock_lock::Waiter;
+use oarlock_lock::{Rank, Waiter};
 
 use crate::node::{Node, Space};
 
@@ -28,11 +32,21 @@ pub(crate) struct Deadlocks {
     pub(crate) search: Search,
     /// When the last pass looked at what waits here.
     looked: Option<Instant>,
+    /// How many had begun to wait, and how many waits had ended of whoever still waits, when that was last asked.
+    #[serde(skip)]
+    turns: (u64, u64),
+    /// The second of these when the last pass looked. Whoever goes on with the node does not know, and looks.
+    #[serde(skip, default = "never")]
+    turned: u64,
     /// Those that were broken, with the time at which this node heard of it; the newest last.
     broken: VecDeque<Heard>,
     /// What victims are to be told, until they are, which is before anybody writes this down.
     #[serde(skip)]
     texts: BTreeMap<(SpaceId, LockId), String>,
+}
+
+const fn never() -> u64 {
+    u64::MAX
 }
 
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -48,6 +62,8 @@ impl Deadlocks {
         Deadlocks {
             search: Search::new(delay),
             looked: None,
+            turns: (0, 0),
+            turned: 0,
             broken: VecDeque::new(),
             texts: BTreeMap::new(),
         }
@@ -61,19 +77,52 @@ impl Deadlocks {
     }
 }
 
-/// Where the actors of a node wait.
-#[derive(Default)]
-struct Waits(BTreeMap<Actor, Vec<(SpaceId, Slot)>>);
+/// Messages of a search that are longer than this go with what is large: a dozen datagrams hold up no grant.
+const LOCK_BYTES_MAX: usize = 16 << 10;
 
 /// What is put together for an answer.
 #[derive(Default)]
 struct Gathering {
     /// Whose waits are told.
-    wanted: BTreeSet<Actor>,
-    /// Resources with somebody waiting or holding here, and those that only the master here knows.
-    slots: BTreeMap<(SpaceId, Name), Vec<Hold>>,
-    queue: Vec<(SpaceId, Name)>,
+    ranks: BTreeMap<Actor, Rank>,
+    /// Resources with somebody waiting or holding here, and those that only the master here knows: as they came, which is those that were
+    /// asked for, then those for which holders of these wait, and so on.
+    places: Vec<Place>,
+    known: BTreeSet<(SpaceId, Name)>,
+    /// So many of them have been looked at.
+    done: usize,
 }
+
+/// A resource that somebody asks about, or that follows from one.
+struct Place {
+    space: SpaceId,
+    name: Name,
+    holds: Vec<Hold>,
+    /// It was asked for, or a holder of one that was waits for it, or a transaction that was.
+    near: bool,
+    /// It was asked for.
+    asked: bool,
+}
+
+/// How much goes into an answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    /// Resources, and holders and waiters of each.
+    pub(crate) rows: usize,
+    /// All of it.
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// For this node itself.
+    pub(crate) const ALL: Room = Room { rows: usize::MAX, bytes: usize::MAX };
+    /// For another, in one message.
+    pub(crate) const MESSAGE: Room = Room { rows: ROWS_MAX, bytes: SIGHTS_BYTES_MAX };
+}
+
+/// Beside the sights of an answer stand transactions and a few numbers.
+const _: () =
+    assert!(Room::MESSAGE.bytes + ASKED_MAX * 8 + 64 <= MESSAGE_BYTES_MAX, "an answer is one message");
 
 impl Node {
     /// Deadlocks that were broken anywhere, as far as this node has heard of them and remembers: the last of them last.
@@ -91,6 +140,15 @@ impl Node {
         if self.spaces.iter().any(|space| space.locks.has_waiters()) {
             self.deadlocks.search.waits(now);
         }
+        let turns = self.turns();
+        if core::mem::replace(&mut self.deadlocks.turns, turns) != turns {
+            self.deadlocks.search.news(now);
+        }
+    }
+
+    fn turns(&self) -> (u64, u64) {
+        let turns = self.spaces.iter().map(|space| space.locks.turns());
+        turns.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     /// The time of the search has come.
@@ -98,31 +156,31 @@ impl Node {
         if !self.deadlocks.search.handle_timeout(now) {
             return;
         }
-        let waits = self.waits();
-        let any = !waits.0.is_empty();
-        let view = self.recovery.view();
-        let members: BTreeSet<NodeId> = view.nodes().collect();
         // While locks are being recovered nothing that is seen means anything.
-        let (old, fresh) = match self.recovery.is_open() {
-            true => self.suspects(now, &waits),
+        let (old, mut fresh) = match self.recovery.is_open() {
+            true => self.suspects(now),
             false => Default::default(),
         };
+        let turned = self.turns().1;
+        fresh |= core::mem::replace(&mut self.deadlocks.turned, turned) != turned;
+        let any = self.spaces.iter().any(|space| space.locks.has_waiters());
         self.deadlocks.looked = Some(now);
-        // Where the clock may not go on, its last reading must do: then ages and numbers tell waits apart.
-        let mut stamp = self.clock.last().max(Stamp(1));
-        if !old.is_empty() {
-            stamp = self.clock.issue(now).unwrap_or(stamp);
-            self.see_waiters(now, stamp);
+        if !self.deadlocks.search.look(now, Suspects { some: !old.is_empty(), any, fresh }) {
+            return;
         }
+        // Where the clock may not go on, its last reading must do: then ages and numbers tell waits apart.
+        let last = self.clock.last().max(Stamp(1));
+        let stamp = self.clock.issue(now).unwrap_or(last);
+        self.see_waiters(now, stamp);
         let mut gathering = Gathering::default();
         for actor in old {
-            gathering.want(actor, &waits, self);
+            gathering.want(actor, Rank::Wanted, true, self);
         }
-        let (sights, cut) = self.gather(gathering, &waits, usize::MAX);
-        // With less than there is to see, the rest would be mistaken for somebody who waits for nothing.
-        let sights = if cut { Vec::new() } else { sights };
+        let (sights, _) = self.gather(gathering, Room::ALL);
+        let view = self.recovery.view();
+        let (epoch, members) = (view.epoch, view.nodes().collect());
         let me = self.config.me;
-        self.deadlocks.search.begin(now, stamp, me, members, Suspects { sights, any, fresh });
+        self.deadlocks.search.begin(now, Start { stamp, epoch, me, members, sights });
     }
 
     /// Carries what the search has to say. Returns whether anything moved.
@@ -131,15 +189,15 @@ impl Node {
         while let Some(output) = self.deadlocks.search.poll_output() {
             moved = true;
             match output {
-                Output::Ask { members, trace } => {
-                    let me = self.config.me;
-                    for node in members.into_iter().filter(|node| *node != me) {
-                        // A member without a circuit cannot be asked, and the pass ends without its answer.
-                        let _ = self.send(now, node, Class::Bulk, &PeerMessage::Trace(trace.clone()));
-                    }
+                Output::Ask { member, trace } if member == self.config.me => {
                     self.see_waiters(now, trace.stamp);
-                    let traced = self.traced(&trace);
-                    self.deadlocks.search.handle_traced(now, self.config.me, traced);
+                    let traced = self.traced(&trace, Room::ALL);
+                    self.deadlocks.search.handle_traced(now, member, traced);
+                }
+                Output::Ask { member, trace } => {
+                    if !self.say_of_search(now, member, &PeerMessage::Trace(trace)) {
+                        self.deadlocks.search.handle_unreachable(now, member);
+                    }
                 }
                 Output::Found(mut verdict) => {
                     let own = verdict.cycle.iter_mut().filter(|link| link.node == self.config.me);
@@ -149,7 +207,7 @@ impl Node {
                         self.verdict(now, verdict);
                     } else {
                         // If it is lost, the next passes find the same.
-                        let _ = self.send(now, node, Class::Bulk, &PeerMessage::Verdict(verdict));
+                        self.say_of_search(now, node, &PeerMessage::Verdict(verdict));
                     }
                 }
             }
@@ -157,15 +215,35 @@ impl Node {
         moved
     }
 
+    /// Sends something of a search; false if there is no way. A search must not wait behind what is large, and not hold up locks.
+    fn say_of_search(&mut self, now: Instant, to: NodeId, message: &PeerMessage) -> bool {
+        let bytes = message.to_bytes();
+        let class = if bytes.len() <= LOCK_BYTES_MAX { Class::Lock } else { Class::Bulk };
+        self.circuits.send(now, to, class, &bytes).is_ok()
+    }
+
     /// Another member searches.
     pub(crate) fn trace(&mut self, now: Instant, from: NodeId, trace: &Trace) {
         if trace.resources.iter().any(|(space, _)| self.spaces.len() <= usize::from(space.0)) {
             return self.violation(from, "it asks about a lockspace that there is not".into());
         }
-        self.see_waiters(now, trace.stamp);
-        let traced = self.traced(trace);
+        // What one view shows is not to be put together with what another does. Whoever is behind begins anew when it hears of the view.
+        if trace.epoch != self.recovery.view().epoch {
+            return;
+        }
+        let traced = self.answer(now, trace);
         // Whoever asked has gone if this fails; nobody misses the answer.
-        let _ = self.send(now, from, Class::Bulk, &PeerMessage::Traced(traced));
+        self.say_of_search(now, from, &PeerMessage::Traced(traced));
+    }
+
+    pub(crate) fn answer(&mut self, now: Instant, trace: &Trace) -> Traced {
+        if !self.recovery.is_open() {
+            // Its masters do not know yet what there is: for all that can be said here everybody may go on.
+            let (epoch, question, left) = (trace.epoch, trace.question, trace.transactions.clone());
+            return Traced { epoch, question, cut: true, left, sights: Vec::new() };
+        }
+        self.see_waiters(now, trace.stamp);
+        self.traced(trace, Room::MESSAGE)
     }
 
     /// An answer. What it tells of a lockspace that there is not would be asked for next, of this node too.
@@ -178,7 +256,10 @@ impl Node {
 
     /// A wait of this node is to be refused.
     pub(crate) fn verdict(&mut self, now: Instant, verdict: Verdict) {
-        let Verdict { victim, cycle } = verdict;
+        let Verdict { epoch, victim, cycle } = verdict;
+        if epoch != self.recovery.view().epoch {
+            return;
+        }
         let Some(Space { locks, words }) = self.spaces.get_mut(usize::from(victim.space.0)) else { return };
         // Two members may have found it, or it has been resolved since.
         let Some(waited) = locks.handle_verdict(now, words.as_mut(), &victim) else { return };
@@ -215,14 +296,11 @@ impl Node {
         }
     }
 
-    fn waits(&self) -> Waits {
-        let mut waits = Waits::default();
-        for (space, Space { locks, .. }) in (0..).map(SpaceId).zip(&self.spaces) {
-            for waiter in locks.waiters() {
-                waits.0.entry(self.actor(&waiter)).or_default().push((space, waiter.slot));
-            }
-        }
-        waits
+    /// On which resources an actor waits at this node, on one as often as it has locks that wait there.
+    fn waits_of(&self, actor: Actor) -> impl Iterator<Item = (SpaceId, Slot)> + '_ {
+        (0..).map(SpaceId).zip(&self.spaces).flat_map(move |(space, Space { locks, .. })| {
+            locks.waits_of(actor).map(move |slot| (space, slot))
+        })
     }
 
     fn actor(&self, waiter: &Waiter) -> Actor {
@@ -230,15 +308,13 @@ impl Node {
     }
 
     /// Actors with a wait that is old enough who hold something as well. In a circle that goes over two resources somebody waits for one
-    /// and holds the other, and in one that does not, somebody holds what it waits for. True: one of those waits was too young when it was
+    /// and holds the other, and in one that does not, somebody holds what it waits for. One that is closed by a wait before others, of
+    /// somebody who need not hold anything, is looked for by whoever waits so, when it comes. True: one of those waits was too young when it was
     /// last looked.
-    fn suspects(&self, now: Instant, waits: &Waits) -> (BTreeSet<Actor>, bool) {
+    fn suspects(&self, now: Instant) -> (BTreeSet<Actor>, bool) {
         let delay = self.deadlocks.search.delay();
         let mut holders: BTreeMap<SessionId, BTreeSet<OwnerId>> = BTreeMap::new();
         let (mut suspects, mut fresh) = (BTreeSet::new(), false);
-        if waits.0.is_empty() {
-            return (suspects, fresh);
-        }
         for Space { locks, words } in &self.spaces {
             for waiter in locks.waiters().filter(|waiter| !waiter.excused && waiter.since + delay <= now) {
                 let actor = self.actor(&waiter);
@@ -251,8 +327,10 @@ impl Node {
                         holders.entry(session).or_insert_with(of_session).contains(&owner)
                     }
                 };
-                if holds {
-                    fresh |= self.deadlocks.looked.is_none_or(|looked| waiter.since + delay > looked);
+                let new = self.deadlocks.looked.is_none_or(|looked| waiter.since + delay > looked);
+                let jumped = waiter.jumped && (new || self.deadlocks.search.confirms());
+                if holds || jumped {
+                    fresh |= new;
                     suspects.insert(actor);
                 }
             }
@@ -268,52 +346,100 @@ impl Node {
         held.filter(|entry| entry.mode != Mode::NL).map(|entry| entry.claim.owner).collect()
     }
 
-    fn traced(&self, trace: &Trace) -> Traced {
-        let waits = self.waits();
+    pub(crate) fn traced(&self, trace: &Trace, room: Room) -> Traced {
         let mut gathering = Gathering::default();
-        for (space, name) in &trace.resources {
-            gathering.visit(*space, name.clone());
-        }
         for transaction in &trace.transactions {
-            gathering.want(Actor::Transaction(*transaction), &waits, self);
+            gathering.want(Actor::Transaction(*transaction), Rank::Asked, true, self);
         }
-        let (mut sights, cut) = self.gather(gathering, &waits, ROWS_MAX);
-        for wait in sights.iter_mut().flat_map(|sight| &mut sight.waits) {
-            self.name_party(&mut wait.party);
+        for (space, name) in &trace.resources {
+            gathering.visit(*space, name.clone(), true, true);
         }
-        Traced { question: trace.question, cut, sights }
+        let (sights, cut) = self.gather(gathering, room);
+        let mut left = Vec::new();
+        if cut {
+            let told = sights.iter().flat_map(|sight| &sight.waits).map(|wait| wait.party.transaction);
+            let told: BTreeSet<TransactionId> = told.collect();
+            let asked = trace.transactions.iter().filter(|it| !told.contains(it));
+            let waits = |it: &&TransactionId| self.waits_of(Actor::Transaction(**it)).next().is_some();
+            left.extend(asked.filter(waits).copied());
+        }
+        Traced { epoch: trace.epoch, question: trace.question, cut, left, sights }
     }
 
-    /// Everything from there on, as far as it goes at this node. Nobody is named yet: next to none of them is ever told.
-    fn gather(&self, mut gathering: Gathering, waits: &Waits, most: usize) -> (Vec<Sight>, bool) {
-        while let Some((space, name)) = gathering.queue.pop() {
-            if gathering.slots.len() > most {
-                return (Vec::new(), true);
+    /// Everything from there on, as far as it goes at this node and there is room for it, and whether something near is missing.
+    /// Whatever is missing can only let others seem to go on: who holds is told without it, and of who waits it is told for how many things.
+    fn gather(&self, mut gathering: Gathering, room: Room) -> (Vec<Sight>, bool) {
+        let me = self.config.me;
+        let of = |hold: &Hold| Actor::of(me, hold.lock, hold.owner, hold.transaction);
+        while let Some(place) = gathering.places.get(gathering.done) {
+            if gathering.done >= room.rows {
+                break;
             }
+            let (space, near) = (place.space, place.asked);
             let Space { locks, words } = &self.spaces[usize::from(space.0)];
-            let Some(slot) = words.find(&name) else { continue };
+            let at = gathering.done;
+            gathering.done += 1;
+            let Some(slot) = words.find(&gathering.places[at].name) else { continue };
             let mut holds = locks.holds(words.as_ref(), slot);
             holds.retain(|hold| {
-                let actor = Actor::of(self.config.me, hold.lock, hold.owner, hold.transaction);
-                gathering.want(actor, waits, self);
                 // Whoever waits for nothing will give back what it holds. A transaction may wait elsewhere.
-                waits.0.contains_key(&actor) || matches!(actor, Actor::Transaction(_))
+                let waits = self.waits_of(of(hold)).next().is_some();
+                if waits {
+                    gathering.want(of(hold), Rank::Wanted, near, self);
+                }
+                waits || hold.transaction != TransactionId(0)
             });
-            gathering.slots.insert((space, name), holds);
+            gathering.places[at].holds = holds;
         }
-        let Gathering { wanted, slots, .. } = gathering;
-        let mut cut = false;
-        let me = self.config.me;
-        let wanted = |lock: LockId, owner: OwnerId, transaction: TransactionId| {
-            wanted.contains(&Actor::of(me, lock, owner, transaction))
+        let Gathering { ranks, places, done, .. } = gathering;
+        let mut cut = places[done..].iter().any(|place| place.near);
+        let mut less = done < places.len();
+        let rank = |lock: LockId, owner: OwnerId, transaction: TransactionId| {
+            ranks.get(&Actor::of(me, lock, owner, transaction)).copied().unwrap_or(Rank::Other)
         };
-        let mut sights = Vec::with_capacity(slots.len());
-        for ((space, name), holds) in slots {
+        let mut sights = Vec::with_capacity(done);
+        let mut bytes = room.bytes;
+        for Place { space, name, holds, near, .. } in places.into_iter().take(done) {
             let Space { locks, words } = &self.spaces[usize::from(space.0)];
-            let (sight, less) = locks.sight(words.as_ref(), &name, most, holds, &wanted);
-            cut |= less;
-            if !sight.holds.is_empty() || !sight.waits.is_empty() || !sight.order.is_empty() {
+            let mut rows = room.rows;
+            let (sight, missing, size) = loop {
+                let (mut sight, missing) = locks.sight(words.as_ref(), &name, rows, holds.clone(), &rank);
+                for wait in &mut sight.waits {
+                    let party = &wait.party;
+                    let actor = Actor::of(me, party.lock, party.owner, party.transaction);
+                    wait.of = u32::try_from(self.waits_of(actor).count()).unwrap_or(u32::MAX);
+                }
+                if room.bytes == usize::MAX {
+                    // Nobody is named yet: next to none of them is ever told.
+                    break (sight, missing, 0);
+                }
+                sight.waits.iter_mut().for_each(|wait| self.name_party(&mut wait.party));
+                let size = sight.to_bytes().len();
+                // What is near goes in with less of it, if there is no other way.
+                if size <= bytes || !near || rows <= 1 {
+                    break (sight, missing, size);
+                }
+                rows = (sight.waits.len().max(sight.holds.len()) / 4).max(1);
+            };
+            if size > bytes {
+                (cut, less) = (cut | near, true);
+                continue;
+            }
+            (cut, less) = (cut | missing, less | missing);
+            let is_empty = sight.holds.is_empty() && sight.waits.is_empty();
+            if !is_empty || !sight.order.is_empty() || !sight.records.is_empty() {
+                bytes -= size;
                 sights.push(sight);
+            }
+        }
+        if less {
+            let told: BTreeSet<(SpaceId, Name)> =
+                sights.iter().map(|it| (it.space, it.name.clone())).collect();
+            let is_told = |(space, slot): (SpaceId, Slot)| {
+                told.contains(&(space, self.spaces[usize::from(space.0)].words.name(slot)))
+            };
+            for sight in &mut sights {
+                sight.more = !sight.holds.iter().all(|hold| self.waits_of(of(hold)).all(is_told));
             }
         }
         (sights, cut)
@@ -348,22 +474,19 @@ impl Node {
 
 impl Gathering {
     /// Somebody whose waits matter.
-    fn want(&mut self, actor: Actor, waits: &Waits, node: &Node) {
-        let Some(places) = waits.0.get(&actor) else { return };
-        if !self.wanted.insert(actor) {
+    fn want(&mut self, actor: Actor, rank: Rank, near: bool, node: &Node) {
+        if self.ranks.contains_key(&actor) {
             return;
         }
-        for (space, slot) in places {
-            let name = node.spaces[usize::from(space.0)].words.name(*slot);
-            self.visit(*space, name);
+        self.ranks.insert(actor, rank);
+        for (space, slot) in node.waits_of(actor) {
+            self.visit(space, node.spaces[usize::from(space.0)].words.name(slot), near, false);
         }
     }
 
-    fn visit(&mut self, space: SpaceId, name: Name) {
-        let key = (space, name);
-        if !self.slots.contains_key(&key) {
-            self.slots.insert(key.clone(), Vec::new());
-            self.queue.push(key);
+    fn visit(&mut self, space: SpaceId, name: Name, near: bool, asked: bool) {
+        if self.known.insert((space, name.clone())) {
+            self.places.push(Place { space, name, holds: Vec::new(), near, asked });
         }
     }
 }

@@ -6,16 +6,19 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use oarlock_circuit::{Class, SendError};
+use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
 use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SpaceId, TransactionId};
 use oarlock_layout::message::peer::PeerMessage;
-use oarlock_layout::message::session::{LockRequest, Request};
-use oarlock_layout::message::trace::{Sight, Traced};
+use oarlock_layout::message::session::{LockRequest, Reply, Request};
+use oarlock_layout::message::trace::{Sight, Trace, Traced, Verdict, WaitId};
 use oarlock_layout::mode::Mode;
 use oarlock_layout::name::Name;
 use oarlock_layout::seal::Seal;
 use oarlock_layout::time::Duration;
 
+use crate::deadlock::Room;
 use crate::rights::{Access, Kind, Role};
 use crate::stage::{Cluster, address, founded, seal_of, secret, words};
 use crate::{Event, Node, Output};
@@ -245,7 +248,8 @@ fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
     let mut misdeeds = 0;
     for question in 1..20 {
         for from in [1, 2] {
-            let traced = Traced { question, cut: false, sights: vec![sight.clone()] };
+            let (epoch, left, sights) = (Epoch(1), Vec::new(), vec![sight.clone()]);
+            let traced = Traced { epoch, question, cut: false, left, sights };
             node.deliver(now, NodeId(from), PeerMessage::Traced(traced));
             let outputs = said(node, now);
             misdeeds +=
@@ -253,4 +257,183 @@ fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
         }
     }
     assert!(misdeeds > 0, "nobody was blamed");
+}
+
+/// What is asked, answered and found in one view means nothing in another: it is of other locks, or of other masters.
+#[test]
+fn a_question_or_verdict_of_another_view_changes_nothing() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    let lock = |handle, name: &str| {
+        Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(0),
+            name: Name::new(name.as_bytes()).unwrap(),
+            mode: Mode::EX,
+            flags: Flags::empty(),
+            timeout_ms: 0,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        })
+    };
+    cluster.say(a, &lock(1, "x"));
+    cluster.say(b, &lock(1, "y"));
+    cluster.say(a, &lock(2, "y"));
+    cluster.run(Duration::from_secs(1));
+    let epoch = cluster.node(0).recovery.epoch();
+    let now = cluster.now;
+    let trace = |epoch| Trace {
+        epoch,
+        question: 7,
+        stamp: oarlock_layout::stamp::Stamp(7),
+        resources: vec![(SpaceId(0), Name::new(b"y").unwrap())],
+        transactions: vec![TransactionId(5)],
+    };
+    let answers = |node: &mut Node, epoch| {
+        let sent = |node: &Node| node.circuits.counters().peers.messages_sent;
+        let before = sent(node);
+        node.deliver(now, NodeId(1), PeerMessage::Trace(trace(epoch)));
+        sent(node) - before
+    };
+    for (epoch, sent) in [(Epoch(epoch.0 - 1), 0), (Epoch(epoch.0 + 1), 0), (epoch, 1)] {
+        assert_eq!(answers(cluster.node(0), epoch), sent, "{epoch:?}");
+    }
+    let traced = cluster.node(0).traced(&trace(epoch), Room::MESSAGE);
+    let wait = traced.sights[0].waits[0].clone();
+    let victim = WaitId {
+        since: wait.since,
+        node: NodeId(0),
+        space: SpaceId(0),
+        lock: wait.party.lock,
+        number: wait.number,
+    };
+    while cluster.heard(a).is_some() {}
+    for (epoch, refused) in [(Epoch(epoch.0 - 1), false), (Epoch(epoch.0 + 1), false), (epoch, true)] {
+        let verdict = Verdict { epoch, victim, cycle: Vec::new() };
+        cluster.node(0).deliver(now, NodeId(1), PeerMessage::Verdict(verdict));
+        cluster.settle();
+        let said = cluster.heard(a);
+        let is = matches!(&said, Some(Reply::Failed { why, .. }) if why.code == Code::Deadlock);
+        assert_eq!(is, refused, "{epoch:?}: {said:?}");
+    }
+}
+
+/// In a chain of waits as much is told as there is room for, from what was asked on, and where it goes on is said.
+#[test]
+fn what_there_is_no_room_for_can_be_asked_for() {
+    let mut cluster = Cluster::new(1);
+    cluster.run(Duration::from_secs(1));
+    let all: Vec<_> = (1..=6).map(|id| cluster.session(0, id)).collect();
+    let name = |at: usize| Name::new(&[b'a' + at as u8]).unwrap();
+    let lock = |handle, at: usize| {
+        Request::Lock(LockRequest {
+            handle,
+            space: SpaceId(0),
+            name: name(at),
+            mode: Mode::EX,
+            flags: Flags::empty(),
+            timeout_ms: 0,
+            owner: OwnerId(0),
+            transaction: TransactionId(0),
+        })
+    };
+    for (at, session) in all.iter().enumerate() {
+        cluster.say(*session, &lock(1, at));
+    }
+    for (at, session) in all[..5].iter().enumerate() {
+        cluster.say(*session, &lock(2, at + 1));
+    }
+    let epoch = cluster.node(0).recovery.epoch();
+    let trace = |at: usize| Trace {
+        epoch,
+        question: 7,
+        stamp: oarlock_layout::stamp::Stamp(7),
+        resources: vec![(SpaceId(0), name(at))],
+        transactions: Vec::new(),
+    };
+    let node = cluster.nodes[0].as_ref().unwrap();
+    let traced = |at, room| node.traced(&trace(at), room);
+    let shown =
+        |traced: &Traced| traced.sights.iter().map(|it| (it.name.clone(), it.more)).collect::<Vec<_>>();
+    let whole = traced(1, Room::MESSAGE);
+    assert!(!whole.cut);
+    assert_eq!(shown(&whole), [1, 2, 3, 4, 5].map(|at| (name(at), false)));
+    let first_three = [(name(1), false), (name(2), false), (name(3), true)];
+    let size = |sights: &[Sight]| sights.iter().map(|sight| sight.to_bytes().len()).sum::<usize>();
+    for room in [Room { rows: 3, bytes: 1 << 20 }, Room { rows: 9, bytes: size(&whole.sights[..3]) + 5 }] {
+        let part = traced(1, room);
+        assert!(!part.cut, "what was asked for is all there");
+        assert_eq!(shown(&part), first_three);
+        assert!(size(&part.sights) <= room.bytes);
+    }
+    for room in [Room { rows: 1, bytes: 1 << 20 }, Room { rows: 9, bytes: size(&whole.sights[2..3]) + 5 }] {
+        let part = traced(3, room);
+        assert!(part.cut, "the wait of its holder is not");
+        assert_eq!(shown(&part), [(name(3), true)]);
+    }
+    // Of many who wait for one thing so many are told as fit, the first among them.
+    for owner in 1..=50 {
+        for (handle, at, mode) in [(owner * 2 + 1, 6, Mode::PR), (owner * 2 + 2, 1, Mode::EX)] {
+            let Request::Lock(request) = lock(handle, at) else { unreachable!() };
+            let request = LockRequest { owner: OwnerId(owner.into()), mode, ..request };
+            cluster.say(all[5], &Request::Lock(request));
+        }
+    }
+    let traced = |room| cluster.nodes[0].as_ref().unwrap().traced(&trace(6), room);
+    let whole = traced(Room::MESSAGE);
+    let [held, wanted] = [&whole.sights[0], &whole.sights[1]];
+    assert_eq!((whole.cut, &held.name, held.holds.len()), (false, &name(6), 50));
+    assert_eq!((&wanted.name, wanted.waits.len()), (&name(1), 51));
+    let room = Room { rows: 100, bytes: size(&whole.sights[..1]) + size(&whole.sights[1..2]) / 3 };
+    let part = traced(room);
+    assert!(part.cut && size(&part.sights) <= room.bytes);
+    let wanted = &part.sights[1];
+    assert!((2..=17).contains(&wanted.waits.len()), "{}", wanted.waits.len());
+    assert_eq!(wanted.waits[0], whole.sights[1].waits[0]);
+}
+
+/// Until all have restated a node knows less than there is: whatever it told could make somebody seem stuck who is not, or hide him.
+#[test]
+fn while_locks_are_recovered_nothing_is_told() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    let a = cluster.session(0, 1);
+    let name = Name::new(b"x").unwrap();
+    for handle in [1, 2] {
+        cluster.say(
+            a,
+            &Request::Lock(LockRequest {
+                handle,
+                space: SpaceId(0),
+                name: name.clone(),
+                mode: Mode::EX,
+                flags: Flags::NODLCKWT,
+                timeout_ms: 0,
+                owner: OwnerId(0),
+                transaction: TransactionId(5),
+            }),
+        );
+    }
+    let before = cluster.node(0).recovery.epoch();
+    let trace = |epoch| Trace {
+        epoch,
+        question: 7,
+        stamp: oarlock_layout::stamp::Stamp(7),
+        resources: vec![(SpaceId(0), name.clone())],
+        transactions: vec![TransactionId(5)],
+    };
+    let now = cluster.now;
+    assert_eq!(cluster.node(0).answer(now, &trace(before)).sights.len(), 1);
+    cluster.nodes[1] = None;
+    cluster.run(Duration::from_millis(900));
+    // Of the third nobody hears that it has restated.
+    cluster.mute = Some(2);
+    while cluster.node(0).recovery.epoch() == before {
+        cluster.run(Duration::from_millis(10));
+    }
+    assert!(!cluster.node(0).recovery.is_open());
+    let (now, epoch) = (cluster.now, cluster.node(0).recovery.epoch());
+    let traced = cluster.node(0).answer(now, &trace(epoch));
+    assert_eq!((traced.cut, traced.left, traced.sights), (true, vec![TransactionId(5)], Vec::new()));
 }

@@ -277,6 +277,7 @@ impl Node {
         for (index, (locks, words)) in written.spaces.into_iter().zip(words).enumerate() {
             let locks = locks.into_owned();
             locks.check(&lock_config(&config, index))?;
+            let locks = locks.resume();
             #[cfg(feature = "planted")]
             let locks = locks.replant(config.bug.and_then(crate::planted::Bug::of_room));
             spaces.push(Space { locks, words });

@@ -368,3 +368,160 @@ fn many_who_have_nothing_keep_nobody_in_a_circle() {
     });
     assert!(broken, "a second, and the circle stands");
 }
+
+/// A name of which this node is the master.
+fn mastered_by(cluster: &mut Cluster, n: usize, beside: &str) -> String {
+    let names = (0..).map(|i| format!("{beside}{i}"));
+    let is = |name: &String| {
+        let name = Name::new(name.as_bytes()).unwrap();
+        cluster.node(0).master_of(SpaceId(0), &name) == Some(NodeId(n as u16))
+    };
+    names.into_iter().find(is).expect("every node is master of something")
+}
+
+/// Two sessions at nodes 0 and 1 that wait for each other, over resources with these masters.
+fn crossed(cluster: &mut Cluster, masters: [usize; 2]) -> [At; 2] {
+    let [x, y] = [mastered_by(cluster, masters[0], "x"), mastered_by(cluster, masters[1], "y")];
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    for (at, handle, name) in [(a, 1, &x), (b, 1, &y)] {
+        ask(cluster, at, handle, name, Mode::EX);
+        cluster.run(Duration::from_secs(3));
+        assert!(matches!(answer(cluster, at), Reply::Granted(_)));
+    }
+    ask(cluster, a, 2, &y, Mode::EX);
+    ask(cluster, b, 2, &x, Mode::EX);
+    [a, b]
+}
+
+/// Which part of a second it takes, in steps of 50 ms, until one of them is refused.
+fn broken_after(cluster: &mut Cluster, among: &[At], most: Duration) -> Option<Duration> {
+    let began = cluster.now;
+    while cluster.now < began + most {
+        cluster.run(Duration::from_millis(50));
+        if among.iter().any(|at| next(cluster, *at).is_some()) {
+            return Some(cluster.now - began);
+        }
+    }
+    None
+}
+
+/// D8: a member that needs a second for every answer does not keep circles from being found, if later those in which it has a part.
+#[test]
+fn a_member_that_answers_after_a_second_hides_no_circle() {
+    let second = Duration::from_secs(1);
+    let mut cluster = serving(3);
+    cluster.slow = Some((2, second));
+    let all = crossed(&mut cluster, [0, 1]);
+    let time = broken_after(&mut cluster, &all, Duration::from_secs(10)).expect("it is broken");
+    assert!(time <= BROKEN, "{time:?}: nobody needs the slow one");
+
+    for masters in [[0, 0], [2, 2]] {
+        let mut cluster = serving(3);
+        cluster.slow = Some((if masters[0] == 0 { 1 } else { 2 }, second));
+        let all = crossed(&mut cluster, masters);
+        let time = broken_after(&mut cluster, &all, Duration::from_secs(20)).expect("it is broken");
+        assert!(time <= Duration::from_secs(8), "{masters:?}: {time:?}");
+        assert_eq!(counted(&mut cluster, "deadlock_victims"), 1);
+    }
+}
+
+/// Each of so many owners of a session holds what `name` says in PR and waits for what nobody gives back.
+fn stand_by(cluster: &mut Cluster, at: At, name: &str, count: u64) {
+    let of =
+        |owner: u64, request: LockRequest| Request::Lock(LockRequest { owner: OwnerId(owner), ..request });
+    for owner in 1..=count {
+        cluster.say(at, &of(owner, request(owner as u32 * 2, name, Mode::PR)));
+        assert!(matches!(answer(cluster, at), Reply::Granted(_)));
+        cluster.say(at, &of(owner, request(owner as u32 * 2 + 1, "busy", Mode::EX)));
+    }
+}
+
+/// D8: what does not fit into an answer, by rows or by bytes, is left out, and hides only what it is part of.
+#[test]
+fn a_circle_beside_more_waits_than_fit_is_found() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    get(&mut cluster, c, 1, "busy", Mode::EX);
+    // Whichever of the two searches has so much to hear from the other.
+    for (at, name) in [(a, "x"), (b, "y")] {
+        get(&mut cluster, at, 1, name, Mode::PR);
+        let by = cluster.session(at.0, 9);
+        stand_by(&mut cluster, by, name, 5_000);
+    }
+    cluster.run(Duration::from_secs(2));
+    ask(&mut cluster, a, 2, "y", Mode::EX);
+    ask(&mut cluster, b, 2, "x", Mode::EX);
+    let found = victims(&mut cluster, &[a, b]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        cluster.events.iter().filter(|it| it.contains("malformed")).count(),
+        0,
+        "{:?}",
+        cluster.events
+    );
+}
+
+/// Whoever stands by for something and holds something else may do so for days.
+#[test]
+fn who_stands_by_is_asked_about_less_and_less_and_a_new_circle_is_found_as_soon() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    get(&mut cluster, c, 1, "z", Mode::EX);
+    for (at, name) in [(a, "x"), (b, "y")] {
+        get(&mut cluster, at, 1, name, Mode::EX);
+        ask(&mut cluster, at, 2, "z", Mode::EX);
+    }
+    cluster.run(Duration::from_secs(60));
+    let before = counted(&mut cluster, "deadlock_asked");
+    cluster.run(Duration::from_secs(60));
+    let asked = counted(&mut cluster, "deadlock_asked") - before;
+    assert!((1..=40).contains(&asked), "{asked} questions in a minute");
+    ask(&mut cluster, c, 2, "x", Mode::EX);
+    assert_eq!(victims(&mut cluster, &[a, b, c]).len(), 1, "a new wait closes a circle with old ones");
+}
+
+/// All waits are old, and somebody is granted what one of them waits for.
+#[test]
+fn a_circle_that_a_grant_closes_is_found_as_soon() {
+    let mut cluster = serving(3);
+    let (a, b, c) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    get(&mut cluster, b, 1, "x", Mode::EX);
+    get(&mut cluster, c, 1, "r", Mode::EX);
+    get(&mut cluster, a, 1, "p", Mode::EX);
+    // ann waits for x, which bob has, and with another lock for r; bob waits for r as well, behind her.
+    ask(&mut cluster, a, 2, "x", Mode::EX);
+    ask(&mut cluster, a, 3, "r", Mode::EX);
+    cluster.run(Duration::from_secs(1));
+    ask(&mut cluster, b, 2, "r", Mode::EX);
+    cluster.run(Duration::from_secs(60));
+    assert_eq!(victims(&mut cluster, &[a, b, c]), []);
+    cluster.say(c, &Request::Unlock { handle: 1, value: None, invalidate: false });
+    assert!(matches!(answer(&mut cluster, c), Reply::Released { .. }));
+    assert!(matches!(answer(&mut cluster, a), Reply::Granted(g) if g.handle == 3));
+    assert_eq!(victims(&mut cluster, &[a, b, c]).len(), 1);
+}
+
+/// All waits are old but that of somebody who holds nothing, and comes to stand before one of them.
+#[test]
+fn a_circle_that_a_convert_closes_is_found_as_soon() {
+    let mut cluster = serving(3);
+    let (ann, bob, by) = (cluster.session(0, 1), cluster.session(1, 2), cluster.session(2, 3));
+    let (fred, dan) = (cluster.session(0, 4), cluster.session(1, 5));
+    get(&mut cluster, bob, 1, "x", Mode::EX);
+    get(&mut cluster, by, 1, "r", Mode::NL);
+    get(&mut cluster, ann, 1, "r", Mode::CR);
+    get(&mut cluster, fred, 1, "r", Mode::PR);
+    // dan waits for fred, who goes on some day, and bob behind him; ann for bob.
+    ask(&mut cluster, dan, 1, "r", Mode::CW);
+    ask(&mut cluster, bob, 2, "r", Mode::CR);
+    ask(&mut cluster, ann, 2, "x", Mode::EX);
+    cluster.run(Duration::from_secs(60));
+    let all = [ann, bob, by, fred, dan];
+    assert_eq!(victims(&mut cluster, &all), []);
+    let convert =
+        ConvertRequest { handle: 1, mode: Mode::EX, flags: Flags::empty(), timeout_ms: 0, value: None };
+    cluster.say(by, &Request::Convert(convert));
+    let found = victims(&mut cluster, &all);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].0 == ann || found[0].0 == bob, "{found:?}");
+}

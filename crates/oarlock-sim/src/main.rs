@@ -335,6 +335,7 @@ mod planted {
             Bug::Search(SearchBug::OnePass),
             "what ends between two passes has only just ended, and may have been there; a test of the search",
         ),
+        (Bug::Search(SearchBug::CutCounted), "where so few wait no answer is cut; a test of the search"),
         (Bug::Search(SearchBug::AnyWait), "where so many wait most of them are stuck; a storyboard"),
         (Bug::WholeCircle, "where so many wait who is left over is in another circle too; a storyboard"),
         (

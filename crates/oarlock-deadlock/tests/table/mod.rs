@@ -66,7 +66,7 @@ fn since(entry: Entry) -> Since {
 }
 
 /// Each name stands for a transaction: it may be at work at any node.
-fn transaction(who: &str) -> TransactionId {
+pub(crate) fn transaction(who: &str) -> TransactionId {
     TransactionId(who.bytes().fold(0, |sum, byte| sum * 256 + u64::from(byte)))
 }
 
@@ -122,6 +122,12 @@ impl Table {
         entries[wait.number as usize].gone = true;
     }
 
+    /// For how many things somebody waits at a node.
+    fn waits_of(&self, node: u16, who: &str) -> u32 {
+        let entries = self.resources.values().flatten();
+        entries.filter(|entry| !entry.holds && entry.node == node && entry.who == who).count() as u32
+    }
+
     /// As each node sees it.
     pub(crate) fn sights(&self) -> Vec<(NodeId, Sight)> {
         let mut sights = Vec::new();
@@ -133,7 +139,7 @@ impl Table {
                     order.push(NodeId(entry.node));
                 }
             }
-            for node in nodes {
+            for node in nodes.iter().copied() {
                 let of_node = || entries.iter().enumerate().filter(move |(_, entry)| entry.node == node);
                 let (holds, waits): (Vec<_>, Vec<_>) = of_node().partition(|(_, entry)| entry.holds);
                 let hold = |(at, entry): (usize, &Entry)| Hold {
@@ -158,6 +164,8 @@ impl Table {
                     passes: false,
                     excused: entry.excused,
                     held_back: false,
+                    ahead: false,
+                    of: self.waits_of(node, entry.who),
                 };
                 let sight = Sight {
                     space: SPACE,
@@ -165,8 +173,10 @@ impl Table {
                     holds: holds.into_iter().map(hold).collect(),
                     waits: waits.into_iter().map(wait).collect(),
                     alone: false,
+                    more: false,
                     asks: self.asks.contains(&node),
                     order: order.clone(),
+                    records: nodes.iter().map(|node| NodeId(*node)).collect(),
                     passover: !self.strict,
                 };
                 sights.push((NodeId(node), sight));
@@ -194,6 +204,30 @@ impl Table {
                 next.name == link.name && place(next) < place(link)
             }
         }
+    }
+
+    /// Does whoever stands behind a wait hold what is in the way of another of these, and gives it back only if it is refused: because all of
+    /// its waits are stuck?
+    pub(crate) fn gives_back(&self, wait: &WaitId, among: &[WaitId], stuck: &BTreeSet<WaitId>) -> bool {
+        let who = self.of(wait);
+        let goes_on = self.resources.iter().any(|(resource, entries)| {
+            let mut waits = entries.iter().enumerate().filter(|(_, entry)| !entry.holds && entry.who == who);
+            waits.any(|(at, _)| !stuck.contains(&self.id(resource, at)))
+        });
+        if goes_on {
+            return false;
+        }
+        among.iter().any(|other| {
+            let resource = other.lock.session().0 as usize - 1;
+            let entries = self.resources.values().nth(resource).unwrap();
+            let wants = entries[other.number as usize];
+            let choices = [Some(wants.mode), wants.or];
+            entries.iter().enumerate().any(|(at, held)| {
+                let own = wants.converts == Some(at);
+                let in_way = choices.into_iter().flatten().any(|mode| !held.mode.compatible(mode));
+                held.holds && held.who == who && !own && in_way
+            })
+        })
     }
 
     /// Whom the graph calls stuck, by resource and place.

@@ -1,7 +1,7 @@
 //! What nodes tell each other in a search for deadlocks (C17, C18, D1).
 //!
 //! ```text
-//!   a node with an old wait          every other member          the victim's node        every member
+//!   a node with an old wait          whoever may know            the victim's node        every member
 //!            │   Trace (resources, transactions)   │                      │                    │
 //!            ├────────────────────────────────────►│                      │                    │
 //!            │   Traced (sights of resources)      │                      │                    │
@@ -12,13 +12,14 @@
 //!            │                                     │                      ├───────────────────►│
 //! ```
 //!
-//! In the bulk class: a search delays no grant.
+//! What is short goes with the locks, for a search that waits behind bulk data finds nothing in time; what is long goes with those. All but
+//! `Broken` is of one view: what was seen in another is nobody's.
 
 use alloc::vec::Vec;
 
 use crate::codec::{Malformed, Reader, Wire, Writer};
-use crate::id::{LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
-use crate::limit::NODES_MAX;
+use crate::id::{Epoch, LockId, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
+use crate::limit::{MESSAGE_BYTES_MAX, NODES_MAX};
 use crate::message::lock::Kind;
 use crate::message::look::Party;
 use crate::mode::Mode;
@@ -30,6 +31,9 @@ use crate::time::Duration;
 pub const ASKED_MAX: usize = 4096;
 /// Holders or waiters in one sight.
 pub const ROWS_MAX: usize = 4096;
+/// Sights in one answer take no more bytes: half of what a circuit carries as one message, so that names of programs and what stands around
+/// them find room.
+pub const SIGHTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Waits in one cycle; what is longer is told as far as this.
 pub const LINKS_MAX: usize = 64;
 
@@ -100,6 +104,8 @@ impl Since {
 /// Tell what you see of these.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Trace {
+    /// The view in which it searches.
+    pub epoch: Epoch,
     /// Number of the question, chosen by who asks.
     pub question: u64,
     /// The cluster clock when the search began.
@@ -114,10 +120,14 @@ pub struct Trace {
 /// goes at one node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Traced {
+    /// The view in which this was seen.
+    pub epoch: Epoch,
     /// Of the question.
     pub question: u64,
-    /// More was to be told than goes into an answer.
+    /// Of what was asked for, or of what that waits for, not all went into the answer. What is left out counts as whatever goes on.
     pub cut: bool,
+    /// Transactions that were asked for and wait here, of which nothing is told.
+    pub left: Vec<TransactionId>,
     /// By resource.
     pub sights: Vec<Sight>,
 }
@@ -135,10 +145,14 @@ pub struct Sight {
     pub waits: Vec<Wait>,
     /// Whatever waits here waits for programs of this node only: no other need be asked (D2).
     pub alone: bool,
+    /// Of what its holders wait for not all is told: there was no room for it, and it is to be asked for by the name of this resource.
+    pub more: bool,
     /// Somebody here waits for an answer of the master, which comes whatever others do: what stands in its queue for this node may be that.
     pub asks: bool,
     /// From the master: nodes with somebody waiting, in the order of its queue.
     pub order: Vec<NodeId>,
+    /// From the master: nodes that it knows to use the resource. No other can keep anybody waiting here.
+    pub records: Vec<NodeId>,
     /// Entries pass each other within one look at the queue (C10).
     pub passover: bool,
 }
@@ -179,11 +193,26 @@ pub struct Wait {
     pub excused: bool,
     /// What the node owns would do, and it stands behind the first of the master's queue (C13).
     pub held_back: bool,
+    /// It was put before those who waited already (HEADQUE).
+    pub ahead: bool,
+    /// For so many things waits at this node whoever waits here: with fewer of them told, it may be that it goes on.
+    pub of: u32,
+}
+
+impl Wait {
+    /// Where it stands among the waits of its node and resource: converts before newcomers, and in either those that were put first, the last
+    /// of them before all.
+    pub fn place(&self) -> (bool, bool, u64) {
+        let number = if self.ahead { u64::MAX - self.number } else { self.number };
+        (self.kind == Kind::New, !self.ahead, number)
+    }
 }
 
 /// A cycle that two passes have found: this wait of yours is to be refused.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Verdict {
+    /// The view in which it was found.
+    pub epoch: Epoch,
     /// Which.
     pub victim: WaitId,
     /// Why.
@@ -222,6 +251,7 @@ pub struct Broken {
 
 impl Wire for Trace {
     fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.epoch.0);
         out.u64(self.question);
         out.u64(self.stamp.0);
         out.u32(self.resources.len() as u32);
@@ -236,17 +266,23 @@ impl Wire for Trace {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Trace, Malformed> {
+        let epoch = Epoch(r.u32()?);
         let (question, stamp) = (r.u64()?, Stamp(r.u64()?));
         let resources = list(r, "resources", ASKED_MAX, |r| Ok((SpaceId(r.u16()?), r.name()?)))?;
         let transactions = list(r, "transactions", ASKED_MAX, |r| Ok(TransactionId(r.u64()?)))?;
-        Ok(Trace { question, stamp, resources, transactions })
+        Ok(Trace { epoch, question, stamp, resources, transactions })
     }
 }
 
 impl Wire for Traced {
     fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.epoch.0);
         out.u64(self.question);
         out.bool(self.cut);
+        out.u32(self.left.len() as u32);
+        for transaction in &self.left {
+            out.u64(transaction.0);
+        }
         out.u32(self.sights.len() as u32);
         for sight in &self.sights {
             sight.encode(out);
@@ -254,9 +290,11 @@ impl Wire for Traced {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Traced, Malformed> {
+        let epoch = Epoch(r.u32()?);
         let (question, cut) = (r.u64()?, r.bool("cut")?);
+        let left = list(r, "transactions", ASKED_MAX, |r| Ok(TransactionId(r.u64()?)))?;
         let sights = list(r, "sights", ROWS_MAX, Sight::decode)?;
-        Ok(Traced { question, cut, sights })
+        Ok(Traced { epoch, question, cut, left, sights })
     }
 }
 
@@ -273,9 +311,14 @@ impl Wire for Sight {
             wait.encode(out);
         }
         out.bool(self.alone);
+        out.bool(self.more);
         out.bool(self.asks);
         out.u32(self.order.len() as u32);
         for node in &self.order {
+            out.u16(node.0);
+        }
+        out.u32(self.records.len() as u32);
+        for node in &self.records {
             out.u16(node.0);
         }
         out.bool(self.passover);
@@ -285,9 +328,11 @@ impl Wire for Sight {
         let (space, name) = (SpaceId(r.u16()?), r.name()?);
         let holds = list(r, "holders", ROWS_MAX, Hold::decode)?;
         let waits = list(r, "waiters", ROWS_MAX, Wait::decode)?;
-        let (alone, asks) = (r.bool("alone")?, r.bool("asks")?);
+        let (alone, more, asks) = (r.bool("alone")?, r.bool("more")?, r.bool("asks")?);
         let order = list(r, "queued nodes", NODES_MAX, |r| Ok(NodeId(r.u16()?)))?;
-        Ok(Sight { space, name, holds, waits, alone, asks, order, passover: r.bool("passover")? })
+        let records = list(r, "using nodes", NODES_MAX, |r| Ok(NodeId(r.u16()?)))?;
+        let passover = r.bool("passover")?;
+        Ok(Sight { space, name, holds, waits, alone, more, asks, order, records, passover })
     }
 }
 
@@ -321,6 +366,8 @@ impl Wire for Wait {
         out.bool(self.passes);
         out.bool(self.excused);
         out.bool(self.held_back);
+        out.bool(self.ahead);
+        out.u32(self.of);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Wait, Malformed> {
@@ -335,6 +382,8 @@ impl Wire for Wait {
             passes: r.bool("passes")?,
             excused: r.bool("excused")?,
             held_back: r.bool("held back")?,
+            ahead: r.bool("ahead")?,
+            of: r.u32()?,
         })
     }
 }
@@ -372,6 +421,7 @@ impl Wire for WaitId {
 
 impl Wire for Verdict {
     fn encode(&self, out: &mut Writer<'_>) {
+        out.u32(self.epoch.0);
         self.victim.encode(out);
         out.u32(self.cycle.len() as u32);
         for link in &self.cycle {
@@ -380,7 +430,8 @@ impl Wire for Verdict {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Verdict, Malformed> {
-        Ok(Verdict { victim: WaitId::decode(r)?, cycle: list(r, "links", LINKS_MAX, Link::decode)? })
+        let (epoch, victim) = (Epoch(r.u32()?), WaitId::decode(r)?);
+        Ok(Verdict { epoch, victim, cycle: list(r, "links", LINKS_MAX, Link::decode)? })
     }
 }
 

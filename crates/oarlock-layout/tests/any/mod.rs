@@ -268,8 +268,9 @@ pub(crate) fn seen() -> impl Strategy<Value = Seen> {
 pub(crate) fn trace() -> impl Strategy<Value = Trace> {
     let resource = (any::<u16>(), name()).prop_map(|(space, name)| (SpaceId(space), name));
     let transaction = any::<u64>().prop_map(TransactionId);
-    (any::<u64>(), any::<u64>(), vec(resource, 0..5), vec(transaction, 0..5)).prop_map(
-        |(question, stamp, resources, transactions)| Trace {
+    (any::<u32>(), any::<u64>(), any::<u64>(), vec(resource, 0..5), vec(transaction, 0..5)).prop_map(
+        |(epoch, question, stamp, resources, transactions)| Trace {
+            epoch: Epoch(epoch),
             question,
             stamp: Stamp(stamp),
             resources,
@@ -292,9 +293,9 @@ fn since() -> impl Strategy<Value = Since> {
 }
 
 fn wait() -> impl Strategy<Value = Wait> {
-    let told = (any::<bool>(), any::<bool>(), any::<bool>());
+    let told = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<u32>());
     ((party(), mode(), of(mode()), of(mode()), kind()), any::<u64>(), since(), told).prop_map(
-        |((party, wanted, alternate, held, kind), number, since, (passes, excused, held_back))| Wait {
+        |((party, wanted, alternate, held, kind), number, since, told)| Wait {
             party,
             wanted,
             alternate,
@@ -302,35 +303,38 @@ fn wait() -> impl Strategy<Value = Wait> {
             kind,
             number,
             since,
-            passes,
-            excused,
-            held_back,
+            passes: told.0,
+            excused: told.1,
+            held_back: told.2,
+            ahead: told.3,
+            of: told.4,
         },
     )
 }
 
 fn sight() -> impl Strategy<Value = Sight> {
-    let told = (any::<bool>(), any::<bool>(), any::<bool>());
-    ((any::<u16>(), name()), vec(hold(), 0..4), vec(wait(), 0..4), nodes(), told).prop_map(
-        |((space, name), holds, waits, order, (alone, asks, passover))| Sight {
+    let told = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    ((any::<u16>(), name()), vec(hold(), 0..4), vec(wait(), 0..4), (nodes(), nodes()), told).prop_map(
+        |((space, name), holds, waits, (order, records), (alone, more, asks, passover))| Sight {
             space: SpaceId(space),
             name,
             holds,
             waits,
             alone,
+            more,
             asks,
             order,
+            records,
             passover,
         },
     )
 }
 
 pub(crate) fn traced() -> impl Strategy<Value = Traced> {
-    (any::<u64>(), any::<bool>(), vec(sight(), 0..5)).prop_map(|(question, cut, sights)| Traced {
-        question,
-        cut,
-        sights,
-    })
+    let left = vec(any::<u64>().prop_map(TransactionId), 0..5);
+    (any::<u32>(), any::<u64>(), any::<bool>(), left, vec(sight(), 0..5)).prop_map(
+        |(epoch, question, cut, left, sights)| Traced { epoch: Epoch(epoch), question, cut, left, sights },
+    )
 }
 
 fn wait_id() -> impl Strategy<Value = WaitId> {
@@ -361,7 +365,11 @@ fn cycle() -> impl Strategy<Value = Vec<Link>> {
 }
 
 pub(crate) fn verdict() -> impl Strategy<Value = Verdict> {
-    (wait_id(), cycle()).prop_map(|(victim, cycle)| Verdict { victim, cycle })
+    (any::<u32>(), wait_id(), cycle()).prop_map(|(epoch, victim, cycle)| Verdict {
+        epoch: Epoch(epoch),
+        victim,
+        cycle,
+    })
 }
 
 pub(crate) fn broken() -> impl Strategy<Value = Broken> {

@@ -191,6 +191,7 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         (
             "trace",
             PeerMessage::Trace(Trace {
+                epoch: Epoch(9),
                 question: 0x31,
                 stamp: Stamp(0x29),
                 resources: vec![(SpaceId(2), name("accounts/7"))],
@@ -200,8 +201,10 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
         (
             "traced",
             PeerMessage::Traced(Traced {
+                epoch: Epoch(9),
                 question: 0x31,
                 cut: false,
+                left: vec![TransactionId(0x0b0a)],
                 sights: vec![Sight {
                     space: SpaceId(2),
                     name: name("accounts/7"),
@@ -222,15 +225,22 @@ pub(crate) fn peer() -> Vec<(&'static str, PeerMessage)> {
                         passes: true,
                         excused: false,
                         held_back: true,
+                        ahead: false,
+                        of: 0x2a,
                     }],
                     alone: true,
+                    more: false,
                     asks: false,
                     order: vec![NodeId(2), NodeId(0)],
+                    records: vec![NodeId(0), NodeId(1), NodeId(2)],
                     passover: false,
                 }],
             }),
         ),
-        ("verdict", PeerMessage::Verdict(Verdict { victim: wait_id(), cycle: vec![link()] })),
+        (
+            "verdict",
+            PeerMessage::Verdict(Verdict { epoch: Epoch(9), victim: wait_id(), cycle: vec![link()] }),
+        ),
         ("broken", PeerMessage::Broken(Broken { victim: wait_id(), waited_us: 0x0a0b, cycle: vec![link()] })),
         ("call: confirm", PeerMessage::Call { question: 0x0a0b_0c0d, call: Call::Confirm }),
         (

@@ -58,6 +58,10 @@ pub(crate) struct Cluster {
     pub(crate) last: BTreeMap<usize, (usize, Vec<u8>)>,
     /// Node whose datagrams are lost.
     pub(crate) mute: Option<usize>,
+    /// Node whose datagrams take so long.
+    pub(crate) slow: Option<(usize, Duration)>,
+    /// Those that are under way: when they arrive, where, from which node.
+    pub(crate) late: VecDeque<(Instant, usize, usize, Vec<u8>)>,
 }
 
 pub(crate) fn address(n: usize) -> SocketAddr {
@@ -138,6 +142,8 @@ impl Cluster {
             charges: Vec::new(),
             last: BTreeMap::new(),
             mute: None,
+            slow: None,
+            late: VecDeque::new(),
         };
         for n in 0..count {
             cluster.start(n);
@@ -261,7 +267,12 @@ impl Cluster {
             Output::Transmit(transmit) => {
                 let to =
                     (0..self.nodes.len()).find(|i| address(*i) == transmit.to).expect("a member's address");
+                let slow = self.slow.filter(|(node, _)| *node == n);
                 for datagram in transmit.datagrams() {
+                    if let Some((_, time)) = slow {
+                        self.late.push_back((now + time, to, n, datagram.to_vec()));
+                        continue;
+                    }
                     self.last.insert(to, (n, datagram.to_vec()));
                     if let Some(node) = &mut self.nodes[to] {
                         node.handle_datagram(now, address(n), &mut datagram.to_vec());
@@ -309,12 +320,19 @@ impl Cluster {
         let end = self.now + time;
         self.settle();
         loop {
-            let next = self.nodes.iter().flatten().filter_map(Node::poll_timeout).min();
+            let late = self.late.front().map(|(at, ..)| *at);
+            let next = self.nodes.iter().flatten().filter_map(Node::poll_timeout).chain(late).min();
             match next.filter(|at| *at <= end) {
                 Some(at) => self.now = at.max(self.now),
                 None => break,
             }
             let now = self.now;
+            while self.late.front().is_some_and(|(at, ..)| *at <= now) {
+                let (_, to, from, mut datagram) = self.late.pop_front().expect("just looked at");
+                if let Some(node) = &mut self.nodes[to] {
+                    node.handle_datagram(now, address(from), &mut datagram);
+                }
+            }
             for node in self.nodes.iter_mut().flatten() {
                 if node.poll_timeout().is_some_and(|at| at <= now) {
                     node.handle_timeout(now);
