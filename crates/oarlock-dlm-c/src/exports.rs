@@ -161,13 +161,7 @@ pub unsafe fn unlock_wait(
 
 /// Withdraws what a lock waits for, because of a deadlock.
 pub fn deadlock_cancel(place: Place, lkid: u32, flags: u32) -> c_int {
-    boundary(-1, || {
-        let handle = place.known()?;
-        if lkid == 0 || flags != 0 {
-            return Err(Errno::INVAL);
-        }
-        registry().get(handle)?.deadlock_cancel(lkid).map(|()| 0)
-    })
+    boundary(-1, || registry().get(place.known()?)?.deadlock_cancel(lkid, flags).map(|()| 0))
 }
 
 /// Gives locks back without a word.

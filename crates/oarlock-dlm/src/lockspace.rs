@@ -283,8 +283,9 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
     ///
     /// # Errors
     /// As for [`lock`](Lockspace::lock).
-    pub fn deadlock_cancel(self: &Arc<Self>, lkid: u32) -> Result<(), Errno> {
-        let order = Order { lkid, flags: LockFlags::CANCEL.bits(), value: None, change: |_: &mut U| () };
+    pub fn deadlock_cancel(self: &Arc<Self>, lkid: u32, flags: u32) -> Result<(), Errno> {
+        let flags = flags | LockFlags::CANCEL.bits();
+        let order = Order { lkid, flags, value: None, change: |_: &mut U| () };
         self.give_back(order, None, Errno::DEADLK.raw_os_error(), || ()).map(drop)
     }
 

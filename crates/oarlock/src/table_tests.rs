@@ -409,3 +409,22 @@ fn a_place_that_was_asked_for_is_given_back_though_its_segment_has_not_come() {
     table.attached(request, |_| panic!("it is not to be mapped any more"));
     assert!(cell.get().is_none());
 }
+
+/// Scenarios 19 and 20: what waits is withdrawn by a cancel, and whoever waits for it hears what came of that.
+#[test]
+fn a_withdrawn_request_keeps_its_caller_and_its_answer() {
+    let mut bench = Bench::default();
+    let handle = bench.table.begin_lock().unwrap();
+    bench.table.withdraw(handle, &mut bench.effects);
+    assert_eq!(bench.sent(), [Request::Cancel { handle }]);
+    bench.hear(granted(handle, Mode::PR));
+    // The grant was quicker; a cancel that comes now would be for what is asked next.
+    bench.table.withdraw(handle, &mut bench.effects);
+    assert_eq!((bench.sent(), bench.collect(handle)), (vec![], Some(Ok(Mode::PR))));
+    bench.table.begin_convert(handle, Mode::EX).unwrap();
+    bench.table.withdraw(handle, &mut bench.effects);
+    assert_eq!(bench.sent(), [Request::Cancel { handle }]);
+    bench.hear(refused(handle, Code::Cancelled));
+    assert_eq!(bench.collect(handle), Some(Err(Code::Cancelled)));
+    assert_eq!(bench.table.grant(handle).mode, Mode::PR);
+}

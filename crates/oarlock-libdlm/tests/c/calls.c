@@ -326,6 +326,7 @@ static int adopt(dlm_lshandle_t space, const char *name, uint32_t mode)
 static void left_behind(void)
 {
     dlm_lshandle_t mine = ls, other = again();
+    int i;
     GET(c, "o", NL, 0);
     ls = other;
     GET(a, "o", EX, LKF_VALBLK);
@@ -340,6 +341,16 @@ static void left_behind(void)
     IS(b.sb.sb_flags, DLM_SBF_VALNOTVALID);
     UNLOCK(b);
     UNLOCK(c);
+
+    /* What a closed one held is free when it is closed. */
+    for (i = 0; i < 50; i++) {
+        ls = other = again();
+        GET(a, "e", EX, 0);
+        IS(dlm_close_lockspace(other), 0);
+        ls = mine;
+        GET(b, "e", EX, LKF_NOQUEUE);
+        UNLOCK(b);
+    }
 
     ls = other = again();
     GET(a, "o", EX, LKF_PERSISTENT);

@@ -217,7 +217,7 @@ pub struct Dev {
     /// Print nothing but problems
     #[arg(short, long)]
     pub quiet: bool,
-    /// A lockspace besides `default`; may be repeated. `NAME` or `NAME:strict`
+    /// A lockspace besides `default` and `dlm`; may be repeated. `NAME` or `NAME:strict`
     #[arg(long, value_name = "NAME[:ORDER]")]
     pub space: Vec<String>,
     /// Lockspaces give back what they own after the last use (for measurements)
