@@ -24,6 +24,9 @@ pub(crate) const RETAINING: &str = "default";
 /// Lockspace without retention: every acquire asks the master.
 pub(crate) const FORGETFUL: &str = "forgetful";
 
+/// Lockspace in which those of libdlm live.
+pub(crate) const DLM: &str = "dlm";
+
 /// A running cluster; ends when dropped.
 pub(crate) struct Cluster {
     children: Vec<Child>,
@@ -230,7 +233,8 @@ fn configure(directory: &Path, nodes: usize, space: &str, spin: bool) -> Result<
             "[node]\nname = \"{}\"\napi = \"{api}\"\nsocket = \"oarlock.sock\"\ndata_dir = \"data\"\n\
              key_file = \"node.key\"\nspin = {spin}\n\n[cluster]\nname = \"bench\"\n\
              secret_file = \"../cluster.secret\"\n{members}\n[[space]]\nname = \"{RETAINING}\"\n{space}\n\
-             [[space]]\nname = \"{FORGETFUL}\"\nretain = false\n",
+             [[space]]\nname = \"{FORGETFUL}\"\nretain = false\n\
+             [[space]]\nname = \"{DLM}\"\norder = \"strict\"\n{space}",
             name(node)
         );
         fs::write(directory.join(name(node)).join("node.toml"), text).map_err(io)?;

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use goal::{LOCAL, LOCK, Measurement, NET, Setting};
+use goal::{DLM, LOCAL, LOCK, Measurement, NET, Setting};
 use machine::Cpus;
 use report::Line;
 use rounds::Plan;
@@ -72,6 +72,8 @@ enum What {
     Local,
     /// Locks, through nodes and daemons.
     Lock,
+    /// Locks as programs of libdlm take them.
+    Dlm,
     /// Circuits and sealing.
     Net,
     /// Pairs in the nodes, for valgrind to count.
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
     let measurements = match args.what {
         What::Local => LOCAL,
         What::Lock => LOCK,
+        What::Dlm => DLM,
         _ => NET,
     };
     let (mut broken, mut missed) = (false, false);

@@ -63,7 +63,7 @@ pub(crate) const FRONTS: &[Front] = &[
     },
     Front {
         name: "bench",
-        help: "measures beside anchors and peers: local|lock|net [--json] [--peers] [--goal N] [--quick] [--check-goals]",
+        help: "measures beside anchors and peers: local|lock|dlm|net [--json] [--peers] [--goal N] [--quick] [--check-goals]",
         cargo: &["run", "--quiet", "--release", "--package", "oarlock-bench", "--bin", "oarlock-bench"],
     },
     Front {

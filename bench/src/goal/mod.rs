@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 pub(crate) mod command;
 pub(crate) mod covered;
+pub(crate) mod dlm;
 pub(crate) mod flat;
 pub(crate) mod instructions;
 pub(crate) mod million;
@@ -60,6 +61,10 @@ pub(crate) const LOCK: &[Measurement] = &[
     Measurement { goals: &[], run: search::run },
     Measurement { goals: &[], run: command::run },
 ];
+
+/// What programs of libdlm get. Reported without a goal's number.
+pub(crate) const DLM: &[Measurement] =
+    &[Measurement { goals: &[], run: dlm::pairs }, Measurement { goals: &[], run: dlm::fresh }];
 
 /// The circuits below.
 pub(crate) const NET: &[Measurement] =

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -96,9 +97,17 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
     /// `INVAL` for a name that none can have, `EXIST`, `NOENT`, `PERM`, `NOTCONN` without a lockspace of Oarlock, `UNATCH`
     /// without a daemon that serves.
     pub fn open(name: &[u8], how: How) -> Result<Arc<Lockspace<U>>, Errno> {
+        Lockspace::open_at(None, name, how)
+    }
+
+    /// The same at the node whose socket this is.
+    ///
+    /// # Errors
+    /// As for [`open`](Lockspace::open).
+    pub fn open_at(at: Option<&Path>, name: &[u8], how: How) -> Result<Arc<Lockspace<U>>, Errno> {
         let name = flags::space_name(name)?;
         let queue = Queue::new().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
-        let (client, space) = server::enter(name, how)?;
+        let (client, space) = server::enter(at, name, how)?;
         let fd = queue.fd();
         let state = State { locks: BTreeMap::new(), last: 0, queue, closed: false };
         Ok(Arc::new(Lockspace {

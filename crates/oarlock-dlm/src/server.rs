@@ -1,6 +1,8 @@
 //! Where a lockspace of libdlm lives: all of them are branches of one lockspace of Oarlock, which every node has
 //! configured under the name `dlm`, with order `strict`. Resource `r` of `vg0` is there the resource `vg0/r`.
 
+use std::path::Path;
+
 use oarlock::{Client, Code, Error, Space};
 use oarlock_handle::client::wait;
 use rustix::io::Errno;
@@ -26,10 +28,14 @@ pub enum How {
 }
 
 /// A session of its own, in a lockspace.
-pub(crate) fn enter(name: &str, how: How) -> Result<(Client, Space), Errno> {
+pub(crate) fn enter(at: Option<&Path>, name: &str, how: How) -> Result<(Client, Space), Errno> {
     let entered = wait(async {
         // What another process could grant itself in shared memory would not be in the queues that libdlm's flags speak of.
-        let client = Client::builder().shared_memory(false).connect_default().await?;
+        let builder = Client::builder().shared_memory(false);
+        let client = match at {
+            Some(socket) => builder.connect(socket).await?,
+            None => builder.connect_default().await?,
+        };
         let space = client.space(SPACE).await?;
         match how {
             How::Create { exclusive } => client.open_branch(SPACE, name, exclusive).await?,
