@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use oarlock::blocking::Client;
 use serde_json::{Value, json};
@@ -45,14 +46,31 @@ pub(crate) fn answer(path: &[u8]) -> Option<PathBuf> {
     if parts.iter().any(|part| matches!(*part, "." | "..")) {
         return None;
     }
+    // One at a time: what an older answer has not got must not be taken away behind a newer one.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::new().ok()?;
-    let root = tree.join(base);
+    let root = own(&tree).ok()?.join(base);
     match base {
         "config" => node.config(&root, &parts),
         _ => node.debug(&root, &parts),
     }
     .ok()?;
     Some(root.join(OsStr::from_bytes(rest.strip_prefix(b"/").unwrap_or(rest))))
+}
+
+/// This process's part of the tree. What processes left that are no more is taken away.
+fn own(tree: &Path) -> io::Result<PathBuf> {
+    let mine = tree.join(std::process::id().to_string());
+    if !mine.exists() {
+        fs::create_dir_all(&mine)?;
+        for entry in fs::read_dir(tree)?.flatten() {
+            if !Path::new("/proc").join(entry.file_name()).exists() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+    Ok(mine)
 }
 
 /// The node that is asked.
@@ -116,6 +134,9 @@ impl Node {
         self.ask(&find)?;
         let status = self.ask(&json!({"ask": "status"}))?;
         let locks = self.ask(&json!({"ask": "locks", "space": SPACE}))?;
+        if !list(&locks["cut"]).is_empty() || !list(&locks["unanswered"]).is_empty() {
+            return Err(io::Error::other("not all that is locked was told"));
+        }
         write(&root.join(file), &locks_file(&status, &locks, &format!("{name}/")))
     }
 }

@@ -21,7 +21,7 @@ pub const RESOURCES_MAX_DEFAULT: u32 = 1 << 20;
 pub const SESSIONS_MAX: usize = 4096;
 /// Locks of one session, held and waiting.
 pub const SESSION_LOCKS_MAX: usize = 1 << 20;
-/// Locks of one node that outlived their sessions and that nobody has adopted yet.
+/// Locks of one node that outlived their sessions and that nobody has adopted yet, from which on no further are granted that would stay.
 pub const ORPHANS_MAX: usize = 1 << 20;
 /// Branches that are open at one node: thousands are used, and each is a short name and a count.
 pub const BRANCHES_MAX: usize = 1 << 16;

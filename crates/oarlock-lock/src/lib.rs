@@ -59,7 +59,7 @@ mod written;
 pub use config::{Config, Order};
 pub use counters::{Counters, How};
 pub use output::{Granted, Output, Violation};
-pub use request::{Convert, Lock, Request, Unlock};
+pub use request::{Adopt, Convert, Lock, Request, Unlock};
 pub use space::Lockspace;
 pub use trace::{Rank, Waiter};
 pub use waits::Waits;

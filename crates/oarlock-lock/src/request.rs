@@ -23,6 +23,23 @@ pub enum Request {
     End(SessionId),
     /// This lock goes as those of a session that ended, whatever it was granted for: an orphan that is purged (40).
     Drop(LockId),
+    /// A lock that outlived its session goes on as another's (38).
+    Adopt(Adopt),
+}
+
+/// A lock that goes on as another's. It is held all the time, so nobody is asked, and its value block is not read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Adopt {
+    /// As it was known.
+    pub orphan: LockId,
+    /// As it is known from here on: an id not in use, and no entry of a segment.
+    pub lock: LockId,
+    /// How a request for it would have been made.
+    pub flags: Flags,
+    /// As the program gave it.
+    pub owner: OwnerId,
+    /// As the program gave it.
+    pub transaction: TransactionId,
 }
 
 /// A new lock.

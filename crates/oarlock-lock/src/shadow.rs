@@ -405,6 +405,16 @@ impl Shadow {
         self.settle(ctx);
     }
 
+    /// Takes what a lock waits for out of its queue, if it was not granted first. Nothing is granted in its place before the next
+    /// [`settle`](Shadow::settle).
+    pub(crate) fn take_out(&mut self, ctx: &mut Context<'_>, lock: LockId) {
+        if !ctx.words.refuse(lock) {
+            self.take_up(ctx);
+        } else if let Some(entry) = self.rare.queues.remove(lock) {
+            self.retire(ctx, &entry);
+        }
+    }
+
     /// Takes a request that left a queue off the books.
     fn retire(&mut self, ctx: &mut Context<'_>, entry: &Waiting) {
         if self.rare.reserved == Some(entry.attempt) {

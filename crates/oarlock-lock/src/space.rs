@@ -11,7 +11,7 @@ use oarlock_layout::id::{LockId, NodeId, SessionId, Slot};
 use oarlock_layout::message::lock::{Body, Handover, Packet};
 use oarlock_layout::message::trace::Since;
 use oarlock_layout::name::Name;
-use oarlock_layout::segment::Words;
+use oarlock_layout::segment::{Claim, Entry, Words};
 use oarlock_layout::time::Instant;
 use oarlock_layout::view::View;
 
@@ -21,10 +21,10 @@ use crate::counters::{Counters, How};
 use crate::index::Index;
 use crate::master::Master;
 use crate::masters::Masters;
-use crate::output::{Output, Violation};
+use crate::output::{Granted, Output, Violation};
 use crate::planted::{Bug, Planted};
 use crate::recovery::Stage;
-use crate::request::{Convert, Lock, Request, Unlock, alternate};
+use crate::request::{Adopt, Convert, Lock, Request, Unlock, alternate};
 use crate::shadow::Shadow;
 use crate::waiting::Waiting;
 
@@ -139,6 +139,7 @@ impl Lockspace {
             Request::Cancel(lock) => self.withdraw(now, words, lock, Code::Cancelled),
             Request::End(session) => self.end(now, words, session),
             Request::Drop(lock) => self.drop_lock(now, words, lock),
+            Request::Adopt(request) => self.adopt(now, words, request),
         }
         self.drain_inside(now, words);
     }
@@ -373,26 +374,45 @@ impl Lockspace {
     /// A session ended: what it waits for is withdrawn first, so that nothing is granted to it any more.
     fn end(&mut self, now: Instant, words: &mut dyn Words, session: SessionId) {
         let range = LockId::new(session, 0)..=LockId::new(session, u32::MAX);
-        let waiting: Vec<LockId> = self.waiting.range(range).map(|(lock, _)| *lock).collect();
-        for lock in waiting {
-            self.withdraw_silently(now, words, lock);
+        let waiting: Vec<(LockId, Slot)> =
+            self.waiting.range(range).map(|(lock, slot)| (*lock, *slot)).collect();
+        // All of it before anything is granted: of two that wait for each other's place the second would be, and outlive its session.
+        for (lock, slot) in &waiting {
+            let (shadow, mut ctx) = self.open(now, words, *slot);
+            shadow.take_out(&mut ctx, *lock);
+        }
+        for (_, slot) in waiting {
+            let (shadow, mut ctx) = self.open(now, words, slot);
+            shadow.settle(&mut ctx);
         }
         for lock in words.of_session(session) {
-            if words.entry(lock).is_some_and(|entry| !entry.claim.flags.contains(Flags::PERSISTENT)) {
+            // What is in an entry of a segment goes with its program's place there, whatever somebody has written into it.
+            let stays =
+                |entry: Entry| entry.claim.flags.contains(Flags::PERSISTENT) && lock.entry().is_none();
+            if words.entry(lock).is_some_and(|entry| !stays(entry)) {
                 self.drop_lock(now, words, lock);
             }
         }
     }
 
-    fn withdraw_silently(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
-        if let Some(slot) = self.waiting.get(&lock).copied() {
-            let (shadow, mut ctx) = self.open(now, words, slot);
-            shadow.withdraw(&mut ctx, lock, None);
+    fn adopt(&mut self, now: Instant, words: &mut dyn Words, request: Adopt) {
+        let Adopt { orphan, lock, flags, owner, transaction } = request;
+        let Some(entry) = words.entry(orphan).filter(|_| words.entry(lock).is_none()) else {
+            return self.fail(lock, Code::NoOrphan);
+        };
+        let claim = Claim { lock, owner, transaction, flags, since: entry.claim.since };
+        if lock.entry().is_some() || !words.hand_on(orphan, claim) {
+            return self.fail(lock, Code::NoOrphan);
         }
+        let (mode, token) = (entry.mode, entry.token);
+        let granted = Granted { lock, mode, token, value: None, alternate: false, quiet: false };
+        self.outputs.push_back(Output::Granted(granted));
+        // Whoever waits for it already is news to whoever has it now.
+        let (shadow, mut ctx) = self.open(now, words, entry.slot);
+        shadow.settle(&mut ctx);
     }
 
     fn drop_lock(&mut self, now: Instant, words: &mut dyn Words, lock: LockId) {
-        self.withdraw_silently(now, words, lock);
         if let Some(entry) = words.entry(lock) {
             let (shadow, mut ctx) = self.open(now, words, entry.slot);
             shadow.unlock(&mut ctx, lock, None, false, true);

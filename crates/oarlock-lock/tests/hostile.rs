@@ -219,6 +219,28 @@ fn requests_that_no_answer_helps_are_not_asked_for_by_turns() {
     assert!(matches!(said[..], [Output::Granted(ref granted)] if granted.mode == Mode::CR), "{said:?}");
 }
 
+/// A program writes into its entry that the lock is to outlive it. It goes with its session like any other: its program could
+/// still write there.
+#[test]
+fn what_is_in_a_segment_does_not_stay_whatever_its_entry_says() {
+    let mut alone = Alone::among(1);
+    let place = alone.words.attach(SessionId(2), 0).expect("a place");
+    alone.lock(1, Mode::NL, Flags::empty());
+    alone.lie(place, 0, Stage::Waiting, Mode::EX);
+    let (owner, transaction) = (OwnerId(0), TransactionId(0));
+    let (lock, flags) = (in_entry(0), Flags::QUIET);
+    let request = Lock { lock, name: name(), mode: Mode::EX, flags, timeout: None, owner, transaction };
+    alone.ask(Request::Lock(request));
+    assert!(alone.words.entry(lock).is_some_and(|entry| entry.mode == Mode::EX), "it is held");
+    alone.words.set_manner(lock, Flags::PERSISTENT);
+    assert!(alone.words.entry(lock).is_some_and(|entry| entry.claim.flags.contains(Flags::PERSISTENT)));
+    alone.words.end(SessionId(2));
+    alone.ask(Request::End(SessionId(2)));
+    assert_eq!(alone.words.of_session(SessionId(2)), []);
+    let said = alone.lock(2, Mode::EX, Flags::NOQUEUE);
+    assert!(matches!(said[..], [Output::Granted(_)]), "{said:?}");
+}
+
 fn info() -> Info {
     Info {
         n: 0,

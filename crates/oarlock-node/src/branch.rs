@@ -51,6 +51,12 @@ pub enum Step {
     },
 }
 
+/// People read these names in lists, and programs as names of directories.
+fn is_name(branch: &str) -> bool {
+    let fits = (1..=LABEL_BYTES_MAX).contains(&branch.len()) && !matches!(branch, "." | "..");
+    fits && !branch.chars().any(|c| c == char::from(MARK) || c.is_control())
+}
+
 /// All branches of a node.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +72,9 @@ impl Branches {
     }
 
     pub(crate) fn fit(&self, spaces: usize) -> bool {
-        self.opened.iter().all(|((space, _), count)| usize::from(*space) < spaces && *count > 0)
+        let fits =
+            |space: u16, name: &str, count: u32| usize::from(space) < spaces && is_name(name) && count > 0;
+        self.opened.iter().all(|((space, name), count)| fits(*space, name, *count))
     }
 }
 
@@ -87,10 +95,10 @@ impl Node {
             }
             Step::Find { branch } | Step::Open { branch, .. } | Step::Close { branch, .. } => branch,
         };
-        if branch.is_empty() || branch.len() > LABEL_BYTES_MAX || branch.as_bytes().contains(&MARK) {
+        if !is_name(branch) {
             let mark = char::from(MARK);
             let text = format!(
-                "a branch is named by 1 to {LABEL_BYTES_MAX} bytes without {mark:?}, not by {branch:?}"
+                "a branch is named by 1 to {LABEL_BYTES_MAX} bytes of text without {mark:?} and control characters, not by {branch:?}"
             );
             return Err((Code::BadName, text));
         }

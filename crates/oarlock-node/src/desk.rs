@@ -145,10 +145,10 @@ impl Node {
                     return self.refuse_lock(session, m.handle, code, text);
                 }
                 if m.flags.contains(Flags::ORPHAN) && lock.entry().is_none() {
-                    if let Err((code, text)) = self.adopt(session, &m) {
-                        self.failed(session, m.handle, code, text);
-                    }
-                    return;
+                    return match self.orphan(&m) {
+                        Ok(orphan) => self.adopt(now, lock, orphan, m),
+                        Err((code, text)) => self.failed(session, m.handle, code, text),
+                    };
                 }
                 if lock.entry().is_none()
                     && let Some(known) = self.sessions.get_mut(session)
@@ -171,7 +171,7 @@ impl Node {
                     return self.failed(session, m.handle, code, text);
                 }
                 let request = Convert {
-                    lock: self.lock_of(session, m.handle),
+                    lock: LockId::new(session, m.handle),
                     mode: m.mode,
                     flags: m.flags,
                     timeout: timeout(m.timeout_ms),
@@ -180,14 +180,14 @@ impl Node {
                 self.ask_about(now, session, m.handle, oarlock_lock::Request::Convert(request));
             }
             Request::Unlock { handle, value, invalidate } => {
-                let lock = self.lock_of(session, handle);
+                let lock = LockId::new(session, handle);
                 let request = Unlock { lock, value, invalidate };
                 self.ask_about(now, session, handle, oarlock_lock::Request::Unlock(request));
             }
             Request::Cancel { handle } => {
                 // A cancel that comes too late has nothing to withdraw, and no answer of its own.
                 if self.sessions.get(session).is_some_and(|s| s.space_of(handle).is_some()) {
-                    let lock = self.lock_of(session, handle);
+                    let lock = LockId::new(session, handle);
                     self.ask_about(now, session, handle, oarlock_lock::Request::Cancel(lock));
                 }
             }
@@ -412,13 +412,15 @@ impl Node {
                 })
             }),
             L::Released { lock } => {
-                self.tell(lock, |handle| Reply::Released { handle });
                 self.lock_gone(lock);
+                self.tell(lock, |handle| Reply::Released { handle });
             }
             L::Failed { lock, code } => {
                 // What is refused because another operation is under way leaves that operation alone (22): the
                 // lock that it waits for must still be found when the session ends.
-                let gone = code != Code::InFlight && self.spaces[index].words.entry(lock).is_none();
+                if code != Code::InFlight && self.spaces[index].words.entry(lock).is_none() {
+                    self.lock_gone(lock);
+                }
                 let mut text = text::lock_failure(code);
                 if code == Code::TimedOut {
                     text += &self.silence();
@@ -430,9 +432,6 @@ impl Node {
                 }
                 let why = Failure { code, text };
                 self.tell(lock, |handle| Reply::Failed { handle, why });
-                if gone {
-                    self.lock_gone(lock);
-                }
             }
             L::Blocking { lock, wanted } if lock.entry().is_some() => {
                 // What counts stands in the entry: a program that does not read must not make the node keep these.
@@ -446,19 +445,15 @@ impl Node {
     }
 
     pub(crate) fn lock_gone(&mut self, lock: LockId) {
-        let (session, handle) = self.orphans.whose(lock);
-        self.orphans.forget(lock);
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.locks.remove(&handle);
-            session.adopted.remove(&handle);
+        if let Some(session) = self.sessions.get_mut(lock.session()) {
+            session.locks.remove(&lock.handle());
         }
     }
 
     /// Tells a program about its lock, if it is still there.
     pub(crate) fn tell(&mut self, lock: LockId, reply: impl FnOnce(u32) -> Reply) {
-        let (session, handle) = self.orphans.whose(lock);
-        if self.sessions.get(session).is_some() {
-            self.reply(session, &reply(handle));
+        if self.sessions.get(lock.session()).is_some() {
+            self.reply(lock.session(), &reply(lock.handle()));
         }
     }
 

@@ -296,7 +296,10 @@ const fn writes(mode: Mode) -> bool {
 
 /// A second choice counts as well: what may be granted is what must be allowed.
 fn may_write(mode: Mode, flags: Flags) -> bool {
-    writes(mode) || flags.intersects(Flags::ALTCW | Flags::IVVALBLK)
+    // What its node owns at once because of a hint it could write under. What is to stay keeps writers out when nobody is there any
+    // more whom they could ask, and whoever takes over what stayed can give it back.
+    let more = Flags::LIKELYPW | Flags::LIKELYEX | Flags::PERSISTENT | Flags::ORPHAN;
+    writes(mode) || flags.intersects(Flags::ALTCW | Flags::IVVALBLK | more)
 }
 
 impl Kind {

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use oarlock_layout::id::{LockId, SessionId, SharedHandle, SpaceId};
+use oarlock_layout::id::{SessionId, SharedHandle, SpaceId};
 
 use crate::rights::Who;
 
@@ -22,9 +22,6 @@ pub(crate) struct Session {
     pub(crate) greeted: bool,
     /// Its locks, held or waiting, by its own number for them. Those in entries of a segment are not among them.
     pub(crate) locks: BTreeMap<u32, SpaceId>,
-    /// Those of them that somebody else had left behind, and what the lock room calls them.
-    #[serde(default, skip_serializing_if = "oarlock_layout::written::is_default")]
-    pub(crate) adopted: BTreeMap<u32, LockId>,
     /// The lockspaces in whose segments it has a place, in the order in which it asked for them.
     pub(crate) attached: Vec<SpaceId>,
     /// It says that it touches no segment any more.

@@ -45,7 +45,7 @@ impl Node {
         if let Some(orphan) = self.orphans.get(party.lock) {
             party.pid = orphan.pid;
             party.label = cut(&format!("orphan of {}", orphan.label), LABEL_BYTES_MAX).into();
-        } else if let Some(session) = self.sessions.get(self.orphans.whose(party.lock).0) {
+        } else if let Some(session) = self.sessions.get(party.lock.session()) {
             party.pid = session.pid;
             party.label = session.label.clone();
         }

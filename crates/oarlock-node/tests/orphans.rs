@@ -1,8 +1,9 @@
 //! Locks that outlive their programs, and branches of a lockspace: in whole nodes, over a restart of an engine too.
 
 use oarlock_layout::code::Code;
+use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{OwnerId, SessionId, SharedHandle, SpaceId, TransactionId};
+use oarlock_layout::id::{LockId, OwnerId, SessionId, SharedHandle, SpaceId, TransactionId};
 use oarlock_layout::limit::VALUE_BYTES;
 use oarlock_layout::message::look::{At, What};
 use oarlock_layout::message::session::{ConvertRequest, LockRequest, Reply, Request};
@@ -247,7 +248,6 @@ fn orphans_are_purged_by_name_and_process_and_writers_spoil_their_block() {
     cluster.say(b, &lock("v/x", 1, Mode::PR, Flags::VALBLK));
     assert_eq!(cluster.heard(b), None);
     let now = cluster.now;
-    // Sessions of this stage are of process 0, which is not known.
     assert_eq!(cluster.node(0).purge(now, SPACE, b"", Some(7)), 0, "of another process");
     assert_eq!(cluster.node(1).purge(now, SPACE, b"", None), 0, "of another node");
     assert_eq!(cluster.node(0).purge(now, SPACE, b"v/", None), 1, "and what is held is no orphan");
@@ -257,7 +257,7 @@ fn orphans_are_purged_by_name_and_process_and_writers_spoil_their_block() {
     assert!(!free(&mut cluster, b, "v/held", Mode::PR));
     assert!(!free(&mut cluster, b, "w/x", Mode::EX));
     let now = cluster.now;
-    assert_eq!(cluster.node(0).purge(now, SPACE, b"", None), 1);
+    assert_eq!(cluster.node(0).purge(now, SPACE, b"", Some(101)), 1, "session 1 is of process 101");
     cluster.settle();
     assert!(free(&mut cluster, b, "w/x", Mode::EX));
     assert_eq!(failed(&mut cluster, living, &lock("w/x", 5, Mode::PR, Flags::ORPHAN)), Code::NoOrphan);
@@ -333,7 +333,7 @@ fn branches_are_counted_and_not_closed_under_those_who_use_them() {
     assert_eq!(step(&mut cluster, open(true)), Err(Code::BranchExists));
     assert_eq!(step(&mut cluster, open(false)), Ok(2));
     assert_eq!(step(&mut cluster, Step::Find { branch: branch() }), Ok(2));
-    for bad in ["", "a/b", &"n".repeat(65)] {
+    for bad in ["", "a/b", "..", "a\0b", "a\nb", &"n".repeat(65)] {
         assert_eq!(
             step(&mut cluster, Step::Open { branch: bad.into(), exclusive: false }),
             Err(Code::BadName)
@@ -358,4 +358,69 @@ fn branches_are_counted_and_not_closed_under_those_who_use_them() {
     assert_eq!(step(&mut cluster, close(true)), Ok(0));
     assert!(free(&mut cluster, b, "vg0/left", Mode::EX), "nobody has it");
     assert!(!free(&mut cluster, b, "vg0/held", Mode::EX), "its program has");
+}
+
+/// Scenario 36 with 37: of what a session waits for nothing is granted while it goes, or it would stay for ever, granted to nobody.
+#[test]
+fn nothing_is_granted_to_a_session_that_goes() {
+    let mut cluster = serving(2);
+    let (a, b) = (cluster.session(0, 1), cluster.session(0, 2));
+    granted(&mut cluster, b, &lock("x", 1, Mode::CR, Flags::VALBLK));
+    // The first waits for b, the second only for the place of the first.
+    cluster.say(a, &lock("x", 1, Mode::EX, Flags::empty()));
+    cluster.say(a, &lock("x", 2, Mode::PW, Flags::PERSISTENT));
+    // The same with a lock of its own in the way, which goes as well.
+    granted(&mut cluster, a, &lock("y", 3, Mode::PR, Flags::empty()));
+    cluster.say(a, &lock("y", 4, Mode::EX, Flags::PERSISTENT | Flags::VALBLK));
+    while cluster.heard(a).is_some() {}
+    hang_up(&mut cluster, a);
+    assert!(free(&mut cluster, b, "x", Mode::PW) && free(&mut cluster, b, "y", Mode::EX));
+    let now = cluster.now;
+    assert_eq!(cluster.node(0).purge(now, SPACE, b"", None), 0);
+    let read = granted(&mut cluster, b, &lock("y", 9, Mode::CR, Flags::VALBLK));
+    assert!(read.value.is_some_and(|value| value.valid), "nobody has spoilt it: {read:?}");
+}
+
+/// What the node has to say to a program that is gone is not said to whoever has its lock by then, though all of it came at once.
+#[test]
+fn an_heir_hears_nothing_that_was_meant_for_the_dead() {
+    let mut cluster = serving(2);
+    let (a, c) = (cluster.session(0, 1), cluster.session(0, 2));
+    granted(&mut cluster, a, &lock("x", 1, Mode::PW, Flags::PERSISTENT));
+    let now = cluster.now;
+    let node = cluster.node(0);
+    node.handle_session_packet(now, a.1, &convert(1, Mode::PR, Flags::PERSISTENT, None).to_bytes());
+    node.handle_session_closed(now, a.1);
+    node.handle_session_packet(now, c.1, &lock("x", 1, Mode::PR, Flags::ORPHAN).to_bytes());
+    cluster.settle();
+    assert!(matches!(cluster.reply(c), Reply::Granted(granted) if granted.mode == Mode::PR));
+    assert_eq!(cluster.heard(c), None);
+    granted(&mut cluster, c, &convert(1, Mode::EX, Flags::empty(), None));
+}
+
+/// An heir that wants to hear who waits hears of those who came before it, though the dead did not want to.
+#[test]
+fn an_heir_hears_of_those_who_wait_already() {
+    let mut cluster = serving(2);
+    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
+    granted(&mut cluster, a, &lock("x", 1, Mode::PR, Flags::PERSISTENT | Flags::NOBAST));
+    cluster.say(b, &lock("x", 1, Mode::EX, Flags::empty()));
+    hang_up(&mut cluster, a);
+    let c = cluster.session(0, 3);
+    cluster.say(c, &lock("x", 7, Mode::PR, Flags::ORPHAN));
+    assert!(matches!(cluster.reply(c), Reply::Granted(granted) if granted.handle == 7));
+    assert_eq!(cluster.reply(c), Reply::Blocking { handle: 7, wanted: Mode::EX });
+    // It is its own in lists and searches too: with its number, owner and transaction.
+    let now = cluster.now;
+    cluster.node(1).look(now, 6, SPACE, At::Resource(Name::new(b"x").unwrap()));
+    cluster.settle();
+    let seen = cluster.looked.pop().unwrap();
+    let rows = seen.iter().flat_map(|(_, seen)| &seen.as_ref().unwrap().rows);
+    let holders: Vec<_> = rows
+        .filter_map(|row| match &row.what {
+            What::Holder(holder) => Some((holder.party.lock, holder.party.label.clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(holders, [(LockId::new(c.1, 7), "program 3".to_owned())]);
 }

@@ -103,7 +103,7 @@ fn what_a_killed_program_left_is_seen_adopted_and_purged() {
         .expect(2, &["OAR-2202", "did you mean \"default\""]);
 }
 
-/// A program that closes its session in order, and forgot to give its lock back, leaves it behind as well; one that gave it back does not.
+/// A program that gave its lock back leaves nothing behind, and what a program has granted itself does not stay.
 #[test]
 fn what_is_given_back_is_no_orphan() {
     let dev = Dev::start();

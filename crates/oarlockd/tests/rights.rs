@@ -237,6 +237,9 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
             // A second choice that writes, and a block that is to be spoilt.
             all.push((None, lock(2, Mode::PR, Flags::ALTCW)));
             all.push((None, lock(2, Mode::PR, Flags::IVVALBLK)));
+            // One that would stay, and one under which its node could write.
+            all.push((None, lock(2, Mode::PR, Flags::PERSISTENT)));
+            all.push((None, lock(2, Mode::PR, Flags::LIKELYEX)));
             all
         }
         Kind::ConvertToRead => vec![
@@ -251,6 +254,7 @@ fn trials(kind: Kind) -> Vec<(Option<Mode>, Request)> {
             (Some(Mode::NL), convert(Mode::PR, Flags::ALTCW, None)),
             (Some(Mode::EX), convert(Mode::NL, Flags::VALBLK, value)),
             (Some(Mode::EX), convert(Mode::NL, Flags::IVVALBLK, None)),
+            (Some(Mode::NL), convert(Mode::PR, Flags::PERSISTENT, None)),
         ],
         Kind::Unlock => vec![(Some(Mode::EX), Request::Unlock { handle: 1, value: None, invalidate: false })],
         Kind::UnlockWriting => vec![

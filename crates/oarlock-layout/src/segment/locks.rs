@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use hashbrown::HashTable;
 
-use super::words::Entry;
+use super::words::{Claim, Entry};
 use crate::id::{LockId, SessionId, Slot};
 
 /// Held locks.
@@ -61,6 +61,14 @@ impl Locks {
     pub fn get_mut(&mut self, lock: LockId) -> Option<&mut Entry> {
         let index = self.index_of(lock)?;
         self.held[index as usize].as_mut().map(|h| &mut h.entry)
+    }
+
+    /// A lock goes on as another's, who was told nothing yet. Gives where it is; none if it is not held.
+    pub fn hand_on(&mut self, lock: LockId, claim: Claim) -> Option<Slot> {
+        assert!(self.get(claim.lock).is_none(), "lock {} is held already", claim.lock);
+        let entry = self.remove(lock)?;
+        self.insert(Entry { claim, told: None, ..entry });
+        Some(entry.slot)
     }
 
     /// One more. Its id must not be in use.

@@ -302,6 +302,12 @@ impl Words for PlainWords {
         }
     }
 
+    fn hand_on(&mut self, lock: LockId, claim: Claim) -> bool {
+        let Some(slot) = self.locks.hand_on(lock, claim) else { return false };
+        self.untell(slot);
+        true
+    }
+
     fn value(&self, slot: Slot) -> Value {
         self.place(slot).value
     }

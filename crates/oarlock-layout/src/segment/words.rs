@@ -233,6 +233,10 @@ pub trait Words {
     /// those of [`MANNER`] take the place of the lock's own (scenarios 13 and 61).
     fn set_manner(&mut self, lock: LockId, flags: Flags);
 
+    /// A held lock is another's from here on: `claim` takes the place of its own, by its id too, and nobody has been told that
+    /// others want it. Where and in which mode it is held stays as it is. False if it is not in the node's own table.
+    fn hand_on(&mut self, lock: LockId, claim: Claim) -> bool;
+
     // ----- callers of the node that grant themselves; a private implementation has none -----------------
 
     /// Names the first waiter of a slot, to whom a releaser may hand over directly (M10): a new lock in a mode that is

@@ -177,6 +177,10 @@ impl Words for Intruder<'_> {
         self.with(|words| words.set_manner(lock, flags));
     }
 
+    fn hand_on(&mut self, lock: LockId, claim: Claim) -> bool {
+        self.with(|words| words.hand_on(lock, claim))
+    }
+
     fn value(&self, slot: Slot) -> Value {
         self.words.borrow().value(slot)
     }

@@ -69,7 +69,8 @@ impl Hub {
     /// foreign hand made of its entries meanwhile.
     fn reclaim(&mut self) {
         let Some((number, session)) = self.areas.lingering() else { return };
-        for lock in self.of_session(session) {
+        // Not what is in the node's own table: what of that is left is there to stay.
+        for lock in self.of_session(session).into_iter().filter(|lock| lock.entry().is_some()) {
             self.drop_lock(lock);
         }
         if let Some(area) = self.areas.get_mut(number) {

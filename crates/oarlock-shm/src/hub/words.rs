@@ -154,6 +154,16 @@ impl Words for Hub {
         self.set_lock_manner(lock, flags);
     }
 
+    fn hand_on(&mut self, lock: LockId, claim: Claim) -> bool {
+        // An entry of a segment goes with its program's place there.
+        if lock.entry().is_some() {
+            return false;
+        }
+        let Some(slot) = self.kept.hand_on(lock, claim) else { return false };
+        self.place_mut(slot).untell();
+        true
+    }
+
     fn offer(&mut self, slot: Slot, waiter: Option<(LockId, Mode)>) {
         self.offer_to(slot, waiter);
     }

@@ -289,6 +289,9 @@ impl Words for Haunted {
     fn set_manner(&mut self, lock: LockId, flags: Flags) {
         self.hub_mut().set_manner(lock, flags);
     }
+    fn hand_on(&mut self, lock: LockId, claim: Claim) -> bool {
+        self.hub_mut().hand_on(lock, claim)
+    }
     fn offer(&mut self, slot: Slot, waiter: Option<(LockId, Mode)>) {
         self.hub_mut().offer(slot, waiter);
     }

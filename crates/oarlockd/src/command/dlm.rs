@@ -106,8 +106,10 @@ fn dump(locks: &Locks, status: &Status, skipped: usize) -> String {
                 lines.push(format!("id {lock} {modes} pid {pid} master {master} \"{name}\""));
             }
         };
-        let converts = |lock: &str| resource.waiters.iter().any(|it| it.party.lock == lock);
-        for holder in resource.holders.iter().filter(|it| !converts(&it.party.lock)) {
+        // Each node numbers its own locks.
+        let same = |a: &Party, b: &Party| a.lock == b.lock && a.node == b.node;
+        let converts = |party: &Party| resource.waiters.iter().any(|it| same(&it.party, party));
+        for holder in resource.holders.iter().filter(|it| !converts(&it.party)) {
             line(&holder.party, &holder.mode, "IV");
         }
         for waiter in &resource.waiters {
