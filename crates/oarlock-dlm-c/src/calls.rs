@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oarlock_dlm::flags::LockFlags;
 use oarlock_dlm::server::How;
-use oarlock_dlm::{Call, Errno, Lockspace, Order, Registry, Report, Turn, status};
+use oarlock_dlm::{Block, Call, Errno, Lockspace, Order, Registry, Report, Turn, status};
 
 use crate::pointers::{StatusBlock, User};
 
@@ -38,12 +38,12 @@ impl Library {
         if calls { Turn::Call(&User::tell) } else { Turn::Sleep }
     }
 
-    /// What a call that waited returns.
-    fn returns(self, status: i32) -> Told {
-        match (self, status) {
-            (Library::Light, 0) | (Library::Threaded, _) => (0, None),
-            (Library::Light, status::UNLOCKED | status::CANCELLED) => (0, Some(status)),
-            (Library::Light, _) => (-1, Some(status)),
+    /// What a call returns that waited for this, if `good` is what it wanted.
+    fn returns(self, status: i32, good: i32) -> Told {
+        match self {
+            Library::Threaded => (0, None),
+            Library::Light if status == good => (0, (status != 0).then_some(status)),
+            Library::Light => (-1, Some(status)),
         }
     }
 }
@@ -67,13 +67,18 @@ impl<'a> Wanted<'a> {
             flags: self.flags & !LockFlags::WAIT.bits(),
             name: self.name,
             lkid: self.lkid,
-            value: self.user.block.and_then(StatusBlock::value),
+            value: self.user.block.and_then(|block| value(block, self.flags)),
             notices: self.user.bast.is_some(),
             transaction: self.transaction,
             timeout: self.timeout,
             user: self.user,
         }
     }
+}
+
+/// The program's value block. Without VALBLK nobody has said that there is one: the pointer may be anything.
+fn value(block: StatusBlock, flags: u32) -> Option<Block> {
+    if flags & LockFlags::VALBLK.bits() != 0 { block.value() } else { None }
 }
 
 /// Asks for a lock or a change of mode.
@@ -111,12 +116,12 @@ pub(crate) fn lock_wait(library: Library, handle: usize, wanted: Wanted<'_>) -> 
 
 /// The same, as a call of C returns.
 pub(crate) fn locked(library: Library, handle: usize, wanted: Wanted<'_>) -> Result<Told, Errno> {
-    Ok(library.returns(lock_wait(library, handle, wanted)?.status))
+    Ok(library.returns(lock_wait(library, handle, wanted)?.status, 0))
 }
 
 /// What a program says about giving a lock back: where to write, and what to call with.
 fn order<C: FnOnce(&mut User)>(lkid: u32, flags: u32, block: StatusBlock, change: C) -> Order<C> {
-    Order { lkid, flags, value: block.value(), change }
+    Order { lkid, flags, value: value(block, flags), change }
 }
 
 /// Gives a lock back, or withdraws what it waits for.
@@ -150,7 +155,7 @@ pub(crate) fn unlock_wait(
     match space.unlock_wait(order, || block.accept(None), library.turn(handle))? {
         Some(report) => {
             block.write(&report);
-            Ok(library.returns(report.status))
+            Ok(library.returns(report.status, status::UNLOCKED))
         }
         // Nothing was to be withdrawn.
         None => Ok((0, None)),

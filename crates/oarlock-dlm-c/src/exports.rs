@@ -9,6 +9,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::time::Duration;
 
+use oarlock_dlm::flags::LockFlags;
 use oarlock_dlm::{Errno, LOCKSPACE_BYTES_MAX};
 
 use crate::calls::{self, Library, Wanted, registry};
@@ -83,11 +84,13 @@ impl Arguments {
         if !self.range.is_null() {
             return Err(Errno::NOSYS);
         }
+        // A change of mode names its lock by its number.
+        let length = if self.flags & LockFlags::CONVERT.bits() != 0 { 0 } else { self.length };
         // SAFETY: the caller's, or null.
         let (block, name, transaction, timeout) = unsafe {
             (
                 StatusBlock::new(self.lksb)?,
-                bytes(self.name, self.length as usize)?,
+                bytes(self.name, length as usize)?,
                 number(self.transaction),
                 number(self.timeout),
             )
@@ -247,7 +250,11 @@ pub fn start(place: Place) -> c_int {
 
 /// Stops that of the default lockspace, and closes it.
 pub fn stop() -> c_int {
-    boundary(-1, || registry().close(registry().default_handle()?).map(|()| 0))
+    boundary(-1, || match registry().default_handle() {
+        Ok(handle) => registry().close(handle).map(|()| 0),
+        // There is nothing to stop.
+        Err(_) => Ok(0),
+    })
 }
 
 /// Locks a resource in the default lockspace.
@@ -255,7 +262,7 @@ pub fn stop() -> c_int {
 /// # Safety
 /// The pointers are as `libdlm.h` asks for them.
 pub unsafe fn lock_resource(resource: *const c_char, mode: c_int, flags: c_int, lkid: *mut c_int) -> c_int {
-    boundary(-1, || {
+    boundary_telling(|| {
         if lkid.is_null() {
             return Err(Errno::INVAL);
         }
@@ -277,23 +284,24 @@ pub unsafe fn lock_resource(resource: *const c_char, mode: c_int, flags: c_int, 
         };
         let report = calls::lock_wait(Library::Threaded, handle, wanted)?;
         if report.status != 0 {
-            return Err(Errno::from_raw_os_error(report.status));
+            // Not all of them are errors of the kernel's.
+            return Ok((-1, Some(report.status)));
         }
         // SAFETY: the caller's variable.
         unsafe { lkid.write(report.lkid.cast_signed()) };
-        Ok(0)
+        Ok((0, None))
     })
 }
 
 /// Unlocks it.
 pub fn unlock_resource(lkid: c_int) -> c_int {
-    boundary(-1, || {
+    boundary_telling(|| {
         let handle = registry().default_handle()?;
         let report = calls::unlock_silently(Library::Threaded, handle, lkid.cast_unsigned())?;
         if report.status == oarlock_dlm::status::UNLOCKED {
-            Ok(0)
+            Ok((0, None))
         } else {
-            Err(Errno::from_raw_os_error(report.status))
+            Ok((-1, Some(report.status)))
         }
     })
 }

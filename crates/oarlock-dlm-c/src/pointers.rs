@@ -199,8 +199,8 @@ pub(crate) unsafe fn text<'a>(start: *const c_char) -> Result<&'a [u8], Errno> {
 /// # Safety
 /// The pointer is null or leads to a number.
 pub(crate) unsafe fn number(from: *const u64) -> Option<u64> {
-    // SAFETY: by the contract.
-    unsafe { from.as_ref() }.copied()
+    // SAFETY: by the contract; it may lie anywhere.
+    (!from.is_null()).then(|| unsafe { from.read_unaligned() })
 }
 
 /// Writes a number where there is a place for it.

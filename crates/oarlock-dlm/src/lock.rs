@@ -13,6 +13,8 @@ pub(crate) struct Lock<U> {
     pub(crate) user: U,
     /// They want to hear that others want it.
     pub(crate) notices: bool,
+    /// The same before the change of mode that is under way.
+    pub(crate) before: Option<(U, bool)>,
     /// What the last operation came to.
     pub(crate) last: Report,
     /// What is held. A change of mode under way and the watch have it as well.
@@ -79,6 +81,7 @@ impl<U> Lock<U> {
         Lock {
             user,
             notices,
+            before: None,
             last: Report::new(lkid, 0),
             guard: None,
             mode: Mode::NL,

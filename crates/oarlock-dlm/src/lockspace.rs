@@ -45,6 +45,8 @@ struct State<U> {
     /// The number that was given last: none is used again before all others were.
     last: u32,
     queue: Queue<U>,
+    /// A thread runs the callbacks: which one it is at, by its place in the queue.
+    attended: Option<Option<u64>>,
     closed: bool,
 }
 
@@ -109,7 +111,7 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
         let queue = Queue::new().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
         let (client, space) = server::enter(at, name, how)?;
         let fd = queue.fd();
-        let state = State { locks: BTreeMap::new(), last: 0, queue, closed: false };
+        let state = State { locks: BTreeMap::new(), last: 0, queue, attended: None, closed: false };
         Ok(Arc::new(Lockspace {
             name: name.to_owned(),
             client,
@@ -215,7 +217,8 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
             let lock = state.idle(lkid)?;
             let guard = lock.guard.clone().ok_or(Errno::BUSY)?;
             asked.check_from(lock.mode)?;
-            lock.user = call.user;
+            let old = (std::mem::replace(&mut lock.user, call.user), lock.notices);
+            lock.before = Some(old);
             lock.notices = call.notices;
             let unwatched = if call.notices { None } else { lock.watch.take() };
             let doing = Doing {
@@ -326,15 +329,21 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
             Some(doing) if flags.contains(LockFlags::CANCEL) && doing.cancelled.is_some() => {
                 return Err(Errno::BUSY);
             }
+            Some(doing) if flags.contains(LockFlags::CANCEL) => {
+                // Whoever asked hears of it as it said. Only where nobody waits is somebody else to be told in its place.
+                if waiting.is_none() && doing.waiting.is_empty() {
+                    (order.change)(&mut lock.user);
+                }
+                doing.waiting.extend(waiting);
+                doing.cancelled = Some(cancelled);
+                None
+            }
             Some(doing) => {
+                // The request is told of no more, but by this (21).
                 (order.change)(&mut lock.user);
                 doing.calls = waiting.is_none();
                 doing.waiting.extend(waiting);
-                if flags.contains(LockFlags::CANCEL) {
-                    doing.cancelled = Some(cancelled);
-                } else {
-                    doing.ending = Some(ending);
-                }
+                doing.ending = Some(ending);
                 None
             }
         };
@@ -354,9 +363,10 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
     /// lockspace: all of it for process 0.
     ///
     /// # Errors
-    /// `NOSYS` for another node than this one, 0.
+    /// `NOSYS` for another node than this one.
     pub fn purge(self: &Arc<Self>, node: i32, pid: i32) -> Result<(), Errno> {
-        if node != 0 {
+        // 0 is this node, and so is its number, by which programs count from 1.
+        if node != 0 && server::own_number(&self.client)? != u32::try_from(node).unwrap_or(0) {
             return Err(Errno::NOSYS);
         }
         let pid = u32::try_from(pid).map_err(|_| Errno::INVAL)?;
@@ -409,6 +419,7 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
             let State { locks, queue, .. } = &mut *state;
             let lock = locks.get_mut(&lkid)?;
             let mut doing = lock.doing.take()?;
+            let reads = lock.guard.is_none() || reads(lock.mode, mode.unwrap_or(Mode::NL));
             lock.mode = mode.unwrap_or(Mode::NL);
             lock.guard = guard;
             let mut report = Report::new(lkid, status);
@@ -420,10 +431,8 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
                 report.status = status::UNLOCKED;
             } else if status == 0 {
                 if let Some(value) = value.filter(|_| doing.value) {
-                    let mut block = Block::default();
-                    let length = block.len();
-                    block.copy_from_slice(&value.bytes[..length]);
-                    report.value = Some(block);
+                    // On other ways it is only said whether the block is to be believed (32).
+                    report.value = value.bytes.first_chunk().copied().filter(|_| reads);
                     report.flags |= if value.valid { 0 } else { status::VALUE_NOT_VALID };
                 }
                 report.flags |= if alternate { status::ALTERNATE_MODE } else { 0 };
@@ -433,6 +442,11 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
             report.flags |= if demoted { status::DEMOTED } else { 0 };
             lock.last = report;
             queue.tell(&lock.user, &doing, report);
+            // A change of mode that was refused changes nobody's callbacks, here as at the node.
+            let before = lock.before.take();
+            if let Some((user, notices)) = before.filter(|_| report.status != 0) {
+                (lock.user, lock.notices) = (user, notices);
+            }
             if lock.guard.is_none() {
                 locks.remove(&lkid);
             }
@@ -482,14 +496,21 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
         self.state().next()
     }
 
-    /// The same, waiting for it; none when the lockspace is closed or `over` says so after a [`wake`](Lockspace::wake).
+    /// The same, waiting for it; none when the lockspace is closed or `over` says so after a [`wake`](Lockspace::wake). For one thread that does
+    /// nothing else: whoever sleeps until an operation is over sleeps until this thread is done with all that came before.
     pub fn wait_next(&self, over: impl Fn() -> bool) -> Option<Event<U>> {
         let mut state = self.state();
+        // It is done with the last one, for which somebody may wait.
+        state.attended = Some(None);
+        self.changed.notify_all();
         loop {
             if state.closed || over() {
+                state.attended = None;
+                self.changed.notify_all();
                 return None;
             }
             if let Some(event) = state.next() {
+                state.attended = Some(Some(state.queue.gone()));
                 return Some(event);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -507,7 +528,7 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
         let mut state = self.state();
         loop {
             if let Some((report, mark)) = waiting.told()
-                && (matches!(turn, Turn::Sleep) || state.queue.has_reached(mark))
+                && state.has_reached(mark, turn.sleeps())
             {
                 return report;
             }
@@ -519,7 +540,7 @@ impl<U: Clone + Send + 'static> Lockspace<U> {
                 state = self.state();
                 continue;
             }
-            if waiting.told().is_some() {
+            if waiting.told().is_some() && !turn.sleeps() {
                 // Whatever came before it has just gone.
                 continue;
             }
@@ -593,6 +614,15 @@ impl<U: Clone> State<U> {
         if lock.doing.is_some() { Err(Errno::BUSY) } else { Ok(lock) }
     }
 
+    /// Has everybody been called for what came before a mark? Whoever sleeps has others called by a thread, if there is one.
+    fn has_reached(&self, mark: u64, sleeps: bool) -> bool {
+        match (sleeps, self.attended) {
+            (true, None) => true,
+            (true, Some(at)) => self.closed || self.queue.has_reached(mark) && at.is_none_or(|at| at > mark),
+            (false, _) => self.queue.has_reached(mark),
+        }
+    }
+
     fn next(&mut self) -> Option<Event<U>> {
         loop {
             match self.queue.pop()? {
@@ -620,6 +650,16 @@ impl<U: Clone> Queue<U> {
             self.push(Record::Completed { user: user.clone(), report });
         }
         doing.waiting.iter().for_each(|waiting| waiting.tell(report, mark));
+    }
+}
+
+/// Does a change of mode read the block (26)? Higher is what has the larger number, as in the manual.
+fn reads(from: Mode, to: Mode) -> bool {
+    match from {
+        Mode::NL => true,
+        Mode::EX => false,
+        Mode::PW => to == Mode::EX,
+        from => to as u8 >= from as u8,
     }
 }
 

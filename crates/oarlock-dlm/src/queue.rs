@@ -37,6 +37,12 @@ pub enum Turn<'a, U> {
     Call(&'a dyn Fn(Event<U>)),
 }
 
+impl<U> Turn<'_, U> {
+    pub(crate) fn sleeps(&self) -> bool {
+        matches!(self, Turn::Sleep)
+    }
+}
+
 /// An event before somebody asks for it.
 pub(crate) enum Record<U> {
     Completed { user: U, report: Report },
@@ -94,6 +100,11 @@ impl<U> Queue<U> {
     /// How many have come by now.
     pub(crate) fn mark(&self) -> u64 {
         self.came
+    }
+
+    /// How many have gone.
+    pub(crate) fn gone(&self) -> u64 {
+        self.went
     }
 
     /// Has everything gone that came before a mark?

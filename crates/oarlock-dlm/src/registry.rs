@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
 
 use oarlock_shm::Birthmark;
 use rustix::io::Errno;
@@ -37,12 +38,17 @@ pub struct Registry<U> {
     child: OnceLock<Box<Registry<U>>>,
 }
 
+/// How long the end of a lockspace waits for a callback that runs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 struct Open<U> {
     entries: BTreeMap<usize, Entry<U>>,
     by_fd: BTreeMap<RawFd, usize>,
-    last: usize,
     default: Option<usize>,
 }
+
+/// The last handle that was given.
+static LAST: AtomicUsize = AtomicUsize::new(0);
 
 struct Entry<U> {
     space: Arc<Lockspace<U>>,
@@ -61,12 +67,7 @@ impl<U: Clone + Send + 'static> Registry<U> {
         Registry {
             pid: std::process::id(),
             mark: Birthmark::new().ok(),
-            open: Mutex::new(Open {
-                entries: BTreeMap::new(),
-                by_fd: BTreeMap::new(),
-                last: 0,
-                default: None,
-            }),
+            open: Mutex::new(Open { entries: BTreeMap::new(), by_fd: BTreeMap::new(), default: None }),
             entering: Mutex::new(()),
             child: OnceLock::new(),
         }
@@ -96,8 +97,8 @@ impl<U: Clone + Send + 'static> Registry<U> {
     pub fn enter(&self, name: &[u8], how: How) -> Result<usize, Errno> {
         let space = Lockspace::open(name, how)?;
         let mut open = self.open();
-        open.last += STEP;
-        let handle = open.last;
+        // Never again in this process, nor in its forks: their parent's handles are nobody's there.
+        let handle = LAST.fetch_add(STEP, Ordering::Relaxed) + STEP;
         open.by_fd.insert(space.fd(), handle);
         open.entries.insert(handle, Entry { space, callbacks: None });
         Ok(handle)
@@ -224,9 +225,18 @@ impl Callbacks {
     fn stop<U: Clone + Send + 'static>(self, space: &Lockspace<U>) {
         self.over.store(true, Ordering::Release);
         space.wake();
-        // A callback may close its own lockspace: its thread ends when it returns.
-        if self.thread.thread().id() != std::thread::current().id() {
-            let _ = self.thread.join();
+        // A callback may close its own lockspace: its thread ends when it returns. And one that waits for something elsewhere, for
+        // whoever closes this perhaps, is left to its end.
+        let end = Instant::now() + PATIENCE;
+        while self.thread.thread().id() != std::thread::current().id() {
+            if self.thread.is_finished() {
+                let _ = self.thread.join();
+                break;
+            }
+            if Instant::now() > end {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -15,6 +15,9 @@ pub const SPACE: &str = "dlm";
 /// If it is set, what goes wrong is said on the standard error as well, in more words than a number has.
 pub const DEBUG_VARIABLE: &str = "OARLOCK_DLM_DEBUG";
 
+/// So often a question is asked again whose answer was lost.
+const ASKED_AGAIN: u32 = 3;
+
 /// How a lockspace is entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
@@ -39,7 +42,18 @@ pub(crate) fn enter(at: Option<&Path>, name: &str, how: How) -> Result<(Client, 
         let space = client.space(SPACE).await?;
         match how {
             How::Create { exclusive } => client.open_branch(SPACE, name, exclusive).await?,
-            How::Attach => client.find_branch(SPACE, name).await?,
+            How::Attach => {
+                // Nothing comes of asking again, if another engine came just then.
+                let unknown = |error: &Error| error.code() == Code::OutcomeUnknown;
+                let mut found = client.find_branch(SPACE, name).await;
+                for _ in 0..ASKED_AGAIN {
+                    if !found.as_ref().is_err_and(unknown) {
+                        break;
+                    }
+                    found = client.find_branch(SPACE, name).await;
+                }
+                found?;
+            }
         }
         Ok((client, space))
     });
@@ -61,6 +75,11 @@ pub(crate) fn purge(client: &Client, name: &str, pid: Option<u32>) -> Result<(),
     wait(client.purge(SPACE, &prefix, pid)).map(drop).map_err(|error| refused(&error))
 }
 
+/// The number of this node, from 1.
+pub(crate) fn own_number(client: &Client) -> Result<u32, Errno> {
+    wait(client.member_id()).map(|id| u32::from(id) + 1).map_err(|error| refused(&error))
+}
+
 /// What a resource is called in the lockspace of Oarlock.
 pub(crate) fn native_name(space: &str, resource: &[u8]) -> Vec<u8> {
     [space.as_bytes(), b"/", resource].concat()
@@ -75,7 +94,8 @@ pub(crate) fn refused(error: &Error) -> Errno {
         Code::BranchExists => Errno::EXIST,
         Code::BranchInUse => Errno::BUSY,
         Code::UnknownBranch | Code::NoOrphan => Errno::NOENT,
-        Code::OrphanMode => Errno::AGAIN,
+        // Another engine came meanwhile, and whether it was done is not known.
+        Code::OrphanMode | Code::OutcomeUnknown => Errno::AGAIN,
         _ => status::errno_of(error),
     }
 }

@@ -144,6 +144,11 @@ impl Client {
         kept::opened(&self.ask(&question)?)
     }
 
+    /// The number of the node among the members.
+    pub fn member_id(&self) -> Result<u16> {
+        kept::member(&self.ask(r#"{"ask":"status"}"#)?)
+    }
+
     /// Gives back the orphans of this node on resources whose names begin with `prefix`, of one process if it is named. Tells how
     /// many there were.
     pub fn purge(&self, space: &str, prefix: &[u8], pid: Option<u32>) -> Result<u64> {

@@ -59,6 +59,18 @@ pub(crate) fn purged(answer: &str) -> Result<u64> {
     json::parse(answer).and_then(|it| it.get("purged")?.number()?.parse().ok()).ok_or_else(|| strange(answer))
 }
 
+/// Which member the node is that answered about itself.
+pub(crate) fn member(answer: &str) -> Result<u16> {
+    let read = || match json::parse(answer)?.get("members")? {
+        Value::Array(members) => {
+            let this = |it: &&Value| it.get("this") == Some(&Value::Bare("true".into()));
+            members.iter().find(this)?.get("id")?.number()?.parse().ok()
+        }
+        _ => None,
+    };
+    read().ok_or_else(|| strange(answer))
+}
+
 fn strange(answer: &str) -> Error {
     let why = format!("the daemon answered {answer:?}");
     Error::new(Code::SessionMalformed, "cannot read an answer", why)
@@ -84,6 +96,8 @@ mod tests {
     fn answers_are_read_or_said_to_be_strange() {
         assert_eq!(opened(r#"{"v":1,"branches":[{"name":"a","opened":2}]}"#).unwrap(), 2);
         assert_eq!(purged(r#"{"v":1,"purged":3}"#).unwrap(), 3);
+        let members = r#"{"members":[{"id":4,"this":false},{"id":7,"this":true}]}"#;
+        assert_eq!(member(members).unwrap(), 7);
         assert_eq!(opened("{}").unwrap_err().code(), Code::SessionMalformed);
     }
 }

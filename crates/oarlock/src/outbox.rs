@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use oarlock_layout::codec::{Wire, Writer};
 use oarlock_layout::message::session::Request;
@@ -74,6 +75,13 @@ impl Session {
                 // Nobody reads any more; the receiving side finds out and ends the session.
                 self.outbox.lock().packets.clear();
             }
+        }
+    }
+
+    /// Waits until everything is sent, but not beyond this.
+    pub(crate) fn wait_until_sent(&self, until: Instant) {
+        while self.outbox.lock().thread && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

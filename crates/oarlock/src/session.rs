@@ -186,8 +186,10 @@ impl Session {
         self.change(|table, effects| {
             table.end(Ended { code: Code::Lost, text: "the session was closed".into() }, effects);
         });
-        self.socket.finish();
         let (until, mut buffer) = (Instant::now() + patience, vec![0; SESSION_PACKET_BYTES_MAX]);
+        // What was asked before the end counts, blocks that were to be written among it.
+        self.wait_until_sent(until);
+        self.socket.finish();
         // What it said before it heard concerns nobody any more.
         let heard = loop {
             match self.socket.receive(&mut buffer, Patience::Until(until)) {

@@ -132,6 +132,41 @@ static void waits(void *arg)
     inner.asts = 1;
 }
 
+/* What a thread waits for is withdrawn by another one: the one that waits hears of it, and nothing is left of it anywhere. */
+static struct lk blocked;
+
+static void *is_withdrawn(void *arg)
+{
+    memset(&blocked, 0, sizeof blocked);
+    IS(locked(&blocked, "withdrawn", EX, 0), *(int *)arg);
+    return NULL;
+}
+
+static void withdraw(int status)
+{
+    pthread_t other;
+    int i;
+    IS(pthread_create(&other, NULL, is_withdrawn, &status), 0);
+    for (i = 0; i < 1000 && blocked.sb.sb_status != EINPROG; i++) {
+        wait_a_little(5);
+    }
+    wait_a_little(50);
+    if (status == EDEADLK) {
+        IS(dlm_ls_deadlock_cancel(ls, blocked.sb.sb_lkid, 0), 0);
+    } else {
+        IS(dlm_ls_unlock(ls, blocked.sb.sb_lkid, LKF_CANCEL, &blocked.sb, NULL), 0);
+    }
+    IS(pthread_join(other, NULL), 0);
+    memset(&blocked, 0x5a, sizeof blocked);
+    wait_a_little(20);
+    IS(readable(ls), 0);
+    IS(dlm_dispatch(dlm_ls_get_fd(ls)), 0);
+    for (i = 0; i < (int)sizeof blocked; i++) {
+        IS(((unsigned char *)&blocked)[i], 0x5a);
+    }
+    blocked.sb.sb_status = 0;
+}
+
 static void *is_interrupted(void *arg)
 {
     struct lk mine;
@@ -171,6 +206,11 @@ int main(void)
 #endif
     }
     IS(inner.asts, 1);
+
+    IS(dlm_ls_lock_wait(ls, EX, &one.sb, 0, "withdrawn", 9, 0, NULL, NULL, NULL), 0);
+    withdraw(ECANCEL);
+    withdraw(EDEADLK);
+    IS(dlm_ls_unlock_wait(ls, one.sb.sb_lkid, 0, &one.sb), 0);
 
     IS(dlm_ls_lock_wait(ls, EX, &one.sb, 0, "end", 3, 0, NULL, NULL, NULL), 0);
     IS(pthread_create(&other, NULL, is_interrupted, NULL), 0);
