@@ -6,7 +6,7 @@
 //!   libdlm_lt.so.3 ─┘              pointers.rs ──┘
 //! ```
 //!
-//! [`exports`] has a function for each of C's, which takes what C hands over apart; [`pointers`] follows pointers, and no
+//! [`mod@exports`] has a function for each of C's, which takes what C hands over apart; [`pointers`] follows pointers, and no
 //! other file has unsafe code. [`calls`] is what both libraries do with it, and where they differ: [`calls::Library`].
 #![deny(unsafe_code)]
 

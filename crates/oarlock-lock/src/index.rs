@@ -8,10 +8,14 @@ use oarlock_layout::message::trace::Actor;
 use crate::waiting::Waiting;
 
 /// Those who wait for others, and not only for an answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Index {
+    /// This and the next are made again from the queues by whoever reads the state.
+    #[serde(skip)]
     places: BTreeMap<(Actor, LockId), Slot>,
     /// Where somebody waits whom no search has seen.
+    #[serde(skip)]
     pub(crate) unseen: BTreeSet<Slot>,
     /// How many have begun to wait.
     pub(crate) begun: u64,
@@ -20,6 +24,19 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Nobody waits here; what was counted stays.
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        self.unseen.clear();
+    }
+
+    /// Somebody waits, and has been counted.
+    pub(crate) fn resume(&mut self, me: NodeId, entry: &Waiting, slot: Slot) {
+        let begun = self.begun;
+        self.begin(me, entry, slot);
+        self.begun = begun;
+    }
+
     pub(crate) fn begin(&mut self, me: NodeId, entry: &Waiting, slot: Slot) {
         if entry.waits_for_an_answer() {
             return;

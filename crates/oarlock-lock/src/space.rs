@@ -69,8 +69,7 @@ pub struct Lockspace {
     pub(crate) overtaken: Vec<View>,
     pub(crate) serial: u64,
     pub(crate) waiting: BTreeMap<LockId, Slot>,
-    /// Made again from the queues by whoever reads the state.
-    #[serde(skip)]
+    #[serde(default)]
     pub(crate) index: Index,
     pub(crate) deadlines: BTreeSet<(Instant, LockId)>,
     idle: BTreeSet<(Instant, Slot)>,

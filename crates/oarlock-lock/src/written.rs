@@ -9,7 +9,6 @@ use oarlock_layout::id::Slot;
 use oarlock_layout::written::Contradiction;
 
 use crate::config::Config;
-use crate::index::Index;
 use crate::space::Lockspace;
 
 impl Lockspace {
@@ -40,9 +39,9 @@ impl Lockspace {
     #[must_use]
     pub fn resume(mut self) -> Lockspace {
         let me = self.config().me;
-        self.index = Index::default();
+        self.index.clear();
         for shadow in self.shadows.iter().flatten() {
-            shadow.rare.queues.waiters().for_each(|entry| self.index.begin(me, entry, shadow.slot));
+            shadow.rare.queues.waiters().for_each(|entry| self.index.resume(me, entry, shadow.slot));
         }
         self
     }
@@ -68,7 +67,7 @@ impl Lockspace {
     pub fn lose_waiters(&mut self) {
         self.waiting.clear();
         self.deadlines.clear();
-        self.index = Index::default();
+        self.index.clear();
         self.shadows.iter_mut().flatten().for_each(|shadow| shadow.rare.queues = Default::default());
     }
 

@@ -33,20 +33,16 @@ pub(crate) struct Deadlocks {
     /// When the last pass looked at what waits here.
     looked: Option<Instant>,
     /// How many had begun to wait, and how many waits had ended of whoever still waits, when that was last asked.
-    #[serde(skip)]
+    #[serde(default)]
     turns: (u64, u64),
-    /// The second of these when the last pass looked. Whoever goes on with the node does not know, and looks.
-    #[serde(skip, default = "never")]
+    /// The second of these when the last pass looked.
+    #[serde(default)]
     turned: u64,
     /// Those that were broken, with the time at which this node heard of it; the newest last.
     broken: VecDeque<Heard>,
     /// What victims are to be told, until they are, which is before anybody writes this down.
     #[serde(skip)]
     texts: BTreeMap<(SpaceId, LockId), String>,
-}
-
-const fn never() -> u64 {
-    u64::MAX
 }
 
 #[derive(Clone, serde::Serialize, serde::Deserialize)]

@@ -114,7 +114,7 @@ fn a_column_that_is_not_there_is_a_usage_error_with_or_without_a_daemon() {
     run(["explain", "--columns", "nonsense", "-o", "yaml"]).expect(2, &["code: OAR-1001", "exit: 2"]);
     // Those that need no daemon answer without one.
     let codes = run(["explain", "--where", "exit=75", "--sort", "-code", "-o", "name"]).expect(0, &[]).out;
-    assert_eq!(codes, "OAR-2104\nOAR-2102\nOAR-2101\n");
+    assert_eq!(codes, "OAR-2113\nOAR-2104\nOAR-2102\nOAR-2101\n");
     run(["locks", "ls", "--help"]).expect(0, &["Columns: resource, mode", "--where 'for>10s'", "yaml"]);
 }
 
