@@ -336,6 +336,10 @@ mod planted {
             "what ends between two passes has only just ended, and may have been there; a test of the search",
         ),
         (Bug::Search(SearchBug::CutCounted), "where so few wait no answer is cut; a test of the search"),
+        (
+            Bug::Search(SearchBug::NoPlaces),
+            "hardly any circle here is closed by a place in a queue alone; a storyboard",
+        ),
         (Bug::Search(SearchBug::AnyWait), "where so many wait most of them are stuck; a storyboard"),
         (Bug::WholeCircle, "where so many wait who is left over is in another circle too; a storyboard"),
         (
@@ -375,7 +379,6 @@ mod planted {
         (Room(RoomBug::StaleEpoch), &["honesty", "assertion"]),
         (Room(RoomBug::ToldAlready), &["assertion"]),
         (Room(RoomBug::TokenReset), &["tokens"]),
-        (Bug::Search(SearchBug::NoPlaces), &["deadlock", "liveness", "words"]),
         (Bug::Search(SearchBug::ExcusedCounted), &["answers"]),
         (Bug::Search(SearchBug::Silent), &["deadlock"]),
         (Bug::OpenEarly, &["answers", "exclusion", "honesty", "liveness", "tokens", "value", "words"]),

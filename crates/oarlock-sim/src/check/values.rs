@@ -62,9 +62,36 @@ struct Track {
     doubtful: bool,
     /// Contents seen in this life, by sequence; and the highest sequence that a finished read saw.
     seen: BTreeMap<u64, (u64, bool)>,
-    floor: u64,
+    floor: Floor,
     /// The floor when a read that is under way was asked.
-    floors: BTreeMap<LockKey, u64>,
+    floors: BTreeMap<LockKey, Floor>,
+}
+
+/// Below it nobody reads any more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floor {
+    /// For everybody: what was written.
+    written: u64,
+    /// For whoever was granted its lock in the view whose mark this is, or later. A mark says only that nobody knows; a run that the view has put out
+    /// does not hear of it, and reads what it has until its lease is over.
+    marked: u64,
+}
+
+impl Floor {
+    /// Bits of a sequence below the view that has marked the block.
+    const VIEW_SHIFT: u32 = 40;
+
+    fn rise(&mut self, value: &Value) {
+        let is_mark = !value.valid && value.sequence.trailing_zeros() >= Floor::VIEW_SHIFT;
+        let floor = if is_mark { &mut self.marked } else { &mut self.written };
+        *floor = value.sequence.max(*floor);
+    }
+
+    /// For a lock granted in this view, if that is known.
+    fn below(self, view: Option<u32>) -> u64 {
+        let unheard = view.is_some_and(|view| u64::from(view) < self.marked >> Floor::VIEW_SHIFT);
+        if unheard { self.written } else { self.written.max(self.marked) }
+    }
 }
 
 impl Default for Track {
@@ -80,7 +107,7 @@ impl Default for Track {
             doubted: Vec::new(),
             doubtful: false,
             seen: BTreeMap::new(),
-            floor: 0,
+            floor: Floor::default(),
             floors: BTreeMap::new(),
         }
     }
@@ -166,8 +193,8 @@ impl Track {
     fn may_vanish(&mut self) {
         self.steps.back_mut().expect("there is always a first step").insert(never());
         self.seen.clear();
-        self.floor = 0;
-        self.floors.values_mut().for_each(|f| *f = 0);
+        self.floor = Floor::default();
+        self.floors.values_mut().for_each(|f| *f = Floor::default());
     }
 }
 
@@ -306,8 +333,9 @@ impl Values {
             }
         }
         let from = track.reads.remove(&lock.key);
-        let floor = track.floors.remove(&lock.key).unwrap_or(0);
-        let Told::Granted { mode, value, .. } = told else { return Ok(()) };
+        let floor = track.floors.remove(&lock.key).unwrap_or_default();
+        let Told::Granted { mode, value, token, .. } = told else { return Ok(()) };
+        let floor = floor.below(token.map(|token| token.fence.epoch().0));
         track.bury(|_, dead| !dead.compatible(*mode));
         let (Some(pending), Some(from)) = (&lock.pending, from) else { return Ok(()) };
         if lock.unlocking.is_some() {
@@ -464,7 +492,7 @@ fn judge_read(
     if value.sequence < floor {
         return Err(format!("{mode} read sequence {}, but {floor} was read before", value.sequence));
     }
-    track.floor = track.floor.max(value.sequence);
+    track.floor.rise(value);
     let first = *track.seen.entry(value.sequence).or_insert((bytes, value.valid));
     if first != (bytes, value.valid) {
         return Err(format!("sequence {} stands for two different blocks", value.sequence));
@@ -628,6 +656,16 @@ mod tests {
             let gone = gone.replace("node-gone 2", unknown);
             passes("lost with its node", &story(&format!("{gone}3 granted PR 2.1.1 read=2:a!")));
         }
+    }
+
+    #[test]
+    fn a_mark_binds_those_who_can_have_heard_of_it() {
+        let marked = 2u64 << 40;
+        let gone = format!(
+            "node-gone 2; 2 lock x NL VALBLK; 2 granted NL 2.1.0 read={marked}:a!; 3 lock x PR VALBLK; "
+        );
+        passes("put out, and within its lease", &story(&format!("{gone}3 granted PR 1.1.1 read=1:a")));
+        finds("value", "was read before", &story(&format!("{gone}3 granted PR 2.2.0 read=1:a")));
     }
 
     #[test]
