@@ -13,9 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_cluster::registry::{Basis, Command, Need, Out, Outcome};
 
-use crate::health::TRACES;
+use crate::health;
 use crate::queue::Time;
+use crate::swarm::S;
 use crate::world::World;
+
+/// How long a silence may outlast its cause before a verdict rests on it: the verdict also waits for the registry, which may be away
+/// meanwhile (seed 477: all leases were lost, and what was silent before was put out a second after all came back).
+const TRACES: Time = health::TRACES + 2 * S;
 
 /// What the world knows.
 #[derive(Debug, Default)]
@@ -111,7 +116,6 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::S;
     use oarlock_layout::id::{Epoch, Incarnation, NodeId};
 
     const NODE: NodeId = NodeId(2);
@@ -154,7 +158,7 @@ mod tests {
         evidence.disturb([2], 30 * S);
         evidence.calm(15 * S);
         assert_eq!(evidence.judge(20 * S, &partition).len(), 0);
-        assert_eq!(evidence.judge(21 * S, &partition).len(), 1);
+        assert_eq!(evidence.judge(23 * S, &partition).len(), 1);
         assert_eq!(evidence.judge(21 * S, &out(Basis::ByHand)).len(), 0);
     }
 }
