@@ -90,13 +90,21 @@ pub fn new_secret(oarlock: &Path, file: &Path) -> io::Result<()> {
 }
 
 /// An address on the loopback network on which nobody listens now. The loopback network has 16 million hosts:
-/// each call takes one that no other call and hardly another process uses, so that a port that is free now is
-/// still free when a daemon takes it, and whenever it is started again.
+/// each call takes one that no other call and hardly another process uses, and a port below those that the system
+/// gives to whoever asks for any, so that a port that is free now is still free when a daemon takes it, and whenever
+/// it is started again.
 pub fn free_address() -> io::Result<SocketAddr> {
     static CALLS: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    UdpSocket::bind((Ipv4Addr::new(127, 1 + call % 254, high, low), 0))?.local_addr()
+    let host = Ipv4Addr::new(127, 1 + CALLS.fetch_add(1, Ordering::Relaxed) % 254, high, low);
+    let mut taken = io::ErrorKind::AddrInUse.into();
+    for port in 20_000..20_016 {
+        match UdpSocket::bind((host, port)) {
+            Ok(socket) => return socket.local_addr(),
+            Err(e) => taken = e,
+        }
+    }
+    Err(taken)
 }
 
 fn output(command: &mut Command) -> io::Result<Vec<u8>> {
