@@ -9,7 +9,7 @@ use oarlock_circuit::{Class, SendError};
 use oarlock_layout::code::Code;
 use oarlock_layout::codec::Wire;
 use oarlock_layout::flags::Flags;
-use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SpaceId, TransactionId};
+use oarlock_layout::id::{Epoch, Incarnation, NodeId, OwnerId, SessionId, SpaceId, TransactionId};
 use oarlock_layout::message::peer::PeerMessage;
 use oarlock_layout::message::session::{LockRequest, Reply, Request};
 use oarlock_layout::message::trace::{Sight, Trace, Traced, Verdict, WaitId};
@@ -214,11 +214,8 @@ fn who_gets_no_circuit_can_say_nothing() {
     }
 }
 
-/// D8: an answer to a search that tells of a lockspace that there is not is its sender's fault, and nothing follows from it.
-#[test]
-fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
-    let mut cluster = Cluster::new(3);
-    cluster.run(Duration::from_secs(1));
+/// A program at node 0 holds `x` and waits for `y`, which a program at node 1 holds. Returns the session that waits.
+fn wait_across(cluster: &mut Cluster) -> (usize, SessionId) {
     let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
     let lock = |handle, name: &str| {
         Request::Lock(LockRequest {
@@ -235,6 +232,15 @@ fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
     cluster.say(a, &lock(1, "x"));
     cluster.say(b, &lock(1, "y"));
     cluster.say(a, &lock(2, "y"));
+    a
+}
+
+/// D8: an answer to a search that tells of a lockspace that there is not is its sender's fault, and nothing follows from it.
+#[test]
+fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(Duration::from_secs(1));
+    wait_across(&mut cluster);
     // Node 1 answers no more, so that a pass is under way when the answer comes. Its question has one of the first numbers.
     cluster.nodes[1] = None;
     cluster.run(Duration::from_millis(150));
@@ -264,22 +270,7 @@ fn an_answer_about_a_lockspace_that_there_is_not_is_a_misdeed() {
 fn a_question_or_verdict_of_another_view_changes_nothing() {
     let mut cluster = Cluster::new(3);
     cluster.run(Duration::from_secs(1));
-    let (a, b) = (cluster.session(0, 1), cluster.session(1, 2));
-    let lock = |handle, name: &str| {
-        Request::Lock(LockRequest {
-            handle,
-            space: SpaceId(0),
-            name: Name::new(name.as_bytes()).unwrap(),
-            mode: Mode::EX,
-            flags: Flags::empty(),
-            timeout_ms: 0,
-            owner: OwnerId(0),
-            transaction: TransactionId(0),
-        })
-    };
-    cluster.say(a, &lock(1, "x"));
-    cluster.say(b, &lock(1, "y"));
-    cluster.say(a, &lock(2, "y"));
+    let a = wait_across(&mut cluster);
     cluster.run(Duration::from_secs(1));
     let epoch = cluster.node(0).recovery.epoch();
     let now = cluster.now;
